@@ -1,0 +1,1 @@
+"""Nix through its own programs, in sandboxes."""

@@ -1,0 +1,1 @@
+"""Machines through asyncssh, and the agent script that works on them."""

@@ -1,0 +1,1 @@
+"""What machines share, and the machines themselves: observe, plan, apply, status."""

@@ -1,0 +1,71 @@
+"""Errors, typed by what the caller does next. Adapters raise nothing else; their text never holds a secret.
+
+OperatorError
+   ├── Retry(reason, message, after)     look again; nothing to change: throttled, no capacity, connection cut
+   │   ├── Conflict                      somebody wrote the object meanwhile: end the pass, start from the newest object
+   │   └── OutcomeUnknown                the call may have been carried out: repeat the very same call, or look first
+   ├── Blocked(reason, message)          useless until spec, Secret or policy changes; a person is told
+   │   └── InvalidSpec(field, message)   as Blocked; names the field
+   └── Lost(reason, message)             something we own is gone; the next plan says whether to make it anew
+
+`reason` is the condition's reason, `message` the condition's message, both unchanged: what happened, to what, what to
+do next; no request id,
+counter or clock in it (each would rewrite the status for ever).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from nixops_operator.api.reasons import Reason
+
+
+class OperatorError(Exception):
+    """Base of all errors that ports raise. `str(error)` is the message."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.args == other.args and self.reason == getattr(other, "reason", None)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.reason, self.message))
+
+
+class Retry(OperatorError):
+    """Nothing needs to change; looking again later is enough. `after` is the adapter's advice, None leaves it to the
+    queue's backoff."""
+
+    def __init__(self, reason: Reason, message: str, after: timedelta | None = None) -> None:
+        super().__init__(reason, message)
+        self.after = after
+
+
+class Conflict(Retry):
+    """The object changed between reading and writing (HTTP 409, or a failed JSON-patch test, HTTP 422)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.PROGRESSING_WITH_RETRY, message)
+
+
+class OutcomeUnknown(Retry):
+    """The request left, no usable reply came: time-out, reset, 5xx, unparsable reply. It may have been carried out."""
+
+
+class Blocked(OperatorError):
+    """Repeating is useless until what `message` names has changed: what, where, what next."""
+
+
+class InvalidSpec(Blocked):
+    """The spec cannot be carried out as written. `field` is its path, as `spec.target.ec2.instanceType`."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(Reason.INVALID_SPEC, f"{field}: {message}")
+        self.field = field
+
+
+class Lost(OperatorError):
+    """Something that we own is gone for good, and this was proven."""

@@ -1,0 +1,250 @@
+"""EC2, as the operator sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from nixops_operator.api.security_group_rules import Direction, Rule
+
+
+class InstanceState(StrEnum):
+    """EC2's own words (EC2 API Reference, "InstanceState"); anything else is UNKNOWN and leads to no action."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SHUTTING_DOWN = "shutting-down"
+    TERMINATED = "terminated"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    UNKNOWN = "unknown"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the instance still counts: everything but on its way out or gone."""
+        return self not in (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One EC2 instance as a sweep shows it."""
+
+    id: str
+    state: InstanceState
+    state_reason: str  # StateReason.Code, as `Client.UserInitiatedShutdown`; empty if none
+    instance_type: str
+    image_id: str
+    zone: str
+    subnet_id: str
+    private_address: str | None
+    public_address: str | None
+    key_name: str | None
+    security_group_ids: tuple[str, ...]  # sorted
+    tags: Mapping[str, str]
+    launch_time: datetime  # aware UTC; of the *last start*
+    client_token: str
+
+
+@dataclass(frozen=True)
+class ObservedRule:
+    """One rule of a security group: its id (`sgr-…`), canonical form, and description (empty = none)."""
+
+    id: str
+    rule: Rule
+    description: str
+
+
+@dataclass(frozen=True)
+class SecurityGroup:
+    """One security group with all its rules, sorted by id."""
+
+    id: str
+    name: str
+    description: str
+    vpc_id: str
+    tags: Mapping[str, str]
+    rules: tuple[ObservedRule, ...]
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """One EC2 key pair. `public_key` is `<type> <base64>` without a comment."""
+
+    id: str
+    name: str
+    public_key: str
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class CloudSnapshot:
+    """Everything of one cluster in one account and region. A snapshot is complete: a failed or partial sweep gives
+    none.
+
+    `instances_begun`, `network_begun`: monotonic seconds at which the call that gave instances, or groups and key
+    pairs, *began*. What an own
+    write changed may be missing from a sweep that began before the write.
+    """
+
+    account_id: str
+    region: str
+    instances: Mapping[str, Instance]  # by id, every state
+    security_groups: Mapping[str, SecurityGroup]  # by id
+    key_pairs: Mapping[str, KeyPair]  # by name
+    instances_begun: float
+    network_begun: float
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """Where an instance is to live."""
+
+    id: str
+    vpc_id: str
+    zone: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """A machine image; `name` as `nixos/25.11.20261101.abcdef-x86_64-linux`."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class AwsIdentity:
+    """Credentials as they go to boto3. `repr` shows the access key id only; it is no secret, but never put in status
+    either."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+
+
+class Cloud(Protocol):
+    """EC2 in one account and region, with one identity. Error text never holds a secret.
+
+    All: connect limit 5 s, read limit 30 s; reads are repeated up to three times inside, writes never (a repeat is the
+    caller's decision).
+    Raises, all: Retry (`Throttled`, `ProgressingWithRetry`), Blocked (`AuthFailure`, `AccessDenied`, `Expired`).
+    """
+
+    async def account_id(self) -> str:
+        """The account (STS GetCallerIdentity). Looks only."""
+
+    async def sweep_instances(self, cluster_id: str) -> Mapping[str, Instance]:
+        """All instances tagged `nixops.dev:cluster=<cluster_id>`, every state, all pages; id → instance."""
+
+    async def sweep_network(self, cluster_id: str) -> tuple[Mapping[str, SecurityGroup], Mapping[str, KeyPair]]:
+        """All security groups (id → group, with rules) and key pairs (name → key pair) with that tag."""
+
+    async def find_instances(
+        self, *, instance_id: str | None = None, client_token: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> tuple[Instance, ...]:
+        """Instances that match every filter given, in every state. By filter, never by id list: an unknown id gives an
+        empty answer."""
+
+    async def find_security_groups(self, group_ids: Sequence[str]) -> tuple[SecurityGroup, ...]:
+        """The groups of these ids that exist, whoever owns them. Used for `sg-…` references."""
+
+    async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
+        """The group of that name in that VPC, whoever owns it; to judge an `InvalidGroup.Duplicate`."""
+
+    async def find_key_pair(self, name: str) -> KeyPair | None:
+        """The key pair of that name, whoever owns it."""
+
+    async def find_image(self, owner: str, name: str, architecture: str) -> Image | None:
+        """Newest available image of `owner` whose name matches the pattern `name`, for `x86_64` or `arm64`; ties by
+        id."""
+
+    async def get_image(self, image_id: str) -> Image | None:
+        """The image of that id, deprecated ones included."""
+
+    async def default_subnet(self) -> Subnet:
+        """The default VPC's default subnet of the lowest zone. Raises Blocked (`InvalidSpec`) where there is none: say
+        so, name subnetId."""
+
+    async def get_subnet(self, subnet_id: str) -> Subnet | None:
+        """That subnet, or None."""
+
+    async def architecture(self, instance_type: str) -> str:
+        """`x86_64` or `arm64`. Raises InvalidSpec(`spec.target.ec2.instanceType`) for a type that EC2 does not know."""
+
+    async def interfaces_in_group(self, group_id: str) -> tuple[str, ...]:
+        """What still uses a group: descriptions of its network interfaces as `eni-… (i-…)`, sorted."""
+
+    async def groups_naming(self, group_id: str) -> tuple[str, ...]:
+        """Ids of other groups whose rules name this group as a peer, sorted."""
+
+    async def import_key_pair(self, name: str, public_key: str, tags: Mapping[str, str]) -> None:
+        """Make a key pair of an own public key. Effect: `ec2.import_key_pair`.
+
+        Changes: one key pair with its tags, in one call. Repeating: gives `InvalidKeyPair.Duplicate`; then the existing
+        one is looked at:
+        same public key and our cluster and uid tags = done, else Blocked (`AdoptionConflict`).
+        """
+
+    async def delete_key_pair(self, name: str) -> None:
+        """Effect: `ec2.delete_key_pair`. Repeating: safe, a missing name succeeds."""
+
+    async def create_security_group(self, name: str, description: str, vpc_id: str, tags: Mapping[str, str]) -> str:
+        """Make a group, return its id. Effect: `ec2.create_security_group`.
+
+        Changes: one group with its tags and AWS' allow-all egress rule. Repeating: gives `InvalidGroup.Duplicate`; then
+        the existing one is
+        looked at: our cluster and uid tags = its id is returned, else Blocked (`AdoptionConflict`).
+        """
+
+    async def authorize_rules(self, group_id: str, direction: Direction, rules: Mapping[Rule, str]) -> None:
+        """Add rules (rule → description) of one direction in one call. Effect: `ec2.authorize_rules`.
+
+        Repeating: safe; on `InvalidPermission.Duplicate` each rule is sent singly and duplicates are accepted.
+        """
+
+    async def revoke_rules(self, group_id: str, direction: Direction, rule_ids: Sequence[str]) -> None:
+        """Remove rules by `sgr-…` id. Effect: `ec2.revoke_rules`. Repeating: safe, `.NotFound` is accepted."""
+
+    async def describe_rules(self, group_id: str, descriptions: Mapping[str, str]) -> None:
+        """Set descriptions (rule id → text) where only they differ. Effect: `ec2.describe_rules`. Repeating: safe."""
+
+    async def delete_security_group(self, group_id: str) -> None:
+        """Effect: `ec2.delete_security_group`. Repeating: safe, NotFound succeeds. Raises Retry (`Deleting`) on
+        DependencyViolation."""
+
+    async def run_instances(self, request: Mapping[str, Any], token: str) -> str:
+        """Start one instance from a frozen request, return its id. Effect: `ec2.run_instances`.
+
+        `request` holds RunInstances' parameters as boto3 names them, without ClientToken, MinCount, MaxCount.
+        Changes: one instance, its volumes and their tags, in one call.
+        Repeating: safe with the same token and parameters: the first instance is returned.
+        Raises: OutcomeUnknown - repeat the same call. Retry - throttled, no capacity. Blocked - quota, permission,
+        unknown image, type, key pair,
+            group. Lost (`Terminated`) - the instance of this token is gone (`IdempotentInstanceTerminated`).
+            Lost (`LaunchAmbiguous`) - `IdempotentParameterMismatch`: the token was used with other parameters.
+        Source: EC2 Developer Guide, "Ensuring idempotency in Amazon EC2 API requests".
+        """
+
+    async def start_instance(self, instance_id: str) -> None:
+        """Effect: `ec2.start_instance`. Repeating: safe, a running instance stays as it is. Raises Retry while it is
+        still stopping."""
+
+    async def terminate_instance(self, instance_id: str) -> None:
+        """Effect: `ec2.terminate_instance`. Repeating: safe; NotFound succeeds. The reply proves nothing: look for
+        `terminated`."""
+
+    async def set_security_groups(self, instance_id: str, group_ids: Sequence[str]) -> None:
+        """Replace the instance's whole set of groups (ModifyInstanceAttribute Groups). Effect:
+        `ec2.set_security_groups`. Repeating: safe."""
+
+    async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+        """Add or overwrite tags. Effect: `ec2.create_tags`. Repeating: safe."""
+
+
+class Clouds(Protocol):
+    """Gives the Cloud of an identity and region. Equal identities share one."""
+
+    def cloud(self, identity: AwsIdentity, region: str) -> Cloud: ...

@@ -1,0 +1,188 @@
+"""A machine, as SSH and its own init system show it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class HostTarget:
+    """How to reach one machine. Connections are held per target: a changed field is another target."""
+
+    address: str  # an IP address, already resolved and judged; names never reach the adapter
+    port: int
+    user: str
+    client_key: str = field(repr=False)  # private key, OpenSSH or PEM text
+    host_keys: tuple[str, ...]  # pinned public keys, `<type> <base64>`, sorted; never empty
+
+
+class ActivationState(StrEnum):
+    """Where an activation stands on the host; each change is one rename(2), so one of two racing parties loses."""
+
+    PREPARED = "prepared"  # claimed; the unit has not been started, as far as is known
+    SWITCHING = "switching"  # the unit runs switch-to-configuration
+    SWITCHED = "switched"  # it ended well; the dead man's timer waits for confirmation
+    CONFIRMED = "confirmed"  # a new connection confirmed it; profile and boot entry may still be old
+    COMMITTED = "committed"  # profile and boot entry are the new system's
+    ROLLING_BACK = "rollingback"
+    ROLLED_BACK = "rolledback"
+    FAILED = "failed"  # switch-to-configuration refused before changing anything
+
+
+@dataclass(frozen=True)
+class ActivationFacts:
+    """One activation directory on the host."""
+
+    id: str  # `<first 8 of the toplevel's hash>-<attempt>`
+    attempt: int
+    state: ActivationState
+    toplevel: str
+    previous: str  # the system to return to
+    boot_id: str  # of the boot in which it began
+    is_unit_active: bool  # nixops-activate-<id>.service still runs
+    is_timer_armed: bool  # nixops-deadman-<id>.timer waits
+    exit_status: int | None  # of switch-to-configuration; None while it runs or if it was killed
+    service_result: str  # systemd's $SERVICE_RESULT: success, exit-code, timeout, signal, …; empty while it runs
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """One look at a machine, one round trip. Store paths are full (`/nix/store/…`); None where a link does not
+    exist."""
+
+    boot_id: str
+    current_system: str | None  # /run/current-system
+    booted_system: str | None  # /run/booted-system
+    profile_system: str | None  # /nix/var/nix/profiles/system, resolved
+    profile_generation: int | None  # the N of system-N-link
+    boot_entry_unsure: bool  # a commit began and did not end
+    lists_left: bool  # /run/nixos/{start,restart,reload}-list exist: a cut activation waits to be completed
+    is_nixos: bool  # /etc/NIXOS exists
+    version_id: str  # VERSION_ID of /etc/os-release, as `25.11`
+    state_version: str | None  # recorded in /var/lib/nixops/machine at first contact
+    machine: str  # uname -m, as `x86_64`
+    failed_units: tuple[str, ...]  # sorted
+    free_bytes: int  # of the file system of /nix/store
+    activation: ActivationFacts | None  # the one that `active` names, else the newest; None if there never was one
+    highest_attempt: int  # over all activation directories, 0 if none
+
+
+@dataclass(frozen=True)
+class ActivationRequest:
+    """What the host is to do by itself, also if the operator dies the next moment."""
+
+    toplevel: str
+    previous: str
+    attempt: int
+    timeout: timedelta  # for switch-to-configuration
+    confirm_timeout: timedelta  # for the confirmation after it
+
+    @property
+    def id(self) -> str:
+        """`<first 8 characters of the store hash>-<attempt>`."""
+        return f"{self.toplevel.removeprefix('/nix/store/')[:8]}-{self.attempt}"
+
+
+class Host(Protocol):
+    """One held SSH connection to one machine. Answers are bounded (1 MiB, 30 s unless said otherwise).
+
+    Raises, all: Retry (`ConnectTimeout`, `ConnectionRefused`) when the connection is cut or a command does not answer
+    in time;
+    Blocked (`ActivationFailed`) only where said.
+    """
+
+    @property
+    def target(self) -> HostTarget: ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection is still up, as far as its keep-alives have shown."""
+
+    async def facts(self) -> HostFacts:
+        """One look. Changes nothing but, at first contact, /var/lib/nixops/machine (the state version, written
+        once)."""
+
+    def nix_daemon(self, trusted_public_key: str) -> AbstractAsyncContextManager[Path]:
+        """A Unix socket (in a private folder, mode 0600) of which each connection is joined to an own `nix-daemon
+        --stdio` on the host.
+
+        The daemon trusts `trusted_public_key` (`<name>:<base64>`) besides the host's own keys, and checks signatures.
+        Effect: `host.copy` is
+        what goes through it. Repeating: safe, a path is registered when it is complete.
+        """
+
+    async def root_next(self, toplevel: str) -> bool:
+        """Protect a copied system from the host's garbage collector. Effect: `host.root_next`.
+
+        True if its whole closure is valid on the host, and is now the root `next`; False if paths are missing (nothing
+        is changed).
+        Repeating: safe.
+        """
+
+    async def claim(self, request: ActivationRequest) -> bool:
+        """Claim the host for one activation. Effect: `host.claim`.
+
+        Makes /var/lib/nixops/activation/<id> and the link `active`, each of which can be made once; state `prepared`.
+        Roots `previous`.
+        True if this request now holds the claim (also when it did before); False if another id holds it: look at
+        `facts`.
+        """
+
+    async def activate(self, request: ActivationRequest) -> None:
+        """Arm the dead man's timer, then start the detached unit. Effect: `host.activate`. Needs the claim; state
+        `switching`.
+
+        Repeating: safe; a running or ended unit of this id is never started again.
+        """
+
+    async def confirm(self, activation_id: str) -> bool:
+        """Tell the host that it was reached again. Effect: `host.confirm`. To be called on a connection made after
+        `switched`.
+
+        True if the state is now `confirmed` (or further); False if the dead man was faster. Repeating: safe.
+        """
+
+    async def commit(self, activation_id: str) -> None:
+        """Make the confirmed system the profile and the boot entry, drop roots `next` and link `active`. Effect:
+        `host.commit`; limit 5 min.
+
+        Repeating: safe. Raises Retry (`ActivationFailed`) with the last useful line of the output if profile or boot
+        loader refuse.
+        """
+
+    async def adopt(self, toplevel: str) -> None:
+        """Commit a system that runs already without an activation of ours (profile drift). Effect: `host.commit`. As
+        `commit`."""
+
+    async def rollback(self, activation_id: str) -> None:
+        """Ask the host to return to the previous system now. Effect: `host.rollback`. Returns when it has begun;
+        `facts` shows the end."""
+
+    async def activation_log(self, activation_id: str) -> str:
+        """Tail of the activation's output, at most 16 KiB, ANSI stripped. Looks only."""
+
+    async def close(self) -> None:
+        """End the connection. Nothing on the host ends with it."""
+
+
+class Hosts(Protocol):
+    """Makes connections."""
+
+    async def resolve(self, address: str) -> str:
+        """A host name's or address' IP address (the first one). Raises Retry (`ConnectTimeout`) if it does not
+        resolve."""
+
+    async def connect(self, target: HostTarget) -> Host:
+        """A new TCP connection and handshake; the host must show a pinned key before anything of ours is sent. Effect:
+        `host.connect`.
+
+        Limits: connect 10 s, login 20 s. Raises Retry (`ConnectTimeout`, `ConnectionRefused`), Blocked
+        (`AuthenticationFailed`,
+        `HostKeyMismatch` with the fingerprints of both keys, `SecretNotFound` if the client key cannot be read as a
+        private key).
+        """

@@ -1,0 +1,127 @@
+"""The Kubernetes API, as the operator uses it; the chart's RBAC is exactly this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+Body = Mapping[str, Any]
+"""An object as the API server sent it, without `metadata.managedFields`."""
+
+
+class Kind(StrEnum):
+    """Our kinds, by plural (as in URLs)."""
+
+    DEPLOYMENT = "nixdeployments"
+    MACHINE = "nixmachines"
+
+    @property
+    def object_kind(self) -> str:
+        return {"nixdeployments": "NixDeployment", "nixmachines": "NixMachine"}[self.value]
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """What the queue knows of an object."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.object_kind}/{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class OwnerReference:
+    """The controlling owner of something that we create."""
+
+    kind: Kind
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something worth telling in `kubectl describe`. `type` is Normal or Warning."""
+
+    key: Key
+    uid: str
+    type: str
+    reason: str
+    message: str
+
+
+class Kube(Protocol):
+    """Raises, all: Retry (`ProgressingWithRetry`) on connection failures, 429 and 5xx; Blocked (`AccessDenied`) on 403.
+
+    Writes of objects take the `resourceVersion` they were decided on and raise Conflict when it is no longer the
+    newest.
+    """
+
+    async def cluster_id(self) -> str:
+        """The uid of the namespace kube-system; constant for a cluster's life."""
+
+    async def list(self, kind: Kind) -> tuple[list[Body], str]:
+        """All objects of that kind (paged, 500 each) and the list's resourceVersion."""
+
+    async def get(self, key: Key) -> Body | None:
+        """A quorum read of one object (no resourceVersion given); None if it does not exist."""
+
+    async def add_finalizer(self, body: Body) -> Body:
+        """Effect: `kube.set_finalizer`. JSON patch with tests on uid and resourceVersion; returns the new object.
+        Raises Conflict."""
+
+    async def remove_finalizer(self, body: Body) -> Body:
+        """Effect: `kube.set_finalizer`. As above; an object that is gone already is success (returns the body
+        given)."""
+
+    async def write_intent(self, body: Body, status: Body) -> Body:
+        """Merge-patch these status fields now, in mid-pass. Effect: `kube.write_intent`. The patch carries
+        resourceVersion; raises Conflict."""
+
+    async def patch_status(self, body: Body, status: Body) -> Body:
+        """The pass's one status write: merge-patch; a key with None is removed. Effect: `kube.patch_status`. Carries
+        resourceVersion; Conflict."""
+
+    async def create_machine(self, body: Body) -> Body:
+        """Effect: `kube.create_machine`. Repeating: AlreadyExists raises Conflict."""
+
+    async def replace_machine_spec(self, body: Body, spec: Body, labels: Mapping[str, str]) -> Body:
+        """Effect: `kube.replace_spec`. JSON-patch `replace /spec` (and our labels) with tests on uid and
+        resourceVersion. Raises Conflict."""
+
+    async def delete_machine(self, body: Body) -> None:
+        """Effect: `kube.delete_machine`. DELETE with the uid as precondition; NotFound is success."""
+
+    async def get_secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        """Decoded data of a Secret, or None. Callers never put it in logs, status, Events, argv or environment."""
+
+    async def get_secret_owner(self, namespace: str, name: str) -> str | None:
+        """The uid of a Secret's controlling owner; None if there is no Secret or no owner."""
+
+    async def create_secret(
+        self,
+        namespace: str,
+        name: str,
+        data: Mapping[str, bytes],
+        *,
+        owner: OwnerReference | None,
+        type_: str,
+        immutable: bool,
+    ) -> bool:
+        """Effect: `kube.put_secret`. True if created; False if one of that name exists (nothing is changed)."""
+
+    async def patch_secret(self, namespace: str, name: str, data: Mapping[str, bytes]) -> None:
+        """Effect: `kube.put_secret`. Merge-patch the data of a Secret that we own."""
+
+    async def delete_secret(self, namespace: str, name: str) -> None:
+        """Effect: `kube.put_secret`. Only of Secrets that we own; NotFound is success."""
+
+    async def get_config_map(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        """`data` and decoded `binaryData` of a ConfigMap, or None."""
+
+    async def post_event(self, event: Event) -> None:
+        """Effect: `kube.post_event`. Same (object, reason, message) within 10 minutes raises `count` of the first."""

@@ -1,0 +1,104 @@
+"""Nix on the operator's side: sources into the store, evaluation, build, signature, copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+Progress = Callable[[str], None]
+"""Called with a short text for people, as `34 of 120 built`; from the event loop's thread, at most once a second."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An immutable tree in the operator's store."""
+
+    store_path: str  # /nix/store/…-source
+    nar_hash: str  # sha256-… (SRI)
+
+
+@dataclass(frozen=True)
+class Module:
+    """One NixOS module. Either `text` (a file of its own) or `path` inside the machine's source; `label` is what
+    messages call it."""
+
+    label: str  # "modules[0]" for inline text, "configuration.nix" for a file of the source
+    text: str | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """All that an evaluation depends on; equal requests have equal results."""
+
+    name: str  # the machine's name in its deployment
+    deployment: str
+    uuid: str
+    system: str  # x86_64-linux | aarch64-linux
+    is_ec2: bool  # the guest module then imports nixpkgs' amazon-image.nix
+    nixpkgs: Source
+    source: Source | None
+    modules: tuple[Module, ...]
+    state_version: str  # default of system.stateVersion
+    trusted_public_key: str  # added to the machine's nix.settings.trusted-public-keys
+    arguments: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a configuration is."""
+
+    drv_path: str
+    toplevel: str
+    warnings: tuple[str, ...] = ()
+
+
+class Nix(Protocol):
+    """The operator's own store and the sandboxed processes around it."""
+
+    async def add_tree(self, files: Mapping[str, bytes]) -> Source:
+        """Store a tree (relative path → content) under the name `source`. Effect: `nix.add_source`. Repeating: safe,
+        content-addressed.
+
+        Raises InvalidSpec(`spec.configuration.source`) for absolute names, `..`, more than 50 000 files or 256 MiB.
+        """
+
+    async def add_path(self, path: Path) -> Source:
+        """Store a folder of the operator's own disk (the default nixpkgs) under the name `source`. Effect:
+        `nix.add_source`. As `add_tree`.
+
+        Raises Blocked (`SourceNotFound`) naming the setting if the folder does not exist.
+        """
+
+    async def evaluate(self, request: EvaluationRequest) -> Evaluation:
+        """Evaluate one machine, alone in a sandbox without network, host files, environment or store. Effect:
+        `nix.evaluate`.
+
+        The `.drv` closure is in the operator's store afterwards. Limits: settings (300 s wall, 240 s CPU, 4 GiB, 4 MiB
+        output).
+        Raises Blocked (`EvaluationFailed`): one message of at most 400 characters, `web.nix:3:5: syntax error, …`,
+        store paths mapped to the user's
+        names (labels), ANSI stripped. Retry (`Evaluating`) only when the sandbox itself could not start.
+        """
+
+    async def build(self, drv_path: str, progress: Progress) -> str:
+        """Build, sign, return the toplevel's store path. Effects: `nix.build`, `nix.sign`. Repeating: safe, what exists
+        is not built again.
+
+        The builder has no network, no token, no Secret. Raises Blocked (`BuildFailed`) with the name of the failed
+        derivation and the last useful line.
+        Cancelling ends the whole process group.
+        """
+
+    async def copy(self, toplevel: str, daemon_socket: Path, progress: Progress) -> None:
+        """Copy the signed closure into the store behind `daemon_socket` (see Host.nix_daemon). Effect: `nix.push`.
+        Repeating: safe, resumes.
+
+        Raises Retry (`CopyFailed`) with the last useful line.
+        """
+
+    @property
+    def public_key(self) -> str:
+        """The public half of the signing key, `<name>:<base64>`."""
