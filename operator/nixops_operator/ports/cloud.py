@@ -3,126 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from enum import StrEnum
 from typing import Any, Protocol
 
 from nixops_operator.api.security_group_rules import Direction, Rule
+from nixops_operator.facts.cloud import (
+    AwsIdentity,
+    CloudSnapshot,
+    Image,
+    Instance,
+    InstanceState,
+    KeyPair,
+    ObservedRule,
+    SecurityGroup,
+    Subnet,
+)
 
-
-class InstanceState(StrEnum):
-    """EC2's own words (EC2 API Reference, "InstanceState"); anything else is UNKNOWN and leads to no action."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    SHUTTING_DOWN = "shutting-down"
-    TERMINATED = "terminated"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    UNKNOWN = "unknown"
-
-    @property
-    def is_live(self) -> bool:
-        """Whether the instance still counts: everything but on its way out or gone."""
-        return self not in (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One EC2 instance as a sweep shows it."""
-
-    id: str
-    state: InstanceState
-    state_reason: str  # StateReason.Code, as `Client.UserInitiatedShutdown`; empty if none
-    instance_type: str
-    image_id: str
-    zone: str
-    subnet_id: str
-    private_address: str | None
-    public_address: str | None
-    key_name: str | None
-    security_group_ids: tuple[str, ...]  # sorted
-    tags: Mapping[str, str]
-    launch_time: datetime  # aware UTC; of the *last start*
-    client_token: str
-
-
-@dataclass(frozen=True)
-class ObservedRule:
-    """One rule of a security group: its id (`sgr-…`), canonical form, and description (empty = none)."""
-
-    id: str
-    rule: Rule
-    description: str
-
-
-@dataclass(frozen=True)
-class SecurityGroup:
-    """One security group with all its rules, sorted by id."""
-
-    id: str
-    name: str
-    description: str
-    vpc_id: str
-    tags: Mapping[str, str]
-    rules: tuple[ObservedRule, ...]
-
-
-@dataclass(frozen=True)
-class KeyPair:
-    """One EC2 key pair. `public_key` is `<type> <base64>` without a comment."""
-
-    id: str
-    name: str
-    public_key: str
-    tags: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class CloudSnapshot:
-    """Everything of one cluster in one account and region. A snapshot is complete: a failed or partial sweep gives
-    none.
-
-    `instances_begun`, `network_begun`: monotonic seconds at which the call that gave instances, or groups and key
-    pairs, *began*. What an own
-    write changed may be missing from a sweep that began before the write.
-    """
-
-    account_id: str
-    region: str
-    instances: Mapping[str, Instance]  # by id, every state
-    security_groups: Mapping[str, SecurityGroup]  # by id
-    key_pairs: Mapping[str, KeyPair]  # by name
-    instances_begun: float
-    network_begun: float
-
-
-@dataclass(frozen=True)
-class Subnet:
-    """Where an instance is to live."""
-
-    id: str
-    vpc_id: str
-    zone: str
-
-
-@dataclass(frozen=True)
-class Image:
-    """A machine image; `name` as `nixos/25.11.20261101.abcdef-x86_64-linux`."""
-
-    id: str
-    name: str
-
-
-@dataclass(frozen=True)
-class AwsIdentity:
-    """Credentials as they go to boto3. `repr` shows the access key id only; it is no secret, but never put in status
-    either."""
-
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    session_token: str | None = field(default=None, repr=False)
+__all__ = [
+    "AwsIdentity",
+    "Cloud",
+    "CloudSnapshot",
+    "Clouds",
+    "Image",
+    "Instance",
+    "InstanceState",
+    "KeyPair",
+    "ObservedRule",
+    "SecurityGroup",
+    "Subnet",
+]
 
 
 class Cloud(Protocol):

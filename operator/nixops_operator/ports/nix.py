@@ -3,56 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Module, Source
 
 Progress = Callable[[str], None]
 """Called with a short text for people, as `34 of 120 built`; from the event loop's thread, at most once a second."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """An immutable tree in the operator's store."""
-
-    store_path: str  # /nix/store/…-source
-    nar_hash: str  # sha256-… (SRI)
-
-
-@dataclass(frozen=True)
-class Module:
-    """One NixOS module. Either `text` (a file of its own) or `path` inside the machine's source; `label` is what
-    messages call it."""
-
-    label: str  # "modules[0]" for inline text, "configuration.nix" for a file of the source
-    text: str | None = None
-    path: str | None = None
-
-
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """All that an evaluation depends on; equal requests have equal results."""
-
-    name: str  # the machine's name in its deployment
-    deployment: str
-    uuid: str
-    system: str  # x86_64-linux | aarch64-linux
-    is_ec2: bool  # the guest module then imports nixpkgs' amazon-image.nix
-    nixpkgs: Source
-    source: Source | None
-    modules: tuple[Module, ...]
-    state_version: str  # default of system.stateVersion
-    trusted_public_key: str  # added to the machine's nix.settings.trusted-public-keys
-    arguments: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a configuration is."""
-
-    drv_path: str
-    toplevel: str
-    warnings: tuple[str, ...] = ()
+__all__ = ["Evaluation", "EvaluationRequest", "Module", "Nix", "Source"]
 
 
 class Nix(Protocol):

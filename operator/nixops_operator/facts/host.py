@@ -1,0 +1,85 @@
+"""A machine as values: how to reach it, and what one look at it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+
+
+@dataclass(frozen=True)
+class HostTarget:
+    """How to reach one machine. Connections are held per target: a changed field is another target."""
+
+    address: str  # an IP address, already resolved and judged; names never reach the adapter
+    port: int
+    user: str
+    client_key: str = field(repr=False)  # private key, OpenSSH or PEM text
+    host_keys: tuple[str, ...]  # pinned public keys, `<type> <base64>`, sorted; never empty
+
+
+class ActivationState(StrEnum):
+    """Where an activation stands on the host; each change is one rename(2), so one of two racing parties loses."""
+
+    PREPARED = "prepared"  # claimed; the unit has not been started, as far as is known
+    SWITCHING = "switching"  # the unit runs switch-to-configuration
+    SWITCHED = "switched"  # it ended well; the dead man's timer waits for confirmation
+    CONFIRMED = "confirmed"  # a new connection confirmed it; profile and boot entry may still be old
+    COMMITTED = "committed"  # profile and boot entry are the new system's
+    ROLLING_BACK = "rollingback"
+    ROLLED_BACK = "rolledback"
+    FAILED = "failed"  # switch-to-configuration refused before changing anything
+
+
+@dataclass(frozen=True)
+class ActivationFacts:
+    """One activation directory on the host."""
+
+    id: str  # `<first 8 of the toplevel's hash>-<attempt>`
+    attempt: int
+    state: ActivationState
+    toplevel: str
+    previous: str  # the system to return to
+    boot_id: str  # of the boot in which it began
+    is_unit_active: bool  # nixops-activate-<id>.service still runs
+    is_timer_armed: bool  # nixops-deadman-<id>.timer waits
+    exit_status: int | None  # of switch-to-configuration; None while it runs or if it was killed
+    service_result: str  # systemd's $SERVICE_RESULT: success, exit-code, timeout, signal, …; empty while it runs
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """One look at a machine, one round trip. Store paths are full (`/nix/store/…`); None where a link does not
+    exist."""
+
+    boot_id: str
+    current_system: str | None  # /run/current-system
+    booted_system: str | None  # /run/booted-system
+    profile_system: str | None  # /nix/var/nix/profiles/system, resolved
+    profile_generation: int | None  # the N of system-N-link
+    boot_entry_unsure: bool  # a commit began and did not end
+    lists_left: bool  # /run/nixos/{start,restart,reload}-list exist: a cut activation waits to be completed
+    is_nixos: bool  # /etc/NIXOS exists
+    version_id: str  # VERSION_ID of /etc/os-release, as `25.11`
+    state_version: str | None  # recorded in /var/lib/nixops/machine at first contact
+    machine: str  # uname -m, as `x86_64`
+    failed_units: tuple[str, ...]  # sorted
+    free_bytes: int  # of the file system of /nix/store
+    activation: ActivationFacts | None  # the one that `active` names, else the newest; None if there never was one
+    highest_attempt: int  # over all activation directories, 0 if none
+
+
+@dataclass(frozen=True)
+class ActivationRequest:
+    """What the host is to do by itself, also if the operator dies the next moment."""
+
+    toplevel: str
+    previous: str
+    attempt: int
+    timeout: timedelta  # for switch-to-configuration
+    confirm_timeout: timedelta  # for the confirmation after it
+
+    @property
+    def id(self) -> str:
+        """`<first 8 characters of the store hash>-<attempt>`."""
+        return f"{self.toplevel.removeprefix('/nix/store/')[:8]}-{self.attempt}"
