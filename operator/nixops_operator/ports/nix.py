@@ -12,7 +12,7 @@ Progress = Callable[[str], None]
 """Called with a short text for people, as `34 of 120 built`; from the event loop's thread, at most once a second."""
 
 
-__all__ = ["Evaluation", "EvaluationRequest", "Module", "Nix", "Source"]
+__all__ = ["Evaluation", "EvaluationRequest", "Module", "Nix", "Progress", "Source"]
 
 
 class Nix(Protocol):

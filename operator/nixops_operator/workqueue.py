@@ -1,0 +1,171 @@
+"""A queue of keys: one run per key at a time, adds coalesce, failures back off. Knows nothing of Kubernetes.
+
+    add(key) ──► soon ──► get() ──► (a worker runs) ──► done(key)
+    add_after(key, s) ──► timer ──► later ──► get()
+
+An add while the key runs gives one more run afterwards. `soon` (edits, finished work) goes before `later` (periodic
+looks); inside a lane kinds take
+turns, so that a thousand objects of one kind do not hold up one of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+FIRST_BACKOFF = timedelta(seconds=1)
+LONGEST_BACKOFF = timedelta(minutes=5)
+JITTER = 0.2  # ± share of a delay, so that objects that failed together do not come back together
+
+
+class Closed(Exception):
+    """The queue takes and gives no more keys."""
+
+
+class _Lane(Generic[K]):
+    """Waiting keys, a first-in-first-out line per kind, kinds in turn."""
+
+    def __init__(self, kind_of: Callable[[K], Hashable]) -> None:
+        self._kind_of = kind_of
+        self._lines: OrderedDict[Hashable, OrderedDict[K, None]] = OrderedDict()
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._lines.get(self._kind_of(key), ())
+
+    def __len__(self) -> int:
+        return sum(len(line) for line in self._lines.values())
+
+    def put(self, key: K) -> None:
+        self._lines.setdefault(self._kind_of(key), OrderedDict())[key] = None
+
+    def discard(self, key: K) -> None:
+        line = self._lines.get(self._kind_of(key))
+        if line is not None:
+            line.pop(key, None)
+            if not line:
+                del self._lines[self._kind_of(key)]
+
+    def take(self) -> K:
+        kind, line = next(iter(self._lines.items()))
+        key, _ = line.popitem(last=False)
+        if line:
+            self._lines.move_to_end(kind)
+        else:
+            del self._lines[kind]
+        return key
+
+
+class WorkQueue(Generic[K]):
+    """See the module. Must be used from one event loop; time is the loop's."""
+
+    def __init__(
+        self,
+        kind_of: Callable[[K], Hashable],
+        chance: random.Random,
+        longest_backoff: timedelta = LONGEST_BACKOFF,
+    ) -> None:
+        self._soon = _Lane(kind_of)
+        self._later = _Lane(kind_of)
+        self._running: set[K] = set()
+        self._again: set[K] = set()
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._failures: dict[K, int] = {}
+        self._chance = chance
+        self._longest = longest_backoff
+        self._filled = asyncio.Event()
+        self._closed = False
+
+    def __len__(self) -> int:
+        """Keys that wait to run now."""
+        return len(self._soon) + len(self._later)
+
+    def add(self, key: K) -> None:
+        """Run the key as soon as a worker is free; its waiting time and backoff end here."""
+        if self._closed:
+            return
+        self._cancel_timer(key)
+        if key in self._running:
+            self._again.add(key)
+            return
+        self._later.discard(key)
+        self._soon.put(key)
+        self._filled.set()
+
+    def add_after(self, key: K, delay: timedelta) -> None:
+        """Run the key in about `delay` (± 10 %), unless an earlier run is planned already."""
+        if self._closed:
+            return
+        seconds = delay.total_seconds() * self._chance.uniform(0.9, 1.1)
+        due = asyncio.get_running_loop().time() + seconds
+        timer = self._timers.get(key)
+        if timer is not None and timer.when() <= due:
+            return
+        self._cancel_timer(key)
+        self._timers[key] = asyncio.get_running_loop().call_at(due, self._fire, key)
+
+    def backoff(self, key: K) -> timedelta:
+        """Plan the next run of a key that failed: 1 s, 2 s, 4 s … 5 min, ± 20 %; returns the delay."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        longest = self._longest.total_seconds()
+        seconds = min(FIRST_BACKOFF.total_seconds() * 2 ** min(failures, 20), longest)
+        delay = timedelta(seconds=seconds * self._chance.uniform(1 - JITTER, 1 + JITTER))
+        self.add_after(key, delay)
+        return delay
+
+    def succeeded(self, key: K) -> None:
+        """The next failure of the key starts again at the shortest delay."""
+        self._failures.pop(key, None)
+
+    def forget(self, key: K) -> None:
+        """The object is gone: drop all that is planned for it."""
+        self._cancel_timer(key)
+        self._failures.pop(key, None)
+        self._soon.discard(key)
+        self._later.discard(key)
+        self._again.discard(key)
+
+    async def get(self) -> K:
+        """The next key; it counts as running until `done`. Raises Closed after `close`."""
+        while True:
+            if self._closed:
+                raise Closed
+            if len(self):
+                key = (self._soon if len(self._soon) else self._later).take()
+                self._running.add(key)
+                return key
+            self._filled.clear()
+            await self._filled.wait()
+
+    def done(self, key: K) -> None:
+        """The run of a key ended; adds that came meanwhile run it once more."""
+        self._running.discard(key)
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+
+    def close(self) -> None:
+        """Give out no more keys; what runs may finish."""
+        self._closed = True
+        for key in list(self._timers):
+            self._cancel_timer(key)
+        self._filled.set()
+
+    def _fire(self, key: K) -> None:
+        del self._timers[key]
+        if key in self._running:
+            self._again.add(key)
+        elif key not in self._soon:
+            self._later.put(key)
+            self._filled.set()
+
+    def _cancel_timer(self, key: K) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
