@@ -1,0 +1,73 @@
+"""One call to EC2: in a thread, its errors told in the port's classes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Container, Iterator
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.parsers import ResponseParserError
+
+from nixops_operator.adapters.aws.errors import from_botocore_error, from_client_error, unusable_reply
+
+T = TypeVar("T")
+
+PAGE_SIZE = 1000
+"""Most that EC2 gives at once."""
+
+
+class Calls:
+    """Runs calls in `pool`. A cancelled caller leaves its call running: only tokens and tags make that safe."""
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+
+    async def read(self, operation: str, call: Callable[[], T]) -> T:
+        """The result of a call that only looks, parsing included. Raises classes of errors.py."""
+        return await self._run(lambda: _translated(operation, call, is_write=False))
+
+    async def write(self, operation: str, call: Callable[[], T], accepted: Container[str] = ()) -> T | None:
+        """The result of a call that changes something; None if EC2 refused it with an `accepted` code. Raises classes
+        of errors.py, OutcomeUnknown among them."""
+
+        def attempt() -> T | None:
+            try:
+                return call()
+            except ClientError as error:
+                if error_code(error) in accepted:
+                    return None
+                raise
+
+        return await self._run(lambda: _translated(operation, attempt, is_write=True))
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+
+def error_code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _translated(operation: str, call: Callable[[], T], *, is_write: bool) -> T:
+    try:
+        return call()
+    except ClientError as error:
+        raise from_client_error(error, error.operation_name, is_write=is_write) from error
+    except ParamValidationError as error:
+        # botocore's text repeats the parameters, user data with a private host key among them: not even as a cause.
+        raise from_botocore_error(error, operation, is_write=is_write) from None
+    except BotoCoreError as error:
+        raise from_botocore_error(error, operation, is_write=is_write) from None
+    except (ResponseParserError, KeyError, IndexError, ValueError) as error:
+        text = f"{operation}: EC2's reply cannot be read ({type(error).__name__})"
+        raise unusable_reply(text, is_write=is_write) from None
+
+
+def all_pages(client: Any, method: str, part: str, **parameters: Any) -> Iterator[Any]:
+    """The items `part` of every page of a describe call. A page without that part raises KeyError: an incomplete
+    answer must never look like an empty one."""
+    pages = client.get_paginator(method).paginate(PaginationConfig={"PageSize": PAGE_SIZE}, **parameters)
+    for page in pages:
+        yield from page[part]

@@ -1,0 +1,412 @@
+"""EC2 in one account and region, with one identity: ports.cloud.Cloud on boto3."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nixops_operator.adapters.aws import conversion
+from nixops_operator.adapters.aws.calls import Calls, all_pages
+from nixops_operator.api.reasons import Reason
+from nixops_operator.api.security_group_rules import Direction, Rule
+from nixops_operator.errors import Blocked, InvalidSpec, OutcomeUnknown, Retry
+from nixops_operator.facts.cloud import Image, Instance, KeyPair, SecurityGroup, Subnet
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2.client import EC2Client
+    from mypy_boto3_ec2.type_defs import FilterTypeDef
+
+    from nixops_operator.adapters.aws.clouds import Clients
+
+T = TypeVar("T")
+
+FILTER_VALUES = 200
+"""Most values that one filter takes: EC2 API Reference, "DescribeInstances"."""
+TAGS_PER_CALL = 1000
+"""Most resources that one CreateTags takes: EC2 API Reference, "CreateTags"."""
+
+CLUSTER_TAG = "nixops.dev:cluster"
+UID_TAG = "nixops.dev:uid"
+
+GROUP_GONE = ("InvalidGroup.NotFound", "InvalidGroupId.NotFound", "InvalidSecurityGroupID.NotFound")
+RULE_GONE = ("InvalidSecurityGroupRuleId.NotFound", "InvalidPermission.NotFound")
+
+
+class Boto3Cloud:
+    """See ports.cloud.Cloud for what each method promises."""
+
+    def __init__(self, clients: Clients, pool: Executor) -> None:
+        self._clients = clients
+        self._calls = Calls(pool)
+        self._architectures: dict[str, str] = {}
+
+    async def account_id(self) -> str:
+        return await self._calls.read("GetCallerIdentity", lambda: self._clients.sts().get_caller_identity()["Account"])
+
+    async def sweep_instances(self, cluster_id: str) -> Mapping[str, Instance]:
+        filters = _filters({f"tag:{CLUSTER_TAG}": [cluster_id]})
+        found = await self._calls.read("DescribeInstances", lambda: _instances(self._clients.reader(), filters))
+        return {instance.id: instance for instance in found if instance.tags.get(CLUSTER_TAG) == cluster_id}
+
+    async def sweep_network(self, cluster_id: str) -> tuple[Mapping[str, SecurityGroup], Mapping[str, KeyPair]]:
+        filters = _filters({f"tag:{CLUSTER_TAG}": [cluster_id]})
+        groups = await self._groups(filters)
+        key_pairs = await self._calls.read("DescribeKeyPairs", lambda: _key_pairs(self._clients.reader(), filters))
+        return (
+            {group.id: group for group in groups if group.tags.get(CLUSTER_TAG) == cluster_id},
+            {pair.name: pair for pair in key_pairs if pair.tags.get(CLUSTER_TAG) == cluster_id},
+        )
+
+    async def find_instances(
+        self, *, instance_id: str | None = None, client_token: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> tuple[Instance, ...]:
+        wanted = {f"tag:{key}": [value] for key, value in (tags or {}).items()}
+        if instance_id is not None:
+            wanted["instance-id"] = [instance_id]
+        if client_token is not None:
+            wanted["client-token"] = [client_token]
+        if not wanted:
+            raise ValueError("find_instances without a filter would read the whole account")
+        filters = _filters(wanted)
+        found = await self._calls.read("DescribeInstances", lambda: _instances(self._clients.reader(), filters))
+        return tuple(
+            instance
+            for instance in sorted(found, key=lambda instance: instance.id)
+            # Filter values may hold wildcards; what is asked for is meant literally.
+            if instance_id in (None, instance.id)
+            and client_token in (None, instance.client_token)
+            and (tags or {}).items() <= instance.tags.items()
+        )
+
+    async def find_security_groups(self, group_ids: Sequence[str]) -> tuple[SecurityGroup, ...]:
+        found: list[SecurityGroup] = []
+        for some in _batches(sorted(set(group_ids)), FILTER_VALUES):
+            found += await self._groups(_filters({"group-id": some}))
+        return tuple(sorted((group for group in found if group.id in group_ids), key=lambda group: group.id))
+
+    async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
+        found = await self._groups(_filters({"group-name": [name], "vpc-id": [vpc_id]}))
+        return next((group for group in found if (group.name, group.vpc_id) == (name, vpc_id)), None)
+
+    async def find_key_pair(self, name: str) -> KeyPair | None:
+        filters = _filters({"key-name": [name]})
+        found = await self._calls.read("DescribeKeyPairs", lambda: _key_pairs(self._clients.reader(), filters))
+        return next((pair for pair in found if pair.name == name), None)
+
+    async def find_image(self, owner: str, name: str, architecture: str) -> Image | None:
+        filters = _filters({"name": [name], "architecture": [architecture], "state": ["available"]})
+        return await self._calls.read(
+            "DescribeImages",
+            lambda: conversion.newest_image(
+                list(all_pages(self._clients.reader(), "describe_images", "Images", Owners=[owner], Filters=filters))
+            ),
+        )
+
+    async def get_image(self, image_id: str) -> Image | None:
+        filters = _filters({"image-id": [image_id]})
+
+        def look() -> Image | None:
+            found = all_pages(
+                self._clients.reader(), "describe_images", "Images", IncludeDeprecated=True, Filters=filters
+            )
+            return conversion.newest_image([image for image in found if image["ImageId"] == image_id])
+
+        return await self._calls.read("DescribeImages", look)
+
+    async def default_subnet(self) -> Subnet:
+        subnets = await self._subnets(_filters({"default-for-az": ["true"]}))
+        if not subnets:
+            raise InvalidSpec(
+                "spec.target.ec2.subnetId",
+                f"the account has no default subnet in {self._clients.region}; name a subnet",
+            )
+        return min(subnets, key=lambda subnet: (subnet.zone, subnet.id))
+
+    async def get_subnet(self, subnet_id: str) -> Subnet | None:
+        subnets = await self._subnets(_filters({"subnet-id": [subnet_id]}))
+        return next((subnet for subnet in subnets if subnet.id == subnet_id), None)
+
+    async def architecture(self, instance_type: str) -> str:
+        if instance_type not in self._architectures:
+            filters = _filters({"instance-type": [instance_type]})
+            supported = await self._calls.read(
+                "DescribeInstanceTypes",
+                lambda: [
+                    name
+                    for answer in self._clients.reader().describe_instance_types(Filters=filters)["InstanceTypes"]
+                    if answer["InstanceType"] == instance_type
+                    for name in answer["ProcessorInfo"]["SupportedArchitectures"]
+                ],
+            )
+            self._architectures[instance_type] = _architecture(supported, instance_type, self._clients.region)
+        return self._architectures[instance_type]
+
+    async def interfaces_in_group(self, group_id: str) -> tuple[str, ...]:
+        filters = _filters({"group-id": [group_id]})
+        return await self._calls.read(
+            "DescribeNetworkInterfaces",
+            lambda: tuple(
+                sorted(
+                    conversion.interface_in_use(answer)
+                    for answer in all_pages(
+                        self._clients.reader(), "describe_network_interfaces", "NetworkInterfaces", Filters=filters
+                    )
+                )
+            ),
+        )
+
+    async def groups_naming(self, group_id: str) -> tuple[str, ...]:
+        def look() -> tuple[str, ...]:
+            client = self._clients.reader()
+            # Two calls: several filters of one call must all match.
+            answers = chain.from_iterable(
+                all_pages(client, "describe_security_groups", "SecurityGroups", Filters=_filters({name: [group_id]}))
+                for name in ("ip-permission.group-id", "egress.ip-permission.group-id")
+            )
+            return tuple(sorted({answer["GroupId"] for answer in answers} - {group_id}))
+
+        return await self._calls.read("DescribeSecurityGroups", look)
+
+    async def import_key_pair(self, name: str, public_key: str, tags: Mapping[str, str]) -> None:
+        reply = await self._calls.write(
+            "ImportKeyPair",
+            lambda: self._clients.writer().import_key_pair(
+                KeyName=name,
+                PublicKeyMaterial=public_key.encode(),
+                TagSpecifications=conversion.tag_specifications("key-pair", tags),
+            ),
+            accepted=("InvalidKeyPair.Duplicate",),
+        )
+        if reply is not None:
+            return
+        existing = await self.find_key_pair(name)
+        if existing is None:
+            raise _not_shown(f"key pair {name}")
+        if not _is_ours(existing.tags, tags) or existing.public_key != conversion.without_comment(public_key):
+            raise _foreign(f"key pair {name}")
+
+    async def delete_key_pair(self, name: str) -> None:
+        await self._calls.write(
+            "DeleteKeyPair",
+            lambda: self._clients.writer().delete_key_pair(KeyName=name),
+            accepted=("InvalidKeyPair.NotFound",),
+        )
+
+    async def create_security_group(self, name: str, description: str, vpc_id: str, tags: Mapping[str, str]) -> str:
+        group_id = await self._calls.write(
+            "CreateSecurityGroup",
+            lambda: self._clients.writer().create_security_group(
+                GroupName=name,
+                Description=description,
+                VpcId=vpc_id,
+                TagSpecifications=conversion.tag_specifications("security-group", tags),
+            )["GroupId"],
+            accepted=("InvalidGroup.Duplicate",),
+        )
+        if group_id is not None:
+            return group_id
+        existing = await self.find_security_group_by_name(name, vpc_id)
+        if existing is None:
+            raise _not_shown(f"security group {name}")
+        if not _is_ours(existing.tags, tags):
+            raise _foreign(f"security group {name} in {vpc_id}")
+        return existing.id
+
+    async def authorize_rules(self, group_id: str, direction: Direction, rules: Mapping[Rule, str]) -> None:
+        ordered = sorted(rules)
+        if not ordered or await self._authorize(group_id, direction, ordered, rules):
+            return
+        # One of them exists already, and EC2 refused all.
+        for rule in ordered:
+            await self._authorize(group_id, direction, [rule], rules)
+
+    async def revoke_rules(self, group_id: str, direction: Direction, rule_ids: Sequence[str]) -> None:
+        if not rule_ids or await self._revoke(group_id, direction, sorted(rule_ids)):
+            return
+        for rule_id in sorted(rule_ids):
+            await self._revoke(group_id, direction, [rule_id])
+
+    async def describe_rules(self, group_id: str, descriptions: Mapping[str, str]) -> None:
+        if not descriptions:
+            return
+        filters = _filters({"group-id": [group_id]})
+        # ModifySecurityGroupRules takes whole rules, so the newest ones are read first.
+        answers = await self._calls.read(
+            "DescribeSecurityGroupRules", lambda: list(_rules(self._clients.reader(), filters))
+        )
+        changes = [
+            conversion.rule_request(answer, descriptions[answer["SecurityGroupRuleId"]])
+            for answer in answers
+            if answer["SecurityGroupRuleId"] in descriptions
+        ]
+        if changes:
+            await self._calls.write(
+                "ModifySecurityGroupRules",
+                lambda: self._clients.writer().modify_security_group_rules(
+                    GroupId=group_id,
+                    SecurityGroupRules=changes,  # type: ignore[arg-type]
+                ),
+            )
+
+    async def delete_security_group(self, group_id: str) -> None:
+        await self._calls.write(
+            "DeleteSecurityGroup",
+            lambda: self._clients.writer().delete_security_group(GroupId=group_id),
+            accepted=GROUP_GONE,
+        )
+
+    async def run_instances(self, request: Mapping[str, Any], token: str) -> str:
+        if not token or {"ClientToken", "MinCount", "MaxCount"} & request.keys():
+            # botocore would invent a random token, and a repeated call would make a second machine.
+            raise ValueError("run_instances needs the launch's own token and a request without token and counts")
+        instance_id = await self._calls.write(
+            "RunInstances",
+            lambda: self._clients.writer().run_instances(**request, ClientToken=token, MinCount=1, MaxCount=1)[
+                "Instances"
+            ][0]["InstanceId"],
+        )
+        if not instance_id:
+            raise OutcomeUnknown(Reason.PROGRESSING_WITH_RETRY, "RunInstances: the reply names no instance")
+        return instance_id
+
+    async def start_instance(self, instance_id: str) -> None:
+        reply = await self._calls.write(
+            "StartInstances",
+            lambda: self._clients.writer().start_instances(InstanceIds=[instance_id]),
+            accepted=("IncorrectInstanceState",),
+        )
+        if reply is None:
+            raise Retry(Reason.STOPPING, f"instance {instance_id} is not in a state from which it can be started yet")
+
+    async def terminate_instance(self, instance_id: str) -> None:
+        await self._calls.write(
+            "TerminateInstances",
+            lambda: self._clients.writer().terminate_instances(InstanceIds=[instance_id]),
+            accepted=("InvalidInstanceID.NotFound",),
+        )
+
+    async def set_security_groups(self, instance_id: str, group_ids: Sequence[str]) -> None:
+        if not group_ids:
+            raise ValueError("an instance is always in at least one security group")
+        await self._calls.write(
+            "ModifyInstanceAttribute",
+            lambda: self._clients.writer().modify_instance_attribute(
+                InstanceId=instance_id, Groups=sorted(set(group_ids))
+            ),
+        )
+
+    async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+        if not tags:
+            return
+        pairs = conversion.tag_list(tags)
+        for some in _batches(sorted(set(resource_ids)), TAGS_PER_CALL):
+            await self._calls.write("CreateTags", _tagging(self._clients, some, pairs))
+
+    async def _groups(self, filters: list[FilterTypeDef]) -> list[SecurityGroup]:
+        def look() -> list[SecurityGroup]:
+            client = self._clients.reader()
+            answers = list(all_pages(client, "describe_security_groups", "SecurityGroups", Filters=filters))
+            rules: dict[str, list[Any]] = defaultdict(list)
+            for some in _batches(sorted(answer["GroupId"] for answer in answers), FILTER_VALUES):
+                for rule in _rules(client, _filters({"group-id": some})):
+                    rules[rule["GroupId"]].append(rule)
+            return [conversion.security_group(answer, rules[answer["GroupId"]]) for answer in answers]
+
+        return await self._calls.read("DescribeSecurityGroups", look)
+
+    async def _subnets(self, filters: list[FilterTypeDef]) -> list[Subnet]:
+        return await self._calls.read(
+            "DescribeSubnets",
+            lambda: [
+                conversion.subnet(answer)
+                for answer in all_pages(self._clients.reader(), "describe_subnets", "Subnets", Filters=filters)
+            ],
+        )
+
+    async def _authorize(
+        self, group_id: str, direction: Direction, rules: Sequence[Rule], descriptions: Mapping[Rule, str]
+    ) -> bool:
+        """Whether EC2 took the rules; False if it holds one of them already."""
+        permissions = [conversion.ip_permission(rule, descriptions[rule]) for rule in rules]
+
+        def call() -> object:
+            client: Any = self._clients.writer()
+            if direction is Direction.INGRESS:
+                return client.authorize_security_group_ingress(GroupId=group_id, IpPermissions=permissions)
+            return client.authorize_security_group_egress(GroupId=group_id, IpPermissions=permissions)
+
+        operation = f"AuthorizeSecurityGroup{direction.value.capitalize()}"
+        return await self._calls.write(operation, call, accepted=("InvalidPermission.Duplicate",)) is not None
+
+    async def _revoke(self, group_id: str, direction: Direction, rule_ids: Sequence[str]) -> bool:
+        """Whether EC2 took the ids; False if it does not know one of them."""
+
+        def call() -> object:
+            client: Any = self._clients.writer()
+            if direction is Direction.INGRESS:
+                return client.revoke_security_group_ingress(GroupId=group_id, SecurityGroupRuleIds=rule_ids)
+            return client.revoke_security_group_egress(GroupId=group_id, SecurityGroupRuleIds=rule_ids)
+
+        operation = f"RevokeSecurityGroup{direction.value.capitalize()}"
+        return await self._calls.write(operation, call, accepted=RULE_GONE) is not None
+
+
+def _instances(client: EC2Client, filters: list[FilterTypeDef]) -> list[Instance]:
+    return [
+        conversion.instance(answer)
+        for reservation in all_pages(client, "describe_instances", "Reservations", Filters=filters)
+        for answer in reservation["Instances"]
+    ]
+
+
+def _rules(client: EC2Client, filters: list[FilterTypeDef]) -> Iterator[Any]:
+    return all_pages(client, "describe_security_group_rules", "SecurityGroupRules", Filters=filters)
+
+
+def _key_pairs(client: EC2Client, filters: list[FilterTypeDef]) -> list[KeyPair]:
+    # EC2 has no pages for key pairs.
+    answers = client.describe_key_pairs(Filters=filters, IncludePublicKey=True)["KeyPairs"]
+    return [conversion.key_pair(answer) for answer in answers]
+
+
+def _tagging(clients: Clients, resource_ids: Sequence[str], pairs: list[Any]) -> Callable[[], None]:
+    return lambda: clients.writer().create_tags(Resources=resource_ids, Tags=pairs)
+
+
+def _filters(wanted: Mapping[str, Sequence[str]]) -> list[FilterTypeDef]:
+    return [{"Name": name, "Values": list(values)} for name, values in sorted(wanted.items())]
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def _is_ours(existing: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return all(existing.get(key) == wanted[key] for key in (CLUSTER_TAG, UID_TAG))
+
+
+def _not_shown(what: str) -> Retry:
+    return Retry(Reason.PROGRESSING_WITH_RETRY, f"EC2 says that {what} exists and does not show it yet")
+
+
+def _foreign(what: str) -> Blocked:
+    return Blocked(
+        Reason.ADOPTION_CONFLICT,
+        f"{what} exists and is not of this object; delete or rename it, or rename the entry in the spec",
+    )
+
+
+def _architecture(supported: Sequence[str], instance_type: str, region: str) -> str:
+    for name in ("x86_64", "arm64"):
+        if name in supported:
+            return name
+    if supported:
+        raise InvalidSpec(
+            "spec.target.ec2.instanceType", f"{instance_type} is neither x86_64 nor arm64: {', '.join(supported)}"
+        )
+    raise InvalidSpec("spec.target.ec2.instanceType", f"{region} has no instance type {instance_type}")

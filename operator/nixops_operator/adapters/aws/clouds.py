@@ -1,0 +1,135 @@
+"""One cloud per identity and region: threads, clients, and where their requests go."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from datetime import timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import botocore.session
+from botocore.config import Config
+from botocore.loaders import Loader
+
+from nixops_operator.adapters.aws.cloud import Boto3Cloud
+from nixops_operator.facts.cloud import AwsIdentity
+
+if TYPE_CHECKING:
+    from mypy_boto3_ec2.client import EC2Client
+    from mypy_boto3_sts.client import STSClient
+
+THREADS = 16
+CONNECT_TIMEOUT = timedelta(seconds=5)
+READ_TIMEOUT = timedelta(seconds=30)
+READ_ATTEMPTS = 3
+WRITE_ATTEMPTS = 1
+IDLE_LIFE = timedelta(hours=1)
+"""Clients of an identity that nobody used for so long are dropped: Secrets rotate, and each costs about 1.5 MB."""
+
+
+def thread_pool() -> ThreadPoolExecutor:
+    """The threads in which all calls run and all replies are parsed, so that the loop only awaits."""
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="ec2")
+
+
+class Clients:
+    """boto3's clients of one identity in one region, made at first use. Safe to use from several threads.
+
+    Clients are thread-safe, Sessions are not (boto3 documentation, "Multithreading or multiprocessing with clients").
+    Reads and writes have clients of their own: botocore repeats reads, never a write. It would repeat RunInstances
+    after "no capacity", which EC2 answers with HTTP 500.
+    """
+
+    def __init__(self, identity: AwsIdentity, region: str, endpoint_url: str | None, loader: Loader) -> None:
+        self._identity = identity
+        self._region = region
+        self._endpoint_url = endpoint_url
+        self._loader = loader
+        self._lock = threading.Lock()
+        self._session: botocore.session.Session | None = None
+        self._made: dict[tuple[str, int], Any] = {}
+
+    @property
+    def region(self) -> str:
+        return self._region
+
+    def reader(self) -> EC2Client:
+        return self._client("ec2", READ_ATTEMPTS)  # type: ignore[no-any-return]
+
+    def writer(self) -> EC2Client:
+        return self._client("ec2", WRITE_ATTEMPTS)  # type: ignore[no-any-return]
+
+    def sts(self) -> STSClient:
+        return self._client("sts", READ_ATTEMPTS)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        with self._lock:
+            for client in self._made.values():
+                client.close()
+            self._made.clear()
+
+    def _client(self, name: str, attempts: int) -> Any:
+        with self._lock:
+            if (name, attempts) not in self._made:
+                self._made[name, attempts] = self._make(name, attempts)
+            return self._made[name, attempts]
+
+    def _make(self, name: str, attempts: int) -> Any:
+        if self._session is None:
+            self._session = botocore.session.Session()
+            # One loader for all: a service model of its own per Session costs 27 MB.
+            self._session.register_component("data_loader", self._loader)
+        return self._session.create_client(
+            name,
+            region_name=self._region,
+            endpoint_url=self._endpoint_url,
+            aws_access_key_id=self._identity.access_key_id,
+            aws_secret_access_key=self._identity.secret_access_key,
+            aws_session_token=self._identity.session_token,
+            config=Config(
+                retries={"mode": "standard", "total_max_attempts": attempts},
+                connect_timeout=CONNECT_TIMEOUT.total_seconds(),
+                read_timeout=READ_TIMEOUT.total_seconds(),
+                max_pool_connections=THREADS,
+                user_agent_extra=f"nixops-operator/{version('nixops-operator')}",
+            ),
+        )
+
+
+class Boto3Clouds:
+    """ports.cloud.Clouds. `endpoint_url` None is AWS itself. `close` drops the clients; the pool stays the caller's."""
+
+    def __init__(
+        self, endpoint_url: str | None, pool: Executor, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._endpoint_url = endpoint_url
+        self._pool = pool
+        self._monotonic = monotonic
+        self._loader = botocore.session.Session().get_component("data_loader")
+        self._clouds: dict[tuple[AwsIdentity, str], tuple[Boto3Cloud, Clients]] = {}
+        self._used: dict[tuple[AwsIdentity, str], float] = {}
+
+    def cloud(self, identity: AwsIdentity, region: str) -> Boto3Cloud:
+        now = self._monotonic()
+        self._drop_idle(now)
+        key = (identity, region)
+        if key not in self._clouds:
+            clients = Clients(identity, region, self._endpoint_url, self._loader)
+            self._clouds[key] = (Boto3Cloud(clients, self._pool), clients)
+        self._used[key] = now
+        return self._clouds[key][0]
+
+    def close(self) -> None:
+        for _, clients in self._clouds.values():
+            clients.close()
+        self._clouds.clear()
+        self._used.clear()
+
+    def _drop_idle(self, now: float) -> None:
+        for key in [key for key, used in self._used.items() if now - used > IDLE_LIFE.total_seconds()]:
+            del self._used[key]
+            _, clients = self._clouds.pop(key)
+            clients.close()

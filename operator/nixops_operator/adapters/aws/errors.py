@@ -1,0 +1,214 @@
+"""From EC2's error codes to what the caller does next: one table, and what a failed connection means.
+
+Codes: EC2 API Reference, "Error codes for the Amazon EC2 API"; IAM User Guide, "Common errors". Texts hold the code and
+AWS' own words without request ids, encoded blobs and clocks: the text becomes a condition's message, which must stay
+the same from one attempt to the next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    ParamValidationError,
+    ProxyConnectionError,
+    SSLError,
+)
+
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, InvalidSpec, Lost, OperatorError, OutcomeUnknown, Retry
+
+Answer = Callable[[str], OperatorError]
+"""Makes the error of a text for people."""
+
+CAPACITY_PAUSE = timedelta(seconds=30)
+"""Capacity comes back within minutes, not seconds; assumed."""
+DEPENDENCY_PAUSE = timedelta(seconds=5)
+"""A network interface lets go of its groups some seconds after its instance is terminated."""
+UNKNOWN_CODE_PAUSE = timedelta(seconds=30)
+
+
+def _retry(reason: Reason, after: timedelta | None = None) -> Answer:
+    return lambda text: Retry(reason, text, after)
+
+
+def _blocked(reason: Reason) -> Answer:
+    return lambda text: Blocked(reason, text)
+
+
+def _lost(reason: Reason) -> Answer:
+    return lambda text: Lost(reason, text)
+
+
+def _field(name: str) -> Answer:
+    return lambda text: InvalidSpec(f"spec.target.ec2.{name}", text)
+
+
+_THROTTLED = _retry(Reason.THROTTLED)
+_CAPACITY = _retry(Reason.INSUFFICIENT_CAPACITY, CAPACITY_PAUSE)
+_QUOTA = _blocked(Reason.QUOTA_EXCEEDED)
+_DENIED = _blocked(Reason.ACCESS_DENIED)
+_AUTH = _blocked(Reason.AUTH_FAILURE)
+_IMAGE = _blocked(Reason.IMAGE_NOT_FOUND)
+_TYPE = _field("instanceType")
+_INVALID = _blocked(Reason.INVALID_SPEC)
+_IN_USE = _retry(Reason.DELETING, DEPENDENCY_PAUSE)
+# An id that was given out a moment ago may be unknown for some minutes: EC2 Developer Guide, "Eventual consistency in
+# the Amazon EC2 API". Whether the object is gone is the caller's question.
+_NOT_FOUND = _retry(Reason.NOT_FOUND)
+
+ANSWERS: dict[str, Answer] = {
+    "RequestLimitExceeded": _THROTTLED,
+    "EC2ThrottledException": _THROTTLED,
+    "TooManyRequestsException": _THROTTLED,
+    "InsufficientInstanceCapacity": _CAPACITY,
+    "InsufficientCapacity": _CAPACITY,
+    "InsufficientHostCapacity": _CAPACITY,
+    "InsufficientReservedInstanceCapacity": _CAPACITY,
+    "InsufficientFreeAddressesInSubnet": _CAPACITY,
+    "UnfulfillableCapacity": _CAPACITY,
+    "ReservationCapacityExceeded": _CAPACITY,
+    "VcpuLimitExceeded": _QUOTA,
+    "InstanceLimitExceeded": _QUOTA,
+    "MaxSpotInstanceCountExceeded": _QUOTA,
+    "SecurityGroupLimitExceeded": _QUOTA,
+    "RulesPerSecurityGroupLimitExceeded": _QUOTA,
+    "SecurityGroupsPerInterfaceLimitExceeded": _QUOTA,
+    "SecurityGroupsPerInstanceLimitExceeded": _QUOTA,
+    "ResourceLimitExceeded": _QUOTA,
+    "TagLimitExceeded": _QUOTA,
+    "VolumeLimitExceeded": _QUOTA,
+    "UnauthorizedOperation": _DENIED,
+    "AccessDenied": _DENIED,
+    "AccessDeniedException": _DENIED,
+    "OptInRequired": _DENIED,
+    "PendingVerification": _DENIED,
+    "Blocked": _DENIED,
+    "AuthFailure": _AUTH,
+    "InvalidClientTokenId": _AUTH,
+    "UnrecognizedClientException": _AUTH,
+    "SignatureDoesNotMatch": _AUTH,
+    "IncompleteSignature": _AUTH,
+    "MissingAuthenticationToken": _AUTH,
+    "RequestExpired": _AUTH,
+    "ExpiredToken": _blocked(Reason.EXPIRED),
+    "ExpiredTokenException": _blocked(Reason.EXPIRED),
+    "IncorrectInstanceState": _retry(Reason.PENDING, DEPENDENCY_PAUSE),
+    "IncorrectState": _retry(Reason.PENDING, DEPENDENCY_PAUSE),
+    "DependencyViolation": _IN_USE,
+    "InvalidGroup.InUse": _IN_USE,
+    "InvalidInstanceID.NotFound": _NOT_FOUND,
+    "InvalidGroup.NotFound": _NOT_FOUND,
+    "InvalidGroupId.NotFound": _NOT_FOUND,
+    "InvalidSecurityGroupRuleId.NotFound": _NOT_FOUND,
+    "InvalidPermission.NotFound": _NOT_FOUND,
+    "InvalidKeyPair.NotFound": _NOT_FOUND,
+    "InvalidID": _NOT_FOUND,
+    "InvalidAMIID.NotFound": _IMAGE,
+    "InvalidAMIID.Unavailable": _IMAGE,
+    "InvalidAMIID.Malformed": _IMAGE,
+    "InvalidInstanceType": _TYPE,
+    "Unsupported": _TYPE,
+    "UnsupportedOperation": _TYPE,
+    "InvalidSubnetID.NotFound": _field("subnetId"),
+    "InvalidSubnetID.Malformed": _field("subnetId"),
+    "InvalidVpcID.NotFound": _INVALID,
+    "InvalidKeyPair.Format": _INVALID,
+    "InvalidKey.Format": _INVALID,
+    "MissingParameter": _INVALID,
+    "InvalidKeyPair.Duplicate": _blocked(Reason.ADOPTION_CONFLICT),
+    "InvalidGroup.Duplicate": _blocked(Reason.ADOPTION_CONFLICT),
+    "OperationNotPermitted": _blocked(Reason.CHANGE_FORBIDDEN),
+    "CannotDelete": _blocked(Reason.CHANGE_FORBIDDEN),
+    "IdempotentInstanceTerminated": _lost(Reason.TERMINATED),
+    "IdempotentParameterMismatch": _lost(Reason.LAUNCH_AMBIGUOUS),
+}
+
+LAUNCH_ANSWERS: dict[str, Answer] = {
+    # A frozen request names these; they do not come into being by waiting for them.
+    "InvalidKeyPair.NotFound": _blocked(Reason.KEY_PAIR_NOT_READY),
+    "InvalidGroup.NotFound": _blocked(Reason.SECURITY_GROUP_NOT_READY),
+    "InvalidGroupId.Malformed": _blocked(Reason.SECURITY_GROUP_NOT_READY),
+    "InvalidSecurityGroupID.NotFound": _blocked(Reason.SECURITY_GROUP_NOT_READY),
+}
+
+_OWN_WORDS = {
+    # AWS' words for these hold clocks, or parts of the signed request.
+    "RequestExpired": "the request was too old when it arrived; compare the clocks of operator and AWS",
+    "SignatureDoesNotMatch": "the secret access key does not belong to the access key id, or the clock is wrong",
+    "IncompleteSignature": "the credentials are malformed",
+}
+
+_CHANGING = (
+    re.compile(r"\s*Encoded authorization failure message:.*", re.DOTALL),
+    re.compile(r"\s*[(\[]?(?:Service: [^;)]*; )?Request ?ID:? [0-9a-fA-F-]+[)\]]?", re.IGNORECASE),
+)
+
+
+def from_client_error(error: ClientError, operation: str, *, is_write: bool) -> OperatorError:
+    """What EC2's refusal of `operation` (`RunInstances`) means. A 5xx on a write says nothing about its outcome, but
+    throttling and missing capacity, which EC2 answers with 503 and 500."""
+    details = error.response.get("Error", {})
+    code = str(details.get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    text = f"{operation}: {code}: {_for_people(code, str(details.get('Message', '')))}"
+    answer = _answer(code, str(details.get("Message", "")), operation)
+    if answer is not None:
+        return answer(text)
+    if status == 429:
+        return _THROTTLED(text)
+    if status >= 500 or not code:
+        return unusable_reply(text, is_write=is_write)
+    if status == 403:
+        return _DENIED(text)
+    return Retry(Reason.PROGRESSING_WITH_RETRY, text, UNKNOWN_CODE_PAUSE)
+
+
+def _answer(code: str, message: str, operation: str) -> Answer | None:
+    if code == "AuthFailure" and "image" in message.lower():
+        return _IMAGE  # RunInstances with an image that is not shared with the account
+    if code == "InvalidParameterValue" and "instance type" in message.lower():
+        return _TYPE
+    if operation == "RunInstances" and code in LAUNCH_ANSWERS:
+        return LAUNCH_ANSWERS[code]
+    if code in ANSWERS:
+        return ANSWERS[code]
+    if code.startswith(("Throttling", "RequestThrottled")):
+        return _THROTTLED
+    if code.startswith("InvalidParameter") or code.endswith(".Malformed"):
+        return _INVALID
+    return None
+
+
+def _for_people(code: str, message: str) -> str:
+    if code in _OWN_WORDS:
+        return _OWN_WORDS[code]
+    for pattern in _CHANGING:
+        message = pattern.sub("", message)
+    return " ".join(message.split()) or "no explanation given"
+
+
+def unusable_reply(text: str, *, is_write: bool) -> Retry:
+    """The error of a reply that is missing, cut or without its content."""
+    kind = OutcomeUnknown if is_write else Retry
+    return kind(Reason.PROGRESSING_WITH_RETRY, text)
+
+
+# Raised before a request leaves: the connection could not be made. Everything else may have reached EC2.
+_NOT_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError)
+
+
+def from_botocore_error(error: BotoCoreError, operation: str, *, is_write: bool) -> OperatorError:
+    """What a failure without a reply means. botocore's own text is left out: it may hold headers and parameters."""
+    if isinstance(error, ParamValidationError):
+        names = sorted(set(re.findall(r"parameter:? \"?([A-Za-z][A-Za-z0-9.\[\]]*)", str(error))))
+        return Blocked(Reason.INVALID_SPEC, f"{operation}: malformed parameters: {', '.join(names) or 'unnamed'}")
+    if isinstance(error, _NOT_SENT):
+        return Retry(Reason.PROGRESSING_WITH_RETRY, f"{operation}: no connection to EC2 ({type(error).__name__})")
+    return unusable_reply(f"{operation}: no usable reply from EC2 ({type(error).__name__})", is_write=is_write)
