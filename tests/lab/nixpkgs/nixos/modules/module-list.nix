@@ -1,0 +1,27 @@
+# Every module that is part of any system.
+[
+  ./config/networking.nix
+  ./config/nix.nix
+  ./config/shells-environment.nix
+  ./config/system-path.nix
+  ./config/users-groups.nix
+  ./misc/assertions.nix
+  ./misc/meta.nix
+  ./misc/nixpkgs.nix
+  ./misc/version.nix
+  ./services/networking/firewall.nix
+  ./services/networking/ssh/sshd.nix
+  ./services/web-servers/apache-httpd/default.nix
+  ./system/activation/activation-script.nix
+  ./system/activation/pre-switch-check.nix
+  ./system/activation/specialisation.nix
+  ./system/activation/switchable-system.nix
+  ./system/activation/top-level.nix
+  ./system/boot/kernel.nix
+  ./system/boot/loader.nix
+  ./system/boot/systemd.nix
+  ./system/boot/tmpfiles.nix
+  ./system/etc/etc.nix
+  ./tasks/filesystems.nix
+  ./testing/failures.nix
+]

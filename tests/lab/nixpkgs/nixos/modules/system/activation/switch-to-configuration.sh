@@ -1,0 +1,265 @@
+#!/bin/bash
+# switch-to-configuration check|switch|boot|test|dry-activate: makes $TOPLEVEL the running system.
+#
+#   lock → pre-switch checks → boot loader (switch, boot) → stop → activate → daemon-reload
+#        → reload → restart → start → look for failed units
+#
+# Order, list files and exits are those of NixOS (NixOS manual, "What happens during a system switch?";
+# nixpkgs pkgs/by-name/sw/switch-to-configuration-ng/). What a cut run still had to do stays in
+# /run/nixos/{start,restart,reload}-list, and the next run takes it up.
+#
+# Exit: 0 done; 1 usage, a pre-switch check, the boot loader; 2 a snippet of `activate` failed;
+# 3 daemon-reload failed; 4 a unit is failed; 11 another run holds the lock; 100 the new init is incompatible.
+set -u
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export LC_ALL=C
+action=${1-}
+running=/run/current-system
+lists=/run/nixos
+
+say() { printf '%s\n' "$*" >&2; }
+# A test's wish to be stuck here, until it is killed.
+pass_through() { if [ "${TEST_HANG_AT-}" = "$1" ]; then say "hanging at $1"; sleep infinity; fi; }
+
+case $action in
+  check | switch | boot | test | dry-activate) ;;
+  *)
+    say "Usage: $0 [check|switch|boot|test|dry-activate]
+check:        run pre-switch checks and exit
+switch:       make the configuration the boot default and activate now
+boot:         make the configuration the boot default
+test:         activate the configuration, but don't make it the boot default
+dry-activate: show what would be done if this configuration were activated"
+    exit 1
+    ;;
+esac
+if [ "$(id -u)" != 0 ]; then
+  say "This script must be run as root"
+  exit 1
+fi
+if [ ! -e /etc/NIXOS ] && ! grep -qx 'ID="\?nixos"\?' /etc/os-release 2>/dev/null; then
+  say "This is not a NixOS installation!"
+  exit 1
+fi
+
+mkdir -p "$lists"
+# Descriptor 9 holds the lock; what may outlive this run is started without it.
+exec 9>>"$lists/switch-to-configuration.lock"
+if ! flock -n 9; then
+  say "Could not acquire lock"
+  exit 11
+fi
+if [ -n "${TEST_SPIN_WITH_LOCK-}" ]; then while :; do :; done; fi
+
+pass_through check
+if [ "${NIXOS_NO_CHECK-}" != 1 ] && ! "$PRE_SWITCH_CHECK" "$TOPLEVEL" "$action" 9>&-; then
+  say "Pre-switch checks failed"
+  exit 1
+fi
+[ "$action" != check ] || exit 0
+case ${TEST_EXIT-} in 1 | 11) exit "$TEST_EXIT" ;; esac
+
+if [ "$action" = switch ] || [ "$action" = boot ]; then
+  if ! "$INSTALL_BOOTLOADER" "$TOPLEVEL" 9>&-; then
+    say "Failed to install bootloader"
+    exit 1
+  fi
+fi
+[ "${NIXOS_NO_SYNC-}" = 1 ] || sync -f /nix/store
+[ "$action" != boot ] || exit 0
+
+if ! cmp -s "$running/init-interface-version" "$TOPLEVEL/init-interface-version" || [ "${TEST_EXIT-}" = 100 ]; then
+  say "Warning: the new NixOS configuration has an ‘init’ that is incompatible with the
+current configuration. The new configuration won't take effect until
+you reboot the system."
+  exit 100
+fi
+
+old_units=$running/etc/systemd/system
+new_units=$TOPLEVEL/etc/systemd/system
+dry=
+[ "$action" != dry-activate ] || dry=1
+export NIXOS_ACTION=$action
+[ -n "$dry" ] || logger -t nixos -p daemon.info "switching to system configuration $TOPLEVEL" 2>/dev/null || true
+
+declare -A to_stop=() to_skip=() to_reload=() to_restart=() to_start=() shown_start=()
+
+# take LIST-FILE SET: what an earlier, cut run left to do.
+take() {
+  local -n set=$2
+  local unit
+  [ -e "$lists/$1" ] || return 0
+  while read -r unit; do [ -z "$unit" ] || set[$unit]=1; done <"$lists/$1"
+}
+# plan SET LIST-FILE UNIT: remember it here and, before anything is done, on disk.
+plan() {
+  local -n planned=$1
+  planned[$3]=1
+  [ -n "$dry" ] || printf '%s\n' "$3" >>"$lists/$2"
+}
+sorted() { printf '%s\n' "$@" | sort -u; }
+joined() { sorted "$@" | paste -sd, | sed 's/,/, /g'; }
+
+take start-list to_start
+take restart-list to_restart
+take reload-list to_reload
+
+# says UNIT-FILE KEY DEFAULT: a yes or no of systemd's syntax.
+says() {
+  local value
+  value=$(sed -n "s/^$2 *= *//p" "$1" | tail -n1)
+  case ${value:-$3} in 1 | yes | true | on) return 0 ;; *) return 1 ;; esac
+}
+# What matters of a unit file, without the triggers that only ask for a reload.
+substance() { grep -v -e '^X-Reload-Triggers=' "$1"; }
+triggers() { grep -e '^X-Reload-Triggers=' "$1"; }
+
+# A unit file has changed while its unit is active: what is to be done?
+changed() {
+  local unit=$1 file=$new_units/$2
+  case $unit in
+    sysinit.target | basic.target | multi-user.target | graphical.target | *.path | *.slice) return ;;
+    *.mount) plan to_reload reload-list "$unit"; return ;;
+  esac
+  if [ "$(substance "$old_units/$2")" = "$(substance "$file")" ] && [ "$(triggers "$old_units/$2")" != "$(triggers "$file")" ] ||
+    says "$file" X-ReloadIfChanged no; then
+    [ -n "${to_restart[$unit]-}" ] || plan to_reload reload-list "$unit"
+  elif ! says "$file" X-RestartIfChanged yes || says "$file" RefuseManualStop no || says "$file" X-OnlyManualStart no; then
+    to_skip[$unit]=1
+  elif ! says "$file" X-StopIfChanged yes; then
+    plan to_restart restart-list "$unit"
+    unset "to_reload[$unit]"
+  else
+    # Stopped by its old file now, started by the new one later.
+    to_stop[$unit]=1
+    plan to_start start-list "$unit"
+    shown_start[$unit]=1
+    unset "to_reload[$unit]"
+    # A socket that starts this service has to let go of it first.
+    local socket=${unit%.service}.socket
+    if [ -e "$new_units/$socket" ] && systemctl -q is-active "$socket"; then
+      to_stop[$socket]=1
+      plan to_start start-list "$socket"
+    fi
+  fi
+}
+
+while read -r unit _; do
+  file=$unit
+  if [ ! -e "$old_units/$file" ]; then
+    # An instance shares the file of its template.
+    case $unit in *@*.*) file=${unit%%@*}@.${unit##*.} ;; esac
+  fi
+  old=$old_units/$file
+  new=$new_units/$file
+  if [ -e "$old" ]; then
+    if [ ! -e "$new" ] || [ "$(readlink -f "$new")" = /dev/null ]; then
+      if [ "$(readlink -f "$old")" != /dev/null ] && says "$old" X-StopOnRemoval yes; then to_stop[$unit]=1; fi
+    elif [ "$(readlink -f "$old")" = /dev/null ]; then
+      :
+    elif ! cmp -s "$old" "$new"; then
+      changed "$unit" "$file"
+    fi
+  fi
+  # Starting the active targets again starts what they newly want, and what was stopped below them.
+  case $unit in
+    suspend.target | hibernate.target | hybrid-sleep.target | suspend-then-hibernate.target) ;;
+    *.target)
+      if ! { [ -e "$new" ] && { says "$new" RefuseManualStart no || says "$new" X-OnlyManualStart no; }; } &&
+        ! { [ -e "/usr/lib/systemd/system/$unit" ] && says "/usr/lib/systemd/system/$unit" RefuseManualStart no; }; then
+        if [ ! -e "$old" ] || [ -e "$new" ]; then plan to_start start-list "$unit"; fi
+      fi
+      ;;
+  esac
+done < <(systemctl list-units --all --full --plain --no-legend --state=active,activating,reloading,deactivating)
+
+if [ -n "$dry" ]; then
+  [ ${#to_stop[@]} = 0 ] || say "would stop the following units: $(joined "${!to_stop[@]}")"
+  [ ${#to_skip[@]} = 0 ] || say "would NOT stop the following changed units: $(joined "${!to_skip[@]}")"
+  say "would activate the configuration..."
+  "$TOPLEVEL/dry-activate" "$TOPLEVEL" 9>&- || true
+  [ ${#to_reload[@]} = 0 ] || say "would reload the following units: $(joined "${!to_reload[@]}")"
+  [ ${#to_restart[@]} = 0 ] || say "would restart the following units: $(joined "${!to_restart[@]}")"
+  [ ${#shown_start[@]} = 0 ] || say "would start the following units: $(joined "${!shown_start[@]}")"
+  exit 0
+fi
+
+before=$(systemctl list-units --full --plain --no-legend --state=active | cut -d' ' -f1 | sort)
+status=0
+
+pass_through stop
+if [ ${#to_stop[@]} != 0 ]; then
+  say "stopping the following units: $(joined "${!to_stop[@]}")"
+  systemctl stop -- "${!to_stop[@]}" 9>&- || true
+fi
+[ ${#to_skip[@]} = 0 ] || say "NOT restarting the following changed units: $(joined "${!to_skip[@]}")"
+
+pass_through activate
+[ -z "${TEST_SLOW-}" ] || sleep "$TEST_SLOW"
+say "activating the configuration..."
+if ! "$TOPLEVEL/activate" "$TOPLEVEL" 9>&-; then
+  say "Failed to run activate script"
+  status=2
+fi
+
+# Snippets may ask for more.
+for pair in activation-restart-list:to_restart:restart-list activation-reload-list:to_reload:reload-list; do
+  IFS=: read -r file set list <<<"$pair"
+  [ -e "$lists/$file" ] || continue
+  while read -r unit; do [ -z "$unit" ] || ! systemctl -q is-active "$unit" || plan "$set" "$list" "$unit"; done <"$lists/$file"
+  rm -f "$lists/$file"
+done
+
+systemctl reset-failed
+if ! timeout 180 systemctl daemon-reload; then
+  say "Failed to reload systemd"
+  status=3
+fi
+say "setting up tmpfiles"
+systemd-tmpfiles --create --exclude-prefix=/dev /etc/tmpfiles.d/00-nixos.conf || true
+
+pass_through reload
+if [ ${#to_reload[@]} != 0 ]; then
+  # One that has stopped meanwhile is started instead, if somebody wants it.
+  for unit in "${!to_reload[@]}"; do systemctl -q is-active "$unit" || unset "to_reload[$unit]"; done
+fi
+if [ ${#to_reload[@]} != 0 ]; then
+  say "reloading the following units: $(joined "${!to_reload[@]}")"
+  systemctl reload -- "${!to_reload[@]}" 9>&- || status=4
+fi
+rm -f "$lists/reload-list"
+
+pass_through restart
+if [ ${#to_restart[@]} != 0 ]; then
+  say "restarting the following units: $(joined "${!to_restart[@]}")"
+  systemctl restart -- "${!to_restart[@]}" 9>&- || status=4
+fi
+rm -f "$lists/restart-list"
+
+pass_through start
+if [ ${#to_start[@]} != 0 ]; then
+  [ ${#shown_start[@]} = 0 ] || say "starting the following units: $(joined "${!shown_start[@]}")"
+  systemctl start -- "${!to_start[@]}" 9>&- || status=4
+fi
+rm -f "$lists/start-list"
+
+if [ -n "${TEST_KILL_SSHD-}" ]; then systemctl stop sshd.service; fi
+
+after=$(systemctl list-units --full --plain --no-legend --state=active | cut -d' ' -f1 | sort)
+new=$(comm -13 <(printf '%s\n' "$before") <(printf '%s\n' "$after") | grep -v -e '\.scope$' -e '\.device$' -e '^run-' || true)
+[ -z "$new" ] || say "the following new units were started: $(joined $new)"
+
+# Failed, or waiting for the next try after a failure.
+failed=$(systemctl list-units --full --plain --no-legend --state=failed,auto-restart | cut -d' ' -f1 | sort)
+if [ -n "$failed" ]; then
+  say "warning: the following units failed: $(joined $failed)"
+  systemctl status --no-pager --full -- $failed >&2 || true
+  status=4
+fi
+
+if [ "$status" = 0 ]; then
+  logger -t nixos -p daemon.info "finished switching to system configuration $TOPLEVEL" 2>/dev/null || true
+else
+  logger -t nixos -p daemon.err "switching to system configuration $TOPLEVEL failed (status $status)" 2>/dev/null || true
+fi
+exit "${TEST_EXIT:-$status}"

@@ -1,0 +1,71 @@
+# test.*: ways for a configuration to go wrong, for tests of whoever deploys it. All are off.
+{ config, lib, pkgs, ... }:
+let
+  inherit (lib) mkOption types;
+  cfg = config.test;
+  off = description: mkOption { type = types.bool; default = false; inherit description; };
+in
+{
+  options.test = {
+    stc = {
+      exit = mkOption {
+        type = types.nullOr types.int;
+        default = null;
+        description = "switch-to-configuration ends with this: 1 and 11 before anything has changed, 100 after the boot loader, others at the end of a full run.";
+      };
+      hangAt = mkOption {
+        type = types.nullOr (types.enum [ "check" "stop" "activate" "reload" "restart" "start" ]);
+        default = null;
+        description = "Sleep for ever as this phase begins, with the lock held.";
+      };
+      slow = mkOption { type = types.ints.unsigned; default = 0; description = "Seconds to wait before activating."; };
+      spinWithLock = off "Take the lock, then spin for ever.";
+      bootLoaderFails = off "Installing the boot loader fails.";
+      killSshd = off "Stop sshd at the end of a switch: no new connection is accepted.";
+      dropNetwork = off "A unit that drops every packet but loopback's, for as long as it runs.";
+      failUnit = off "A unit that fails at once.";
+      failSnippet = off "A snippet of the activation script fails.";
+    };
+    eval = {
+      sleep = mkOption { type = types.ints.unsigned; default = 0; description = "Compute for about so many seconds (on a slow core, longer)."; };
+      allocate = mkOption { type = types.ints.unsigned; default = 0; description = "Allocate at least so many MiB, all live at once."; };
+      recurse = off "An option's value depends on itself.";
+      probe = mkOption { type = types.anything; default = null; internal = true; };
+    };
+  };
+  config = {
+    systemd.services.test-drop-network = lib.mkIf cfg.stc.dropNetwork {
+      description = "Drop every packet";
+      wantedBy = [ "multi-user.target" ];
+      path = [ pkgs.nftables ];
+      serviceConfig = { Type = "oneshot"; RemainAfterExit = true; };
+      script = ''
+        nft add table inet test-drop-network
+        nft add chain inet test-drop-network input '{ type filter hook input priority -300; policy drop; }'
+        nft add chain inet test-drop-network output '{ type filter hook output priority -300; policy drop; }'
+        nft add rule inet test-drop-network input iifname lo accept
+        nft add rule inet test-drop-network output oifname lo accept
+      '';
+      preStop = "nft delete table inet test-drop-network";
+    };
+    systemd.services.test-fail-unit = lib.mkIf cfg.stc.failUnit {
+      description = "Fail at once";
+      wantedBy = [ "multi-user.target" ];
+      serviceConfig.Type = "oneshot";
+      script = "echo 'this unit fails on purpose' >&2; exit 1";
+    };
+    system.activationScripts.test-fail-snippet = lib.mkIf cfg.stc.failSnippet "false";
+    # Read by the label, which every toplevel needs: the work is done before anything is built.
+    test.eval.probe = lib.mkMerge [
+      (lib.mkIf (cfg.eval.sleep != 0) {
+        slept = builtins.foldl' (sum: i: sum + builtins.foldl' builtins.add 0 (lib.range 1 100000)) 0 (lib.range 1 (cfg.eval.sleep * 80));
+      })
+      (lib.mkIf (cfg.eval.allocate != 0) {
+        # A list of n elements has n pointers and n integers: 24 bytes each at least.
+        allocated = let list = builtins.genList (i: i + 1) (cfg.eval.allocate * 43690); in builtins.foldl' builtins.add (builtins.length list) list;
+      })
+      (lib.mkIf cfg.eval.recurse { again = config.test.eval.probe.again; })
+    ];
+    assertions = [{ assertion = builtins.deepSeq cfg.eval.probe true; message = ""; }];
+  };
+}
