@@ -1,0 +1,198 @@
+"""`spec` of a NixDeployment: machines that belong together, with the key pairs and security groups they share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+
+from nixops_operator.api.field_types import (
+    IN_ORDER,
+    MERGED_BY_NAME,
+    SET,
+    FreeText,
+    GroupName,
+    Label,
+    SpecModel,
+    cel_rules,
+)
+from nixops_operator.api.machine_spec import (
+    AwsSettings,
+    DeletionPolicy,
+    DriftPolicy,
+    PrivateKeyReference,
+    SshSettings,
+)
+
+
+class KeyPairEntry(SpecModel):
+    """An EC2 key pair of this deployment."""
+
+    name: Label
+    """Name in this deployment; EC2's own name is derived from it."""
+    private_key_secret_ref: PrivateKeyReference | None = None
+    """The private key. Absent: an Ed25519 key is generated into the Secret <deployment>-<name>-ssh."""
+
+
+_PEER = "a rule names at least one of cidrs, ipv6Cidrs, prefixLists, groups and self"
+_ICMP_FIELDS = "icmpType and icmpCode go with protocol icmp or icmpv6 only, fromPort and toPort with the others only"
+_PORTS = "tcp and udp need fromPort and toPort, with fromPort not above toPort"
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+IcmpNumber = Annotated[int, Field(ge=-1, le=255)]
+
+
+class SecurityGroupRule(SpecModel):
+    """Traffic that is let through, between the group's members and every peer named here."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            (
+                (
+                    "[has(self.cidrs) && size(self.cidrs) > 0, has(self.ipv6Cidrs) && size(self.ipv6Cidrs) > 0,"
+                    " has(self.prefixLists) && size(self.prefixLists) > 0, has(self.groups) && size(self.groups) > 0,"
+                    " has(self.self) && self.self].exists(x, x)"
+                ),
+                _PEER,
+            ),
+            (
+                (
+                    "has(self.protocol) && self.protocol in ['icmp', 'icmpv6', '1', '58']"
+                    " ? !has(self.fromPort) && !has(self.toPort) : !has(self.icmpType) && !has(self.icmpCode)"
+                ),
+                _ICMP_FIELDS,
+            ),
+            (
+                (
+                    "has(self.protocol) && !(self.protocol in ['tcp', 'udp', '6', '17'])"
+                    " || has(self.fromPort) && has(self.toPort) && self.fromPort <= self.toPort"
+                ),
+                _PORTS,
+            ),
+        )
+    )
+
+    protocol: Annotated[str, StringConstraints(max_length=8, pattern="^(tcp|udp|icmp|icmpv6|all|-1|[0-9]{1,3})$")] = (
+        "tcp"
+    )
+    """tcp, udp, icmp, icmpv6, all, or an IP protocol number."""
+    from_port: Port | None = None
+    """First port (tcp, udp)."""
+    to_port: Port | None = None
+    """Last port (tcp, udp)."""
+    icmp_type: IcmpNumber | None = None
+    """ICMP type; absent or -1: all types and codes."""
+    icmp_code: IcmpNumber | None = None
+    """ICMP code; absent or -1: all codes of the type."""
+    cidrs: Annotated[
+        tuple[Annotated[str, StringConstraints(max_length=18, pattern=r"^[0-9]+(\.[0-9]+){3}(/[0-9]{1,2})?$")], ...],
+        Field(max_length=60, json_schema_extra=SET),
+    ] = ()
+    """IPv4 networks, as 10.0.0.0/8."""
+    ipv6_cidrs: Annotated[
+        tuple[Annotated[str, StringConstraints(max_length=43, pattern="^[0-9a-fA-F:]+(/[0-9]{1,3})?$")], ...],
+        Field(max_length=60, json_schema_extra=SET),
+    ] = ()
+    """IPv6 networks, as 2001:db8::/32."""
+    prefix_lists: Annotated[
+        tuple[Annotated[str, StringConstraints(max_length=32, pattern="^pl-[0-9a-f]{8,17}$")], ...],
+        Field(max_length=60, json_schema_extra=SET),
+    ] = ()
+    """Ids of managed prefix lists."""
+    groups: Annotated[tuple[Label, ...], Field(max_length=60, json_schema_extra=SET)] = ()
+    """Other groups: names of this deployment's securityGroups, or ids sg-…"""
+    include_self: bool = Field(default=False, alias="self")
+    """Whether the group's own members are a peer."""
+    # The characters that EC2 takes: EC2 API Reference, "IpRange", Description.
+    description: Annotated[
+        str, StringConstraints(max_length=255, pattern=r"^[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]*$")
+    ] = ""
+    """For people; shown by EC2 beside each rule."""
+
+    @model_validator(mode="after")
+    def _as_ec2_takes_it(self) -> Self:
+        if not (self.cidrs or self.ipv6_cidrs or self.prefix_lists or self.groups or self.include_self):
+            raise ValueError(_PEER)
+        is_icmp = self.protocol in ("icmp", "icmpv6", "1", "58")
+        ports, kinds = (self.from_port, self.to_port), (self.icmp_type, self.icmp_code)
+        if (ports if is_icmp else kinds) != (None, None):
+            raise ValueError(_ICMP_FIELDS)
+        if self.protocol in ("tcp", "udp", "6", "17") and (
+            self.from_port is None or self.to_port is None or self.from_port > self.to_port
+        ):
+            raise ValueError(_PORTS)
+        return self
+
+
+class SecurityGroupEntry(SpecModel):
+    """A security group of this deployment."""
+
+    name: GroupName
+    """Name in this deployment; EC2's own name is derived from it."""
+    # The characters that EC2 takes: EC2 API Reference, "CreateSecurityGroup", GroupDescription.
+    description: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=255, pattern=r"^[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]+$"),
+    ]
+    """For people; shown by EC2. A change makes a new group, as EC2 cannot change it."""
+    vpc_id: Annotated[str, StringConstraints(max_length=32, pattern="^vpc-[0-9a-f]{8,17}$")] | None = None
+    """Absent: the region's default VPC. A change makes a new group."""
+    ingress: Annotated[tuple[SecurityGroupRule, ...], Field(max_length=60, json_schema_extra=IN_ORDER)] = ()
+    """What may come in."""
+    egress: Annotated[tuple[SecurityGroupRule, ...], Field(max_length=60, json_schema_extra=IN_ORDER)] | None = None
+    """What may go out. Absent: everything, as EC2's own default; empty: nothing."""
+
+
+class MachineEntry(SpecModel):
+    """One machine, or several of one kind. Beside these fields stand those of a NixMachine's spec, all optional."""
+
+    # The others are judged after the deployment's defaults were merged in, as a NixMachine's spec.
+    model_config = ConfigDict(extra="allow")
+
+    name: Label
+    """Name of the machine in this deployment, and its host name."""
+    replicas: Annotated[int, Field(ge=0, le=256)] | None = None
+    """How many, named <name>-0, <name>-1, …; absent: one, named <name>."""
+    labels: Annotated[
+        dict[str, Annotated[str, StringConstraints(max_length=63, pattern="^([A-Za-z0-9][-A-Za-z0-9_.]*)?$")]],
+        Field(
+            max_length=32,
+            json_schema_extra=cel_rules(
+                ("self.all(key, !key.startsWith('nixops.dev/'))", "labels nixops.dev/… belong to the operator")
+            ),
+        ),
+    ] = Field(default_factory=dict)
+    """Labels of the NixMachine, besides the operator's own."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of a NixMachine's spec, camelCase, as written."""
+        return dict(self.model_extra or {})
+
+
+class NixDeploymentSpec(SpecModel):
+    """NixOS machines that belong together, with the key pairs and security groups they share."""
+
+    description: Annotated[FreeText, StringConstraints(max_length=255)] = ""
+    """For people."""
+    suspend: bool = False
+    """Look and report, change nothing; default of all machines."""
+    deletion_policy: DeletionPolicy = DeletionPolicy.DELETE
+    """What happens to the EC2 resources when this object is deleted; default of all machines."""
+    drift_policy: DriftPolicy = DriftPolicy.ENFORCE
+    """What happens when EC2 resources differ from the spec: Enforce puts them back, Report says so; default of all
+    machines."""
+    aws: AwsSettings = Field(default_factory=AwsSettings)
+    """Which AWS account and region; default of all machines."""
+    ssh: SshSettings = Field(default_factory=SshSettings)
+    """How machines are reached over SSH; default of all machines."""
+    key_pairs: Annotated[tuple[KeyPairEntry, ...], Field(max_length=16, json_schema_extra=MERGED_BY_NAME)] = ()
+    """EC2 key pairs of this deployment."""
+    security_groups: Annotated[
+        tuple[SecurityGroupEntry, ...], Field(max_length=32, json_schema_extra=MERGED_BY_NAME)
+    ] = ()
+    """EC2 security groups of this deployment."""
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    """Merged under each machine: maps merge, lists and scalars replace."""
+    machines: Annotated[tuple[MachineEntry, ...], Field(max_length=256, json_schema_extra=MERGED_BY_NAME)] = ()
+    """The machines."""

@@ -1,0 +1,104 @@
+"""The machines that a deployment asks for, each with its whole spec. Pure.
+
+A machine's settings are, from weak to strong: what the deployment says for all (aws, ssh, suspend, deletionPolicy,
+driftPolicy), `defaults`, the machine's own entry. Maps merge, lists and scalars replace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nixops_operator.api import names
+from nixops_operator.api.deployment_spec import MachineEntry, NixDeploymentSpec
+from nixops_operator.api.machine_spec import NixMachineSpec
+from nixops_operator.api.parse import parse_deployment, parse_machine_spec
+from nixops_operator.errors import InvalidSpec
+
+_INHERITED = ("aws", "ssh", "suspend", "deletionPolicy", "driftPolicy")
+_LABEL_LIMIT = 63
+
+
+@dataclass(frozen=True)
+class ChildMachine:
+    """One machine as the deployment wants it. `name` is the object's, `machine` the name in the deployment; `spec` is
+    camelCase, as it goes to the API server; `settings` is the same, parsed."""
+
+    name: str
+    machine: str
+    labels: Mapping[str, str]
+    spec: Mapping[str, Any]
+    settings: NixMachineSpec = field(repr=False)
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`: maps merge, lists and scalars replace."""
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(below, value) if both else value  # type: ignore[arg-type]  # `both` says so
+    return result
+
+
+def machines_of(body: Mapping[str, Any]) -> tuple[ChildMachine, ...]:
+    """All machines of a NixDeployment, in the order of its list. Raises InvalidSpec with the field's path."""
+    deployment = body["metadata"]["name"]
+    spec = parse_deployment(body)
+    inherited = {key: body["spec"][key] for key in _INHERITED if key in body["spec"]}
+    children: dict[str, ChildMachine] = {}
+    for place, entry in enumerate(spec.machines):
+        path = f"spec.machines[{place}]"
+        settings = merged(merged(inherited, spec.defaults), entry.settings)
+        settings = _with_client_key(deployment, spec, settings)
+        _judge_references(spec, settings, path)
+        for machine in _names(entry):
+            name = names.machine_object_name(deployment, machine)
+            if machine in children:
+                raise InvalidSpec(f"{path}.name", f"two machines would be called {machine}; rename one")
+            if len(machine) > _LABEL_LIMIT:
+                raise InvalidSpec(f"{path}.name", f"{machine} is longer than {_LABEL_LIMIT} characters")
+            labels = {**entry.labels, names.DEPLOYMENT_LABEL: deployment, names.MACHINE_LABEL: machine}
+            children[machine] = ChildMachine(name, machine, labels, settings, parse_machine_spec(settings, path))
+    return tuple(children.values())
+
+
+def _names(entry: MachineEntry) -> Iterator[str]:
+    if entry.replicas is None:
+        yield entry.name
+    else:
+        yield from (f"{entry.name}-{number}" for number in range(entry.replicas))
+
+
+def _part(settings: Mapping[str, Any], *path: str) -> Any:
+    """The value at that path, None where anything on the way is absent or no map."""
+    value: Any = settings
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _with_client_key(deployment: str, spec: NixDeploymentSpec, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the key pair's private key as client key, unless they name one themselves."""
+    wanted = _part(settings, "target", "ec2", "keyPair")
+    pair = next((pair for pair in spec.key_pairs if pair.name == wanted), None)
+    if pair is None or _part(settings, "ssh", "privateKeySecretRef") is not None:
+        return settings
+    own = pair.private_key_secret_ref
+    reference = {
+        "name": own.name if own else names.key_pair_secret(deployment, pair.name),
+        "key": own.key if own else names.SSH_PRIVATE_KEY,
+    }
+    return merged(settings, {"ssh": {"privateKeySecretRef": reference}})
+
+
+def _judge_references(spec: NixDeploymentSpec, settings: Mapping[str, Any], path: str) -> None:
+    known = {group.name for group in spec.security_groups}
+    groups = _part(settings, "target", "ec2", "securityGroups")
+    for group in groups if isinstance(groups, list) else ():
+        if group not in known and not str(group).startswith("sg-"):
+            raise InvalidSpec(
+                f"{path}.target.ec2.securityGroups",
+                f"{group} is none of spec.securityGroups; add it there, or name an existing group by its id sg-…",
+            )

@@ -1,0 +1,438 @@
+"""`spec` of a NixMachine: one machine, where it is and what runs on it.
+
+Defaults live here and not in the CRD: a deployment merges settings before a machine's defaults count, and compares
+the whole spec of its children with what it wants.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from nixops_operator.api.field_types import (
+    IN_ORDER,
+    SET,
+    Duration,
+    FreeText,
+    Label,
+    ObjectKey,
+    ObjectName,
+    SourcePath,
+    SpecModel,
+    cel_rules,
+)
+
+
+class DeletionPolicy(StrEnum):
+    DELETE = "Delete"
+    RETAIN = "Retain"
+
+
+class DriftPolicy(StrEnum):
+    ENFORCE = "Enforce"
+    REPORT = "Report"
+
+
+class ReplacePolicy(StrEnum):
+    NEVER = "Never"
+    WHEN_LOST = "WhenLost"
+
+
+class AddressKind(StrEnum):
+    PUBLIC = "Public"
+    PRIVATE = "Private"
+
+
+class System(StrEnum):
+    X86_64_LINUX = "x86_64-linux"
+    AARCH64_LINUX = "aarch64-linux"
+
+
+class SecretReference(SpecModel):
+    """A Secret of the same namespace."""
+
+    name: ObjectName
+    """Name of the Secret."""
+
+
+class PrivateKeyReference(SpecModel):
+    """A private key in a Secret of the same namespace."""
+
+    name: ObjectName
+    """Name of the Secret."""
+    key: ObjectKey = "ssh-privatekey"
+    """Key of the Secret's data, as in Secrets of type kubernetes.io/ssh-auth."""
+
+
+class ConfigMapReference(SpecModel):
+    """A ConfigMap of the same namespace."""
+
+    name: ObjectName
+    """Name of the ConfigMap."""
+
+
+class ConfigMapKeyReference(SpecModel):
+    """One key of a ConfigMap of the same namespace."""
+
+    name: ObjectName
+    """Name of the ConfigMap."""
+    key: ObjectKey
+    """Key of the ConfigMap's data."""
+
+
+Region = Annotated[str, StringConstraints(max_length=32, pattern="^[a-z]{2}(-[a-z]+)+-[0-9]+$")]
+
+
+class AwsCredentials(SpecModel):
+    """Where AWS credentials come from."""
+
+    secret_ref: SecretReference | None = None
+    """Secret with accessKeyId and secretAccessKey (and sessionToken), or credentials (an AWS shared credentials file),
+    or ec2-keys (NixOps' file of that name). Absent: the operator's own identity, which the administrator must allow."""
+    # Not a FreeText: NixOps looked keys up by access key id, so this one text may be one.
+    profile: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    """Which profile of the credentials file, or which alias or access key id of ec2-keys."""
+
+
+class AwsSettings(SpecModel):
+    """Which AWS account and region."""
+
+    region: Region | None = None
+    """AWS region, as us-west-2. Cannot be changed once set."""
+    credentials: AwsCredentials | None = None
+    """Absent: the operator's own identity, which the administrator must allow."""
+
+
+HostKey = Annotated[
+    str,
+    StringConstraints(
+        max_length=2048, pattern="^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,3}( .*)?$"
+    ),
+]
+
+
+class SshSettings(SpecModel):
+    """How the machine is reached over SSH."""
+
+    user: Annotated[str, StringConstraints(max_length=32, pattern="^[a-z_][-a-z0-9_]*$")] = "root"
+    """Login name."""
+    address: AddressKind | None = None
+    """Which address of an EC2 instance to use. Absent: the public one if there is one, else the private one."""
+    private_key_secret_ref: PrivateKeyReference | None = None
+    """The client key. In a NixDeployment, a machine whose target.ec2.keyPair names one of keyPairs needs none."""
+    host_keys: Annotated[tuple[HostKey, ...], Field(max_length=8, json_schema_extra=SET)] = ()
+    """Public host keys, each as `ssh-ed25519 AAAA…`; a host that shows another key is not logged in to. EC2 instances
+    get a host key from the operator and need none here."""
+
+    @property
+    def pinned_host_keys(self) -> tuple[str, ...]:
+        """`<type> <base64>` without comments, sorted."""
+        return tuple(sorted({" ".join(key.split(" ")[:2]) for key in self.host_keys}))
+
+
+_ONE_WAY_TO_AN_IMAGE = "image needs either id, or owner and name"
+
+
+class Ec2Image(SpecModel):
+    """Which machine image the instance starts from; counts at launch only."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            (
+                "has(self.id) ? !has(self.owner) && !has(self.name) : has(self.owner) && has(self.name)",
+                _ONE_WAY_TO_AN_IMAGE,
+            )
+        )
+    )
+
+    id: Annotated[str, StringConstraints(max_length=32, pattern="^ami-[0-9a-f]{8,17}$")] | None = None
+    """Id of the image."""
+    owner: Annotated[str, StringConstraints(max_length=32, pattern="^([0-9]{12}|[a-z-]+)$")] | None = None
+    """Account that owns the image; goes with name."""
+    name: Annotated[FreeText, StringConstraints(min_length=1, max_length=128)] | None = None
+    """Name pattern, as nixos/25.11*; of those that match, the newest for the instance type's architecture counts."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.id is None) == (self.owner is None and self.name is None) or (self.owner is None) != (
+            self.name is None
+        ):
+            raise ValueError(_ONE_WAY_TO_AN_IMAGE)
+        return self
+
+
+_TAG_KEYS = "tag keys are 1 to 128 characters long and do not begin with nixops.dev: or aws:"
+
+
+def _allowed_tag_keys(tags: dict[str, str]) -> dict[str, str]:
+    for key in tags:
+        if not 1 <= len(key) <= 128 or key.startswith(("nixops.dev:", "aws:")):
+            raise ValueError(_TAG_KEYS)
+    return tags
+
+
+Tags = Annotated[
+    dict[str, Annotated[FreeText, StringConstraints(max_length=256)]],
+    AfterValidator(_allowed_tag_keys),
+    Field(
+        max_length=40,  # of the 50 that EC2 allows; the operator adds up to seven of its own
+        json_schema_extra=cel_rules(
+            (
+                (
+                    "self.all(key, size(key) >= 1 && size(key) <= 128"
+                    " && !key.startsWith('nixops.dev:') && !key.startsWith('aws:'))"
+                ),
+                _TAG_KEYS,
+            )
+        ),
+    ),
+]
+
+
+class Ec2Target(SpecModel):
+    """An instance on Amazon EC2."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            (
+                "!has(oldSelf.subnetId) || has(self.subnetId) && self.subnetId == oldSelf.subnetId",
+                "subnetId cannot be changed once set; create a new machine for another subnet",
+            )
+        )
+    )
+
+    instance_type: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")]
+    """EC2 instance type, as t3.small."""
+    image: Ec2Image | None = None
+    """Absent: the operator's default NixOS image. A change counts at the next launch."""
+    key_pair: Annotated[FreeText, StringConstraints(min_length=1, max_length=255)] | None = None
+    """One of the deployment's keyPairs, or the name of a key pair that exists in EC2. A change counts at the next
+    launch."""
+    security_groups: Annotated[tuple[Label, ...], Field(max_length=16, json_schema_extra=SET)] = ()
+    """Names of the deployment's securityGroups, or ids sg-… of existing ones. Empty: the VPC's default group."""
+    subnet_id: Annotated[str, StringConstraints(max_length=32, pattern="^subnet-[0-9a-f]{8,17}$")] | None = None
+    """Absent: the default VPC's default subnet in its lowest zone. Cannot be changed once set."""
+    tags: Tags = Field(default_factory=dict)
+    """Tags of the instance and its volumes, besides the operator's own."""
+
+
+class HostTarget(SpecModel):
+    """A machine that exists; it is reached over SSH, never created or destroyed."""
+
+    address: Annotated[
+        str, StringConstraints(min_length=1, max_length=253, pattern="^[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9])?$")
+    ]
+    """Host name or IP address; it must lie in a network that the administrator allows."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    """TCP port of sshd."""
+
+
+_ONE_TARGET = "target needs exactly one of ec2 and host"
+_KIND_OF_TARGET = "the kind of target cannot be changed; create a new machine for the other kind"
+
+
+class Target(SpecModel):
+    """Where the machine is."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            ("has(self.ec2) != has(self.host)", _ONE_TARGET),
+            ("has(self.ec2) == has(oldSelf.ec2)", _KIND_OF_TARGET),
+        )
+    )
+
+    ec2: Ec2Target | None = None
+    """An instance on Amazon EC2."""
+    host: HostTarget | None = None
+    """A machine that exists."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.ec2 is None) == (self.host is None):
+            raise ValueError(_ONE_TARGET)
+        return self
+
+
+class Source(SpecModel):
+    """Where the configuration's files come from."""
+
+    config_map_ref: ConfigMapReference
+    """A ConfigMap whose keys are file names."""
+
+
+_ONE_KIND_OF_MODULE = "a module is exactly one of path, inline and configMapKeyRef"
+
+
+class Module(SpecModel):
+    """One NixOS module."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            ("[has(self.path), has(self.inline), has(self.configMapKeyRef)].exists_one(x, x)", _ONE_KIND_OF_MODULE)
+        )
+    )
+
+    path: SourcePath | None = None
+    """A file inside the source."""
+    inline: Annotated[FreeText, StringConstraints(min_length=1, max_length=32768)] | None = None
+    """The module's text. Readable for everybody who may read this object: no passwords or keys."""
+    config_map_key_ref: ConfigMapKeyReference | None = None
+    """A module in a ConfigMap."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if [self.path, self.inline, self.config_map_key_ref].count(None) != 2:
+            raise ValueError(_ONE_KIND_OF_MODULE)
+        return self
+
+
+class Nixpkgs(SpecModel):
+    """Which nixpkgs the configuration is evaluated with."""
+
+    path: SourcePath
+    """A folder inside the source."""
+
+
+_PATHS_NEED_A_SOURCE = "nixpkgs.path and modules[].path are paths inside the source; name a source"
+ArgumentText = Annotated[FreeText, StringConstraints(max_length=1024)]
+_ARGUMENT_NAMES = "names of arguments are Nix identifiers: letters, digits, _, ' and -, not beginning with a digit"
+
+
+def _nix_identifiers(arguments: dict[str, str]) -> dict[str, str]:
+    for name in arguments:
+        if not re.fullmatch("[a-zA-Z_][a-zA-Z0-9_'-]*", name):
+            raise ValueError(_ARGUMENT_NAMES)
+    return arguments
+
+
+class Configuration(SpecModel):
+    """What runs on the machine."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            (
+                "has(self.source) || !has(self.nixpkgs) && self.modules.all(module, !has(module.path))",
+                _PATHS_NEED_A_SOURCE,
+            )
+        )
+    )
+
+    source: Source | None = None
+    """Where files come from; modules given inline need none."""
+    modules: Annotated[tuple[Module, ...], Field(min_length=1, max_length=32, json_schema_extra=IN_ORDER)]
+    """NixOS modules, in order."""
+    nixpkgs: Nixpkgs | None = None
+    """Absent: the operator's own nixpkgs."""
+    system: System | None = None
+    """Absent: as the instance type's architecture says; x86_64-linux for a given host."""
+    arguments: Annotated[
+        dict[str, ArgumentText],
+        AfterValidator(_nix_identifiers),
+        Field(
+            max_length=64,
+            json_schema_extra=cel_rules(
+                (r"self.all(name, name.matches('^[a-zA-Z_][a-zA-Z0-9_\\'-]*$'))", _ARGUMENT_NAMES)
+            ),
+        ),
+    ] = Field(default_factory=dict)
+    """Given to the modules as function arguments."""
+
+    @model_validator(mode="after")
+    def _paths_have_a_source(self) -> Self:
+        if self.source is None and (self.nixpkgs or any(module.path for module in self.modules)):
+            raise ValueError(_PATHS_NEED_A_SOURCE)
+        return self
+
+
+class Activation(SpecModel):
+    """How a built system is made the running one."""
+
+    timeout: Duration = timedelta(minutes=30)
+    """How long switch-to-configuration may take; then the machine returns to its previous system."""
+    confirm_timeout: Duration = timedelta(seconds=60)
+    """How long a switched machine waits to be reached again over a new connection; then it returns to its previous
+    system by itself."""
+    drift_policy: DriftPolicy = DriftPolicy.ENFORCE
+    """What happens when another system runs than the desired one: Enforce puts it back, Report says so."""
+
+
+class Disruption(SpecModel):
+    """What the operator may do to a running machine."""
+
+    replace: ReplacePolicy = ReplacePolicy.NEVER
+    """WhenLost: an instance that is gone for good is replaced by a new one."""
+
+
+class MachineSettings(SpecModel):
+    """What a machine of a deployment can have of its own, all optional."""
+
+    suspend: bool = False
+    """Look and report, change nothing."""
+    deletion_policy: DeletionPolicy = DeletionPolicy.DELETE
+    """What happens to the EC2 resources when this object is deleted."""
+    drift_policy: DriftPolicy = DriftPolicy.ENFORCE
+    """What happens when EC2 resources differ from the spec: Enforce puts them back, Report says so."""
+    ssh: SshSettings = Field(default_factory=SshSettings)
+    """How the machine is reached over SSH."""
+    aws: AwsSettings = Field(default_factory=AwsSettings)
+    """Which AWS account and region."""
+    activation: Activation = Field(default_factory=Activation)
+    """How a built system is made the running one."""
+    disruption: Disruption = Field(default_factory=Disruption)
+    """What the operator may do to a running machine."""
+
+
+_EC2_NEEDS_A_REGION = "target.ec2 needs aws.region"
+_CLIENT_KEY = (
+    "ssh.privateKeySecretRef is missing: name the Secret with the client key (kubectl create secret generic NAME"
+    " --type=kubernetes.io/ssh-auth --from-file=ssh-privatekey=FILE)"
+)
+_HOST_KEYS = (
+    "target.host needs ssh.hostKeys: give the content of /etc/ssh/ssh_host_ed25519_key.pub, read on the host itself"
+)
+_REGION = "region cannot be changed once set; create a new {} for another region"
+_REGION_RULE = (
+    "!has(oldSelf.aws) || !has(oldSelf.aws.region)"
+    " || has(self.aws) && has(self.aws.region) && self.aws.region == oldSelf.aws.region"
+)
+
+
+class NixMachineSpec(MachineSettings):
+    """One NixOS machine: where it is and what runs on it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            ("!has(self.target.ec2) || has(self.aws) && has(self.aws.region)", _EC2_NEEDS_A_REGION),
+            ("has(self.ssh) && has(self.ssh.privateKeySecretRef)", _CLIENT_KEY),
+            (
+                "!has(self.target.host) || has(self.ssh) && has(self.ssh.hostKeys) && size(self.ssh.hostKeys) > 0",
+                _HOST_KEYS,
+            ),
+            (_REGION_RULE, _REGION.format("NixMachine")),
+        )
+    )
+
+    target: Target
+    """Where the machine is."""
+    configuration: Configuration
+    """What runs on the machine."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.target.ec2 and self.aws.region is None:
+            raise ValueError(_EC2_NEEDS_A_REGION)
+        if self.ssh.private_key_secret_ref is None:
+            raise ValueError(_CLIENT_KEY)
+        if self.target.host and not self.ssh.host_keys:
+            raise ValueError(_HOST_KEYS)
+        return self
+
+    @property
+    def client_key(self) -> PrivateKeyReference:
+        """Where the SSH client key lies; every valid spec names it."""
+        assert self.ssh.private_key_secret_ref is not None  # noqa: S101 - shown by _complete
+        return self.ssh.private_key_secret_ref
