@@ -1,0 +1,661 @@
+#!/bin/sh
+# What the operator has a host do: `sh agent <command> [<activation id>]`. POSIX sh; needs coreutils, util-linux' flock
+# (all of these are in NixOS' required packages, nixos/modules/config/system-path.nix), systemd and Nix.
+#
+# Commands of the operator, over SSH; each may be repeated:
+#   facts                    one look, as `key value` lines (`facts.py` reads them)
+#   daemon                   <- trusted public key; then the Nix daemon's protocol on stdin and stdout
+#   root-next                <- toplevel; `yes` if its closure is valid and now rooted, else `no`
+#   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds; `yes` or `no`
+#   activate ID              arms the dead man's timer, then starts the activation's unit
+#   confirm ID               `yes` or `no`
+#   commit ID | adopt        adopt <- toplevel
+#   rollback ID              starts the unit that returns to the previous system
+#   log ID                   the last 16 KiB of the activation's output
+# Commands of units on the host:
+#   begin ID, finish ID      before and after switch-to-configuration, in nixops-activate-ID.service
+#   expire ID                the dead man's timers, nixops-deadman-ID and nixops-confirm-ID
+#   return ID                nixops-rollback-ID.service
+#   install ID, install-adopted TOPLEVEL   nixops-commit-….service
+#
+# Arguments (<-) come on stdin, each as its length in bytes, a newline, the bytes, a newline: a connection that is cut
+# never makes a shorter argument of a longer one. Only ids and, between units, store paths are in argv.
+#
+# Exit: 0 done; 20 refused, nothing was changed (stderr says why); 64 malformed request; anything else: a tool failed.
+#
+# State is kept in /var/lib/nixops/activation:
+#   <id>/agent, path, request     this script, the PATH and the request as of the claim: the host needs nothing else
+#   <id>/state.<state>            an empty file. rename(2) changes the state, so one of two racing parties loses
+#   <id>/result, log, commit.log
+#   active -> <id>                the claim. It goes when the state is committed, rolledback or failed
+# Killed anywhere, a repeated call or the dead man's timer goes on from there: each step is either one rename, or may be
+# done twice, and what guards a step (timer, mark, root) is made before it and removed after it.
+set -eu
+LC_ALL=C
+export LC_ALL
+umask 022
+
+HOME_DIR=/var/lib/nixops
+ACTIVATIONS=$HOME_DIR/activation
+ROOTS=/nix/var/nix/gcroots/nixops
+PROFILE=/nix/var/nix/profiles/system
+UNSURE=$HOME_DIR/boot-entry-unsure # exists while profile and boot entry are being moved
+FALLBACK_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+PATH=/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:$FALLBACK_PATH
+export PATH
+
+KEPT_ACTIVATIONS=5
+COMMIT_SECONDS=280     # the operator waits 300 s
+STOP_SECONDS=30        # from SIGTERM to SIGKILL; also the limit of `finish`
+DEADMAN_MARGIN=60      # above timeout and confirm timeout: a slow start of the unit is no reason to return
+ROLLBACK_MARGIN=120    # above the request's timeout: stopping the activation's unit comes first
+ROLLBACK_TRIES=3       # somebody else's switch-to-configuration may hold the lock (exit 11)
+ROLLBACK_PAUSE=5
+
+fail() { printf '%s\n' "$2" >&2; exit "$1"; }
+
+# --- arguments
+
+# Reads one argument from stdin into $argument. `read` and `head -c` take no byte too many from a pipe.
+take() {
+    read -r length || fail 64 "no argument on stdin"
+    case $length in '' | *[!0-9]* | ??????*) fail 64 "malformed length" ;; esac
+    argument=$(head -c "$length"; printf x)
+    argument=${argument%x}
+    [ "${#argument}" -eq "$length" ] || fail 64 "stdin was cut"
+    read -r rest || fail 64 "stdin was cut"
+    [ -z "$rest" ] || fail 64 "argument longer than its length"
+}
+
+check_store_path() {
+    case $1 in
+        *[!A-Za-z0-9+._?=/-]* | /nix/store/*/*) ;;
+        /nix/store/????????????????????????????????-?*) return 0 ;;
+    esac
+    fail 64 "not a store path"
+}
+
+check_seconds() {
+    case $1 in '' | *[!0-9]* | ???????*) fail 64 "not a number of seconds" ;; esac
+}
+
+# `<first 8 characters of the toplevel's hash>-<attempt>`; sets $id and $dir.
+check_id() {
+    case $1 in
+        *[!a-z0-9-]*) fail 64 "malformed id" ;;
+        ????????-[0-9]*) case ${1#????????-} in *[!0-9]* | ??????????*) fail 64 "malformed id" ;; esac ;;
+        *) fail 64 "malformed id" ;;
+    esac
+    id=$1
+    dir=$ACTIVATIONS/$id
+}
+
+# --- what is there
+
+boot_id() { read -r line </proc/sys/kernel/random/boot_id && printf '%s\n' "$line"; }
+
+# The store path behind a link, or nothing.
+system_behind() {
+    path=$(readlink -e "$1") || return 0
+    case $path in /nix/store/*) printf '%s\n' "$path" ;; esac
+}
+
+# Sets $toplevel, $previous, $boot, $timeout, $confirm_timeout from <dir>/request.
+load_request() {
+    toplevel='' previous='' boot='' timeout='' confirm_timeout=''
+    [ -f "$dir/request" ] || fail 20 "no activation $id on this host"
+    while read -r key value; do
+        case $key in
+            toplevel) toplevel=$value ;;
+            previous) previous=$value ;;
+            boot-id) boot=$value ;;
+            timeout) timeout=$value ;;
+            confirm-timeout) confirm_timeout=$value ;;
+        esac
+    done <"$dir/request"
+    [ -n "$toplevel" ] && [ -n "$previous" ] && [ -n "$boot" ] && [ -n "$timeout" ] && [ -n "$confirm_timeout" ] ||
+        fail 20 "the request of activation $id is damaged"
+}
+
+# Commands of units use the programs of the system from before the activation.
+load_path() {
+    read -r PATH <"$dir/path" || fail 20 "no activation $id on this host"
+    export PATH
+}
+
+# Prints the state of <dir>; nothing if there is none. A rename may fall between listing and testing: then once more.
+state() {
+    for look in 1 2 3 4 5; do
+        for file in "$dir"/state.*; do
+            if [ -e "$file" ]; then
+                printf '%s\n' "${file##*/state.}"
+                return 0
+            fi
+        done
+    done
+}
+
+move() { mv -T "$dir/state.$1" "$dir/state.$2" 2>/dev/null; }
+
+active_id() { readlink "$ACTIVATIONS/active" || true; }
+
+is_active() {
+    active_state=$(systemctl show --property=ActiveState --value "$1") || fail 1 "systemd does not answer"
+    case $active_state in
+        active | activating | deactivating | reloading) return 0 ;;
+    esac
+    return 1
+}
+
+# --- small changes
+
+stop_timers() { systemctl stop "nixops-deadman-$id.timer" "nixops-confirm-$id.timer" 2>/dev/null || true; }
+
+# Under the lock of `claim`: between look and removal the link may become another's.
+release() {
+    (
+        flock 9
+        [ "$(active_id)" != "$id" ] || rm -f "$ACTIVATIONS/active"
+    ) 9>"$ACTIVATIONS/lock"
+}
+
+# A link that is either the old or the new one, never absent.
+point() {
+    mkdir -p "${1%/*}"
+    ln -s "$2" "$1.new.$$"
+    mv -T "$1.new.$$" "$1"
+}
+
+run_unit() {
+    unit=$1
+    shift
+    systemd-run --quiet --unit="$unit" --collect --service-type=exec --setenv=PATH="$PATH" \
+        -p KillMode=control-group -p TimeoutStopSec="$STOP_SECONDS" "$@"
+}
+
+start_rollback() {
+    if is_active "nixops-rollback-$id.service"; then
+        return 0
+    fi
+    run_unit "nixops-rollback-$id" --no-block -p RuntimeMaxSec=$((timeout + ROLLBACK_MARGIN)) \
+        -p StandardOutput="append:$dir/log" -p StandardError="append:$dir/log" /bin/sh "$dir/agent" return "$id" ||
+        is_active "nixops-rollback-$id.service"
+}
+
+# Timer $1 runs `expire` in $2 seconds. A killed `expire` is started again.
+arm() {
+    if is_active "$1.timer"; then
+        return 0
+    fi
+    systemd-run --quiet --unit="$1" --collect --on-active="$2s" --timer-property=AccuracySec=1s \
+        --setenv=PATH="$PATH" -p Restart=on-failure -p RestartSec=3 /bin/sh "$dir/agent" expire "$id" ||
+        is_active "$1.timer"
+}
+
+# --- looks
+
+facts() {
+    printf 'nixops-facts 1\n'
+    printf 'boot-id %s\n' "$(boot_id)"
+    printf 'current-system %s\n' "$(system_behind /run/current-system)"
+    printf 'booted-system %s\n' "$(system_behind /run/booted-system)"
+    printf 'profile-system %s\n' "$(system_behind "$PROFILE")"
+    generation=$(readlink "$PROFILE" || true)
+    generation=${generation##*system-}
+    generation=${generation%-link}
+    case $generation in *[!0-9]*) generation='' ;; esac
+    printf 'profile-generation %s\n' "$generation"
+    printf 'boot-entry-unsure %s\n' "$(yes_if [ -e "$UNSURE" ])"
+    printf 'lists-left %s\n' "$(yes_if lists_left)"
+    printf 'is-nixos %s\n' "$(yes_if [ -e /etc/NIXOS ])"
+    version_id
+    printf 'version-id %s\n' "$version"
+    record_state_version
+    printf 'state-version %s\n' "$(cat "$HOME_DIR/machine" 2>/dev/null || true)"
+    printf 'machine %s\n' "$(uname -m)"
+    printf 'free-bytes %s\n' "$(stat -f -c '%a %S' /nix/store | (read -r blocks size && echo $((blocks * size))))"
+    failed=$(systemctl list-units --state=failed --plain --no-legend --full --no-pager)
+    printf '%s\n' "$failed" | while read -r unit rest; do
+        [ -z "$unit" ] || printf 'failed-unit %s\n' "$unit"
+    done
+    highest=$(activation_ids | tail -n 1)
+    printf 'highest-attempt %s\n' "${highest##*-}"
+    shown=$(active_id)
+    if [ -z "$shown" ] || [ ! -f "$ACTIVATIONS/$shown/request" ]; then
+        shown=$highest
+    fi
+    if [ -n "$shown" ] && [ -f "$ACTIVATIONS/$shown/request" ]; then
+        check_id "$shown"
+        activation_facts
+    fi
+    printf 'end\n'
+}
+
+yes_if() {
+    if "$@"; then printf 'yes'; else printf 'no'; fi
+}
+
+lists_left() {
+    [ -e /run/nixos/start-list ] || [ -e /run/nixos/restart-list ] || [ -e /run/nixos/reload-list ]
+}
+
+version_id() {
+    version=''
+    while IFS='=' read -r key value; do
+        if [ "$key" = VERSION_ID ]; then
+            value=${value#[\"\']}
+            version=${value%[\"\']}
+        fi
+    done </etc/os-release
+}
+
+# The release at first contact: what system.stateVersion stays at, also when the operator's own record is lost.
+# link(2) fails if the file exists, so it is written once.
+record_state_version() {
+    [ -e /etc/NIXOS ] && [ ! -e "$HOME_DIR/machine" ] || return 0
+    case $version in
+        [0-9][0-9].[0-9][0-9])
+            printf '%s\n' "$version" >"$HOME_DIR/machine.new.$$"
+            sync "$HOME_DIR/machine.new.$$"
+            ln -T "$HOME_DIR/machine.new.$$" "$HOME_DIR/machine" 2>/dev/null || true
+            rm -f "$HOME_DIR/machine.new.$$"
+            ;;
+    esac
+}
+
+# Ids of all activation directories, by attempt.
+activation_ids() {
+    for each in "$ACTIVATIONS"/????????-*; do
+        if [ -d "$each" ]; then
+            printf '%s\n' "${each##*/}"
+        fi
+    done | sort -t - -k 2 -n
+}
+
+# The unit is looked at between two looks at the state: an end in between is seen as a changed state, never as
+# "switching, but no unit".
+activation_facts() {
+    load_request
+    for look in 1 2 3 4 5; do
+        before=$(state)
+        unit=no
+        if is_active "nixops-activate-$id.service" || is_active "nixops-rollback-$id.service"; then
+            unit=yes
+        fi
+        timer=no
+        if is_active "nixops-deadman-$id.timer" || is_active "nixops-confirm-$id.timer"; then
+            timer=yes
+        fi
+        [ "$before" != "$(state)" ] || break
+    done
+    service_result='' exit_status=''
+    if [ -f "$dir/result" ]; then
+        read -r service_result exit_status <"$dir/result" || true
+    fi
+    printf 'activation %s\n' "$id"
+    printf 'activation-state %s\n' "$before"
+    printf 'activation-toplevel %s\n' "$toplevel"
+    printf 'activation-previous %s\n' "$previous"
+    printf 'activation-boot-id %s\n' "$boot"
+    printf 'activation-unit %s\n' "$unit"
+    printf 'activation-timer %s\n' "$timer"
+    printf 'activation-exit-status %s\n' "$exit_status"
+    printf 'activation-service-result %s\n' "$service_result"
+}
+
+# --- commands of the operator
+
+daemon() {
+    take
+    case $argument in '' | *[!A-Za-z0-9._:+/=-]*) fail 64 "malformed public key" ;; esac
+    NIX_CONFIG="extra-trusted-public-keys = $argument"
+    export NIX_CONFIG
+    exec nix-daemon --stdio
+}
+
+# A path that is valid has a valid closure; realising it without builds and substitutes adds the root and nothing else.
+root_next() {
+    take
+    check_store_path "$argument"
+    if ! nix-store --check-validity "$argument" 2>/dev/null; then
+        printf 'no\n'
+        return 0
+    fi
+    mkdir -p "$ROOTS"
+    nix-store --realise --option substitute false --option max-jobs 0 --add-root "$ROOTS/next" "$argument" >/dev/null
+    printf 'yes\n'
+}
+
+claim() {
+    take; toplevel=$argument; check_store_path "$toplevel"
+    take; previous=$argument; check_store_path "$previous"
+    take; timeout=$argument; check_seconds "$timeout"
+    take; confirm_timeout=$argument; check_seconds "$confirm_timeout"
+    for system in "$toplevel" "$previous"; do
+        [ -x "$system/bin/switch-to-configuration" ] || fail 20 "$system has no bin/switch-to-configuration"
+    done
+    mkdir -p -m 700 "$ACTIVATIONS"
+    exec 9>"$ACTIVATIONS/lock"
+    flock 9
+    claimed
+}
+
+claimed() {
+    holder=$(active_id)
+    if [ "$holder" != "$id" ] && ! is_free "$holder"; then
+        printf 'no\n'
+        return 0
+    fi
+    if [ ! -f "$dir/request" ]; then
+        lay_down
+    fi
+    asked=$toplevel
+    load_request
+    # The directory of an ended activation, or of one before a reboot, claims nothing any more.
+    case $(state) in
+        prepared | switching | switched | rollingback | confirmed) ;;
+        *) printf 'no\n'; return 0 ;;
+    esac
+    if [ "$asked" != "$toplevel" ] || [ "$boot" != "$(boot_id)" ]; then
+        printf 'no\n'
+        return 0
+    fi
+    point "$ROOTS/previous" "$previous"
+    if [ "$holder" != "$id" ]; then
+        rm -f "$ACTIVATIONS/active"
+        ln -s -T "$id" "$ACTIVATIONS/active"
+        prune
+    fi
+    printf 'yes\n'
+}
+
+# Whether the claim of $1 has ended; what a reboot ended is recorded as such. A confirmed activation may be superseded:
+# its commit may be what never works.
+is_free() {
+    [ -n "$1" ] && [ -f "$ACTIVATIONS/$1/request" ] || return 0
+    (
+        check_id "$1"
+        load_request
+        now=$(state)
+        case $now in
+            prepared | switching | switched | rollingback)
+                [ "$boot" != "$(boot_id)" ] && move "$now" rolledback
+                ;;
+            confirmed) ! is_active "nixops-commit-$id.service" ;;
+        esac
+    )
+}
+
+# The complete directory appears by one rename.
+lay_down() {
+    rm -rf "$ACTIVATIONS"/.new.*
+    new=$ACTIVATIONS/.new.$$
+    mkdir -m 700 "$new"
+    cat "$0" >"$new/agent"
+    programs=$(readlink -e "$previous/sw/bin" || true)
+    printf '%s\n' "${programs:+$programs:}$FALLBACK_PATH" >"$new/path"
+    {
+        printf 'toplevel %s\nprevious %s\nboot-id %s\n' "$toplevel" "$previous" "$(boot_id)"
+        printf 'timeout %s\nconfirm-timeout %s\n' "$timeout" "$confirm_timeout"
+    } >"$new/request"
+    : >"$new/state.prepared"
+    sync "$new/agent" "$new/path" "$new/request" "$new"
+    rm -rf "$dir"
+    mv -T "$new" "$dir"
+    sync "$ACTIVATIONS"
+}
+
+prune() {
+    activation_ids | head -n -"$KEPT_ACTIVATIONS" | while read -r old; do
+        [ "$old" = "$id" ] || rm -rf "${ACTIVATIONS:?}/$old"
+    done
+}
+
+activate() {
+    load_request
+    load_path
+    [ "$(state)" = prepared ] || return 0
+    [ "$(active_id)" = "$id" ] || fail 20 "activation $id does not hold the claim"
+    [ "$boot" = "$(boot_id)" ] || fail 20 "the host has restarted since activation $id was claimed"
+    arm "nixops-deadman-$id" $((timeout + confirm_timeout + DEADMAN_MARGIN))
+    if is_active "nixops-activate-$id.service"; then
+        return 0
+    fi
+    run_unit "nixops-activate-$id" -p RuntimeMaxSec="$timeout" \
+        -p StandardOutput="append:$dir/log" -p StandardError="append:$dir/log" \
+        -p ExecStartPre="/bin/sh $dir/agent begin $id" -p ExecStopPost="/bin/sh $dir/agent finish $id" \
+        "$toplevel/bin/switch-to-configuration" test ||
+        [ "$(state)" != prepared ] || is_active "nixops-activate-$id.service"
+}
+
+confirm() {
+    load_request
+    if [ "$boot" = "$(boot_id)" ]; then
+        move switched confirmed || true
+    fi
+    case $(state) in
+        confirmed | committed)
+            stop_timers
+            printf 'yes\n'
+            ;;
+        *) printf 'no\n' ;;
+    esac
+}
+
+rollback() {
+    load_request
+    load_path
+    return_from prepared switching switched confirmed
+}
+
+# From one of these states to the rollback's unit; nothing from others. The states are in the order in which an
+# activation goes through them: one that moves on meanwhile is met further along.
+return_from() {
+    for from in "$@"; do
+        if move "$from" rollingback; then
+            # Where switch-to-configuration never ran there is nothing to return from.
+            [ "$from" != prepared ] || : >"$dir/untouched"
+            break
+        fi
+    done
+    [ "$(state)" != rollingback ] || start_rollback
+}
+
+commit() {
+    load_request
+    load_path
+    holder=$(active_id)
+    [ -z "$holder" ] || [ "$holder" = "$id" ] || fail 20 "activation $holder has superseded $id"
+    case $(state) in
+        confirmed) ;;
+        committed) settle; return 0 ;;
+        *) fail 20 "activation $id is not confirmed" ;;
+    esac
+    run_install "nixops-commit-$id" "$dir/commit.log" "$dir/agent" install "$id"
+}
+
+adopt() {
+    take
+    toplevel=$argument
+    check_store_path "$toplevel"
+    [ "$(system_behind /run/current-system)" = "$toplevel" ] || fail 20 "$toplevel is not the running system"
+    holder=$(active_id)
+    [ -z "$holder" ] || is_free "$holder" || fail 20 "activation $holder is under way"
+    name=${toplevel#/nix/store/}
+    run_install "nixops-commit-${name%%-*}" "$HOME_DIR/adopt.log" "$0" install-adopted "$toplevel"
+}
+
+# Runs `agent $4 $5` in unit $1 and waits; a unit that an earlier, cut call started is waited for first. The unit goes
+# on when the connection ends.
+run_install() {
+    waited=0
+    while is_active "$1.service"; do
+        [ "$waited" -lt "$COMMIT_SECONDS" ] || fail 1 "$1.service still runs"
+        waited=$((waited + 1))
+        sleep 1
+    done
+    rm -f "$2"
+    if ! run_unit "$1" --wait -p RuntimeMaxSec="$COMMIT_SECONDS" -p StandardOutput="append:$2" \
+        -p StandardError="append:$2" /bin/sh "$3" "$4" "$5"; then
+        tail -c 4096 "$2" >&2 || true
+        exit 1
+    fi
+}
+
+show_log() {
+    load_request
+    [ ! -f "$dir/log" ] || tail -c 16384 "$dir/log"
+}
+
+# --- commands of units
+
+begin() {
+    move prepared switching || fail 20 "activation $id was called off"
+}
+
+# systemd tells how the unit ended ($SERVICE_RESULT, $EXIT_STATUS: systemd.exec(5)); with --collect it then forgets it.
+# Exits of switch-to-configuration: nixpkgs, pkgs/by-name/sw/switch-to-configuration-ng/.
+finish() {
+    load_request
+    load_path
+    case $(state) in switching | rollingback) ;; *) return 0 ;; esac # `begin` refused: nothing has run
+    case ${EXIT_STATUS:-} in '' | *[!0-9]*) status='' ;; *) status=$EXIT_STATUS ;; esac
+    printf '%s %s\n' "${SERVICE_RESULT:-unknown}" "$status" >"$dir/result.new"
+    mv -T "$dir/result.new" "$dir/result"
+    case $(verdict) in
+        good)
+            arm "nixops-confirm-$id" "$confirm_timeout"
+            move switching switched || return 0
+            systemctl stop "nixops-deadman-$id.timer"
+            ;;
+        unchanged)
+            move switching failed || return 0
+            stop_timers
+            release
+            ;;
+        mixed) return_from switching ;;
+    esac
+}
+
+verdict() {
+    current=$(system_behind /run/current-system)
+    case ${SERVICE_RESULT:-unknown}:$status in
+        success:0) [ "$current" = "$toplevel" ] && echo good || echo mixed ;;
+        exit-code:4)
+            # A unit failed in the end; the same exit hides a failed activation script.
+            if [ "$current" != "$toplevel" ] || grep -q 'Failed to run activate script' "$dir/log"; then
+                echo mixed
+            else
+                echo good
+            fi
+            ;;
+        # Usage, checks and boot loader; the lock; another init interface; systemd's own, where nothing was started
+        # (systemd.exec(5), "Process exit codes"). With the link moved they came too late.
+        exit-code:1 | exit-code:11 | exit-code:100 | exit-code:2[0-4][0-9])
+            [ "$current" = "$previous" ] && echo unchanged || echo mixed
+            ;;
+        *) echo mixed ;;
+    esac
+}
+
+expire() {
+    load_request
+    load_path
+    return_from prepared switching switched
+}
+
+# Also frees the lock of a switch-to-configuration that hangs.
+return_to_previous() {
+    load_request
+    load_path
+    [ "$(state)" = rollingback ] || return 0
+    systemctl stop "nixops-activate-$id.service" 2>/dev/null || true
+    tries=0
+    until [ -e "$dir/untouched" ] || switch_back; do
+        tries=$((tries + 1))
+        [ "$tries" -lt "$ROLLBACK_TRIES" ] || break
+        sleep "$ROLLBACK_PAUSE"
+    done
+    open_sshd
+    [ -e "$dir/untouched" ] || [ "$(system_behind /run/current-system)" = "$previous" ] ||
+        fail 1 "could not return to $previous"
+    move rollingback rolledback
+    stop_timers
+    release
+}
+
+# NIXOS_NO_CHECK: a check that refuses the way back would lock everybody out. 4: a unit of the previous system failed.
+switch_back() {
+    status=0
+    NIXOS_NO_CHECK=1 "$previous/bin/switch-to-configuration" test || status=$?
+    [ "$status" -eq 0 ] || [ "$status" -eq 4 ]
+}
+
+# sshd.socket where NixOS has services.openssh.startWhenNeeded; ssh.service on Debian.
+open_sshd() {
+    for unit in sshd.service sshd.socket ssh.service; do
+        if is_active "$unit"; then
+            return 0
+        fi
+    done
+    for unit in sshd.service sshd.socket ssh.service; do
+        systemctl reset-failed "$unit" 2>/dev/null || true
+        if systemctl start "$unit" 2>/dev/null; then
+            return 0
+        fi
+    done
+    printf 'no sshd could be started\n' >&2
+}
+
+install_activated() {
+    load_request
+    load_path
+    [ "$(state)" = confirmed ] || return 0
+    install_system
+    move confirmed committed
+    settle
+}
+
+install_system() {
+    : >"$UNSURE"
+    sync "$UNSURE" "$HOME_DIR"
+    nix-env -p "$PROFILE" --set "$toplevel"
+    "$toplevel/bin/switch-to-configuration" boot
+    rm -f "$UNSURE"
+}
+
+# What a committed activation no longer needs. `next` may protect a newer system by now.
+settle() {
+    stop_timers
+    if [ "$(readlink "$ROOTS/next" || true)" = "$toplevel" ]; then
+        rm -f "$ROOTS/next"
+    fi
+    release
+}
+
+# --- dispatch
+
+command=${1:-}
+case $command in
+    claim | activate | confirm | commit | rollback | log | begin | finish | expire | return | install) check_id "${2:-}" ;;
+    install-adopted) toplevel=${2:-}; check_store_path "$toplevel" ;;
+esac
+case $command in
+    facts) facts ;;
+    daemon) daemon ;;
+    root-next) root_next ;;
+    claim) claim ;;
+    activate) activate ;;
+    confirm) confirm ;;
+    commit) commit ;;
+    adopt) adopt ;;
+    rollback) rollback ;;
+    log) show_log ;;
+    begin) begin ;;
+    finish) finish ;;
+    expire) expire ;;
+    return) return_to_previous ;;
+    install) install_activated ;;
+    install-adopted) install_system ;;
+    *) fail 64 "unknown command" ;;
+esac

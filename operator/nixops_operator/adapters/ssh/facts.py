@@ -1,0 +1,155 @@
+"""The agent's answers as values: text in, values out. Pure.
+
+A host may be hostile: whatever is not exactly of the expected form is refused as a whole, so nothing of it reaches a
+plan or a status.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts
+
+_STORE_PATH = r"/nix/store/[0-9a-z]{32}-[A-Za-z0-9+._?=-]{1,200}"
+_BOOT_ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_NUMBER = r"[0-9]{1,18}"
+_YES_OR_NO = r"yes|no"
+
+# key → form of its value. Every key comes exactly once, but for the repeated ones and the activation's, of which all
+# come or none.
+_HOST_LINES = {
+    "boot-id": _BOOT_ID,
+    "current-system": rf"(?:{_STORE_PATH})?",
+    "booted-system": rf"(?:{_STORE_PATH})?",
+    "profile-system": rf"(?:{_STORE_PATH})?",
+    "profile-generation": rf"(?:{_NUMBER})?",
+    "boot-entry-unsure": _YES_OR_NO,
+    "lists-left": _YES_OR_NO,
+    "is-nixos": _YES_OR_NO,
+    "version-id": r"[A-Za-z0-9._-]{0,64}",
+    "state-version": r"(?:[0-9]{2}\.[0-9]{2})?",
+    "machine": r"[a-z0-9_]{1,32}",
+    "free-bytes": _NUMBER,
+    "highest-attempt": rf"(?:{_NUMBER})?",
+}
+_ACTIVATION_LINES = {
+    "activation": r"[0-9a-z]{8}-[0-9]{1,9}",
+    "activation-state": "|".join(ActivationState),
+    "activation-toplevel": _STORE_PATH,
+    "activation-previous": _STORE_PATH,
+    "activation-boot-id": _BOOT_ID,
+    "activation-unit": _YES_OR_NO,
+    "activation-timer": _YES_OR_NO,
+    "activation-exit-status": r"(?:[0-9]{1,3})?",
+    "activation-service-result": r"[a-z-]{0,32}",
+}
+_FAILED_UNIT = "failed-unit"
+_FORMS = {
+    key: re.compile(form)
+    for key, form in {**_HOST_LINES, **_ACTIVATION_LINES, _FAILED_UNIT: r"[A-Za-z0-9:_.\\@-]{1,255}"}.items()
+}
+_FIRST_LINE = "nixops-facts 1"
+_LAST_LINE = "end"  # without it the answer was cut
+
+_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\u00a0-\U0010ffff]")
+
+
+class MalformedAnswer(ValueError):
+    """The host's answer is not of the agent's form; the text says which line, never its contents."""
+
+
+@dataclass(frozen=True)
+class _Lines:
+    single: dict[str, str]
+    failed_units: tuple[str, ...]
+
+
+def parse_facts(text: str) -> HostFacts:
+    """The answer to `facts`. Raises MalformedAnswer."""
+    lines = _read(text)
+    value = lines.single
+    return HostFacts(
+        boot_id=value["boot-id"],
+        current_system=value["current-system"] or None,
+        booted_system=value["booted-system"] or None,
+        profile_system=value["profile-system"] or None,
+        profile_generation=_number(value["profile-generation"]),
+        boot_entry_unsure=value["boot-entry-unsure"] == "yes",
+        lists_left=value["lists-left"] == "yes",
+        is_nixos=value["is-nixos"] == "yes",
+        version_id=value["version-id"],
+        state_version=value["state-version"] or None,
+        machine=value["machine"],
+        failed_units=tuple(sorted(set(lines.failed_units))),
+        free_bytes=int(value["free-bytes"]),
+        activation=_activation(value) if "activation" in value else None,
+        highest_attempt=_number(value["highest-attempt"]) or 0,
+    )
+
+
+def parse_yes_or_no(text: str) -> bool:
+    """`yes` or `no`, with its newline. Raises MalformedAnswer."""
+    match text:
+        case "yes\n":
+            return True
+        case "no\n":
+            return False
+    raise MalformedAnswer("neither yes nor no")
+
+
+def for_people(text: str) -> str:
+    """Output of foreign programs without escape sequences and control characters, so that it may be shown."""
+    return _UNPRINTABLE.sub("", _ESCAPE_SEQUENCE.sub("", text.replace("\r\n", "\n")))
+
+
+def last_useful_line(text: str) -> str:
+    """The last line with something on it, at most 300 characters; empty if there is none."""
+    lines = [line.strip() for line in for_people(text).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def _read(text: str) -> _Lines:
+    head, *body = text.split("\n")
+    if head != _FIRST_LINE or body[-2:] != [_LAST_LINE, ""]:
+        raise MalformedAnswer("not an answer to `facts`, or cut")
+    single: dict[str, str] = {}
+    failed_units: list[str] = []
+    for line in body[:-2]:
+        key, separator, value = line.partition(" ")
+        form = _FORMS.get(key)
+        if form is None or not separator:
+            raise MalformedAnswer("unknown line")
+        if form.fullmatch(value) is None:
+            raise MalformedAnswer(f"malformed value of {key}")
+        if key == _FAILED_UNIT:
+            failed_units.append(value)
+        elif key in single:
+            raise MalformedAnswer(f"{key} comes twice")
+        else:
+            single[key] = value
+    expected = set(_HOST_LINES) | (set(_ACTIVATION_LINES) if "activation" in single else set())
+    if set(single) != expected:
+        raise MalformedAnswer(f"missing or surplus: {', '.join(sorted(set(single) ^ expected))}")
+    return _Lines(single, tuple(failed_units))
+
+
+def _activation(value: dict[str, str]) -> ActivationFacts:
+    activation_id = value["activation"]
+    return ActivationFacts(
+        id=activation_id,
+        attempt=int(activation_id.rpartition("-")[2]),
+        state=ActivationState(value["activation-state"]),
+        toplevel=value["activation-toplevel"],
+        previous=value["activation-previous"],
+        boot_id=value["activation-boot-id"],
+        is_unit_active=value["activation-unit"] == "yes",
+        is_timer_armed=value["activation-timer"] == "yes",
+        exit_status=_number(value["activation-exit-status"]),
+        service_result=value["activation-service-result"],
+    )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text else None

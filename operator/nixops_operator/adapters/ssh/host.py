@@ -1,0 +1,247 @@
+"""One held connection to one machine: each call is one command of the agent on a channel of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncssh
+
+from nixops_operator.adapters.ssh.agent import Agent, frame
+from nixops_operator.adapters.ssh.daemon_socket import daemon_socket
+from nixops_operator.adapters.ssh.facts import (
+    MalformedAnswer,
+    for_people,
+    last_useful_line,
+    parse_facts,
+    parse_yes_or_no,
+)
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import OutcomeUnknown, Retry
+from nixops_operator.facts.host import ActivationRequest, HostFacts, HostTarget
+
+ANSWER_BYTES = 1 << 20  # per stream
+LOG_BYTES = 16 << 10
+ANSWER_SECONDS = 30
+COMMIT_SECONDS = 300  # building a boot menu on a slow disk takes minutes
+ROOT_SECONDS = 120  # Nix waits for its own garbage collector
+
+REFUSED = 20  # exits of the agent, see agent.sh
+
+_ID = re.compile(r"[0-9a-z]{8}-[0-9]{1,9}")
+_TRUSTED_PUBLIC_KEY = re.compile(r"[A-Za-z0-9._-]{1,128}:[A-Za-z0-9+/]{43}=")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    exit_status: int
+    stdout: str
+    stderr: str
+
+
+class AsyncsshHost:
+    """`ports.host.Host` over one asyncssh connection."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, target: HostTarget, agent: Agent) -> None:
+        self._connection = connection
+        self._target = target
+        self._agent = agent
+        self._placing = asyncio.Lock()
+        self._is_agent_placed = False
+
+    @property
+    def target(self) -> HostTarget:
+        """See `ports.host.Host`."""
+        return self._target
+
+    @property
+    def is_open(self) -> bool:
+        """See `ports.host.Host`."""
+        return not self._connection.is_closed()
+
+    async def facts(self) -> HostFacts:
+        """See `ports.host.Host`."""
+        answer = await self._look("facts")
+        try:
+            return parse_facts(answer.stdout)
+        except MalformedAnswer as error:
+            raise self._malformed("facts", error) from error
+
+    @asynccontextmanager
+    async def nix_daemon(self, trusted_public_key: str) -> AsyncIterator[Path]:
+        """See `ports.host.Host`."""
+        if _TRUSTED_PUBLIC_KEY.fullmatch(trusted_public_key) is None:
+            raise ValueError("not a public key of the form <name>:<base64>")
+        await self._place_agent()
+        command = self._agent.command("daemon")
+        async with daemon_socket(self._connection, command, frame(trusted_public_key)) as path:
+            yield path
+
+    async def root_next(self, toplevel: str) -> bool:
+        """See `ports.host.Host`."""
+        answer = await self._change("root-next", stdin=frame(toplevel), limit=ROOT_SECONDS)
+        return self._yes_or_no("root-next", answer)
+
+    async def claim(self, request: ActivationRequest) -> bool:
+        """See `ports.host.Host`."""
+        stdin = frame(
+            request.toplevel,
+            request.previous,
+            str(round(request.timeout.total_seconds())),
+            str(round(request.confirm_timeout.total_seconds())),
+        )
+        return self._yes_or_no("claim", await self._change("claim", request.id, stdin=stdin))
+
+    async def activate(self, request: ActivationRequest) -> None:
+        """See `ports.host.Host`."""
+        await self._change("activate", request.id)
+
+    async def confirm(self, activation_id: str) -> bool:
+        """See `ports.host.Host`."""
+        return self._yes_or_no("confirm", await self._change("confirm", _checked(activation_id)))
+
+    async def commit(self, activation_id: str) -> None:
+        """See `ports.host.Host`."""
+        await self._change("commit", _checked(activation_id), limit=COMMIT_SECONDS)
+
+    async def adopt(self, toplevel: str) -> None:
+        """See `ports.host.Host`."""
+        await self._change("adopt", stdin=frame(toplevel), limit=COMMIT_SECONDS)
+
+    async def rollback(self, activation_id: str) -> None:
+        """See `ports.host.Host`."""
+        await self._change("rollback", _checked(activation_id))
+
+    async def activation_log(self, activation_id: str) -> str:
+        """See `ports.host.Host`."""
+        answer = await self._look("log", _checked(activation_id))
+        return for_people(answer.stdout)[-LOG_BYTES:]
+
+    async def close(self) -> None:
+        """See `ports.host.Host`."""
+        self._connection.close()
+        await self._connection.wait_closed()
+
+    async def _look(self, *words: str) -> _Answer:
+        """A command that changes nothing."""
+        try:
+            await self._place_agent()
+            answer = await self._run(self._agent.command(*words), b"", ANSWER_SECONDS)
+        except TimeoutError as error:
+            raise Retry(Reason.CONNECT_TIMEOUT, f"{self._where} did not answer `{words[0]}` in time") from error
+        except _Cut as error:
+            raise Retry(Reason.CONNECT_TIMEOUT, f"the connection to {self._where} was cut") from error
+        if answer.exit_status != 0:
+            raise self._failed(words[0], answer)
+        return answer
+
+    async def _change(self, *words: str, stdin: bytes = b"", limit: int = ANSWER_SECONDS) -> _Answer:
+        """A command that changes the host. All may be repeated, so an unknown outcome is as good as a failure."""
+        await self._place_agent_before_change()
+        try:
+            answer = await self._run(self._agent.command(*words), stdin, limit)
+        except TimeoutError as error:
+            raise OutcomeUnknown(
+                Reason.CONNECT_TIMEOUT, f"{self._where} did not answer `{words[0]}` in time"
+            ) from error
+        except _Cut as error:
+            message = f"the connection to {self._where} was cut during `{words[0]}`"
+            raise OutcomeUnknown(Reason.CONNECT_TIMEOUT, message) from error
+        if answer.exit_status != 0:
+            raise self._failed(words[0], answer)
+        return answer
+
+    async def _place_agent_before_change(self) -> None:
+        try:
+            await self._place_agent()
+        except TimeoutError as error:
+            raise Retry(Reason.CONNECT_TIMEOUT, f"{self._where} did not take the agent in time") from error
+        except _Cut as error:
+            raise Retry(Reason.CONNECT_TIMEOUT, f"the connection to {self._where} was cut") from error
+
+    async def _place_agent(self) -> None:
+        async with self._placing:
+            if self._is_agent_placed:
+                return
+            answer = await self._run(self._agent.placing_command, self._agent.script, ANSWER_SECONDS)
+            if answer.exit_status != 0:
+                why = last_useful_line(answer.stderr) or f"exit {answer.exit_status}"
+                raise Retry(Reason.PROGRESSING_WITH_RETRY, f"{self._where} cannot store the agent: {why}")
+            self._is_agent_placed = True
+
+    async def _run(self, command: str, stdin: bytes, limit: int) -> _Answer:
+        """Raises TimeoutError, _Cut."""
+        async with asyncio.timeout(limit):
+            try:
+                process = await self._connection.create_process(command, encoding=None)
+            except (asyncssh.Error, OSError) as error:
+                raise _Cut from error
+            try:
+                return await _converse(process, stdin)
+            finally:
+                process.close()
+
+    def _failed(self, word: str, answer: _Answer) -> Retry:
+        why = last_useful_line(answer.stderr) or f"exit {answer.exit_status}"
+        reason = Reason.PROGRESSING_WITH_RETRY if word in {"facts", "log"} else Reason.ACTIVATION_FAILED
+        return Retry(reason, f"{self._where}: {word}: {why}")
+
+    def _malformed(self, word: str, error: MalformedAnswer) -> Retry:
+        message = f"{self._where} gave an answer to `{word}` that cannot be read: {error}"
+        return Retry(Reason.PROGRESSING_WITH_RETRY, message)
+
+    def _yes_or_no(self, word: str, answer: _Answer) -> bool:
+        try:
+            return parse_yes_or_no(answer.stdout)
+        except MalformedAnswer as error:
+            raise self._malformed(word, error) from error
+
+    @property
+    def _where(self) -> str:
+        return self._target.address
+
+
+class _Cut(Exception):
+    """The connection ended, or the answer outgrew its limit."""
+
+
+async def _converse(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> _Answer:
+    try:
+        async with asyncio.TaskGroup() as group:
+            stdout = group.create_task(_read(process.stdout))
+            stderr = group.create_task(_read(process.stderr))
+            group.create_task(_write(process, stdin))
+        await process.wait_closed()
+    except* (asyncssh.Error, OSError) as errors:
+        raise _Cut from errors
+    if process.exit_status is None or process.exit_status < 0:
+        raise _Cut
+    return _Answer(process.exit_status, stdout.result(), stderr.result())
+
+
+async def _read(reader: asyncssh.SSHReader[bytes]) -> str:
+    collected = bytearray()
+    while chunk := await reader.read(1 << 16):
+        collected += chunk
+        if len(collected) > ANSWER_BYTES:
+            raise OSError("the answer is too long")
+    return collected.decode(errors="replace")
+
+
+async def _write(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> None:
+    try:
+        process.stdin.write(stdin)
+        await process.stdin.drain()
+        process.stdin.write_eof()
+    except BrokenPipeError:
+        return  # the command ended without reading all; its exit status tells why
+
+
+def _checked(activation_id: str) -> str:
+    if _ID.fullmatch(activation_id) is None:
+        raise ValueError(f"not an activation's id: {activation_id!r}")
+    return activation_id

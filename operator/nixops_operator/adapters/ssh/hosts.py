@@ -1,0 +1,137 @@
+"""Connections to machines: one TCP connection, one handshake, the pinned key or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import asyncssh
+
+from nixops_operator.adapters.ssh.agent import load_agent
+from nixops_operator.adapters.ssh.failures import connecting_failed, host_key_mismatch
+from nixops_operator.adapters.ssh.host import AsyncsshHost
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, Retry
+from nixops_operator.facts.host import HostTarget
+
+CONNECT_TIMEOUT = 10  # s, for TCP and the whole handshake
+LOGIN_TIMEOUT = 20  # s
+KEEPALIVE_INTERVAL = 15  # s; three unanswered ones end the connection
+KEEPALIVE_COUNT = 3
+SIMULTANEOUS_HANDSHAKES = 32  # about 2 ms of the loop's CPU each; sshd drops from 10 unauthenticated ones on
+
+# OpenSSH before 6.5 lacks these; every NixOS release since 14.04 has them. Terrapin (CVE-2023-48795) concerns neither
+# AES-GCM nor its tags.
+KEY_EXCHANGES = ("curve25519-sha256", "curve25519-sha256@libssh.org")
+CIPHERS = ("aes256-gcm@openssh.com", "aes128-gcm@openssh.com")
+SHA1_SIGNATURE = b"ssh-rsa"
+
+
+class _PinnedKeysOnly(asyncssh.SSHClient):
+    """Accepts no key beyond the pinned ones, and remembers what was shown. asyncssh asks before it authenticates."""
+
+    def __init__(self) -> None:
+        self.refused: asyncssh.SSHKey | None = None
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
+        self.refused = key
+        return False
+
+
+class AsyncsshHosts:
+    """`ports.host.Hosts` over asyncssh. Reads no configuration, agent, default key or known_hosts of its user."""
+
+    def __init__(self) -> None:
+        self._agent = load_agent()
+        self._handshakes = asyncio.Semaphore(SIMULTANEOUS_HANDSHAKES)
+
+    async def resolve(self, address: str) -> str:
+        """See `ports.host.Hosts.resolve`."""
+        loop = asyncio.get_running_loop()
+        try:
+            answers = await loop.getaddrinfo(address, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise Retry(Reason.CONNECT_TIMEOUT, f"the name {address} does not resolve to an address") from error
+        return str(answers[0][4][0])
+
+    async def connect(self, target: HostTarget) -> AsyncsshHost:
+        """See `ports.host.Hosts.connect`."""
+        if target.user != "root":
+            raise Blocked(
+                Reason.INVALID_SPEC, f"ssh.user: only root can be used for now, not {target.user}; remove the field"
+            )
+        client_key = _client_key(target)
+        pinned = _pinned_keys(target)
+        client = _PinnedKeysOnly()
+        async with self._handshakes:
+            try:
+                connection = await asyncssh.connect(
+                    target.address,
+                    target.port,
+                    username=target.user,
+                    client_factory=lambda: client,
+                    config=None,
+                    agent_path=None,
+                    client_keys=[client_key],
+                    known_hosts=(pinned, [], [], [], [], [], []),
+                    x509_trusted_certs=None,
+                    preferred_auth="publickey",
+                    disable_trivial_auth=True,
+                    server_host_key_algs=_host_key_algorithms(pinned),
+                    kex_algs=KEY_EXCHANGES,
+                    encryption_algs=CIPHERS,
+                    compression_algs=None,
+                    agent_forwarding=False,
+                    gss_host=None,
+                    connect_timeout=CONNECT_TIMEOUT,
+                    login_timeout=LOGIN_TIMEOUT,
+                    keepalive_interval=KEEPALIVE_INTERVAL,
+                    keepalive_count_max=KEEPALIVE_COUNT,
+                )
+            except asyncssh.HostKeyNotVerifiable as error:
+                shown = "of an unknown form" if client.refused is None else _described(client.refused)
+                raise host_key_mismatch(_where(target), shown, [_described(key) for key in pinned]) from error
+            except (OSError, asyncssh.Error) as error:
+                raise connecting_failed(error, _where(target), target.user) from error
+        return AsyncsshHost(connection, target, self._agent)
+
+
+def _where(target: HostTarget) -> str:
+    return target.address if target.port == asyncssh.DEFAULT_PORT else f"{target.address} port {target.port}"
+
+
+def _client_key(target: HostTarget) -> asyncssh.SSHKey:
+    try:
+        return asyncssh.import_private_key(target.client_key)
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        # Without `from`: the library's text may quote what it could not read.
+        reason = "it needs a passphrase" if _is_passphrase_missing(error) else "it is no private key"
+        raise Blocked(
+            Reason.SECRET_NOT_FOUND, f"the SSH client key for {target.address} cannot be read: {reason}"
+        ) from None
+
+
+def _is_passphrase_missing(error: Exception) -> bool:
+    return isinstance(error, asyncssh.KeyEncryptionError) or "passphrase" in str(error).lower()
+
+
+def _pinned_keys(target: HostTarget) -> list[asyncssh.SSHKey]:
+    try:
+        keys = [asyncssh.import_public_key(key) for key in target.host_keys]
+    except asyncssh.KeyImportError as error:
+        raise Blocked(
+            Reason.HOST_KEY_UNKNOWN, f"a pinned host key of {target.address} is not of the form `<type> <base64>`"
+        ) from error
+    if not keys:
+        raise Blocked(Reason.HOST_KEY_UNKNOWN, f"no host key of {target.address} is pinned")
+    return keys
+
+
+def _host_key_algorithms(pinned: list[asyncssh.SSHKey]) -> list[str]:
+    """Only what the pinned keys can sign: else a host with several keys may show another one (nixops#339)."""
+    algorithms = {name: None for key in pinned for name in key.sig_algorithms if name != SHA1_SIGNATURE}
+    return [name.decode() for name in algorithms]
+
+
+def _described(key: asyncssh.SSHKey) -> str:
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"
