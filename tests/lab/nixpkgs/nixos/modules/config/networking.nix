@@ -28,8 +28,10 @@ in
     environment.etc.hosts.text =
       lib.concatStrings (lib.mapAttrsToList (address: names: "${address} ${lib.concatStringsSep " " names}\n") cfg.hosts)
       + lib.optionalString (cfg.extraHosts != "") "${cfg.extraHosts}\n";
+    # At boot systemd takes the name from /etc/hostname; without systemd this may be an image's root in
+    # a chroot, where the name would be the builder's.
     system.activationScripts.hostname = lib.mkIf (cfg.hostName != "") (lib.stringAfter [ "etc" ] ''
-      [ "$(uname -n)" = ${lib.escapeShellArg cfg.hostName} ] || echo ${lib.escapeShellArg cfg.hostName} >/proc/sys/kernel/hostname
+      if [ -d /run/systemd/system ]; then hostname ${lib.escapeShellArg cfg.hostName}; fi
     '');
   };
 }
