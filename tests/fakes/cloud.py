@@ -1,0 +1,513 @@
+"""EC2 in memory, for everything that uses ports.cloud. States move by hand: `settle()` or `set_state()`.
+
+clouds = FakeClouds()
+cloud = clouds.cloud(AwsIdentity("AKIDTEST", "secret"), "us-west-2")
+instance_id = await cloud.run_instances(request, token)
+cloud.set_state(instance_id, InstanceState.RUNNING)
+cloud.effects.drop_reply.add("ec2.run_instances")
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from fakes.effects import Effects, effect
+from nixops_operator.api.names import CLUSTER_TAG, UID_TAG
+from nixops_operator.api.reasons import Reason
+from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule, allow_all_egress
+from nixops_operator.errors import Blocked, InvalidSpec, Lost, Retry
+from nixops_operator.facts.cloud import (
+    AwsIdentity,
+    Image,
+    Instance,
+    InstanceState,
+    KeyPair,
+    ObservedRule,
+    SecurityGroup,
+    Subnet,
+)
+
+ACCOUNT = "123456789012"
+NIXOS_OWNER = "427812963091"
+DEFAULT_VPC = "vpc-00000000000000001"
+DEFAULT_GROUP = "sg-00000000000000001"
+NIXOS_IMAGE = "ami-00000000000000001"
+
+
+@dataclass(frozen=True)
+class PublishedImage:
+    """An image with what DescribeImages filters by."""
+
+    image: Image
+    owner: str
+    architecture: str
+    created: str  # ISO 8601
+    is_available: bool = True
+    is_deprecated: bool = False
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What EC2 remembers of a client token."""
+
+    request: Mapping[str, Any]
+    instance_id: str
+
+
+class FakeCloud:
+    """ports.cloud.Cloud of one account and region. All state is public: a test is the account's owner."""
+
+    def __init__(
+        self,
+        account: str = ACCOUNT,
+        region: str = "us-west-2",
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.effects = Effects()
+        self.account = account
+        self.region = region
+        self.now = now
+        self.instances: dict[str, Instance] = {}
+        self.security_groups: dict[str, SecurityGroup] = {
+            DEFAULT_GROUP: SecurityGroup(DEFAULT_GROUP, "default", "default VPC security group", DEFAULT_VPC, {}, ())
+        }
+        self.key_pairs: dict[str, KeyPair] = {}
+        self.subnets: dict[str, Subnet] = {
+            f"subnet-0000000000000000{n}": Subnet(f"subnet-0000000000000000{n}", DEFAULT_VPC, f"{region}{zone}")
+            for n, zone in enumerate("abc", start=1)
+        }
+        self.default_subnets = set(self.subnets)
+        self.instance_types = {"t3.small": "x86_64", "t3.medium": "x86_64", "m7i.large": "x86_64", "t4g.small": "arm64"}
+        self.images = {
+            NIXOS_IMAGE: PublishedImage(
+                Image(NIXOS_IMAGE, "nixos/25.11.20261101.abcdef-x86_64-linux"),
+                NIXOS_OWNER,
+                "x86_64",
+                "2026-11-01T00:00:00.000Z",
+            )
+        }
+        self.launches: dict[tuple[str, str], Launch] = {}  # (zone, or empty for the region; token) → launch
+        self.hidden: set[str] = set()  # ids that no look shows yet
+        self.lingering: set[str] = set()  # terminated instances whose network interfaces still hold their groups
+        self.lingers = False  # whether newly terminated instances do so
+        self._last_number = 0x100
+
+    # By hand.
+
+    def set_state(self, instance_id: str, state: InstanceState, reason: str = "") -> None:
+        """What EC2 does to addresses goes along: a start brings a public address, a stop takes it."""
+        instance = self.instances[instance_id]
+        public = instance.public_address
+        if state is InstanceState.RUNNING:
+            public = public or f"198.51.100.{self._number() % 250 + 1}"
+        else:
+            public = None
+        if state is InstanceState.TERMINATED and self.lingers:
+            self.lingering.add(instance_id)
+        self.instances[instance_id] = replace(
+            instance,
+            state=state,
+            state_reason=reason,
+            public_address=public,
+            private_address=None if state is InstanceState.TERMINATED else instance.private_address,
+        )
+
+    def settle(self) -> None:
+        """Every instance that is on its way arrives."""
+        ends = {
+            InstanceState.PENDING: InstanceState.RUNNING,
+            InstanceState.STOPPING: InstanceState.STOPPED,
+            InstanceState.SHUTTING_DOWN: InstanceState.TERMINATED,
+        }
+        for instance in list(self.instances.values()):
+            if instance.state in ends:
+                self.set_state(instance.id, ends[instance.state], instance.state_reason)
+
+    def forget_terminated(self) -> None:
+        """An hour later: terminated instances are no longer shown."""
+        for instance in list(self.instances.values()):
+            if instance.state is InstanceState.TERMINATED:
+                del self.instances[instance.id]
+
+    def live(self, uid: str) -> list[Instance]:
+        """Instances of an owner that count."""
+        return [one for one in self.instances.values() if one.state.is_live and one.tags.get(UID_TAG) == uid]
+
+    def grant(self, group_id: str, rule: Rule, description: str = "") -> str:
+        """Adds a rule, returns its id."""
+        observed = ObservedRule(f"sgr-{self._number():017x}", rule, description)
+        self._set_rules(group_id, (*self.security_groups[group_id].rules, observed))
+        return observed.id
+
+    def withdraw(self, group_id: str, rule: Rule) -> None:
+        group = self.security_groups[group_id]
+        self._set_rules(group_id, tuple(one for one in group.rules if one.rule != rule))
+
+    # Looks.
+
+    @effect("account_id")
+    async def account_id(self) -> str:
+        return self.account
+
+    @effect("sweep_instances")
+    async def sweep_instances(self, cluster_id: str) -> Mapping[str, Instance]:
+        return {one.id: one for one in self._shown_instances() if one.tags.get(CLUSTER_TAG) == cluster_id}
+
+    @effect("sweep_network")
+    async def sweep_network(self, cluster_id: str) -> tuple[Mapping[str, SecurityGroup], Mapping[str, KeyPair]]:
+        return (
+            {one.id: one for one in self._shown_groups() if one.tags.get(CLUSTER_TAG) == cluster_id},
+            {
+                one.name: one
+                for one in self.key_pairs.values()
+                if one.tags.get(CLUSTER_TAG) == cluster_id and one.name not in self.hidden
+            },
+        )
+
+    @effect("find_instances")
+    async def find_instances(
+        self, *, instance_id: str | None = None, client_token: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> tuple[Instance, ...]:
+        if instance_id is None and client_token is None and not tags:
+            raise ValueError("find_instances without a filter would read the whole account")
+        return tuple(
+            one
+            for one in sorted(self._shown_instances(), key=lambda one: one.id)
+            if instance_id in (None, one.id)
+            and client_token in (None, one.client_token)
+            and (tags or {}).items() <= one.tags.items()
+        )
+
+    @effect("find_security_groups")
+    async def find_security_groups(self, group_ids: Sequence[str]) -> tuple[SecurityGroup, ...]:
+        return tuple(one for one in sorted(self._shown_groups(), key=lambda one: one.id) if one.id in group_ids)
+
+    @effect("find_security_group_by_name")
+    async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
+        return next((one for one in self._shown_groups() if (one.name, one.vpc_id) == (name, vpc_id)), None)
+
+    @effect("find_key_pair")
+    async def find_key_pair(self, name: str) -> KeyPair | None:
+        return None if name in self.hidden else self.key_pairs.get(name)
+
+    @effect("find_image")
+    async def find_image(self, owner: str, name: str, architecture: str) -> Image | None:
+        found = [
+            one
+            for one in self.images.values()
+            if one.owner == owner
+            and fnmatch.fnmatchcase(one.image.name, name)
+            and one.architecture == architecture
+            and one.is_available
+            and not one.is_deprecated
+        ]
+        return max(found, key=lambda one: (one.created, one.image.id)).image if found else None
+
+    @effect("get_image")
+    async def get_image(self, image_id: str) -> Image | None:
+        return self.images[image_id].image if image_id in self.images else None
+
+    @effect("default_subnet")
+    async def default_subnet(self) -> Subnet:
+        found = [self.subnets[one] for one in self.default_subnets]
+        if not found:
+            raise InvalidSpec(
+                "spec.target.ec2.subnetId", f"the account has no default subnet in {self.region}; name a subnet"
+            )
+        return min(found, key=lambda one: (one.zone, one.id))
+
+    @effect("get_subnet")
+    async def get_subnet(self, subnet_id: str) -> Subnet | None:
+        return self.subnets.get(subnet_id)
+
+    @effect("architecture")
+    async def architecture(self, instance_type: str) -> str:
+        if instance_type not in self.instance_types:
+            raise _unknown_type(self.region, instance_type)
+        return self.instance_types[instance_type]
+
+    @effect("interfaces_in_group")
+    async def interfaces_in_group(self, group_id: str) -> tuple[str, ...]:
+        return self._interfaces(group_id)
+
+    @effect("groups_naming")
+    async def groups_naming(self, group_id: str) -> tuple[str, ...]:
+        return self._groups_naming(group_id)
+
+    # Effects.
+
+    @effect("ec2.import_key_pair")
+    async def import_key_pair(self, name: str, public_key: str, tags: Mapping[str, str]) -> None:
+        key = " ".join(public_key.split()[:2])
+        existing = self.key_pairs.get(name)
+        if existing is None:
+            self.key_pairs[name] = KeyPair(f"key-{self._number():017x}", name, key, dict(tags))
+        elif name in self.hidden:
+            raise Retry(Reason.PROGRESSING_WITH_RETRY, f"EC2 says that key pair {name} exists and does not show it yet")
+        elif existing.public_key != key or not _is_ours(existing.tags, tags):
+            raise Blocked(Reason.ADOPTION_CONFLICT, f"key pair {name} exists and is not of this object")
+
+    @effect("ec2.delete_key_pair")
+    async def delete_key_pair(self, name: str) -> None:
+        self.key_pairs.pop(name, None)
+
+    @effect("ec2.create_security_group")
+    async def create_security_group(self, name: str, description: str, vpc_id: str, tags: Mapping[str, str]) -> str:
+        if vpc_id not in {subnet.vpc_id for subnet in self.subnets.values()}:
+            raise Blocked(Reason.INVALID_SPEC, f"CreateSecurityGroup: InvalidVpcID.NotFound: {vpc_id} does not exist")
+        for group in self.security_groups.values():
+            if (group.name.lower(), group.vpc_id) == (name.lower(), vpc_id):
+                if group.id in self.hidden:
+                    raise Retry(
+                        Reason.PROGRESSING_WITH_RETRY,
+                        f"EC2 says that security group {name} exists and does not show it yet",
+                    )
+                if not _is_ours(group.tags, tags):
+                    raise Blocked(Reason.ADOPTION_CONFLICT, f"security group {name} in {vpc_id} is not of this object")
+                return group.id
+        group_id = f"sg-{self._number():017x}"
+        self.security_groups[group_id] = SecurityGroup(group_id, name, description, vpc_id, dict(tags), ())
+        self.grant(group_id, allow_all_egress())
+        return group_id
+
+    @effect("ec2.authorize_rules")
+    async def authorize_rules(self, group_id: str, direction: Direction, rules: Mapping[Rule, str]) -> None:
+        group = self._group(group_id)
+        present = {one.rule for one in group.rules}
+        for rule, description in sorted(rules.items()):
+            if rule.direction is not direction:
+                raise ValueError(f"{rule} is no {direction.value} rule")
+            if rule.peer_kind is PeerKind.GROUP and rule.peer not in self.security_groups:
+                raise Retry(Reason.NOT_FOUND, f"security group {rule.peer} does not exist")
+            if rule not in present:
+                self.grant(group_id, rule, description)
+
+    @effect("ec2.revoke_rules")
+    async def revoke_rules(self, group_id: str, direction: Direction, rule_ids: Sequence[str]) -> None:
+        group = self._group(group_id)
+        self._set_rules(
+            group_id,
+            tuple(one for one in group.rules if one.id not in rule_ids or one.rule.direction is not direction),
+        )
+
+    @effect("ec2.describe_rules")
+    async def describe_rules(self, group_id: str, descriptions: Mapping[str, str]) -> None:
+        group = self._group(group_id)
+        self._set_rules(
+            group_id,
+            tuple(replace(one, description=descriptions.get(one.id, one.description)) for one in group.rules),
+        )
+
+    @effect("ec2.delete_security_group")
+    async def delete_security_group(self, group_id: str) -> None:
+        group = self.security_groups.get(group_id)
+        if group is None:
+            return
+        if group.name == "default":
+            raise Blocked(Reason.CHANGE_FORBIDDEN, f"DeleteSecurityGroup: CannotDelete: {group_id} is a default group")
+        if self._interfaces(group_id) or self._groups_naming(group_id):
+            raise Retry(Reason.DELETING, f"DeleteSecurityGroup: DependencyViolation: {group_id} has a dependent object")
+        del self.security_groups[group_id]
+
+    @effect("ec2.run_instances")
+    async def run_instances(self, request: Mapping[str, Any], token: str) -> str:
+        if not token or {"ClientToken", "MinCount", "MaxCount"} & request.keys():
+            raise ValueError("run_instances needs the launch's own token and a request without token and counts")
+        subnet = self._subnet_of(request)
+        # A token counts in the zone that the request names, else in the region.
+        scope = subnet.zone if "SubnetId" in request or "Placement" in request else ""
+        if (launch := self.launches.get((scope, token))) is not None:
+            return self._repeated(launch, request)
+        instance = self._new_instance(request, token, subnet)
+        self.instances[instance.id] = instance
+        self.launches[scope, token] = Launch(copy.deepcopy(dict(request)), instance.id)
+        return instance.id
+
+    @effect("ec2.start_instance")
+    async def start_instance(self, instance_id: str) -> None:
+        instance = self._instance(instance_id)
+        if instance.state is InstanceState.STOPPED:
+            self.instances[instance_id] = replace(
+                instance, state=InstanceState.PENDING, state_reason="", launch_time=self.now()
+            )
+        elif instance.state not in (InstanceState.PENDING, InstanceState.RUNNING):
+            raise Retry(Reason.STOPPING, f"instance {instance_id} is not in a state from which it can be started yet")
+
+    @effect("ec2.terminate_instance")
+    async def terminate_instance(self, instance_id: str) -> None:
+        instance = self.instances.get(instance_id)
+        if instance is not None and instance.state is not InstanceState.TERMINATED:
+            self.set_state(instance_id, InstanceState.SHUTTING_DOWN, "Client.UserInitiatedShutdown")
+
+    @effect("ec2.set_security_groups")
+    async def set_security_groups(self, instance_id: str, group_ids: Sequence[str]) -> None:
+        if not group_ids:
+            raise ValueError("an instance is always in at least one security group")
+        instance = self._instance(instance_id)
+        for group_id in group_ids:
+            self._group(group_id)
+        self.instances[instance_id] = replace(instance, security_group_ids=tuple(sorted(set(group_ids))))
+
+    @effect("ec2.create_tags")
+    async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+        pair_names = {pair.id: name for name, pair in self.key_pairs.items()}
+        for resource_id in resource_ids:
+            if resource_id in pair_names:
+                pair = self.key_pairs[pair_names[resource_id]]
+                self.key_pairs[pair.name] = replace(pair, tags={**pair.tags, **tags})
+            elif resource_id in self.security_groups:
+                group = self.security_groups[resource_id]
+                self.security_groups[group.id] = replace(group, tags={**group.tags, **tags})
+            else:
+                instance = self._instance(resource_id)
+                self.instances[instance.id] = replace(instance, tags={**instance.tags, **tags})
+
+    def _number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    def _shown_instances(self) -> list[Instance]:
+        return [one for one in self.instances.values() if one.id not in self.hidden]
+
+    def _shown_groups(self) -> list[SecurityGroup]:
+        return [one for one in self.security_groups.values() if one.id not in self.hidden]
+
+    def _instance(self, instance_id: str) -> Instance:
+        if instance_id not in self.instances:
+            raise Retry(Reason.NOT_FOUND, f"InvalidInstanceID.NotFound: instance {instance_id} does not exist")
+        return self.instances[instance_id]
+
+    def _group(self, group_id: str) -> SecurityGroup:
+        if group_id not in self.security_groups:
+            raise Retry(Reason.NOT_FOUND, f"InvalidGroup.NotFound: security group {group_id} does not exist")
+        return self.security_groups[group_id]
+
+    def _set_rules(self, group_id: str, rules: tuple[ObservedRule, ...]) -> None:
+        group = self.security_groups[group_id]
+        self.security_groups[group_id] = replace(group, rules=tuple(sorted(rules, key=lambda one: one.id)))
+
+    def _interfaces(self, group_id: str) -> tuple[str, ...]:
+        return tuple(
+            sorted(
+                f"eni-{one.id.removeprefix('i-')} ({one.id})"
+                for one in self.instances.values()
+                if group_id in one.security_group_ids
+                and (one.state is not InstanceState.TERMINATED or one.id in self.lingering)
+            )
+        )
+
+    def _groups_naming(self, group_id: str) -> tuple[str, ...]:
+        return tuple(
+            sorted(
+                group.id
+                for group in self.security_groups.values()
+                if group.id != group_id and any(one.rule.peer == group_id for one in group.rules)
+            )
+        )
+
+    def _subnet_of(self, request: Mapping[str, Any]) -> Subnet:
+        if "SubnetId" not in request:
+            return min((self.subnets[one] for one in self.default_subnets), key=lambda one: one.zone)
+        if request["SubnetId"] not in self.subnets:
+            raise InvalidSpec(
+                "spec.target.ec2.subnetId", f"RunInstances: InvalidSubnetID.NotFound: {request['SubnetId']}"
+            )
+        return self.subnets[request["SubnetId"]]
+
+    def _repeated(self, launch: Launch, request: Mapping[str, Any]) -> str:
+        if dict(request) != launch.request:
+            raise Lost(Reason.LAUNCH_AMBIGUOUS, "RunInstances: IdempotentParameterMismatch: other parameters before")
+        instance = self.instances.get(launch.instance_id)
+        if instance is None or instance.state is InstanceState.TERMINATED:
+            raise Lost(Reason.TERMINATED, "RunInstances: IdempotentInstanceTerminated: the instance is terminated")
+        return launch.instance_id
+
+    def _new_instance(self, request: Mapping[str, Any], token: str, subnet: Subnet) -> Instance:
+        image_id, instance_type, key_name = request["ImageId"], request["InstanceType"], request.get("KeyName")
+        groups = request.get("SecurityGroupIds") or [DEFAULT_GROUP]
+        if image_id not in self.images:
+            raise Blocked(Reason.IMAGE_NOT_FOUND, f"RunInstances: InvalidAMIID.NotFound: {image_id} does not exist")
+        if instance_type not in self.instance_types:
+            raise _unknown_type(self.region, instance_type)
+        if key_name is not None and key_name not in self.key_pairs:
+            raise Blocked(
+                Reason.KEY_PAIR_NOT_READY, f"RunInstances: InvalidKeyPair.NotFound: {key_name} does not exist"
+            )
+        for group_id in groups:
+            if group_id not in self.security_groups:
+                raise Blocked(
+                    Reason.SECURITY_GROUP_NOT_READY, f"RunInstances: InvalidGroup.NotFound: {group_id} does not exist"
+                )
+        number = self._number()
+        tags = {
+            tag["Key"]: tag["Value"]
+            for specification in request.get("TagSpecifications", ())
+            if specification["ResourceType"] == "instance"
+            for tag in specification["Tags"]
+        }
+        return Instance(
+            id=f"i-{number:017x}",
+            state=InstanceState.PENDING,
+            state_reason="",
+            instance_type=instance_type,
+            image_id=image_id,
+            zone=subnet.zone,
+            subnet_id=subnet.id,
+            private_address=f"172.31.{number // 250 % 250}.{number % 250 + 4}",
+            public_address=None,
+            key_name=key_name,
+            security_group_ids=tuple(sorted(set(groups))),
+            tags=tags,
+            launch_time=self.now(),
+            client_token=token,
+        )
+
+
+class FakeClouds:
+    """ports.cloud.Clouds. `accounts`: access key id → account; any other key gets AuthFailure from every call."""
+
+    def __init__(
+        self,
+        accounts: Mapping[str, str] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.accounts = dict(accounts if accounts is not None else {"AKIDTEST": ACCOUNT})
+        self.now = now
+        self.worlds: dict[tuple[str, str], FakeCloud] = {}
+
+    def cloud(self, identity: AwsIdentity, region: str) -> FakeCloud:
+        account = self.accounts.get(identity.access_key_id)
+        if account is None:
+            return _Refused(region)
+        return self.world(account, region)
+
+    def world(self, account: str = ACCOUNT, region: str = "us-west-2") -> FakeCloud:
+        """The same EC2, whoever asks."""
+        if (account, region) not in self.worlds:
+            self.worlds[account, region] = FakeCloud(account, region, self.now)
+        return self.worlds[account, region]
+
+
+class _RefusedEffects(Effects):
+    async def begin(self, effect: str, arguments: Mapping[str, Any]) -> None:
+        await super().begin(effect, arguments)
+        raise Blocked(Reason.AUTH_FAILURE, "AuthFailure: AWS was not able to validate the provided access credentials")
+
+
+class _Refused(FakeCloud):
+    def __init__(self, region: str) -> None:
+        super().__init__(region=region)
+        self.effects = _RefusedEffects()
+
+
+def _is_ours(existing: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return all(existing.get(key) == wanted[key] for key in (CLUSTER_TAG, UID_TAG))
+
+
+def _unknown_type(region: str, instance_type: str) -> InvalidSpec:
+    return InvalidSpec("spec.target.ec2.instanceType", f"{region} has no instance type {instance_type}")

@@ -1,0 +1,307 @@
+"""The Kubernetes API in memory, for everything that uses ports.kube.
+
+kube = FakeKube()
+body = kube.apply({"kind": "NixMachine", "metadata": {"namespace": "default", "name": "web"}, "spec": {…}})
+kube.delete(Key(Kind.MACHINE, "default", "web"))
+kube.collect_garbage()
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from fakes.effects import Effects, effect
+from nixops_operator.api.names import FINALIZER
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, Conflict
+from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference
+
+CLUSTER_ID = "00000000-0000-4000-8000-000000000000"
+EVENT_WINDOW = timedelta(minutes=10)
+
+_KINDS = {kind.object_kind: kind for kind in Kind}
+
+
+@dataclass
+class Secret:
+    """A Secret as it lies in the cluster."""
+
+    data: dict[str, bytes]
+    owner: OwnerReference | None = None
+    type_: str = "Opaque"
+    immutable: bool = False
+
+
+@dataclass
+class PostedEvent:
+    """An Event, counted while it repeats."""
+
+    event: Event
+    first: datetime
+    count: int = 1
+
+
+@dataclass
+class FakeKube:
+    """ports.kube.Kube. `secrets` and `config_maps` by (namespace, name); change them as a user would.
+
+    `watchers` are called with ADDED, MODIFIED or DELETED and the object, as a watch tells it.
+    """
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    effects: Effects = field(default_factory=Effects)
+    secrets: dict[tuple[str, str], Secret] = field(default_factory=dict)
+    config_maps: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
+    events: list[PostedEvent] = field(default_factory=list)
+    watchers: list[Callable[[str, Body], None]] = field(default_factory=list)
+    _objects: dict[Key, dict[str, Any]] = field(default_factory=dict)
+    _version: int = 1000
+    _uids: int = 0
+
+    # As a user.
+
+    def apply(self, body: Body) -> Body:
+        """kubectl apply: creates the object, or replaces its spec, labels and annotations. Status is not taken."""
+        key = key_of(body)
+        if key not in self._objects:
+            return self._create(key, body)
+        new = copy.deepcopy(self._objects[key])
+        new["spec"] = copy.deepcopy(body.get("spec", {}))
+        for part in ("labels", "annotations"):
+            if part in body["metadata"]:
+                new["metadata"][part] = dict(body["metadata"][part])
+        return self._store(key, new)
+
+    def delete(self, key: Key) -> None:
+        """kubectl delete --wait=false."""
+        if key in self._objects:
+            self._delete(key)
+
+    def body(self, key: Key) -> Body | None:
+        """The object as it is now, without a call in the log."""
+        return copy.deepcopy(self._objects.get(key))
+
+    def bodies(self, kind: Kind) -> list[Body]:
+        return [copy.deepcopy(self._objects[key]) for key in sorted(self._objects) if key.kind is kind]
+
+    def collect_garbage(self) -> None:
+        """The garbage collector: what has an owner that does not exist any more is deleted."""
+        for key in list(self._objects):
+            references = self._objects.get(key, {"metadata": {}})["metadata"].get("ownerReferences", [])
+            uids = {body["metadata"]["uid"] for body in self._objects.values()}
+            if references and not any(reference["uid"] in uids for reference in references):
+                self._delete(key)
+        uids = {body["metadata"]["uid"] for body in self._objects.values()}
+        for name, secret in list(self.secrets.items()):
+            if secret.owner is not None and secret.owner.uid not in uids:
+                del self.secrets[name]
+
+    # The port.
+
+    @effect("cluster_id")
+    async def cluster_id(self) -> str:
+        return CLUSTER_ID
+
+    @effect("list")
+    async def list(self, kind: Kind) -> tuple[list[Body], str]:
+        return self.bodies(kind), str(self._version)
+
+    @effect("get")
+    async def get(self, key: Key) -> Body | None:
+        return self.body(key)
+
+    @effect("kube.set_finalizer")
+    async def add_finalizer(self, body: Body) -> Body:
+        key, new = self._newest(body)
+        if "deletionTimestamp" in new["metadata"]:
+            raise Conflict(f"{key} is being deleted and takes no new finalizer")
+        finalizers = new["metadata"].get("finalizers", [])
+        if FINALIZER not in finalizers:
+            new["metadata"]["finalizers"] = [*finalizers, FINALIZER]
+        return self._store(key, new)
+
+    @effect("kube.set_finalizer")
+    async def remove_finalizer(self, body: Body) -> Body:
+        stored = self._objects.get(key_of(body))
+        if stored is None or stored["metadata"]["uid"] != body["metadata"]["uid"]:
+            return body
+        key, new = self._newest(body)
+        finalizers = [one for one in new["metadata"].get("finalizers", []) if one != FINALIZER]
+        new["metadata"]["finalizers"] = finalizers
+        if not finalizers:
+            del new["metadata"]["finalizers"]
+        return self._store(key, new)
+
+    @effect("kube.write_intent")
+    async def write_intent(self, body: Body, status: Body) -> Body:
+        return self._merge_status(body, status)
+
+    @effect("kube.patch_status")
+    async def patch_status(self, body: Body, status: Body) -> Body:
+        return self._merge_status(body, status)
+
+    @effect("kube.create_machine")
+    async def create_machine(self, body: Body) -> Body:
+        key = key_of(body)
+        if key in self._objects:
+            raise Conflict(f"{key} exists already")
+        return self._create(key, body)
+
+    @effect("kube.replace_spec")
+    async def replace_machine_spec(self, body: Body, spec: Body, labels: Mapping[str, str]) -> Body:
+        key, new = self._newest(body)
+        new["spec"] = copy.deepcopy(dict(spec))
+        if labels:
+            new["metadata"]["labels"] = {**new["metadata"].get("labels", {}), **labels}
+        return self._store(key, new)
+
+    @effect("kube.delete_machine")
+    async def delete_machine(self, body: Body) -> None:
+        key = key_of(body)
+        stored = self._objects.get(key)
+        if stored is None:
+            return
+        if stored["metadata"]["uid"] != body["metadata"]["uid"]:
+            raise Conflict(f"{key} is another object of the same name")
+        self._delete(key)
+
+    @effect("get_secret")
+    async def get_secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        secret = self.secrets.get((namespace, name))
+        return None if secret is None else dict(secret.data)
+
+    @effect("get_secret_owner")
+    async def get_secret_owner(self, namespace: str, name: str) -> str | None:
+        secret = self.secrets.get((namespace, name))
+        return None if secret is None or secret.owner is None else secret.owner.uid
+
+    @effect("kube.put_secret")
+    async def create_secret(
+        self,
+        namespace: str,
+        name: str,
+        data: Mapping[str, bytes],
+        *,
+        owner: OwnerReference | None,
+        type_: str,
+        immutable: bool,
+    ) -> bool:
+        if (namespace, name) in self.secrets:
+            return False
+        self.secrets[namespace, name] = Secret(dict(data), owner, type_, immutable)
+        return True
+
+    @effect("kube.put_secret")
+    async def patch_secret(self, namespace: str, name: str, data: Mapping[str, bytes]) -> None:
+        secret = self.secrets.get((namespace, name))
+        if secret is None:
+            raise Conflict(f"Secret/{namespace}/{name} is gone")
+        changed = {**secret.data, **data}
+        if secret.immutable and changed != secret.data:
+            raise Blocked(Reason.INVALID_SPEC, f"Secret/{namespace}/{name} is immutable")
+        secret.data = changed
+
+    @effect("kube.put_secret")
+    async def delete_secret(self, namespace: str, name: str) -> None:
+        self.secrets.pop((namespace, name), None)
+
+    @effect("get_config_map")
+    async def get_config_map(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        content = self.config_maps.get((namespace, name))
+        return None if content is None else dict(content)
+
+    @effect("kube.post_event")
+    async def post_event(self, event: Event) -> None:
+        for posted in self.events:
+            if posted.event == event and self.now() - posted.first < EVENT_WINDOW:
+                posted.count += 1
+                return
+        self.events.append(PostedEvent(replace(event), self.now()))
+
+    def _newest(self, body: Body) -> tuple[Key, dict[str, Any]]:
+        """The stored object's copy, if `body` is its newest form. Raises Conflict."""
+        key = key_of(body)
+        stored = self._objects.get(key)
+        if stored is None or stored["metadata"]["uid"] != body["metadata"]["uid"]:
+            raise Conflict(f"{key} is gone")
+        if stored["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+            raise Conflict(f"{key} was changed meanwhile")
+        return key, copy.deepcopy(stored)
+
+    def _merge_status(self, body: Body, status: Body) -> Body:
+        key, new = self._newest(body)
+        new["status"] = merge_patch(new.get("status", {}), status)
+        return self._store(key, new)
+
+    def _create(self, key: Key, body: Body) -> Body:
+        self._uids += 1
+        new = copy.deepcopy(dict(body))
+        new.setdefault("apiVersion", "nixops.dev/v1alpha1")
+        new["metadata"] = {
+            **{name: value for name, value in new["metadata"].items() if name != "resourceVersion"},
+            "uid": f"00000000-0000-4000-8000-{self._uids:012d}",
+            "generation": 1,
+            "creationTimestamp": _timestamp(self.now()),
+        }
+        new.setdefault("spec", {})
+        new["status"] = {"observedGeneration": -1}
+        self._objects[key] = new
+        return self._tell("ADDED", key)
+
+    def _store(self, key: Key, new: dict[str, Any]) -> Body:
+        old = self._objects[key]
+        if new == old:
+            return copy.deepcopy(old)
+        if new["spec"] != old["spec"]:
+            new["metadata"]["generation"] = old["metadata"]["generation"] + 1
+        self._objects[key] = new
+        if "deletionTimestamp" in new["metadata"] and not new["metadata"].get("finalizers"):
+            return self._remove(key)
+        return self._tell("MODIFIED", key)
+
+    def _delete(self, key: Key) -> None:
+        metadata = self._objects[key]["metadata"]
+        if not metadata.get("finalizers"):
+            self._remove(key)
+        elif "deletionTimestamp" not in metadata:
+            metadata["deletionTimestamp"] = _timestamp(self.now())
+            metadata["generation"] += 1
+            self._tell("MODIFIED", key)
+
+    def _remove(self, key: Key) -> Body:
+        body = self._tell("DELETED", key)
+        del self._objects[key]
+        return body
+
+    def _tell(self, what: str, key: Key) -> Body:
+        self._version += 1
+        self._objects[key]["metadata"]["resourceVersion"] = str(self._version)
+        body = copy.deepcopy(self._objects[key])
+        for watcher in self.watchers:
+            watcher(what, copy.deepcopy(body))
+        return body
+
+
+def key_of(body: Body) -> Key:
+    return Key(_KINDS[body["kind"]], body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, Mapping):
+        return copy.deepcopy(patch)
+    result = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merge_patch(result.get(name), value)
+    return result
+
+
+def _timestamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
