@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nixops_operator.adapters.aws import conversion
 from nixops_operator.adapters.aws.calls import Calls, all_pages
+from nixops_operator.api.names import CLUSTER_TAG, UID_TAG
 from nixops_operator.api.reasons import Reason
 from nixops_operator.api.security_group_rules import Direction, Rule
 from nixops_operator.errors import Blocked, InvalidSpec, OutcomeUnknown, Retry
@@ -27,9 +28,6 @@ FILTER_VALUES = 200
 """Most values that one filter takes: EC2 API Reference, "DescribeInstances"."""
 TAGS_PER_CALL = 1000
 """Most resources that one CreateTags takes: EC2 API Reference, "CreateTags"."""
-
-CLUSTER_TAG = "nixops.dev:cluster"
-UID_TAG = "nixops.dev:uid"
 
 GROUP_GONE = ("InvalidGroup.NotFound", "InvalidGroupId.NotFound", "InvalidSecurityGroupID.NotFound")
 RULE_GONE = ("InvalidSecurityGroupRuleId.NotFound", "InvalidPermission.NotFound")
