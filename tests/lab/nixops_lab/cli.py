@@ -1,0 +1,243 @@
+"""The lab command. Progress and errors go to stderr; stdout holds only what a program may want to read."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+from nixops_lab import cluster, environment, identities, lifecycle, network, operator_process
+from nixops_lab.control import Control, find_machine
+from nixops_lab.control_plane import kubectl
+from nixops_lab.paths import LabPaths
+from nixops_lab.report import LabError, say
+
+Call = Callable[[LabPaths, argparse.Namespace], None]
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The lab's own words, and the words of the command after the first `--`."""
+    if "--" not in argv:
+        return list(argv), []
+    at = list(argv).index("--")
+    return list(argv[:at]), list(argv[at + 1 :])
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every call takes --dir."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--dir", default=argparse.SUPPRESS, help="the lab's folder (else LAB_DIR, else /var/lib/nixops-lab/default)"
+    )
+    top = argparse.ArgumentParser(
+        prog="lab",
+        description="A real Kubernetes API, a strict EC2 and real machines with sshd and Nix, on this machine only.",
+    )
+    top.add_argument("--dir", default=None, help=argparse.SUPPRESS)
+    calls = top.add_subparsers(required=True, metavar="CALL")
+
+    def group(name: str, text: str) -> Callable[[str, Call, str], argparse.ArgumentParser]:
+        actions = calls.add_parser(name, help=text, description=text).add_subparsers(required=True, metavar="ACTION")
+        return lambda action, call, help_text: add(actions, action, call, help_text)
+
+    def add(
+        to: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, call: Call, text: str
+    ) -> argparse.ArgumentParser:
+        made = to.add_parser(name, help=text, description=text, parents=[common])
+        made.set_defaults(call=call)
+        return made
+
+    start = add(
+        calls, "up", up, "build what is missing, start everything, print the path of a file with the environment"
+    )
+    start.add_argument("--seed", type=int, default=0, help="for ids and addresses (default 0)")
+    add(calls, "env", env, 'print the environment: eval "$(lab env)"')
+    add(calls, "run", run, "run -- CMD: a command with that environment, inside the lab's network")
+    add(calls, "down", down, "stop everything and leave nothing running or mounted")
+
+    operator = group("operator", "the operator, as its pod would run it")
+    launch = operator("start", operator_start, "start it; -- CMD starts another program in its place")
+    launch.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="one more environment variable"
+    )
+    launch.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting: dotted.key=YAML")
+    operator("stop", operator_stop, "SIGTERM, and wait for its end")
+    operator("kill", operator_kill, "SIGKILL to it and all it started")
+    operator("restart", operator_restart, "stop and start with what the last start was given")
+    log = operator("log", operator_log, "print its log")
+    log.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
+
+    machine = group(
+        "machine", "machines, looked at from outside (not through SSH); NAME: instance id, NixMachine or given-host"
+    )
+    machine("list", machine_list, "name, state and addresses")
+    for action, call, text in (
+        ("exec", machine_exec, "exec NAME -- CMD: run a command in it as root"),
+        ("kill", machine_kill, "cut its power"),
+        ("console", machine_console, "a root shell in it"),
+    ):
+        machine(action, call, text).add_argument("name", metavar="NAME")
+
+    ec2 = group("ec2", "the lab's EC2")
+    ec2("log", ec2_log, "print the call log, one JSON object a line")
+    ec2("set", ec2_set, "turn knobs").add_argument("pairs", nargs="+", metavar="KEY=VALUE")
+    ec2("reset", ec2_reset, "knobs and faults as after `up`")
+    return top
+
+
+def up(paths: LabPaths, given: argparse.Namespace) -> None:
+    lifecycle.up(paths, given.seed)
+    sys.stdout.write(f"{paths.environment}\n")
+
+
+def down(paths: LabPaths, given: argparse.Namespace) -> None:
+    lifecycle.down(paths)
+
+
+def env(paths: LabPaths, given: argparse.Namespace) -> None:
+    sys.stdout.write(environment.export_lines(paths, _variables(paths)))
+
+
+def run(paths: LabPaths, given: argparse.Namespace) -> None:
+    """Becomes the command: its exit status, signals and terminal are the caller's."""
+    if not given.command:
+        raise LabError("nothing to run: write `lab run -- COMMAND`")
+    variables = environment.inside(paths, _variables(paths))
+    # nsenter itself is looked up here, the command after it with the lab's PATH.
+    argv = [*network.entering(paths.namespace), *given.command]
+    _become(argv, variables)
+
+
+def operator_start(paths: LabPaths, given: argparse.Namespace) -> None:
+    launch = operator_process.Launch(
+        environment=operator_process.parse_environment(given.env),
+        settings=operator_process.parse_settings(given.set),
+        command=tuple(given.command),
+    )
+    _start_operator(paths, launch)
+
+
+def operator_restart(paths: LabPaths, given: argparse.Namespace) -> None:
+    operator_process.stop(paths)
+    _start_operator(paths, operator_process.last_launch(paths))
+
+
+def operator_stop(paths: LabPaths, given: argparse.Namespace) -> None:
+    if operator_process.running(paths) is None:
+        say("the operator does not run")
+        return
+    say(f"the operator ended with {operator_process.stop(paths)}")
+
+
+def operator_kill(paths: LabPaths, given: argparse.Namespace) -> None:
+    say("killed" if operator_process.kill(paths) else "the operator does not run")
+
+
+def operator_log(paths: LabPaths, given: argparse.Namespace) -> None:
+    if not (paths.operator / "log").exists():
+        raise LabError("the operator has not been started in this lab")
+    follow = ["--follow=name"] if given.follow else []
+    _become(["tail", "--lines=+1", *follow, str(paths.operator / "log")], os.environ)
+
+
+def machine_list(paths: LabPaths, given: argparse.Namespace) -> None:
+    for machine in _control(paths).machines():
+        columns = (machine["name"], machine["state"], machine["private_address"], machine["public_address"] or "-")
+        sys.stdout.write("{:<22} {:<5} {:<15} {}\n".format(*columns))
+
+
+def machine_exec(paths: LabPaths, given: argparse.Namespace) -> None:
+    if not given.command:
+        raise LabError("nothing to run: write `lab machine exec NAME -- COMMAND`")
+    _enter_machine(paths, given.name, given.command)
+
+
+def machine_console(paths: LabPaths, given: argparse.Namespace) -> None:
+    _enter_machine(paths, given.name, ["/bin/bash", "--login"])
+
+
+def machine_kill(paths: LabPaths, given: argparse.Namespace) -> None:
+    machine = _machine(paths, given.name)
+    _control(paths).cut_power(machine["name"])
+    say(f"{machine['name']} is off")
+
+
+def ec2_log(paths: LabPaths, given: argparse.Namespace) -> None:
+    lifecycle.running(paths)
+    if paths.ec2_log.exists():
+        sys.stdout.write(paths.ec2_log.read_text())
+
+
+def ec2_set(paths: LabPaths, given: argparse.Namespace) -> None:
+    knobs = _control(paths).set_knobs(operator_process.parse_settings(given.pairs))
+    sys.stdout.write(json.dumps(knobs, indent=1) + "\n")
+
+
+def ec2_reset(paths: LabPaths, given: argparse.Namespace) -> None:
+    _control(paths).reset()
+
+
+def _variables(paths: LabPaths) -> dict[str, str]:
+    return environment.variables(paths, lifecycle.running(paths), identities.load(paths))
+
+
+def _control(paths: LabPaths) -> Control:
+    return Control(_variables(paths)["LAB_CONTROL_URL"])
+
+
+def _start_operator(paths: LabPaths, launch: operator_process.Launch) -> None:
+    lab = lifecycle.running(paths)
+    cluster.install(paths)
+    pid = operator_process.start(paths, lab, launch)
+    say(f"the operator runs (pid {pid}); its log is {paths.operator / 'log'}")
+
+
+def _machine(paths: LabPaths, name: str) -> dict[str, object]:
+    machines = _control(paths).machines()
+    known = any(machine["name"] == name for machine in machines)
+    # The API is asked only for a name that is none of a machine's.
+    listed = "" if known else kubectl(paths, ["get", "nixmachines.nixops.dev", "--all-namespaces", "--output=json"])
+    return dict(find_machine(name, machines, json.loads(listed)["items"] if listed else []))
+
+
+def _enter_machine(paths: LabPaths, name: str, command: Sequence[str]) -> None:
+    """Becomes `command` in all namespaces of the machine's init."""
+    machine = _machine(paths, name)
+    if machine["leader"] is None:
+        raise LabError(f"{machine['name']} is off")
+    clean = {
+        "PATH": "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+    }
+    terminal = {name: os.environ[name] for name in ("TERM",) if name in os.environ}
+    _become(["nsenter", f"--target={machine['leader']}", "--all", "--", *command], {**clean, **terminal})
+
+
+def _become(argv: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
+    """The program takes this process over. It is looked up on the PATH of `variables`."""
+    os.execvpe(argv[0], list(argv), variables)  # noqa: S606 - a list, no shell
+
+
+def main(argv: Sequence[str]) -> int:
+    own, command = split(argv)
+    given = parser().parse_args(own)
+    given.command = command
+    # `down` of a terminal or of a supervisor: the same way out as Ctrl-C, so that an unfinished `up` clears up after
+    # itself.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        given.call(LabPaths.of(given.dir), given)
+    except LabError as error:
+        sys.stderr.write(f"lab: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("lab: interrupted\n")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""The lab's control interface, from the caller's side: what runs, knobs, faults, the call log."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nixops_lab.report import LabError
+
+
+@dataclass(frozen=True)
+class Control:
+    """`url` without a trailing slash. All calls raise LabError with the lab's own words when it refuses."""
+
+    url: str
+
+    def machines(self) -> list[dict[str, Any]]:
+        """[{name, state, private_address, public_address, leader}], by name.
+
+        `leader` is the pid of its init, or null.
+        """
+        return list(self._call("GET", "/machines"))
+
+    def cut_power(self, machine: str) -> None:
+        self._call("POST", f"/machines/{machine}/kill", {})
+
+    def set_knobs(self, knobs: Mapping[str, object]) -> Any:
+        return self._call("POST", "/knobs", knobs)
+
+    def fault(self, fault: Mapping[str, object]) -> Any:
+        return self._call("POST", "/faults", fault)
+
+    def reset(self) -> None:
+        """Knobs and faults as they were after `up`."""
+        self._call("POST", "/reset", {})
+
+    def _call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+        request = urllib.request.Request(self.url + path, method=method)  # noqa: S310 - always http on loopback
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=60) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise LabError(f"{method} {path}: {error.code} {error.read().decode(errors='replace').strip()}") from None
+        except OSError as error:
+            raise LabError(
+                f"the lab's control interface at {self.url} does not answer ({error}): `lab up` repairs it"
+            ) from None
+        return json.loads(text) if text else None
+
+
+def find_machine(
+    wanted: str, machines: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """A machine by its own name, or by the name of the NixMachine whose instance id or host address it has.
+
+    `objects` are NixMachines as the API gives them. Raises LabError if none or several fit.
+    """
+    for machine in machines:
+        if machine["name"] == wanted:
+            return machine
+    named = [thing for thing in objects if thing["metadata"]["name"] == wanted]
+    found = [machine for machine in machines if any(_stands_for(thing, machine) for thing in named)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(machine["name"] for machine in found)
+        raise LabError(f"{wanted} is the name of NixMachines in several namespaces: use one of {names}")
+    raise LabError(f"no machine {wanted}; there are: {', '.join(machine['name'] for machine in machines) or 'none'}")
+
+
+def _stands_for(thing: Mapping[str, Any], machine: Mapping[str, Any]) -> bool:
+    instance = (thing.get("status") or {}).get("instance") or {}
+    host = (thing["spec"].get("target") or {}).get("host") or {}
+    return machine["name"] == instance.get("id") or machine["private_address"] == host.get("address")

@@ -1,0 +1,299 @@
+"""The operator, started the way its pod would start it.
+
+    nsenter (the lab's network) → bwrap (root file system of the image, own processes) → setpriv (uid 65532)
+
+* Root: Debian's /usr and /etc, Python, the package's sources and the miniature nixpkgs, all read-only; /nix, HOME
+  and /tmp writable.
+* Rights: no capability, no way to get one, the service account of the chart. Never the cluster's administrator.
+* A process namespace of its own: `kill` takes the operator and everything it started at once, as the death of a
+  container does.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from nixops_lab import control_plane, processes, state
+from nixops_lab.network import entering
+from nixops_lab.paths import CHECKOUT, LabPaths
+from nixops_lab.report import LabError
+
+USER_ID = 65532  # the `nonroot` user of distroless images, and the chart's
+NAMESPACE = "nixops-system"
+SERVICE_ACCOUNT = "nixops-operator"
+TOKEN_LIFE = "48h"
+STOP_SECONDS = 30  # Kubernetes' default terminationGracePeriodSeconds
+SYSTEM_FOLDERS = ("/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+COMMAND = ("-m", "nixops_operator")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the caller asked for; kept, so that `restart` repeats it. `command` empty: the operator itself."""
+
+    environment: Mapping[str, str]
+    settings: Mapping[str, object]
+    command: Sequence[str] = ()
+
+
+def configuration(paths: LabPaths, ports: Mapping[str, int], settings: Mapping[str, object]) -> dict[str, object]:
+    """The operator's settings file. `settings`: dotted key → value, on top of what the lab sets."""
+    merged: dict[str, object] = {
+        "nix": {"nixpkgs": {"path": str(paths.nixpkgs)}},
+        "aws": {"endpointUrl": f"http://127.0.0.1:{ports['ec2']}"},
+        "ec2": {"defaultImage": {"owner": "427812963091", "name": "nixos/25.11*-x86_64-linux"}},
+        "hosts": {"allowedCidrs": ["192.0.2.0/24"]},
+        "resyncPeriod": "5s",
+        "server": {"port": ports["operator"]},
+    }
+    for key, value in settings.items():
+        *parents, last = key.split(".")
+        place = merged
+        for parent in parents:
+            inner = place.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise LabError(f"--set {key}: {parent} is a value ({inner!r}), not a group of settings")
+            place = inner
+        place[last] = value
+    return merged
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
+    """`a.b=value` each; the value is YAML, so that 5, true and [x, y] mean what they look like."""
+    settings = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not (key and equals):
+            raise LabError(f"{pair}: write KEY=VALUE, with dots between the parts of KEY")
+        settings[key] = yaml.safe_load(text)
+    return settings
+
+
+def parse_environment(pairs: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` each."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise LabError(f"--env {pair}: write NAME=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def python_folders(interpreter: Path, prefix: Path, base_prefix: Path) -> list[Path]:
+    """Folders outside Debian's own that this Python needs: the environment and the installation under it."""
+    wanted = {prefix, base_prefix, interpreter.resolve().parents[1]}
+    return sorted(folder for folder in wanted if not folder.is_relative_to("/usr"))
+
+
+def sandbox(paths: LabPaths, folders: Sequence[Path], status_fd: int) -> list[str]:
+    """bwrap's arguments.
+
+    Binding each path at its own place reaches it even below a private home: the folders above are made anew.
+    """
+
+    def binds() -> Iterator[str]:
+        for folder in SYSTEM_FOLDERS:
+            if Path(folder).is_symlink():
+                yield from ("--symlink", str(Path(folder).readlink()), folder)
+            elif Path(folder).is_dir():
+                yield from ("--ro-bind", folder, folder)
+        yield from ("--dev", "/dev", "--dir", "/proc", "--ro-bind", "/sys", "/sys", "--dir", "/run", "--dir", "/var")
+        yield from ("--dir", "/home")
+        yield from ("--perms", "1777", "--tmpfs", "/tmp", "--perms", "1777", "--tmpfs", "/var/tmp")
+        bound = sorted({*folders, paths.nixpkgs, paths.operator / "config.yaml", paths.operator / "kubeconfig"})
+        # Said one by one: folders that bwrap makes on its own are as private as what is bound below them.
+        for parent in sorted({parent for path in bound for parent in path.parents} - {Path("/")}):
+            yield from ("--dir", str(parent))
+        # Sorted, so that a mount never hides one made before it.
+        for path in bound:
+            yield from ("--ro-bind", str(path), str(path))
+        yield from (
+            "--bind",
+            str(paths.operator / "nix"),
+            "/nix",
+            "--bind",
+            str(paths.operator / "home"),
+            "/home/nixops",
+        )
+
+    return [
+        "bwrap",
+        "--unshare-pid",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--json-status-fd",
+        str(status_fd),
+        "--cap-add",
+        "ALL",  # setpriv gives all of them up; it and the mount below need some
+        *binds(),
+        "--chdir",
+        "/home/nixops",
+        "--",
+        # A /proc that bwrap mounts has parts covered, and the kernel lets no user namespace inside mount another one
+        # then
+        # (mount_too_revealing() in Linux' fs/namespace.c); the operator's own build sandbox needs to.
+        "/bin/sh",
+        "-c",
+        'mount -t proc proc /proc && exec setpriv "$@"',
+        "setpriv",
+        f"--reuid={USER_ID}",
+        f"--regid={USER_ID}",
+        "--clear-groups",
+        "--inh-caps=-all",
+        "--bounding-set=-all",
+        "--no-new-privs",
+        "--",
+    ]
+
+
+def environment(paths: LabPaths, extra: Mapping[str, str]) -> dict[str, str]:
+    """Only what a pod would have."""
+    return {
+        "HOME": "/home/nixops",
+        "USER": "nixops",
+        "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        "LANG": "C.UTF-8",
+        "KUBECONFIG": str(paths.operator / "kubeconfig"),
+        "NIXOPS_CONFIG": str(paths.operator / "config.yaml"),
+        "POD_NAMESPACE": NAMESPACE,
+        **extra,
+    }
+
+
+def running(paths: LabPaths) -> processes.Recorded | None:
+    """The first process of a living operator's namespace, or None."""
+    try:
+        recorded = processes.Recorded(**json.loads((paths.operator / "pid").read_text()))
+    except FileNotFoundError:
+        return None
+    return recorded if processes.is_alive(recorded) else None
+
+
+def start(paths: LabPaths, lab: state.State, launch: Launch) -> int:
+    """Starts it and returns the operator's pid. Raises LabError if one is running, or if it ends at once."""
+    if running(paths) is not None:
+        raise LabError("the operator is running; `lab operator restart` starts it anew")
+    prepare(paths)
+    (paths.operator / "config.yaml").write_text(yaml.safe_dump(configuration(paths, lab.ports, launch.settings)))
+    _write_private(paths.operator / "kubeconfig", _service_account_kubeconfig(paths, lab.ports["api"]))
+    _write_private(paths.operator / "launch.json", json.dumps(asdict(launch)))
+    folders = [*python_folders(Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix)), CHECKOUT / "operator"]
+    status = paths.operator / "status"
+    status.unlink(missing_ok=True)
+    status_fd = os.open(status, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    command = launch.command or (sys.executable, *COMMAND)
+    try:
+        process = processes.start(
+            [*entering(paths.namespace), *sandbox(paths, folders, status_fd), *command],
+            paths.operator / "log",
+            environment(paths, launch.environment),
+            pass_fds=[status_fd],
+        )
+    finally:
+        os.close(status_fd)
+    pid = _await_pid(paths, process)
+    if pid is None:
+        raise LabError(f"the operator did not start. The end of its log:\n{control_plane.tail(paths.operator / 'log')}")
+    return pid
+
+
+def stop(paths: LabPaths) -> int | None:
+    """SIGTERM, then up to STOP_SECONDS, then SIGKILL, as the kubelet does.
+
+    Its exit status; None if it was not running.
+    """
+    process = running(paths)
+    if process is None:
+        return None
+    if (inner := _inner_pid(process.pid)) is not None:
+        processes.send(processes.record(inner), signal.SIGTERM)
+    if processes.wait_gone([process], STOP_SECONDS):
+        kill(paths)
+    return exit_code(paths)
+
+
+def kill(paths: LabPaths) -> bool:
+    """SIGKILL to the operator and everything it started, at once. False if it was not running."""
+    process = running(paths)
+    if process is None:
+        return False
+    # The kernel ends a process namespace with its first process (pid_namespaces(7)).
+    processes.end([process], grace=0)
+    return True
+
+
+def exit_code(paths: LabPaths) -> int | None:
+    """How the last one ended: its exit status, 128 + signal; None if it runs or was killed from outside."""
+    code = _status(paths).get("exit-code")
+    return code if isinstance(code, int) else None
+
+
+def last_launch(paths: LabPaths) -> Launch:
+    """What the last `start` was asked for; nothing special if there was none."""
+    try:
+        return Launch(**json.loads((paths.operator / "launch.json").read_text()))
+    except FileNotFoundError:
+        return Launch({}, {})
+
+
+def prepare(paths: LabPaths) -> None:
+    """The operator's writable folders, owned by its uid: the volumes of its pod."""
+    paths.operator.mkdir(parents=True, exist_ok=True)
+    for folder in (paths.operator / "nix", paths.operator / "home"):
+        folder.mkdir(exist_ok=True)
+        os.chown(folder, USER_ID, USER_ID)
+
+
+def _service_account_kubeconfig(paths: LabPaths, port: int) -> str:
+    arguments = ["create", "token", SERVICE_ACCOUNT, f"--namespace={NAMESPACE}", f"--duration={TOKEN_LIFE}"]
+    token = control_plane.kubectl(paths, arguments).strip()
+    authority = (paths.control_plane / "authority.crt").read_text()
+    return control_plane.kubeconfig(port, authority, token, SERVICE_ACCOUNT, NAMESPACE)
+
+
+def _write_private(path: Path, content: str) -> None:
+    """For the operator's eyes, and root's."""
+    path.touch(mode=0o600)
+    path.write_text(content)
+    os.chown(path, USER_ID, USER_ID)
+
+
+def _status(paths: LabPaths) -> dict[str, object]:
+    """bwrap's reports (bwrap(1), --json-status-fd), one JSON object a line, merged."""
+    merged: dict[str, object] = {}
+    try:
+        text = (paths.operator / "status").read_text()
+    except FileNotFoundError:
+        return merged
+    for line in text.splitlines():
+        merged |= json.loads(line)
+    return merged
+
+
+def _inner_pid(first: int) -> int | None:
+    """The operator itself: the child of the namespace's first process; None before it is there or after its end."""
+    below = processes.children(first)
+    return below[0] if below else None
+
+
+def _await_pid(paths: LabPaths, outermost: processes.Recorded) -> int | None:
+    """Writes down the namespace's first process as soon as there is one; None if all ended before the operator ran."""
+    while processes.is_alive(outermost):
+        first = _status(paths).get("child-pid")
+        if isinstance(first, int) and processes.stat(first) is not None:
+            _write_private(paths.operator / "pid", json.dumps(asdict(processes.record(first))))
+            if (inner := _inner_pid(first)) is not None and _runs_as_operator(inner):
+                return inner
+    return None
+
+
+def _runs_as_operator(pid: int) -> bool:
+    """True once setpriv has become the command: before, the signal handlers are not its own."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid == USER_ID
+    except FileNotFoundError:
+        return False
