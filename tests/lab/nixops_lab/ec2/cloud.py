@@ -1,0 +1,81 @@
+"""What all operations share: clock, addresses, machines, moto, and the regions."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Protocol
+
+from nixops_lab.ec2.addresses import AddressBook
+from nixops_lab.ec2.errors import Ec2Error
+from nixops_lab.ec2.ids import Ids
+from nixops_lab.ec2.knobs import Panel
+from nixops_lab.ec2.moto import Moto
+from nixops_lab.ec2.network import read_network
+from nixops_lab.ec2.region import Region
+from nixops_lab.machines import MachineSpec, Rule
+
+# moto's account.
+ACCOUNT = "123456789012"
+
+
+class Hosts(Protocol):
+    """The part of `nixops_lab.machines.Machines` that instances need."""
+
+    on_poweroff: Callable[[str], Awaitable[None]] | None
+
+    async def create(self, spec: MachineSpec) -> None: ...
+    async def start(self, name: str) -> None: ...
+    async def stop(self, name: str) -> None: ...
+    async def reboot(self, name: str) -> None: ...
+    async def destroy(self, name: str) -> None: ...
+    async def set_public_address(self, name: str, address: str | None) -> None: ...
+    async def set_rules(self, name: str, ingress: Sequence[Rule], egress: Sequence[Rule]) -> None: ...
+
+
+@dataclass
+class Cloud:
+    """The account: its regions come into being when they are first asked for."""
+
+    hosts: Hosts
+    panel: Panel
+    moto: Moto
+    seed: int
+    addresses: AddressBook = field(default_factory=AddressBook)
+    regions: dict[str, Region] = field(default_factory=dict)
+    _architectures: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    async def region(self, name: str) -> Region:
+        """The region with its present network; records whose time is over are gone."""
+        if name not in self.regions:
+            network = await read_network(self.moto, name)
+            # Another request may have been faster while this one waited.
+            if name not in self.regions:
+                new_ids = Ids(Random(f"{self.seed}/{name}"))
+                self.regions[name] = Region(name, self.panel, new_ids, network, self.seed)
+                self.regions[name].adopt_network(network)
+        region = self.regions[name]
+        expired = {interface.id: interface.private_address for interface in region.interfaces.values()}
+        region.forget_expired()
+        for interface_id, address in expired.items():
+            if interface_id not in region.interfaces:
+                self.addresses.release_private(address)
+        return region
+
+    async def network_changed(self, name: str) -> None:
+        """Read the network again after a call that moto answered."""
+        if name in self.regions:
+            self.regions[name].adopt_network(await read_network(self.moto, name))
+
+    async def architectures(self, region: str, instance_type: str) -> tuple[str, ...]:
+        """What an instance type runs, as moto's copy of EC2's list says. Raises `InvalidParameterValue`."""
+        if instance_type not in self._architectures:
+            try:
+                reply = await self.moto.call(region, "DescribeInstanceTypes", {"InstanceTypes": [instance_type]})
+            except Ec2Error as error:
+                raise Ec2Error("InvalidParameterValue", f"Invalid value '{instance_type}' for InstanceType.") from error
+            self._architectures[instance_type] = _supported(reply)
+        return self._architectures[instance_type]
+
+
+def _supported(reply: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(reply["InstanceTypes"][0]["ProcessorInfo"]["SupportedArchitectures"])

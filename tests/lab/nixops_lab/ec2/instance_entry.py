@@ -1,0 +1,137 @@
+"""An instance as EC2 describes it: record to reply. EC2 API Reference, "Instance"."""
+
+from typing import Any
+
+from nixops_lab.ec2 import tags
+from nixops_lab.ec2.cloud import ACCOUNT
+from nixops_lab.ec2.records import STATE_CODES, Instance, Interface
+from nixops_lab.ec2.region import Region
+
+
+def state_entry(state: str) -> dict[str, Any]:
+    """`InstanceState`."""
+    return {"Code": STATE_CODES[state], "Name": state}
+
+
+def private_dns(region: Region, address: str) -> str:
+    """IP based name: EC2 User Guide, "EC2 instance hostnames and domains"."""
+    return f"ip-{address.replace('.', '-')}.{region.name}.compute.internal"
+
+
+def public_dns(region: Region, address: str | None) -> str:
+    """Empty without an address."""
+    return "" if address is None else f"ec2-{address.replace('.', '-')}.{region.name}.compute.amazonaws.com"
+
+
+def group_entries(region: Region, group_ids: tuple[str, ...]) -> list[dict[str, str]]:
+    """`GroupIdentifier`s. A group that an interface has cannot be deleted, so each exists."""
+    return [{"GroupId": group_id, "GroupName": region.groups[group_id].name} for group_id in group_ids]
+
+
+def association(region: Region, address: str | None) -> dict[str, Any] | None:
+    """The public address of an interface, None without one."""
+    if address is None:
+        return None
+    return {"IpOwnerId": "amazon", "PublicDnsName": public_dns(region, address), "PublicIp": address}
+
+
+def instance_entry(region: Region, instance: Instance) -> dict[str, Any]:
+    """One member of `Instances`. A terminated one has lost network, groups and devices."""
+    reason = instance.state_reason
+    entry: dict[str, Any] = {
+        "InstanceId": instance.id,
+        "ImageId": instance.image.id,
+        "AmiLaunchIndex": instance.launch_index,
+        "InstanceType": instance.instance_type,
+        "Architecture": instance.image.architecture,
+        "ClientToken": instance.client_token,
+        "KeyName": instance.key_name,
+        "LaunchTime": instance.launch_time,
+        "State": state_entry(instance.state),
+        "StateReason": {"Code": reason[0], "Message": reason[1]} if reason else None,
+        "StateTransitionReason": instance.transition_reason,
+        "Placement": {"AvailabilityZone": instance.subnet.zone, "GroupName": "", "Tenancy": "default"},
+        "Monitoring": {"State": "enabled" if instance.is_monitored else "disabled"},
+        "EbsOptimized": instance.is_ebs_optimized,
+        "EnaSupport": True,
+        "Hypervisor": "xen",
+        "VirtualizationType": "hvm",
+        "PlatformDetails": "Linux/UNIX",
+        "UsageOperation": "RunInstances",
+        "RootDeviceName": "/dev/xvda",
+        "RootDeviceType": "ebs",
+        "MetadataOptions": instance.metadata_options,
+        "ProductCodes": [],
+        "Tags": tags.as_list(region.tags.get(instance.id, {})),
+        "BlockDeviceMappings": [],
+        "NetworkInterfaces": [],
+        "SecurityGroups": [],
+        "PrivateDnsName": "",
+        "PublicDnsName": "",
+    }
+    if instance.state == "terminated":
+        return entry
+    return entry | _attached(region, instance)
+
+
+def _attached(region: Region, instance: Instance) -> dict[str, Any]:
+    interface = region.interfaces[instance.interface_id]
+    volume = region.volumes[instance.volume_id]
+    return {
+        "VpcId": instance.subnet.vpc_id,
+        "SubnetId": instance.subnet.id,
+        "PrivateIpAddress": instance.private_address,
+        "PrivateDnsName": private_dns(region, instance.private_address),
+        "PublicIpAddress": instance.public_address,
+        "PublicDnsName": public_dns(region, instance.public_address),
+        "SourceDestCheck": True,
+        "SecurityGroups": group_entries(region, interface.group_ids),
+        "NetworkInterfaces": [_interface_member(region, instance, interface)],
+        "BlockDeviceMappings": [
+            {
+                "DeviceName": volume.device,
+                "Ebs": {
+                    "AttachTime": volume.created_at,
+                    "DeleteOnTermination": volume.is_deleted_on_termination,
+                    "Status": "attached",
+                    "VolumeId": volume.id,
+                },
+            }
+        ],
+    }
+
+
+def _interface_member(region: Region, instance: Instance, interface: Interface) -> dict[str, Any]:
+    public = association(region, instance.public_address)
+    return {
+        "NetworkInterfaceId": interface.id,
+        "Status": "in-use",
+        "OwnerId": ACCOUNT,
+        "VpcId": interface.subnet.vpc_id,
+        "SubnetId": interface.subnet.id,
+        "MacAddress": interface.mac,
+        "InterfaceType": "interface",
+        "SourceDestCheck": True,
+        "Description": "",
+        "Groups": group_entries(region, interface.group_ids),
+        "Ipv6Addresses": [],
+        "PrivateIpAddress": interface.private_address,
+        "PrivateDnsName": private_dns(region, interface.private_address),
+        "Association": public,
+        "PrivateIpAddresses": [
+            {
+                "Primary": True,
+                "PrivateIpAddress": interface.private_address,
+                "PrivateDnsName": private_dns(region, interface.private_address),
+                "Association": public,
+            }
+        ],
+        "Attachment": {
+            "AttachmentId": interface.attachment_id,
+            "AttachTime": interface.created_at,
+            "DeleteOnTermination": True,
+            "DeviceIndex": 0,
+            "NetworkCardIndex": 0,
+            "Status": "attached",
+        },
+    }

@@ -1,0 +1,226 @@
+"""Instances after their launch: describe, start, stop, reboot, terminate, attributes.
+
+Facts: EC2 API Reference, operations of these names; EC2 User Guide, "Amazon EC2 instance state changes" and
+"Change instance termination protection".
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from nixops_lab.ec2 import ids
+from nixops_lab.ec2.cloud import ACCOUNT, Cloud
+from nixops_lab.ec2.errors import Ec2Error, combination, incorrect_state, invalid, unsupported
+from nixops_lab.ec2.filters import always, page, select
+from nixops_lab.ec2.instance_entry import group_entries, instance_entry, private_dns, public_dns, state_entry
+from nixops_lab.ec2.interfaces import changed_groups
+from nixops_lab.ec2.lifecycle import Lifecycle
+from nixops_lab.ec2.records import STATE_CODES, Instance
+from nixops_lab.ec2.region import Region
+
+
+def _named(region: Region, params: dict[str, Any]) -> list[Instance]:
+    return ids.pick(ids.INSTANCE, dict.fromkeys(params["InstanceIds"]), region.visible(region.instances))
+
+
+def _readers(region: Region) -> dict[str, Callable[[Instance], Iterable[str]]]:
+    def unless_terminated(read: Callable[[Instance], str | None]) -> Callable[[Instance], Iterable[str]]:
+        return lambda i: [] if i.state == "terminated" or (value := read(i)) is None else [value]
+
+    return {
+        "architecture": lambda i: [i.image.architecture],
+        "availability-zone": lambda i: [i.subnet.zone],
+        "client-token": lambda i: [i.client_token],
+        "dns-name": unless_terminated(lambda i: public_dns(region, i.public_address)),
+        "image-id": lambda i: [i.image.id],
+        "instance-id": lambda i: [i.id],
+        "instance-state-code": lambda i: [str(STATE_CODES[i.state])],
+        "instance-state-name": lambda i: [i.state],
+        "instance-type": lambda i: [i.instance_type],
+        "instance.group-id": region.group_ids_of,
+        "instance.group-name": lambda i: [region.groups[g].name for g in region.group_ids_of(i)],
+        "ip-address": unless_terminated(lambda i: i.public_address),
+        "key-name": lambda i: [i.key_name] if i.key_name else [],
+        "network-interface.group-id": region.group_ids_of,
+        "network-interface.network-interface-id": unless_terminated(lambda i: i.interface_id),
+        "owner-id": always(ACCOUNT),
+        "private-dns-name": unless_terminated(lambda i: private_dns(region, i.private_address)),
+        "private-ip-address": unless_terminated(lambda i: i.private_address),
+        "reservation-id": lambda i: [i.reservation_id],
+        "state-reason-code": lambda i: [i.state_reason[0]] if i.state_reason else [],
+        "subnet-id": unless_terminated(lambda i: i.subnet.id),
+        "vpc-id": unless_terminated(lambda i: i.subnet.vpc_id),
+    }
+
+
+def _found(region: Region, params: dict[str, Any]) -> tuple[list[Instance], str | None]:
+    chosen: Iterable[Instance] = region.visible(region.instances).values()
+    if params.get("InstanceIds"):
+        chosen = _named(region, params)
+    found = select(chosen, params.get("Filters", []), _readers(region), lambda i: region.tags.get(i.id, {}))
+    return page(region.shuffled(found), params, "InstanceIds")
+
+
+async def describe_instances(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """All states, terminated ones while they last."""
+    shown, token = _found(region, params)
+    reservations: dict[str, list[Instance]] = {}
+    for instance in shown:
+        reservations.setdefault(instance.reservation_id, []).append(instance)
+    entries = [
+        {
+            "ReservationId": reservation_id,
+            "OwnerId": ACCOUNT,
+            "Groups": [],
+            "Instances": [instance_entry(region, instance) for instance in instances],
+        }
+        for reservation_id, instances in reservations.items()
+    ]
+    return {"Reservations": entries, "NextToken": token}
+
+
+async def describe_instance_status(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """Running instances only, unless all are asked for."""
+    shown, token = _found(region, params)
+    if not params.get("IncludeAllInstances", False):
+        shown = [instance for instance in shown if instance.state == "running"]
+    return {"InstanceStatuses": [_status_entry(instance) for instance in shown], "NextToken": token}
+
+
+def _status_entry(instance: Instance) -> dict[str, Any]:
+    check = {"Status": "ok" if instance.state == "running" else "not-applicable"}
+    return {
+        "InstanceId": instance.id,
+        "AvailabilityZone": instance.subnet.zone,
+        "InstanceState": state_entry(instance.state),
+        "InstanceStatus": check,
+        "SystemStatus": check,
+    }
+
+
+def _changes(region: Region, before: list[Instance]) -> list[dict[str, Any]]:
+    return [
+        {
+            "InstanceId": instance.id,
+            "PreviousState": state_entry(instance.state),
+            "CurrentState": state_entry(region.instances[instance.id].state),
+        }
+        for instance in before
+    ]
+
+
+def _refuse(instances: list[Instance], states: set[str], verb: str) -> None:
+    for instance in instances:
+        if instance.state in states:
+            raise incorrect_state(f"The instance '{instance.id}' is not in a state from which it can be {verb}.")
+
+
+async def start_instances(
+    lifecycle: Lifecycle, _cloud: Cloud, region: Region, params: dict[str, Any]
+) -> dict[str, Any]:
+    """Stopped ones become pending; running ones stay as they are."""
+    named = _named(region, params)
+    _refuse(named, {"stopping", "shutting-down", "terminated"}, "started")
+    for instance in named:
+        if instance.state == "stopped":
+            lifecycle.start(region, instance.id)
+    return {"StartingInstances": _changes(region, named)}
+
+
+async def stop_instances(lifecycle: Lifecycle, _cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """Running ones become stopping; stopped ones stay as they are."""
+    if params.get("Hibernate"):
+        raise Ec2Error("UnsupportedHibernationConfiguration", "Hibernation is not enabled for this instance.")
+    named = _named(region, params)
+    _refuse(named, {"pending", "shutting-down", "terminated"}, "stopped")
+    for instance in named:
+        if instance.state == "running":
+            lifecycle.stop(region, instance.id)
+    return {"StoppingInstances": _changes(region, named)}
+
+
+async def reboot_instances(
+    lifecycle: Lifecycle, _cloud: Cloud, region: Region, params: dict[str, Any]
+) -> dict[str, Any]:
+    """Only what runs can be rebooted; the reply comes before the reboot."""
+    named = _named(region, params)
+    _refuse(named, set(STATE_CODES) - {"running"}, "rebooted")
+    for instance in named:
+        lifecycle.reboot(instance.id)
+    return {}
+
+
+async def terminate_instances(
+    lifecycle: Lifecycle, _cloud: Cloud, region: Region, params: dict[str, Any]
+) -> dict[str, Any]:
+    """A protected instance blocks those of its own zone; the other zones' are terminated all the same."""
+    named = _named(region, params)
+    protected = [instance for instance in named if instance.is_protected and instance.is_live]
+    blocked = {instance.subnet.zone for instance in protected}
+    for instance in named:
+        if instance.is_live and instance.subnet.zone not in blocked:
+            lifecycle.terminate(region, instance.id)
+    if protected:
+        raise Ec2Error(
+            "OperationNotPermitted",
+            f"The instance '{protected[0].id}' may not be terminated. Modify its 'disableApiTermination' instance "
+            "attribute and try again.",
+        )
+    return {"TerminatingInstances": _changes(region, named)}
+
+
+async def describe_instance_attribute(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """One attribute a call."""
+    (instance,) = ids.pick(ids.INSTANCE, [params["InstanceId"]], region.visible(region.instances))
+    match params["Attribute"]:
+        case "disableApiTermination":
+            value: dict[str, Any] = {"DisableApiTermination": {"Value": instance.is_protected}}
+        case "instanceInitiatedShutdownBehavior":
+            value = {"InstanceInitiatedShutdownBehavior": {"Value": instance.shutdown_behavior}}
+        case "instanceType":
+            value = {"InstanceType": {"Value": instance.instance_type}}
+        case "groupSet":
+            value = {"Groups": group_entries(region, region.group_ids_of(instance))}
+        case other:
+            raise unsupported(f"the lab does not model the attribute {other}")
+    return {"InstanceId": instance.id} | value
+
+
+async def modify_instance_attribute(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """Groups, termination protection or shutdown behaviour: one of them a call."""
+    (instance,) = ids.pick(ids.INSTANCE, [params["InstanceId"]], region.visible(region.instances))
+    changes = set(params) - {"InstanceId", "DryRun"}
+    if len(changes) != 1:
+        raise combination("Exactly one attribute may be modified in a request")
+    if instance.state == "terminated":
+        raise incorrect_state(f"Instance '{instance.id}' is terminated")
+    match changes.pop():
+        case "Groups":
+            changed_groups(region, region.interfaces[instance.interface_id], params["Groups"])
+        case "DisableApiTermination":
+            is_protected = params["DisableApiTermination"].get("Value", False)
+            region.instances[instance.id] = replace(instance, is_protected=is_protected)
+        case "InstanceInitiatedShutdownBehavior":
+            behavior = params["InstanceInitiatedShutdownBehavior"].get("Value")
+            if behavior not in {"stop", "terminate"}:
+                raise invalid(f"Invalid value '{behavior}' for InstanceInitiatedShutdownBehavior.")
+            region.instances[instance.id] = replace(instance, shutdown_behavior=behavior)
+        case other:
+            raise unsupported(f"the lab does not model a change of {other}")
+    return {}
+
+
+OPERATIONS = {
+    "DescribeInstanceAttribute": describe_instance_attribute,
+    "DescribeInstanceStatus": describe_instance_status,
+    "DescribeInstances": describe_instances,
+    "ModifyInstanceAttribute": modify_instance_attribute,
+}
+
+# These also take the lifecycle, before the other arguments.
+TRANSITIONS = {
+    "RebootInstances": reboot_instances,
+    "StartInstances": start_instances,
+    "StopInstances": stop_instances,
+    "TerminateInstances": terminate_instances,
+}

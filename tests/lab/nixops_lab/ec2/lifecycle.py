@@ -1,0 +1,217 @@
+"""Instances as machines: what happens after the reply to Run, Start, Stop, Reboot and Terminate.
+
+    pending ──booted, delay over──► running ──► stopping ──machine off──► stopped ──► pending …
+       └────────────────────────────────┴──► shutting-down ──machine gone──► terminated
+
+Facts: EC2 User Guide, "Amazon EC2 instance state changes"; StateReason codes: EC2 API Reference, "StateReason".
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from nixops_lab.ec2.cloud import Cloud
+from nixops_lab.ec2.firewall import Firewall
+from nixops_lab.ec2.records import Instance
+from nixops_lab.ec2.region import Region
+from nixops_lab.machines import MachineSpec
+
+_log = logging.getLogger(__name__)
+
+USER_SHUTDOWN = ("Client.UserInitiatedShutdown", "Client.UserInitiatedShutdown: User initiated shutdown")
+INSTANCE_SHUTDOWN = (
+    "Client.InstanceInitiatedShutdown",
+    "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
+)
+LAUNCH_FAILED = ("Server.InternalError", "Server.InternalError: Internal error on launch")
+
+
+def user_initiated(now: float) -> str:
+    """The `StateTransitionReason` of a stop or terminate by a caller."""
+    return f"User initiated ({datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M:%S} GMT)"
+
+
+class Lifecycle:
+    """Runs the transitions. The state changes at once, the machine follows; one thing at a time per machine."""
+
+    def __init__(self, cloud: Cloud, firewall: Firewall) -> None:
+        self._cloud = cloud
+        self._firewall = firewall
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    # What operations call: each returns at once.
+
+    def launch(self, region: Region, instance_id: str) -> None:
+        """Make the machine of a pending instance and boot it."""
+        self._spawn(self._boot(region, instance_id, is_new=True))
+
+    def start(self, region: Region, instance_id: str) -> None:
+        """stopped → pending."""
+        self._change(
+            region,
+            instance_id,
+            state="pending",
+            state_reason=("pending", "pending"),
+            transition_reason="",
+            launch_time=self._cloud.panel.clock(),
+        )
+        self._spawn(self._boot(region, instance_id, is_new=False))
+
+    def stop(self, region: Region, instance_id: str) -> None:
+        """running → stopping."""
+        now = self._cloud.panel.clock()
+        self._change(
+            region,
+            instance_id,
+            state="stopping",
+            state_reason=USER_SHUTDOWN,
+            transition_reason=user_initiated(now),
+        )
+        self._spawn(self._halt(region, instance_id))
+
+    def terminate(self, region: Region, instance_id: str) -> None:
+        """Any state → shutting-down."""
+        now = self._cloud.panel.clock()
+        self._change(
+            region,
+            instance_id,
+            state="shutting-down",
+            state_reason=USER_SHUTDOWN,
+            transition_reason=user_initiated(now),
+        )
+        self._spawn(self._remove(region, instance_id))
+
+    def reboot(self, instance_id: str) -> None:
+        """The state stays running."""
+        self._spawn(self._reboot(instance_id))
+
+    async def powered_off(self, name: str) -> None:
+        """The machine has powered itself off from inside. Names that are no instance are not EC2's."""
+        for region in self._cloud.regions.values():
+            instance = region.instances.get(name)
+            if instance is None or instance.state not in {"pending", "running"}:
+                continue
+            if instance.shutdown_behavior == "terminate":
+                self._change(region, name, state="shutting-down", state_reason=INSTANCE_SHUTDOWN, transition_reason="")
+                self._spawn(self._remove(region, name))
+            else:
+                self._change(region, name, state="stopping", state_reason=INSTANCE_SHUTDOWN, transition_reason="")
+                self._spawn(self._halt(region, name))
+
+    async def close(self) -> None:
+        """Give up all transitions; machines stay as they are."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # What then happens to the machine.
+
+    async def _boot(self, region: Region, instance_id: str, *, is_new: bool) -> None:
+        since = region.instances[instance_id].launch_time
+        async with self._turn(instance_id):
+            try:
+                if not await self._power_on(region, instance_id, is_new=is_new):
+                    return
+            except Exception:  # noqa: BLE001 - EC2 tells a failed launch by the state: there is nobody to raise to
+                _log.exception("launch of %s failed", instance_id)
+                self._change(region, instance_id, state="shutting-down", state_reason=LAUNCH_FAILED)
+                self._spawn(self._remove(region, instance_id))
+                return
+        await self._cloud.panel.elapsed("pending_seconds", since)
+        instance = region.instances.get(instance_id)
+        # Stopped and started again meanwhile: then that start tells when it runs.
+        if instance is not None and instance.state == "pending" and instance.launch_time == since:
+            self._change(region, instance_id, state="running", state_reason=None)
+
+    async def _power_on(self, region: Region, instance_id: str, *, is_new: bool) -> bool:
+        instance = region.instances[instance_id]
+        if instance.state != "pending":
+            return False
+        if instance.has_public_address:
+            self._change(region, instance_id, public_address=self._cloud.addresses.public())
+            instance = region.instances[instance_id]
+        hosts = self._cloud.hosts
+        if is_new:
+            await hosts.create(_spec(instance))
+        else:
+            await hosts.set_public_address(instance_id, instance.public_address)
+        self._firewall.admit(instance_id)
+        # Before the boot: no packet may reach a machine whose rules are not there yet.
+        await self._firewall.apply(region)
+        if region.instances[instance_id].state != "pending":
+            return False
+        await hosts.start(instance_id)
+        return True
+
+    async def _halt(self, region: Region, instance_id: str) -> None:
+        since = self._cloud.panel.clock()
+        async with self._turn(instance_id):
+            if region.instances[instance_id].state != "stopping":
+                return
+            await self._cloud.hosts.stop(instance_id)
+            await self._cloud.hosts.set_public_address(instance_id, None)
+            self._release_public(region, instance_id)
+        await self._cloud.panel.elapsed("stopping_seconds", since)
+        instance = region.instances.get(instance_id)
+        if instance is not None and instance.state == "stopping":
+            self._change(region, instance_id, state="stopped")
+
+    async def _remove(self, region: Region, instance_id: str) -> None:
+        since = self._cloud.panel.clock()
+        async with self._turn(instance_id):
+            await self._cloud.hosts.destroy(instance_id)
+            self._firewall.forget(instance_id)
+            self._release_public(region, instance_id)
+        await self._cloud.panel.elapsed("shutting_down_seconds", since)
+        now = self._cloud.panel.clock()
+        self._change(region, instance_id, state="terminated", terminated_at=now)
+        instance = region.instances[instance_id]
+        interface = region.interfaces[instance.interface_id]
+        region.interfaces[interface.id] = replace(interface, terminated_at=now)
+        volume = region.volumes[instance.volume_id]
+        if volume.is_deleted_on_termination:
+            del region.volumes[volume.id]
+            region.tags.pop(volume.id, None)
+        else:
+            region.volumes[volume.id] = replace(volume, is_attached=False)
+        await self._firewall.apply(region)
+
+    async def _reboot(self, instance_id: str) -> None:
+        async with self._turn(instance_id):
+            await self._cloud.hosts.reboot(instance_id)
+
+    def _release_public(self, region: Region, instance_id: str) -> None:
+        if address := region.instances[instance_id].public_address:
+            self._change(region, instance_id, public_address=None)
+            self._cloud.addresses.release_public(address)
+
+    def _change(self, region: Region, instance_id: str, **changes: object) -> None:
+        region.instances[instance_id] = replace(region.instances[instance_id], **changes)  # type: ignore[arg-type]
+
+    def _turn(self, instance_id: str) -> asyncio.Lock:
+        return self._turns.setdefault(instance_id, asyncio.Lock())
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The instance keeps its transient state, which is what a stuck instance looks like in EC2.
+            _log.error("a transition failed", exc_info=error)
+
+
+def _spec(instance: Instance) -> MachineSpec:
+    return MachineSpec(
+        name=instance.id,
+        private_address=instance.private_address,
+        public_address=instance.public_address,
+        release=instance.image.release,
+        user_data=instance.user_data,
+        authorized_keys=(instance.authorized_key,) if instance.authorized_key else (),
+    )

@@ -1,0 +1,134 @@
+"""What exists in a region: immutable records, replaced when something changes."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nixops_lab.ec2.network import Subnet
+from nixops_lab.ec2.rules import RuleKey
+
+# Code and name of the instance states: EC2 API Reference, "InstanceState".
+STATE_CODES = {
+    "pending": 0,
+    "running": 16,
+    "shutting-down": 32,
+    "terminated": 48,
+    "stopping": 64,
+    "stopped": 80,
+}
+
+
+@dataclass(frozen=True)
+class Image:
+    """An AMI; `release` is the VERSION_ID of the system in it."""
+
+    id: str
+    name: str
+    release: str
+    architecture: str
+    creation_date: str
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One instance. Times are seconds since 1970; `user_data` is the decoded text."""
+
+    id: str
+    reservation_id: str
+    launch_index: int
+    client_token: str
+    image: Image
+    instance_type: str
+    key_name: str | None
+    authorized_key: str | None
+    subnet: Subnet
+    interface_id: str
+    private_address: str
+    volume_id: str
+    user_data: str
+    has_public_address: bool
+    is_monitored: bool
+    is_ebs_optimized: bool
+    metadata_options: Mapping[str, object]
+    shutdown_behavior: str
+    is_protected: bool
+    created_at: float
+    launch_time: float
+    state: str = "pending"
+    state_reason: tuple[str, str] | None = ("pending", "pending")
+    transition_reason: str = ""
+    public_address: str | None = None
+    terminated_at: float | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Neither terminated nor on the way there."""
+        return self.state not in {"shutting-down", "terminated"}
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The primary network interface of an instance; `terminated_at` is its instance's."""
+
+    id: str
+    instance_id: str
+    attachment_id: str
+    subnet: Subnet
+    private_address: str
+    group_ids: tuple[str, ...]
+    created_at: float
+    terminated_at: float | None = None
+
+    @property
+    def mac(self) -> str:
+        """A locally administered address that follows from the private one."""
+        return "0a:00:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(self.private_address).packed)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The root volume of an instance."""
+
+    id: str
+    instance_id: str
+    device: str
+    zone: str
+    size_gib: int
+    volume_type: str
+    is_encrypted: bool
+    is_deleted_on_termination: bool
+    created_at: float
+    is_attached: bool = True
+
+
+@dataclass(frozen=True)
+class Group:
+    """A security group, without its rules."""
+
+    id: str
+    name: str
+    description: str
+    vpc_id: str
+    created_at: float
+
+
+@dataclass(frozen=True)
+class GroupRule:
+    """One rule of a group."""
+
+    id: str
+    group_id: str
+    key: RuleKey
+    description: str | None
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A key pair; `public_key` is `type base64`, without a comment."""
+
+    id: str
+    name: str
+    key_type: str
+    public_key: str
+    fingerprint: str
+    created_at: float
