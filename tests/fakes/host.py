@@ -1,0 +1,489 @@
+"""Machines in memory, for everything that uses ports.host. Their clocks move by hand: `machine.advance(seconds)`.
+
+hosts = FakeHosts()
+machine = hosts.add(FakeMachine("192.0.2.10"))
+machine.outcomes[toplevel] = Switch(exit_status=2)          # how switch-to-configuration of it goes
+host = await hosts.connect(machine.target())
+hosts.effects.drop_reply.add("host.activate")
+hosts.receive(socket, toplevel)                             # what `nix copy` through `nix_daemon` would do
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from uuid import UUID
+
+from fakes.effects import Effects, effect
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, OutcomeUnknown, Retry
+from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts, HostTarget
+
+BASE_SYSTEM = "/nix/store/00000000000000000000000000000000-nixos-system-base-25.11"
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG5vdC1hLWtleS1idXQtdGhpcnR5LXR3by1ieXRlcyE"
+CLIENT_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nfake\n-----END OPENSSH PRIVATE KEY-----\n"
+DEADMAN_MARGIN = 60.0  # s; as the agent's
+KEPT_ACTIVATIONS = 5
+
+UNDER_WAY = (
+    ActivationState.PREPARED,
+    ActivationState.SWITCHING,
+    ActivationState.SWITCHED,
+    ActivationState.ROLLING_BACK,
+)
+CLAIMING = (*UNDER_WAY, ActivationState.CONFIRMED)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """How switch-to-configuration of one toplevel goes on this machine.
+
+    `exit_status` None: a signal kills it. `seconds` inf: it hangs. `moves_link`: whether /run/current-system is its
+    own in the end.
+    """
+
+    exit_status: int | None = 0
+    seconds: float = 0
+    moves_link: bool = True
+    stops_sshd: bool = False
+    hides_failed_script: bool = False  # "Failed to run activate script" in the output
+    failed_units: tuple[str, ...] = ()
+
+
+@dataclass
+class Activation:
+    """One activation directory."""
+
+    request: ActivationRequest
+    boot_id: str
+    state: ActivationState = ActivationState.PREPARED
+    unit_ends_at: float | None = None
+    deadman_at: float | None = None
+    rollback_ends_at: float | None = None
+    exit_status: int | None = None
+    service_result: str = ""
+    was_touched: bool = False
+    log: str = ""
+
+
+class FakeMachine:
+    """One machine; all state is public: a test is root on it."""
+
+    def __init__(self, address: str, system: str = BASE_SYSTEM) -> None:
+        self.address = address
+        self.port = 22
+        self.host_keys = [HOST_KEY]
+        self.client_keys = {CLIENT_KEY}
+        self.is_silent = False  # off, or a security group without a rule for us
+        self.is_sshd_running = True
+        self.login_attempts = 0
+        self.now = 0.0
+        self.boots = 1
+        self.is_nixos = True
+        self.version_id = "25.11"
+        self.state_version: str | None = None
+        self.architecture = "x86_64"
+        self.free_bytes = 50 << 30
+        self.current_system: str | None = system
+        self.booted_system: str | None = system
+        self.profile_system: str | None = system
+        self.profile_generation: int | None = 1
+        self.boot_entry: str | None = system
+        self.boot_loader_error: str | None = None
+        self.boot_entry_unsure = False
+        self.lists_left = False
+        self.failed_units: tuple[str, ...] = ()
+        self.valid_paths = {system}
+        self.roots: dict[str, str] = {}
+        self.outcomes: dict[str, Switch] = {}
+        self.can_roll_back = True
+        self.rollback_seconds = 0.0
+        self.activations: dict[str, Activation] = {}
+        self.active: str | None = None
+        self.switches: list[str] = []  # toplevels whose switch-to-configuration was started, rollbacks too
+        self.connections: list[FakeHost] = []
+
+    @property
+    def boot_id(self) -> str:
+        return str(UUID(int=self.boots))
+
+    def target(self) -> HostTarget:
+        """How to reach it as it should be reached."""
+        return HostTarget(self.address, self.port, "root", CLIENT_KEY, tuple(sorted(self.host_keys)))
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass: units end, timers fire, each at its time."""
+        until = self.now + seconds
+        while due := self._next_event(until):
+            at, fire = due
+            self.now = max(self.now, at)
+            fire()
+        self.now = until
+
+    def reboot(self) -> None:
+        """Power-cycle: into the boot entry; units and timers are gone, directories stay."""
+        self.boots += 1
+        self.cut_connections()
+        self.is_sshd_running = True
+        self.current_system = self.booted_system = self.boot_entry
+        self.lists_left = False
+        self.failed_units = ()
+        for activation in self.activations.values():
+            activation.unit_ends_at = activation.deadman_at = activation.rollback_ends_at = None
+
+    def cut_connections(self) -> None:
+        """As a firewall would; new ones may be made."""
+        for connection in self.connections:
+            connection.is_cut = True
+        self.connections.clear()
+
+    def kill_unit(self, activation_id: str) -> None:
+        """SIGKILL to switch-to-configuration; what systemd runs after it still runs."""
+        self._unit_ended(self.activations[activation_id], exit_status=None, service_result="signal")
+
+    def vanish_unit(self, activation_id: str) -> None:
+        """SIGKILL to switch-to-configuration and to what would have recorded its end."""
+        self.activations[activation_id].unit_ends_at = None
+
+    def activation_facts(self) -> ActivationFacts | None:
+        shown = self.active or max(self.activations, key=lambda each: int(each.rpartition("-")[2]), default=None)
+        if shown is None:
+            return None
+        activation = self.activations[shown]
+        return ActivationFacts(
+            id=shown,
+            attempt=activation.request.attempt,
+            state=activation.state,
+            toplevel=activation.request.toplevel,
+            previous=activation.request.previous,
+            boot_id=activation.boot_id,
+            is_unit_active=activation.unit_ends_at is not None or activation.rollback_ends_at is not None,
+            is_timer_armed=activation.deadman_at is not None,
+            exit_status=activation.exit_status,
+            service_result=activation.service_result,
+        )
+
+    def claim(self, request: ActivationRequest) -> bool:
+        for system in (request.toplevel, request.previous):
+            if system not in self.valid_paths:
+                raise _refused(self, "claim", f"{system} has no bin/switch-to-configuration")
+        if self.active not in (None, request.id) and not self._is_free(self.activations[self.active]):
+            return False
+        held = self.activations.setdefault(request.id, Activation(request, self.boot_id))
+        is_claimable = held.state in CLAIMING and held.boot_id == self.boot_id
+        if not is_claimable or held.request.toplevel != request.toplevel:
+            return False
+        self.active = request.id
+        self.roots["previous"] = held.request.previous
+        self._prune()
+        return True
+
+    def activate(self, activation_id: str) -> None:
+        activation = self._known("activate", activation_id)
+        if activation.state is not ActivationState.PREPARED:
+            return
+        if self.active != activation_id:
+            raise _refused(self, "activate", f"activation {activation_id} does not hold the claim")
+        if activation.boot_id != self.boot_id:
+            raise _refused(self, "activate", f"the host has restarted since activation {activation_id} was claimed")
+        request = activation.request
+        timeout = request.timeout.total_seconds()
+        activation.deadman_at = self.now + timeout + request.confirm_timeout.total_seconds() + DEADMAN_MARGIN
+        outcome = self.outcomes.get(request.toplevel, Switch())
+        activation.state = ActivationState.SWITCHING
+        activation.was_touched = True
+        activation.unit_ends_at = self.now + min(outcome.seconds, timeout)
+        self.switches.append(request.toplevel)
+        self.advance(0)
+
+    def confirm(self, activation_id: str) -> bool:
+        activation = self._known("confirm", activation_id)
+        if activation.state is ActivationState.SWITCHED and activation.boot_id == self.boot_id:
+            activation.state = ActivationState.CONFIRMED
+        if activation.state not in (ActivationState.CONFIRMED, ActivationState.COMMITTED):
+            return False
+        activation.deadman_at = None
+        return True
+
+    def commit(self, activation_id: str) -> None:
+        activation = self._known("commit", activation_id)
+        if self.active not in (None, activation_id):
+            raise _refused(self, "commit", f"activation {self.active} has superseded {activation_id}")
+        if activation.state is ActivationState.COMMITTED:
+            return
+        if activation.state is not ActivationState.CONFIRMED:
+            raise _refused(self, "commit", f"activation {activation_id} is not confirmed")
+        self._install("commit", activation.request.toplevel)
+        activation.state = ActivationState.COMMITTED
+        if self.roots.get("next") == activation.request.toplevel:
+            del self.roots["next"]
+        self.active = None
+
+    def adopt(self, toplevel: str) -> None:
+        if toplevel != self.current_system:
+            raise _refused(self, "adopt", f"{toplevel} is not the running system")
+        if self.active is not None and not self._is_free(self.activations[self.active]):
+            raise _refused(self, "adopt", f"activation {self.active} is under way")
+        self._install("adopt", toplevel)
+
+    def rollback(self, activation_id: str) -> None:
+        self._return_from(self._known("rollback", activation_id), *CLAIMING)
+        self.advance(0)
+
+    def root_next(self, toplevel: str) -> bool:
+        if toplevel not in self.valid_paths:
+            return False
+        self.roots["next"] = toplevel
+        return True
+
+    def _next_event(self, until: float) -> tuple[float, Callable[[], None]] | None:
+        events: list[tuple[float, Callable[[], None]]] = []
+        for activation in self.activations.values():
+            if activation.unit_ends_at is not None:
+                events.append((activation.unit_ends_at, lambda each=activation: self._unit_runs_out(each)))
+            if activation.rollback_ends_at is not None:
+                events.append((activation.rollback_ends_at, lambda each=activation: self._rolled_back(each)))
+            if activation.deadman_at is not None:
+                events.append((activation.deadman_at, lambda each=activation: self._expire(each)))
+        return min((event for event in events if event[0] <= until), key=lambda event: event[0], default=None)
+
+    def _unit_runs_out(self, activation: Activation) -> None:
+        outcome = self.outcomes.get(activation.request.toplevel, Switch())
+        is_late = outcome.seconds > activation.request.timeout.total_seconds() or math.isinf(outcome.seconds)
+        if not is_late:
+            self._take_effect(activation, outcome)
+        if is_late:
+            self._unit_ended(activation, None, "timeout")
+        elif outcome.exit_status is None:
+            self._unit_ended(activation, None, "signal")
+        else:
+            result = "success" if outcome.exit_status == 0 else "exit-code"
+            self._unit_ended(activation, outcome.exit_status, result)
+
+    def _take_effect(self, activation: Activation, outcome: Switch) -> None:
+        if outcome.moves_link:
+            self.current_system = activation.request.toplevel
+        if outcome.stops_sshd:
+            self.is_sshd_running = False
+            self.cut_connections()
+        if outcome.hides_failed_script:
+            activation.log += "Failed to run activate script\n"
+        self.failed_units = outcome.failed_units
+
+    def _unit_ended(self, activation: Activation, exit_status: int | None, service_result: str) -> None:
+        activation.unit_ends_at = None
+        activation.exit_status = exit_status
+        activation.service_result = service_result
+        if activation.state is not ActivationState.SWITCHING:
+            return
+        request = activation.request
+        is_current = self.current_system == request.toplevel
+        if is_current and (exit_status == 0 or (exit_status == 4 and "Failed to run activate" not in activation.log)):
+            activation.state = ActivationState.SWITCHED
+            activation.deadman_at = self.now + request.confirm_timeout.total_seconds()
+        elif exit_status in (1, 11, 100) and self.current_system == request.previous:
+            activation.state = ActivationState.FAILED
+            activation.deadman_at = None
+            self.active = None
+        else:
+            self._return_from(activation, ActivationState.SWITCHING)
+
+    def _expire(self, activation: Activation) -> None:
+        activation.deadman_at = None
+        self._return_from(activation, ActivationState.PREPARED, ActivationState.SWITCHING, ActivationState.SWITCHED)
+
+    def _return_from(self, activation: Activation, *states: ActivationState) -> None:
+        if activation.state in states:
+            activation.state = ActivationState.ROLLING_BACK
+        if activation.state is ActivationState.ROLLING_BACK and activation.rollback_ends_at is None:
+            activation.unit_ends_at = None
+            activation.rollback_ends_at = self.now + self.rollback_seconds
+
+    def _rolled_back(self, activation: Activation) -> None:
+        activation.rollback_ends_at = None
+        self.is_sshd_running = True
+        if activation.was_touched:
+            self.switches.append(activation.request.previous)
+            if not self.can_roll_back:
+                return
+            self.current_system = activation.request.previous
+            self.failed_units = ()
+        activation.state = ActivationState.ROLLED_BACK
+        activation.deadman_at = None
+        if self.active == activation.request.id:
+            self.active = None
+
+    def _is_free(self, activation: Activation) -> bool:
+        if activation.state in UNDER_WAY and activation.boot_id != self.boot_id:
+            activation.state = ActivationState.ROLLED_BACK
+        return activation.state not in UNDER_WAY
+
+    def _install(self, command: str, toplevel: str) -> None:
+        self.boot_entry_unsure = True
+        if self.profile_system != toplevel:
+            self.profile_system = toplevel
+            self.profile_generation = (self.profile_generation or 0) + 1
+        if self.boot_loader_error is not None:
+            raise _refused(self, command, self.boot_loader_error)
+        self.boot_entry = toplevel
+        self.boot_entry_unsure = False
+
+    def _prune(self) -> None:
+        by_attempt = sorted(self.activations, key=lambda each: int(each.rpartition("-")[2]))
+        for old in by_attempt[:-KEPT_ACTIVATIONS]:
+            if old != self.active:
+                del self.activations[old]
+
+    def _known(self, command: str, activation_id: str) -> Activation:
+        if activation_id not in self.activations:
+            raise _refused(self, command, f"no activation {activation_id} on this host")
+        return self.activations[activation_id]
+
+
+def _refused(machine: FakeMachine, command: str, why: str) -> Retry:
+    return Retry(Reason.ACTIVATION_FAILED, f"{machine.address}: {command}: {why}")
+
+
+@dataclass(eq=False)
+class FakeHost:
+    """ports.host.Host: one connection to a FakeMachine."""
+
+    machine: FakeMachine
+    target: HostTarget
+    effects: Effects
+    is_cut: bool = field(default=False)
+
+    @property
+    def is_open(self) -> bool:
+        return not self.is_cut and not self.machine.is_silent
+
+    @effect("facts")
+    async def facts(self) -> HostFacts:
+        machine = self._reached()
+        if machine.is_nixos and machine.state_version is None:
+            machine.state_version = machine.version_id
+        return HostFacts(
+            boot_id=machine.boot_id,
+            current_system=machine.current_system,
+            booted_system=machine.booted_system,
+            profile_system=machine.profile_system,
+            profile_generation=machine.profile_generation,
+            boot_entry_unsure=machine.boot_entry_unsure,
+            lists_left=machine.lists_left,
+            is_nixos=machine.is_nixos,
+            version_id=machine.version_id,
+            state_version=machine.state_version,
+            machine=machine.architecture,
+            failed_units=tuple(sorted(machine.failed_units)),
+            free_bytes=machine.free_bytes,
+            activation=machine.activation_facts(),
+            highest_attempt=max((each.request.attempt for each in machine.activations.values()), default=0),
+        )
+
+    @asynccontextmanager
+    async def nix_daemon(self, trusted_public_key: str) -> AsyncIterator[Path]:
+        await self.effects.begin("host.copy", {"trusted_public_key": trusted_public_key})
+        yield _socket_of(self._reached())
+        self.effects.end("host.copy")
+
+    @effect("host.root_next")
+    async def root_next(self, toplevel: str) -> bool:
+        return self._reached().root_next(toplevel)
+
+    @effect("host.claim")
+    async def claim(self, request: ActivationRequest) -> bool:
+        return self._reached().claim(request)
+
+    @effect("host.activate")
+    async def activate(self, request: ActivationRequest) -> None:
+        self._reached().activate(request.id)
+
+    @effect("host.confirm")
+    async def confirm(self, activation_id: str) -> bool:
+        return self._reached().confirm(activation_id)
+
+    @effect("host.commit")
+    async def commit(self, activation_id: str) -> None:
+        self._reached().commit(activation_id)
+
+    @effect("host.commit")
+    async def adopt(self, toplevel: str) -> None:
+        self._reached().adopt(toplevel)
+
+    @effect("host.rollback")
+    async def rollback(self, activation_id: str) -> None:
+        self._reached().rollback(activation_id)
+
+    @effect("activation_log")
+    async def activation_log(self, activation_id: str) -> str:
+        machine = self._reached()
+        if activation_id not in machine.activations:
+            raise _refused(machine, "log", f"no activation {activation_id} on this host")
+        return machine.activations[activation_id].log
+
+    async def close(self) -> None:
+        self.is_cut = True
+        if self in self.machine.connections:
+            self.machine.connections.remove(self)
+
+    def _reached(self) -> FakeMachine:
+        if self.machine.is_silent:
+            raise OutcomeUnknown(Reason.CONNECT_TIMEOUT, f"{self.target.address} did not answer in time")
+        if self.is_cut:
+            raise Retry(Reason.CONNECT_TIMEOUT, f"the connection to {self.target.address} was cut")
+        return self.machine
+
+
+class FakeHosts:
+    """ports.host.Hosts: a network of FakeMachines. Unknown addresses are silent."""
+
+    def __init__(self) -> None:
+        self.effects = Effects()
+        self.machines: dict[str, FakeMachine] = {}
+        self.names: dict[str, str] = {}
+
+    def add(self, machine: FakeMachine) -> FakeMachine:
+        self.machines[machine.address] = machine
+        return machine
+
+    def receive(self, daemon_socket: Path, toplevel: str) -> None:
+        """The closure of `toplevel` is valid on the machine behind a socket of `nix_daemon`."""
+        machine = next(each for each in self.machines.values() if _socket_of(each) == daemon_socket)
+        machine.valid_paths.add(toplevel)
+
+    async def resolve(self, address: str) -> str:
+        if address in self.names:
+            return self.names[address]
+        if address.replace(".", "").isdigit() or ":" in address:
+            return address
+        raise Retry(Reason.CONNECT_TIMEOUT, f"the name {address} does not resolve to an address")
+
+    @effect("host.connect")
+    async def connect(self, target: HostTarget) -> FakeHost:
+        if target.user != "root":
+            raise Blocked(Reason.INVALID_SPEC, f"ssh.user: only root can be used for now, not {target.user}")
+        if "PRIVATE KEY" not in target.client_key:
+            raise Blocked(Reason.SECRET_NOT_FOUND, f"the SSH client key for {target.address} cannot be read")
+        machine = self.machines.get(target.address)
+        if machine is None or machine.is_silent:
+            raise Retry(Reason.CONNECT_TIMEOUT, f"{target.address} did not answer SSH in time")
+        if not machine.is_sshd_running or target.port != machine.port:
+            raise Retry(Reason.CONNECTION_REFUSED, f"{target.address} refused the connection")
+        if not set(machine.host_keys) & set(target.host_keys):
+            raise Blocked(
+                Reason.HOST_KEY_MISMATCH,
+                f"{target.address} shows the host key {machine.host_keys[0]}; pinned: {', '.join(target.host_keys)}",
+            )
+        machine.login_attempts += 1
+        if target.client_key not in machine.client_keys:
+            raise Blocked(Reason.AUTHENTICATION_FAILED, f"{target.address} refused the client key for {target.user}")
+        host = FakeHost(machine, replace(target), self.effects)
+        machine.connections.append(host)
+        return host
+
+
+def _socket_of(machine: FakeMachine) -> Path:
+    return Path(f"/fake/{machine.address}/nix-daemon")
