@@ -41,9 +41,11 @@ BLOCKED_AFTER = timedelta(
 
 @dataclass(frozen=True)
 class Running:
-    """Waits for a slot, or works. `progress` is for people; empty at first."""
+    """Waits for a slot, or works. `progress` is for people, empty at first; `last_error`: what the run before ended
+    with."""
 
     progress: str = ""
+    last_error: OperatorError | None = None
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,10 @@ class Done(Generic[T]):
 
 @dataclass(frozen=True)
 class Failed:
-    """Ended with an error; not started again before its time."""
+    """Ended with an error. `is_due`: its time to be tried again has come."""
 
     error: OperatorError
+    is_due: bool = False
 
 
 JobState = Running | Done[Any] | Failed
@@ -82,20 +85,14 @@ class Jobs(Generic[K]):
         self._wake = wake
         self._jobs: OrderedDict[str, _Job[K]] = OrderedDict()
 
-    def look(self, name: str) -> JobState | None:
-        """What is known of a job; None if it never ran, or failed and may be tried again."""
-        job = self._jobs.get(name)
-        if job is None:
-            return None
-        self._jobs.move_to_end(name)
-        if isinstance(job.state, Failed) and asyncio.get_running_loop().time() >= job.retry_at:
-            return None
-        return job.state
+    def states(self, waiter: K) -> Mapping[str, JobState]:
+        """All jobs that this waiter has asked for, by name."""
+        return {name: self._state(job) for name, job in self._jobs.items() if waiter in job.waiters}
 
-    def last_failure(self, name: str) -> OperatorError | None:
-        """The error that the job's previous run ended with, also while it is tried again; None if it did not fail."""
-        job = self._jobs.get(name)
-        return job.last_error if job is not None else None
+    def _state(self, job: _Job[K]) -> JobState:
+        if isinstance(job.state, Failed):
+            return Failed(job.state.error, asyncio.get_running_loop().time() >= job.retry_at)
+        return job.state
 
     def start(self, name: str, waiter: K, work: Work, *, keep: bool = True) -> None:
         """Ask for a job: it starts unless it runs or is known. `waiter` is woken when it ends.
@@ -103,13 +100,21 @@ class Jobs(Generic[K]):
         `keep=False`: success is forgotten at once, because the world tells it (a step on a host); failures are
         remembered until their time.
         """
-        job = self._jobs.get(name)
-        if job is not None and (isinstance(job.state, Running | Done) or self.look(name) is not None):
-            job.waiters.add(waiter)
-            return
-        failures = job.failures if job is not None else 0
-        error = job.last_error if job is not None else None
-        job = _Job[K](Running(), {waiter}, is_kept=keep, failures=failures, last_error=error)
+        known = self._jobs.get(name)
+        if known is not None:
+            self._jobs.move_to_end(name)
+            known.waiters.add(waiter)
+            state = self._state(known)
+            if isinstance(state, Running):
+                return
+            if isinstance(state, Done) or not state.is_due:
+                self._wake(waiter)
+                return
+        job = _Job[K](Running(), {waiter}, is_kept=keep)
+        if known is not None:
+            job.waiters, job.failures = known.waiters, known.failures
+            job.last_error = known.state.error if isinstance(known.state, Failed) else None
+            job.state = Running(last_error=job.last_error)
         self._jobs[name] = job
         job.task = asyncio.get_running_loop().create_task(self._run(name, job, work), name=name)
 
@@ -149,7 +154,7 @@ class Jobs(Generic[K]):
         loop = asyncio.get_running_loop()
 
         def progress(text: str) -> None:
-            job.state = Running(text)
+            job.state = Running(text, job.last_error)
             if loop.time() - job.told_at >= PROGRESS_PERIOD.total_seconds():
                 job.told_at = loop.time()
                 self._tell(job)
@@ -172,7 +177,7 @@ class Jobs(Generic[K]):
         else:
             if job.is_kept:
                 job.state = Done(result)
-                job.failures, job.last_error = 0, None
+                job.failures = 0
             elif self._jobs.get(name) is job:
                 del self._jobs[name]
             while len(self._jobs) > REMEMBERED_RESULTS:
@@ -186,7 +191,6 @@ class Jobs(Generic[K]):
 
     def _fail(self, job: _Job[K], error: OperatorError, now: float) -> None:
         job.failures += 1
-        job.last_error = error
         if isinstance(error, Blocked | Lost):
             wait = BLOCKED_AFTER
         elif isinstance(error, Retry) and error.after is not None:

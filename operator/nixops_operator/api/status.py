@@ -84,6 +84,9 @@ class LaunchStatus(StatusModel):
     """Subnet it goes to."""
     requested_at: Timestamp
     """When this was written."""
+    refused_generation: int | None = None
+    """EC2 refused this attempt for good, asked for on behalf of this generation of the spec; the next one is another
+    attempt."""
     instance_id: Word | None = None
     """The answer."""
 
