@@ -1,0 +1,37 @@
+"""What the image and the launch put on a machine's disk before its first boot."""
+
+import json
+from pathlib import Path
+
+from nixops_lab.machines.spec import MachineError, MachineSpec
+
+PROFILES = Path("nix/var/nix/profiles")
+
+
+def make_disk(disk: Path, root: Path, spec: MachineSpec) -> None:
+    """Writes into the empty folder `disk`, which lies over the root file system `root`.
+
+    User data and public keys lie where NixOS' images have them (nixpkgs nixos/modules/virtualisation/ec2-metadata-fetcher.sh).
+    """
+    metadata = disk / "etc/ec2-metadata"
+    metadata.mkdir(parents=True)
+    (disk / "etc").chmod(0o755)
+    metadata.chmod(0o700)
+    (metadata / "user-data").write_text(spec.user_data)
+    (metadata / "public-keys-0-openssh-key").write_text("".join(f"{key}\n" for key in spec.authorized_keys))
+    system = base_system(root, spec)
+    (disk / PROFILES).mkdir(parents=True)
+    (disk / PROFILES / "system-1-link").symlink_to(system)
+    (disk / PROFILES / "system").symlink_to("system-1-link")
+    (disk / "boot").mkdir()
+    (disk / "boot/nixos-entry").write_text(f"{system}\n")
+
+
+def base_system(root: Path, spec: MachineSpec) -> str:
+    """The toplevel that the machine boots first. Raises MachineError for a release that the root file system does not have."""
+    systems = json.loads((root / "systems.json").read_text())
+    if spec.release not in systems:
+        raise MachineError(
+            f"{spec.name}: no image of release {spec.release!r}; there are: {', '.join(sorted(systems))}"
+        )
+    return str(systems[spec.release]["ec2" if spec.name.startswith("i-") else "host"])

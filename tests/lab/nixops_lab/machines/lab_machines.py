@@ -1,0 +1,138 @@
+"""All machines of one lab."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from nixops_lab.machines import cgroups, firewall
+from nixops_lab.machines.leftovers import clear
+from nixops_lab.machines.machine import Machine
+from nixops_lab.machines.spec import Completed, MachineError, MachineSpec, PowerState, Rule
+from nixops_lab.machines.wires import Router, wire_of
+
+
+class Machines:
+    """Machines on the root file system `root` (from `root_filesystem.build`), behind the router in `namespace`.
+
+    Calls for one machine wait for each other; machines are independent. All need root. Unknown names raise MachineError,
+    except where a method says otherwise.
+    """
+
+    def __init__(self, lab_dir: str | os.PathLike[str], namespace: str, root: Path) -> None:
+        self.on_poweroff: Callable[[str], Awaitable[None]] | None = None
+        self._lab_dir = Path(lab_dir)
+        self._namespace = namespace
+        self._root = root.resolve()
+        self._router = Router(namespace)
+        self._machines: dict[str, Machine] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._public: dict[str, str] = {}
+
+    async def start(self, name: str | None = None) -> None:
+        """Without a name: clears what a crash left, and opens the router. With one: boots that machine; on already: no-op.
+
+        Returns when its init runs. Raises MachineError, with the console's end, if it does not.
+        """
+        if name is None:
+            await asyncio.to_thread(clear, self._lab_dir, self._namespace)
+            await self._router.open()
+            return
+        async with self._lock(name):
+            await self._machine(name).start()
+
+    async def stop(self, name: str | None = None) -> None:
+        """With a name: a clean poweroff, hard after a limit; the disk stays. Without: that for all, then nothing is left but disks."""
+        if name is not None:
+            async with self._lock(name):
+                await self._machine(name).stop()
+            return
+        await asyncio.gather(*(self.stop(each) for each in self.names()))
+        for each in self.names():
+            await self.destroy(each)
+        await self._router.close()
+        cgroups.remove_group(self._namespace)
+
+    async def create(self, spec: MachineSpec) -> None:
+        """Disk and network, powered off; nothing may come in, everything may go out. A name in use raises MachineError."""
+        async with self._lock(spec.name):
+            if spec.name in self._machines:
+                raise MachineError(f"there is a machine {spec.name} already")
+            machine = Machine(spec, self._lab_dir / "machines" / spec.name, self._root, self._namespace, self._router)
+            machine.on_poweroff = self._powered_off
+            await asyncio.to_thread(machine.create)
+            await self._router.nft(firewall.add_machine(wire_of(spec.name), spec.private_address))
+            self._machines[spec.name] = machine
+            await self.set_public_address(spec.name, spec.public_address)
+
+    async def reboot(self, name: str) -> None:
+        """Cleanly, hard after a limit; returns when the next init runs. Off: raises MachineError."""
+        async with self._lock(name):
+            await self._machine(name).reboot()
+
+    async def kill(self, name: str) -> None:
+        """Cuts the power as a failing host would: `on_poweroff` is called. Off: no-op."""
+        async with self._lock(name):
+            await self._machine(name).kill()
+
+    async def destroy(self, name: str) -> None:
+        """Cuts the power and removes disk, addresses and rules; `on_poweroff` is not called. Unknown name: no-op."""
+        async with self._lock(name):
+            if name not in self._machines:
+                return
+            await self._machines[name].destroy()
+            await self.set_public_address(name, None)
+            await self._router.nft(firewall.remove_machine(wire_of(name)))
+            del self._machines[name]
+
+    async def set_public_address(self, name: str, address: str | None) -> None:
+        """Takes effect for new connections. The address is taken from whoever had it."""
+        self._public = {public: each for public, each in self._public.items() if each != name}
+        if address is not None:
+            self._public[address] = self._machine(name).spec.name
+        private = {public: self._machine(each).spec.private_address for public, each in self._public.items()}
+        await self._router.nft(firewall.set_public_addresses(private))
+
+    async def set_rules(self, name: str, ingress: Sequence[Rule], egress: Sequence[Rule]) -> None:
+        """All rules of the machine, in one step; connections that are established stay. Kept while it is off."""
+        spec = self._machine(name).spec
+        await self._router.nft(firewall.set_rules(wire_of(name), spec.private_address, ingress, egress))
+
+    async def run(self, name: str, argv: Sequence[str], stdin: bytes = b"") -> Completed:
+        """A command in the machine as root, from outside: neither sshd nor rules matter. Raises MachineError if it is off."""
+        return await self._machine(name).run(argv, stdin)
+
+    def state(self, name: str) -> PowerState:
+        """`on` also between the two halves of a reboot."""
+        return self._machines[name].state if name in self._machines else "absent"
+
+    def names(self) -> list[str]:
+        return sorted(self._machines)
+
+    def spec(self, name: str) -> MachineSpec:
+        """As created."""
+        return self._machine(name).spec
+
+    def public_address(self, name: str) -> str | None:
+        """The present one."""
+        return next((public for public, each in self._public.items() if each == name), None)
+
+    def leader(self, name: str) -> int | None:
+        """Pid of its init for nsenter(1); None while it is off."""
+        return self._machine(name).leader
+
+    def console(self, name: str) -> Path:
+        """The file with its console output over all boots."""
+        return self._machine(name).console
+
+    def _machine(self, name: str) -> Machine:
+        if name not in self._machines:
+            raise MachineError(f"there is no machine {name}; there are: {', '.join(self.names()) or 'none'}")
+        return self._machines[name]
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _powered_off(self, name: str) -> None:
+        if self.on_poweroff is not None:
+            await self.on_poweroff(name)

@@ -1,0 +1,208 @@
+"""One machine: its disk, and its power from the first boot to the last."""
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from nixops_lab import network
+from nixops_lab.machines import commands, wires
+from nixops_lab.machines.cgroups import MachineCgroups
+from nixops_lab.machines.disk import make_disk
+from nixops_lab.machines.spec import Completed, MachineError, MachineSpec, PowerState
+from nixops_lab.machines.wires import Router
+
+LAUNCH = Path(__file__).parent / "launch.sh"
+# nspawn's status when the machine asked for a reboot and --keep-unit leaves that to the caller (systemd-nspawn(1), "Exit status").
+REBOOT_ASKED = 133
+# What systemd's init takes as requests (systemd(1), "Signals").
+POWER_OFF, REBOOT = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5
+BOOT_SECONDS = 20.0
+STOP_SECONDS = 15.0
+ASK_AGAIN_SECONDS = 1.0
+PATH = "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Machine:
+    """Made without a disk and without power. Calls that change the power must not overlap: `Machines` sees to that."""
+
+    def __init__(self, spec: MachineSpec, folder: Path, root: Path, namespace: str, router: Router) -> None:
+        self.spec = spec
+        self.on_poweroff: Callable[[str], Awaitable[None]] | None = None
+        self._folder = folder
+        self._root = root
+        self._namespace = namespace
+        self._router = router
+        self._cgroups = MachineCgroups(namespace, spec.name)
+        self._stopping = False
+        self._booted = asyncio.Event()
+        self._off = asyncio.Event()
+        self._power: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> PowerState:
+        return "off" if self._power is None else "on"
+
+    @property
+    def leader(self) -> int | None:
+        """Pid of its init, as seen here; None while it has none."""
+        return self._cgroups.leader()
+
+    @property
+    def console(self) -> Path:
+        """What it wrote on its console, over all boots."""
+        return self._folder / "console"
+
+    def create(self) -> None:
+        """A fresh disk."""
+        self._folder.mkdir(parents=True, mode=0o755)
+        for name in ("disk", "work", "root"):
+            (self._folder / name).mkdir(mode=0o755)
+        make_disk(self._folder / "disk", self._root, self.spec)
+        self.console.touch(mode=0o600)
+
+    async def start(self) -> None:
+        """Returns when its init runs. Raises MachineError if that fails; then it is off. On already: no-op."""
+        if self._power is not None:
+            return
+        self._stopping = False
+        process = await self._boot()
+        self._off.clear()
+        self._power = asyncio.create_task(self._stay_on(process), name=f"power of {self.spec.name}")
+
+    async def stop(self, grace: float = STOP_SECONDS) -> None:
+        """Asks its init to power off and waits up to `grace` seconds, then cuts the power. Off already: no-op."""
+        if self._power is None:
+            return
+        self._stopping = True
+        await self._ask(POWER_OFF, self._power, grace)
+        await self._cgroups.end()
+        await self._off.wait()
+
+    async def reboot(self, grace: float = STOP_SECONDS) -> None:
+        """Returns when the next init runs: cleanly, or hard after `grace` seconds. Off: raises MachineError."""
+        if self._power is None:
+            raise MachineError(f"{self.spec.name} is off")
+        self._booted.clear()
+        booted = asyncio.create_task(self._booted.wait())
+        try:
+            await self._ask(REBOOT, booted, grace)
+            if not booted.done():
+                self._stopping = True
+                await self._cgroups.end()
+                await self._off.wait()
+                await self.start()
+        finally:
+            booted.cancel()
+
+    async def kill(self) -> None:
+        """Cuts the power, as when its host fails: nobody asked for it, so `on_poweroff` hears of it."""
+        on = self._power is not None
+        await self._cgroups.end()
+        if on:
+            await self._off.wait()
+
+    async def destroy(self) -> None:
+        """Cuts the power and removes the disk."""
+        self._stopping = True
+        await self.kill()
+        await asyncio.to_thread(shutil.rmtree, self._folder)
+
+    async def run(self, argv: Sequence[str], stdin: bytes) -> Completed:
+        """A command in all of its namespaces, as root."""
+        leader = self.leader
+        if leader is None:
+            raise MachineError(f"{self.spec.name} is {self.state}: nothing can run in it")
+        clean = ["/usr/bin/env", "-i", f"PATH={PATH}", "HOME=/root", "USER=root"]
+        return await commands.run(["nsenter", f"--target={leader}", "--all", "--", *clean, *argv], stdin)
+
+    async def _stay_on(self, process: asyncio.subprocess.Process) -> None:
+        """Until the machine is off: boots again when it asks for a reboot, as firmware would."""
+        try:
+            while True:
+                self._booted.set()
+                status = await process.wait()
+                await self._power_down()
+                if status != REBOOT_ASKED or self._stopping:
+                    return
+                process = await self._boot()
+        finally:
+            self._power = None
+            self._off.set()
+            self._booted.set()
+            if not self._stopping and self.on_poweroff is not None:
+                await self.on_poweroff(self.spec.name)
+
+    async def _boot(self) -> asyncio.subprocess.Process:
+        self._cgroups.create()
+        process = await self._launch()
+        try:
+            await asyncio.wait_for(self._wait_for_init(process), BOOT_SECONDS)
+        except BaseException as error:
+            await self._power_down()
+            await process.wait()
+            if isinstance(error, TimeoutError | MachineError):
+                raise MachineError(f"{self.spec.name} does not boot: {error}\n{self._last_words()}") from error
+            raise
+        return process
+
+    async def _launch(self) -> asyncio.subprocess.Process:
+        spec = self.spec
+        host = f"ip-{spec.private_address.replace('.', '-')}" if spec.name.startswith("i-") else spec.name
+        arguments = [
+            self._folder,
+            self._root,
+            spec.name,
+            host,
+            spec.private_address,
+            wires.GATEWAY,
+            *self._cgroups.folders,
+        ]
+        process = await asyncio.create_subprocess_exec(
+            *network.entering(self._namespace),
+            *("unshare", "--mount", "--net", "--propagation=private", "--"),
+            *(str(argument) for argument in (LAUNCH, *arguments)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        said = await process.stdout.readline()
+        if said != b"ready\n":
+            await process.wait()
+            await self._power_down()
+            raise MachineError(f"{spec.name} cannot be launched: {said.decode(errors='replace').strip()}")
+        await self._router.plug(spec.name, spec.private_address, process.pid)
+        process.stdin.write(b"plugged\n")
+        with suppress(ConnectionError):  # it ended: whoever waits for its init sees that
+            await process.stdin.drain()
+        process.stdin.close()
+        return process
+
+    async def _wait_for_init(self, process: asyncio.subprocess.Process) -> None:
+        while self.leader is None:
+            if process.returncode is not None:
+                raise MachineError(f"systemd-nspawn ended with {process.returncode}")
+            await asyncio.sleep(0.02)
+
+    async def _ask(self, number: int, done: asyncio.Task[None] | asyncio.Task[bool], grace: float) -> None:
+        """Until `done`, for `grace` seconds. More than once: an init that is not ready yet loses the signal."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace
+        while not done.done() and (left := deadline - loop.time()) > 0:
+            if (leader := self.leader) is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(leader, number)
+            await asyncio.wait({done}, timeout=min(ASK_AGAIN_SECONDS, left))
+
+    async def _power_down(self) -> None:
+        await self._cgroups.end()
+        await self._router.unplug(self.spec.name)
+
+    def _last_words(self) -> str:
+        return self.console.read_text(errors="replace")[-2000:]
