@@ -30,6 +30,7 @@ in
       sleep = mkOption { type = types.ints.unsigned; default = 0; description = "Compute for about so many seconds (on a slow core, longer)."; };
       allocate = mkOption { type = types.ints.unsigned; default = 0; description = "Allocate at least so many MiB, all live at once."; };
       recurse = off "An option's value depends on itself.";
+      again = mkOption { type = types.anything; default = config.test.eval.again; internal = true; };
       probe = mkOption { type = types.anything; default = null; internal = true; };
     };
   };
@@ -64,7 +65,7 @@ in
         # A list of n elements has n pointers and n integers: 24 bytes each at least.
         allocated = let list = builtins.genList (i: i + 1) (cfg.eval.allocate * 43690); in builtins.foldl' builtins.add (builtins.length list) list;
       })
-      (lib.mkIf cfg.eval.recurse { again = config.test.eval.probe.again; })
+      (lib.mkIf cfg.eval.recurse { inherit (cfg.eval) again; })
     ];
     assertions = [{ assertion = builtins.deepSeq cfg.eval.probe true; message = ""; }];
   };
