@@ -33,7 +33,7 @@ def install(paths: LabPaths) -> None:
 
 def render(paths: LabPaths) -> str:
     """The chart with its default values, under the names that the lab uses."""
-    if not CHART.is_dir():
+    if not (CHART / "Chart.yaml").exists():
         return yaml.safe_dump(
             {
                 "apiVersion": "v1",

@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from nixops_lab import processes
 from nixops_lab.network import entering
-from nixops_lab.paths import SOURCES, LabPaths
+from nixops_lab.paths import LabPaths
 from nixops_lab.report import LabError
 
 ETCD_PORT = 2379  # inside the namespace, where nobody else is
@@ -39,24 +39,6 @@ CONTROLLERS = (
     "clusterrole-aggregation-controller",
     "resourcequota-controller",
 )
-
-
-async def compile_programs() -> Path:
-    """The folder with kube-apiserver, kube-controller-manager, kubectl and helm.
-
-    Compiles them at the first call (12 minutes).
-    """
-    script = SOURCES / "control_plane" / "build.sh"
-    compiler = await asyncio.create_subprocess_exec(str(script), stdout=asyncio.subprocess.PIPE, start_new_session=True)
-    try:
-        output, _ = await compiler.communicate()
-    except asyncio.CancelledError:
-        processes.end_session(compiler.pid)
-        await compiler.wait()
-        raise
-    if compiler.returncode != 0:
-        raise LabError(f"{script} ended with {compiler.returncode}; what it said is above")
-    return Path(output.decode().strip().splitlines()[-1])
 
 
 @dataclass(frozen=True)

@@ -1,73 +1,129 @@
 """The lab's own process: machines, EC2 in front of them, and the control interface.
 
-Runs as root inside the lab's network namespace: `python -m nixops_lab.daemon LAB_FOLDER ROOT`. SIGTERM powers the
-machines off and ends it.
+Runs as root inside the lab's network: `python -m nixops_lab.daemon LAB_FOLDER ROOT_FILE_SYSTEM`. It may be killed at
+any
+moment: `nixops_lab.machines.clean` ends what it leaves.
 
-    GET  /health                    200 once the given host answers on its SSH port, 503 before
-    GET  /machines                  [{name, state, private_address, public_address, leader}]
-    POST /machines/NAME/kill        cuts the machine's power
-    …                               the EC2 layer's own routes: call log, faults, knobs, reset
+    GET  /health               200 once the given host answers on its SSH port, 503 before
+    GET  /machines             [{name, state, private_address, public_address, leader}], by name
+    POST /machines/NAME/kill   cuts the machine's power
+    …                          the EC2 layer's own routes: call log, faults, knobs, reset (ec2/control.py)
 """
 
 import asyncio
-import signal
 import sys
 from pathlib import Path
 
 from aiohttp import web
 
 from nixops_lab import identities, state
+from nixops_lab.ec2 import Ec2Layer
+from nixops_lab.environment import HOST_ADDRESS, HOST_NAME, HOST_PORT
+from nixops_lab.machines import OPEN, MachineError, Machines, MachineSpec
 from nixops_lab.paths import LabPaths
 
 RELEASE = "25.11"
+BANNER_POLL_SECONDS = 0.05
 
 
-class Daemon:
-    """The parts, started in order and stopped in reverse."""
+def given_host(who: identities.Identities) -> MachineSpec:
+    """A NixOS system that exists without EC2: fixed address, fixed host key, the lab's client key for root."""
+    return MachineSpec(
+        name=HOST_NAME,
+        private_address=HOST_ADDRESS,
+        public_address=None,
+        release=RELEASE,
+        user_data=identities.host_key_user_data(who),
+        authorized_keys=(who.client_public_key,),
+    )
 
-    def __init__(self, paths: LabPaths, root: Path) -> None:
-        lab = state.read(paths.state)
-        if lab is None:
-            raise SystemExit(f"no lab in {paths.folder}: start it with `lab up --dir {paths.folder}`")
-        self.paths = paths
-        self.root = root
-        self.lab = lab
-        self.identities = identities.load(paths)
+
+def callers(who: identities.Identities) -> dict[str, tuple[str, str]]:
+    """Access key → secret and name in the call log, as the EC2 layer takes them."""
+    return {who.person.id: (who.person.secret, "person"), who.operator.id: (who.operator.secret, "operator")}
+
+
+class Control:
+    """The daemon's own routes."""
+
+    def __init__(self, machines: Machines) -> None:
         self.is_ready = False
-        self.machines = None
-        self.stops = []
+        self._machines = machines
 
-    async def health(self, _request: web.Request) -> web.Response:
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/health", self._health),
+            web.get("/machines", self._list),
+            web.post("/machines/{name}/kill", self._kill),
+        ]
+
+    async def _health(self, _request: web.Request) -> web.Response:
         return web.json_response({"ready": self.is_ready}, status=200 if self.is_ready else 503)
 
-    async def start(self) -> None:
-        application = web.Application()
-        routes = [web.get("/health", self.health)]
-        if (Path(__file__).parent / "machines" / "__init__.py").exists():
-            raise NotImplementedError
-        application.add_routes(routes)
-        runner = web.AppRunner(application)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.lab.ports["control"]).start()
-        self.stops.append(runner.cleanup)
-        self.is_ready = True
+    async def _list(self, _request: web.Request) -> web.Response:
+        return web.json_response([self._described(name) for name in self._machines.names()])
 
-    async def stop(self) -> None:
-        for stop in reversed(self.stops):
-            await stop()
+    async def _kill(self, request: web.Request) -> web.Response:
+        try:
+            await self._machines.kill(request.match_info["name"])
+        except MachineError as error:
+            return web.json_response({"error": str(error)}, status=404)
+        return web.json_response({})
+
+    def _described(self, name: str) -> dict[str, object]:
+        return {
+            "name": name,
+            "state": self._machines.state(name),
+            "private_address": self._machines.spec(name).private_address,
+            "public_address": self._machines.public_address(name),
+            "leader": self._machines.leader(name),
+        }
 
 
-async def run(paths: LabPaths, root: Path) -> None:
-    """Until SIGTERM."""
-    stopping = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
-    daemon = Daemon(paths, root)
+async def boot_given_host(machines: Machines, who: identities.Identities) -> None:
+    """Returns when its sshd speaks."""
+    spec = given_host(who)
+    await machines.create(spec)
+    await machines.set_rules(spec.name, ingress=OPEN, egress=OPEN)
+    await machines.start(spec.name)
+    while not await speaks_ssh(spec.private_address, HOST_PORT):  # noqa: ASYNC110 - another machine tells no event
+        await asyncio.sleep(BANNER_POLL_SECONDS)
+
+
+async def speaks_ssh(address: str, port: int) -> bool:
+    """True if a server's identification comes (RFC 4253, 4.2) within a second."""
     try:
-        await daemon.start()
-        await stopping.wait()
-    finally:
-        await daemon.stop()
+        async with asyncio.timeout(1):
+            reader, writer = await asyncio.open_connection(address, port)
+            try:
+                return (await reader.read(4)) == b"SSH-"
+            finally:
+                writer.close()
+    except OSError:  # TimeoutError is one
+        return False
+
+
+async def serve(paths: LabPaths, root: Path) -> None:
+    """Until it is killed."""
+    lab = state.read(paths.state)
+    if lab is None:
+        raise SystemExit(f"no lab in {paths.folder}: start it with `lab up --dir {paths.folder}`")
+    who = identities.load(paths)
+    machines = Machines(paths.folder, paths.namespace, root)
+    ec2 = Ec2Layer(machines, callers(who), paths.ec2_log, lab.seed)
+    control = Control(machines)
+    application = web.Application()
+    application.add_routes([*control.routes(), *ec2.control_routes()])
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", lab.ports["control"]).start()
+    await machines.start()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(boot_given_host(machines, who))
+        group.create_task(ec2.start("127.0.0.1", lab.ports["ec2"]))
+    control.is_ready = True
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(run(LabPaths.of(sys.argv[1]), Path(sys.argv[2])))
+    asyncio.run(serve(LabPaths.of(sys.argv[1]), Path(sys.argv[2])))

@@ -13,6 +13,7 @@ Run as `python -m nixops_lab.forwarder FD:PORT …`.
 
 import asyncio
 import socket
+import struct
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -40,13 +41,13 @@ def arguments(listening: Sequence[socket.socket]) -> list[str]:
 
 
 async def forward(outer: socket.socket, port: int) -> asyncio.Server:
-    """The inner half for one port. Nobody inside listening: the caller's connection is closed at once."""
+    """The inner half for one port. Nobody inside listening: the caller's connection is reset."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
-            writer.transport.abort()
+            _reset(writer)
             return
         await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
         for side in (writer, inner_writer):
@@ -68,7 +69,13 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
             await sink.drain()
         sink.write_eof()
     except OSError:
-        sink.transport.abort()
+        _reset(sink)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Closes at once and so that the other side knows it: lingering for 0 s is how TCP is told to reset (socket(7))."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 async def _serve(pairs: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from nixops_lab import (
     environment,
     forwarder,
     identities,
+    machines,
     network,
     operator_process,
     prerequisites,
@@ -29,7 +31,7 @@ from nixops_lab.report import LabError, say
 
 PORTS = ("api", "ec2", "control", "operator")
 DAEMON_START_SECONDS = 120
-DAEMON_STOP_SECONDS = 20
+SOURCES_ON_PATH = {**os.environ, "PYTHONPATH": str(SOURCES)}
 # What one run leaves for the next to read, and what the next begins without.
 PER_RUN = (
     "control-plane",
@@ -129,17 +131,18 @@ async def _start(paths: LabPaths, seed: int) -> None:
         state.write(paths.state, lab)
 
     async def bring_up_api() -> None:
-        programs = await control_plane.compile_programs()
+        programs = Path(await _words(str(SOURCES / "control_plane" / "build.sh")))
         _link_programs(paths, programs)
         await control_plane.start(programs, paths, lab.ports["api"], started)
         say("the Kubernetes API answers")
         await asyncio.to_thread(cluster.install, paths)
 
     async def bring_up_machines() -> None:
-        await assemble_nixpkgs(paths)
+        await _words(str(SOURCES / "nixpkgs" / "assemble.sh"), str(paths.nixpkgs))
+        root = await _words(sys.executable, "-m", "nixops_lab.machines.root_filesystem", str(paths.nixpkgs))
         log = paths.logs / "daemon.log"
-        argv = [*network.entering(paths.namespace), sys.executable, "-m", "nixops_lab.daemon", str(paths.folder), "/"]
-        process = processes.start(argv, log, {**os.environ, "PYTHONPATH": str(SOURCES)})
+        argv = [*network.entering(paths.namespace), sys.executable, "-m", "nixops_lab.daemon", str(paths.folder), root]
+        process = processes.start(argv, log, SOURCES_ON_PATH)
         started("daemon", process)
         url = f"http://127.0.0.1:{lab.ports['control']}/health"
         await control_plane.until(lambda: _answers(url), process, "daemon", log, DAEMON_START_SECONDS)
@@ -150,15 +153,6 @@ async def _start(paths: LabPaths, seed: int) -> None:
     paths.environment.write_text(environment.export_lines(paths, environment.variables(paths, lab, who)))
     lab = state.State("ready", lab.seed, lab.ports, lab.processes)
     state.write(paths.state, lab)
-
-
-async def assemble_nixpkgs(paths: LabPaths) -> None:
-    """The miniature nixpkgs at its place in the lab, if the checkout has it."""
-    script = SOURCES / "nixpkgs" / "assemble.sh"
-    if script.exists():
-        assembling = await asyncio.create_subprocess_exec(str(script), str(paths.nixpkgs), stdout=sys.stderr)
-        if await assembling.wait() != 0:
-            raise LabError(f"{script} ended with {assembling.returncode}; what it said is above")
 
 
 def _open_network(paths: LabPaths, seed: int) -> state.State:
@@ -177,7 +171,7 @@ def _open_network(paths: LabPaths, seed: int) -> state.State:
             *forwarder.arguments(sockets),
         ],
         paths.logs / "forwarder.log",
-        {**os.environ, "PYTHONPATH": str(SOURCES)},
+        SOURCES_ON_PATH,
         pass_fds=[outer.fileno() for outer in sockets],
     )
     for outer in sockets:
@@ -195,6 +189,25 @@ def _link_programs(paths: LabPaths, programs: Path) -> None:
             (paths.programs / target.name).symlink_to(target)
 
 
+async def _words(*argv: str) -> str:
+    """The last line that a program prints.
+
+    Its stderr is the caller's. Raises LabError if it fails; cancelled, it is ended.
+    """
+    running = await asyncio.create_subprocess_exec(
+        *argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=SOURCES_ON_PATH, start_new_session=True
+    )
+    try:
+        output, _ = await running.communicate()
+    except asyncio.CancelledError:
+        processes.end_session(running.pid)
+        await running.wait()
+        raise
+    if running.returncode != 0:
+        raise LabError(f"{shlex.join(argv)} ended with {running.returncode}; what it said is above")
+    return (output.decode().splitlines() or [""])[-1]
+
+
 async def _all_or_first_error(*work: object) -> None:
     """Runs all; the first error cancels the others and is raised as itself, not in a group."""
     try:
@@ -209,11 +222,9 @@ def clear(paths: LabPaths) -> None:
     """Ends the processes, machines, mounts and the namespace of this lab, whatever is left of them."""
     operator_process.kill(paths)
     lab = state.read(paths.state)
-    recorded = dict(lab.processes) if lab is not None else {}
-    if (daemon := recorded.pop("daemon", None)) is not None:
-        processes.end([daemon], grace=DAEMON_STOP_SECONDS)  # it powers its machines off
     # What these hold is thrown away with them: nothing is gained by asking first.
-    processes.end(list(recorded.values()), grace=0)
+    processes.end(list(lab.processes.values()) if lab is not None else [], grace=0)
+    machines.clean(paths.folder)
     # Whatever else is inside: started by a process that died before it could write it down, or by `lab run`.
     strays = [recorded for pid in network.pids(paths.namespace) if (recorded := _recorded(pid)) is not None]
     processes.end(strays, grace=2)

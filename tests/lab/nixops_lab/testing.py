@@ -1,0 +1,142 @@
+"""The lab as tests hold it: everything through the same command that a person uses, and the control interface.
+
+with Lab.up(tmp_path / "lab") as lab:
+    lab.operator.start(settings={"resyncPeriod": "1s"})
+    lab.kubectl("apply", "--kustomize", "examples/…")
+    lab.fault(match={"op": "RunInstances", "nth": 1}, do="commit-drop")
+"""
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from nixops_lab import environment, identities, lifecycle, operator_process
+from nixops_lab.control import Control
+from nixops_lab.paths import SOURCES, LabPaths
+
+Completed = subprocess.CompletedProcess[str]
+
+
+class CommandFailedError(Exception):
+    """A command of the lab, or one inside it, ended with another status than 0; the text holds what it said."""
+
+
+@dataclass(frozen=True)
+class OperatorControl:
+    """`lab operator …` of one lab."""
+
+    paths: LabPaths
+
+    def start(
+        self,
+        settings: Mapping[str, object] | None = None,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (),
+    ) -> None:
+        """`settings`: dotted key → value. `command` runs in the operator's place, under all its limits."""
+        words = [f"--set={key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+        words += [f"--env={name}={value}" for name, value in (environment or {}).items()]
+        _lab(self.paths, "operator", "start", *words, *(["--", *command] if command else []))
+
+    def stop(self) -> None:
+        _lab(self.paths, "operator", "stop")
+
+    def kill(self) -> None:
+        """SIGKILL, to all that it started as well."""
+        _lab(self.paths, "operator", "kill")
+
+    def restart(self) -> None:
+        """With what the last start was given."""
+        _lab(self.paths, "operator", "restart")
+
+    @property
+    def is_running(self) -> bool:
+        return operator_process.running(self.paths) is not None
+
+    def log(self) -> str:
+        """All starts in this lab, the oldest first; empty before the first."""
+        log = self.paths.operator / "log"
+        return log.read_text() if log.exists() else ""
+
+
+class Lab:
+    """A running lab. As a context it is taken down at the end."""
+
+    def __init__(self, paths: LabPaths) -> None:
+        """Of a lab that is up. Raises LabError otherwise."""
+        self.paths = paths
+        self.state = lifecycle.running(paths)
+        self.env = environment.variables(paths, self.state, identities.load(paths))
+        self.control = Control(self.env["LAB_CONTROL_URL"])
+        self.operator = OperatorControl(paths)
+
+    @classmethod
+    def up(cls, folder: Path | None = None, seed: int = 0) -> Self:
+        """Starts it; a running one is taken as it is."""
+        paths = LabPaths.of(folder)
+        _lab(paths, "up", f"--seed={seed}")
+        return cls(paths)
+
+    def down(self) -> None:
+        _lab(self.paths, "down")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+    def run(self, command: Sequence[str], stdin: str = "", check: bool = True) -> Completed:
+        """Inside the lab's network, with its environment."""
+        return _lab(self.paths, "run", "--", *command, stdin=stdin, check=check)
+
+    def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> Completed:
+        """As the cluster's administrator, from outside."""
+        variables = environment.inside(self.paths, self.env)
+        return _finish([str(self.paths.programs / "kubectl"), *arguments], variables, stdin, check)
+
+    def machine_exec(self, name: str, command: Sequence[str], stdin: str = "", check: bool = True) -> Completed:
+        """In a machine as root, not through SSH. `name`: instance id, NixMachine or given-host."""
+        return _lab(self.paths, "machine", "exec", name, "--", *command, stdin=stdin, check=check)
+
+    def ec2_log(self) -> list[dict[str, Any]]:
+        """The call log, the oldest first."""
+        if not self.paths.ec2_log.exists():
+            return []
+        return [json.loads(line) for line in self.paths.ec2_log.read_text().splitlines()]
+
+    def audit_log(self) -> list[dict[str, Any]]:
+        """audit.k8s.io/v1 events, the oldest first."""
+        return [json.loads(line) for line in self.paths.audit_log.read_text().splitlines()]
+
+    def set(self, **knobs: object) -> None:
+        """Knobs of the EC2 layer (ec2/knobs.py)."""
+        self.control.set_knobs(knobs)
+
+    def fault(self, **fault: object) -> None:
+        """One fault of the EC2 layer (ec2/faults.py)."""
+        self.control.fault(fault)
+
+    def reset(self) -> None:
+        """Knobs and faults as after `up`."""
+        self.control.reset()
+
+
+def _lab(paths: LabPaths, *words: str, stdin: str = "", check: bool = True) -> Completed:
+    head, tail = (words[: words.index("--")], words[words.index("--") :]) if "--" in words else (words, ())
+    return _finish([str(SOURCES / "lab"), *head, f"--dir={paths.folder}", *tail], os.environ, stdin, check)
+
+
+def _finish(argv: Sequence[str], variables: Mapping[str, str], stdin: str, check: bool) -> Completed:
+    done = subprocess.run(list(argv), env=dict(variables), input=stdin, capture_output=True, text=True, check=False)
+    if check and done.returncode != 0:
+        raise CommandFailedError(f"{shlex.join(argv)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done
