@@ -1,0 +1,250 @@
+"""ports.kube.Kube on a Connection."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from nixops_operator.adapters.kube.connection import JSON, JSON_PATCH, MERGE_PATCH, Connection, path_of
+from nixops_operator.adapters.kube.events import EventPoster
+from nixops_operator.api.crd import GROUP, VERSION
+from nixops_operator.api.names import FINALIZER
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Conflict, Retry
+from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference
+
+PAGE = "500"
+"""Objects per page, as kubectl asks for them."""
+
+Patch = list[dict[str, Any]]
+
+_KINDS = {kind.object_kind: kind for kind in Kind}
+
+
+class KubernetesApi:
+    """See ports.kube.Kube for what each method promises."""
+
+    def __init__(self, connection: Connection, events: EventPoster | None = None) -> None:
+        self._connection = connection
+        self._events = events or EventPoster(connection)
+        self._cluster_id: str | None = None
+
+    async def cluster_id(self) -> str:
+        if self._cluster_id is None:
+            namespace = await self._read(path_of("api", "v1", "namespaces", "kube-system"), "get namespace kube-system")
+            if namespace is None:
+                raise Retry(Reason.PROGRESSING_WITH_RETRY, "the cluster has no namespace kube-system yet")
+            self._cluster_id = str(namespace["metadata"]["uid"])
+        return self._cluster_id
+
+    async def list(self, kind: Kind) -> tuple[list[Body], str]:
+        bodies: list[Body] = []
+        query = {"limit": PAGE}
+        while True:
+            page = await self._connection.request(
+                "GET", path_of("apis", GROUP, VERSION, kind.value), f"list {kind.value}", query=query
+            )
+            if page is None or "items" not in page:
+                raise Retry(Reason.PROGRESSING_WITH_RETRY, f"list {kind.value}: the reply has no items")
+            bodies += [_without_managed_fields(body) for body in page["items"]]
+            metadata = page["metadata"]
+            if not metadata.get("continue"):
+                return bodies, str(metadata["resourceVersion"])
+            query = {"limit": PAGE, "continue": metadata["continue"]}
+
+    async def get(self, key: Key) -> Body | None:
+        body = await self._read(_object_path(key), f"get {key}")
+        return None if body is None else _without_managed_fields(body)
+
+    async def add_finalizer(self, body: Body) -> Body:
+        finalizers = body["metadata"].get("finalizers", [])
+        if FINALIZER in finalizers:
+            return body
+        path, value = ("/metadata/finalizers/-", FINALIZER) if finalizers else ("/metadata/finalizers", [FINALIZER])
+        return await self._patch_object(body, [{"op": "add", "path": path, "value": value}])
+
+    async def remove_finalizer(self, body: Body) -> Body:
+        finalizers = body["metadata"].get("finalizers", [])
+        if FINALIZER not in finalizers:
+            return body
+        place = f"/metadata/finalizers/{finalizers.index(FINALIZER)}"
+        patch = [{"op": "test", "path": place, "value": FINALIZER}, {"op": "remove", "path": place}]
+        key = key_of(body)
+        answer = await self._connection.request(
+            "PATCH",
+            _object_path(key),
+            f"patch {key}",
+            body=_tests(body) + patch,
+            content_type=JSON_PATCH,
+            accepted=(404,),
+        )
+        return body if answer is None else _without_managed_fields(answer)
+
+    async def write_intent(self, body: Body, status: Body) -> Body:
+        return await self._merge_status(body, status)
+
+    async def patch_status(self, body: Body, status: Body) -> Body:
+        return await self._merge_status(body, status)
+
+    async def create_machine(self, body: Body) -> Body:
+        key = key_of(body)
+        return await self._change("POST", _collection_path(key.kind, key.namespace), f"create {key}", dict(body))
+
+    async def replace_machine_spec(self, body: Body, spec: Body, labels: Mapping[str, str]) -> Body:
+        patch: Patch = [{"op": "replace", "path": "/spec", "value": dict(spec)}]
+        if labels and not body["metadata"].get("labels"):
+            patch.append({"op": "add", "path": "/metadata/labels", "value": dict(labels)})
+        else:
+            patch += [
+                {"op": "add", "path": f"/metadata/labels/{_pointer(name)}", "value": value}
+                for name, value in sorted(labels.items())
+            ]
+        return await self._patch_object(body, patch)
+
+    async def delete_machine(self, body: Body) -> None:
+        key = key_of(body)
+        await self._connection.request(
+            "DELETE",
+            _object_path(key),
+            f"delete {key}",
+            body={"preconditions": {"uid": body["metadata"]["uid"]}},
+            accepted=(404,),
+        )
+
+    async def get_secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        secret = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
+        return None if secret is None else _decoded(secret.get("data"))
+
+    async def get_secret_owner(self, namespace: str, name: str) -> str | None:
+        secret = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
+        owners = [] if secret is None else secret["metadata"].get("ownerReferences", [])
+        return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
+
+    async def create_secret(
+        self,
+        namespace: str,
+        name: str,
+        data: Mapping[str, bytes],
+        *,
+        owner: OwnerReference | None,
+        type_: str,
+        immutable: bool,
+    ) -> bool:
+        answer = await self._connection.request(
+            "POST",
+            path_of("api", "v1", "namespaces", namespace, "secrets"),
+            f"create secret {namespace}/{name}",
+            body={
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": name, "namespace": namespace} | _owned(owner),
+                "type": type_,
+                "immutable": immutable,
+                "data": _encoded(data),
+            },
+            accepted=(409,),
+            says_content=False,
+        )
+        return answer is not None
+
+    async def patch_secret(self, namespace: str, name: str, data: Mapping[str, bytes]) -> None:
+        await self._connection.request(
+            "PATCH",
+            _secret_path(namespace, name),
+            f"patch secret {namespace}/{name}",
+            body={"data": _encoded(data)},
+            content_type=MERGE_PATCH,
+            says_content=False,
+        )
+
+    async def delete_secret(self, namespace: str, name: str) -> None:
+        await self._connection.request(
+            "DELETE", _secret_path(namespace, name), f"delete secret {namespace}/{name}", accepted=(404,)
+        )
+
+    async def get_config_map(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        path = path_of("api", "v1", "namespaces", namespace, "configmaps", name)
+        config_map = await self._read(path, f"get config map {namespace}/{name}")
+        if config_map is None:
+            return None
+        texts = {key: text.encode() for key, text in (config_map.get("data") or {}).items()}
+        return texts | _decoded(config_map.get("binaryData"))
+
+    async def post_event(self, event: Event) -> None:
+        await self._events.post(event)
+
+    async def _read(self, path: str, what: str) -> dict[str, Any] | None:
+        return await self._connection.request("GET", path, what, accepted=(404,))
+
+    async def _change(self, method: str, path: str, what: str, body: object, content_type: str = JSON) -> Body:
+        answer = await self._connection.request(method, path, what, body=body, content_type=content_type)
+        if answer is None:
+            raise Conflict(f"{what}: the object is gone")
+        return _without_managed_fields(answer)
+
+    async def _patch_object(self, body: Body, patch: Patch) -> Body:
+        key = key_of(body)
+        return await self._change("PATCH", _object_path(key), f"patch {key}", _tests(body) + patch, JSON_PATCH)
+
+    async def _merge_status(self, body: Body, status: Body) -> Body:
+        key = key_of(body)
+        metadata = {name: body["metadata"][name] for name in ("uid", "resourceVersion")}
+        patch = {"metadata": metadata, "status": dict(status)}
+        return await self._change("PATCH", f"{_object_path(key)}/status", f"patch status of {key}", patch, MERGE_PATCH)
+
+
+def key_of(body: Body) -> Key:
+    metadata = body["metadata"]
+    return Key(_KINDS[body["kind"]], metadata["namespace"], metadata["name"])
+
+
+def _tests(body: Body) -> Patch:
+    """A patch that begins with these changes only the object that was looked at."""
+    return [
+        {"op": "test", "path": f"/metadata/{name}", "value": body["metadata"][name]}
+        for name in ("uid", "resourceVersion")
+    ]
+
+
+def _collection_path(kind: Kind, namespace: str) -> str:
+    return path_of("apis", GROUP, VERSION, "namespaces", namespace, kind.value)
+
+
+def _object_path(key: Key) -> str:
+    return _collection_path(key.kind, key.namespace) + path_of(key.name)
+
+
+def _secret_path(namespace: str, name: str) -> str:
+    return path_of("api", "v1", "namespaces", namespace, "secrets", name)
+
+
+def _pointer(name: str) -> str:
+    """RFC 6901."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _owned(owner: OwnerReference | None) -> dict[str, Any]:
+    if owner is None:
+        return {}
+    reference = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": owner.kind.object_kind,
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": True,
+    }
+    return {"ownerReferences": [reference]}
+
+
+def _encoded(data: Mapping[str, bytes]) -> dict[str, str]:
+    return {key: base64.b64encode(value).decode() for key, value in data.items()}
+
+
+def _decoded(data: Mapping[str, str] | None) -> dict[str, bytes]:
+    return {key: base64.b64decode(value) for key, value in (data or {}).items()}
+
+
+def _without_managed_fields(body: dict[str, Any]) -> Body:
+    body["metadata"].pop("managedFields", None)
+    return body
