@@ -171,6 +171,16 @@ def test_the_input_is_left_alone() -> None:
         ),
         pytest.param(
             deployment(machine(target={"ec2": {"instanceType": "t2.micro", "keyPair": "other"}})),
+            "spec.machines[0].target.ec2.keyPair: other is none of spec.keyPairs; add it there, or name the Secret",
+            id="unknown key pair",
+        ),
+        pytest.param(
+            deployment(machine(labels={"nixops.dev/machine": "db"})),
+            "spec.machines[0].labels: labels nixops.dev/… belong to the operator",
+            id="a label of ours",
+        ),
+        pytest.param(
+            deployment(machine(target={"ec2": {"instanceType": "t2.micro"}})),
             "ssh.privateKeySecretRef is missing",
             id="no client key",
         ),

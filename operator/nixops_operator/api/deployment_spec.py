@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
 from nixops_operator.api.field_types import (
     IN_ORDER,
@@ -17,6 +17,8 @@ from nixops_operator.api.field_types import (
     cel_rules,
 )
 from nixops_operator.api.machine_spec import (
+    REGION_FIXED,
+    REGION_RULE,
     AwsSettings,
     DeletionPolicy,
     DriftPolicy,
@@ -99,7 +101,7 @@ class SecurityGroupRule(SpecModel):
         Field(max_length=60, json_schema_extra=SET),
     ] = ()
     """Ids of managed prefix lists."""
-    groups: Annotated[tuple[Label, ...], Field(max_length=60, json_schema_extra=SET)] = ()
+    groups: Annotated[tuple[Label, ...], Field(max_length=16, json_schema_extra=SET)] = ()
     """Other groups: names of this deployment's securityGroups, or ids sg-…"""
     include_self: bool = Field(default=False, alias="self")
     """Whether the group's own members are a peer."""
@@ -143,6 +145,15 @@ class SecurityGroupEntry(SpecModel):
     """What may go out. Absent: everything, as EC2's own default; empty: nothing."""
 
 
+_OUR_LABELS = "labels nixops.dev/… belong to the operator"
+
+
+def _labels_of_others(labels: dict[str, str]) -> dict[str, str]:
+    if any(key.startswith("nixops.dev/") for key in labels):
+        raise ValueError(_OUR_LABELS)
+    return labels
+
+
 class MachineEntry(SpecModel):
     """One machine, or several of one kind. Beside these fields stand those of a NixMachine's spec, all optional."""
 
@@ -155,12 +166,9 @@ class MachineEntry(SpecModel):
     """How many, named <name>-0, <name>-1, …; absent: one, named <name>."""
     labels: Annotated[
         dict[str, Annotated[str, StringConstraints(max_length=63, pattern="^([A-Za-z0-9][-A-Za-z0-9_.]*)?$")]],
-        Field(
-            max_length=32,
-            json_schema_extra=cel_rules(
-                ("self.all(key, !key.startsWith('nixops.dev/'))", "labels nixops.dev/… belong to the operator")
-            ),
-        ),
+        Field(max_length=32),
+        AfterValidator(_labels_of_others),
+        Field(json_schema_extra=cel_rules(("self.all(key, !key.startsWith('nixops.dev/'))", _OUR_LABELS))),
     ] = Field(default_factory=dict)
     """Labels of the NixMachine, besides the operator's own."""
 
@@ -170,8 +178,74 @@ class MachineEntry(SpecModel):
         return dict(self.model_extra or {})
 
 
+_KNOWN_GROUP = "is none of securityGroups; add it there, or name an existing group by its id sg-…"
+_MACHINE_GROUPS = f"a machine's target.ec2.securityGroups: one of them {_KNOWN_GROUP}"
+_RULE_GROUPS = f"groups of a rule: one of them {_KNOWN_GROUP}"
+_KEY_PAIR = (
+    "target.ec2.keyPair is none of keyPairs; add it there, or name the Secret with its private key in"
+    " ssh.privateKeySecretRef"
+)
+_UNIQUE = "a machine has the name of another one's replica; rename one"
+
+_IS_KNOWN = "(group.startsWith('sg-') || has(self.securityGroups) && self.securityGroups.exists(g, g.name == group))"
+_HAS_CLIENT_KEY = "has({0}.ssh) && has({0}.ssh.privateKeySecretRef)"
+_IS_REPLICA = (
+    "!has(one.replicas) && one.name.startsWith(many.name + '-')"
+    " && one.name.substring(size(many.name) + 1).matches('^[0-9]+$')"
+)
+
+
+def _groups_of(owner: str) -> str:
+    return (
+        f"!has({owner}.target) || !has({owner}.target.ec2) || !has({owner}.target.ec2.securityGroups)"
+        f" || {owner}.target.ec2.securityGroups.all(group, {_IS_KNOWN})"
+    )
+
+
+def _key_pair_of(owner: str) -> str:
+    return (
+        f"!has({owner}.target) || !has({owner}.target.ec2) || !has({owner}.target.ec2.keyPair)"
+        f" || has(self.keyPairs) && self.keyPairs.exists(pair, pair.name == {owner}.target.ec2.keyPair)"
+        f" || {_HAS_CLIENT_KEY.format(owner)}"
+    )
+
+
+def _groups_of_rules(direction: str) -> str:
+    return (
+        "!has(self.securityGroups) || [self.securityGroups.map(group, group.name)].all(known,"
+        f" self.securityGroups.all(owner, !has(owner.{direction}) || owner.{direction}.all(rule, !has(rule.groups)"
+        " || rule.groups.all(group, group.startsWith('sg-') || group in known))))"
+    )
+
+
 class NixDeploymentSpec(SpecModel):
     """NixOS machines that belong together, with the key pairs and security groups they share."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            (REGION_RULE, REGION_FIXED.format("NixDeployment")),
+            (f"!has(self.machines) || self.machines.all(machine, {_groups_of('machine')})", _MACHINE_GROUPS),
+            (f"!has(self.defaults) || {_groups_of('self.defaults')}", _MACHINE_GROUPS),
+            (
+                (
+                    "!has(self.machines)"
+                    f" || {_HAS_CLIENT_KEY.format('self')}"
+                    f" || has(self.defaults) && {_HAS_CLIENT_KEY.format('self.defaults')}"
+                    f" || self.machines.all(machine, {_key_pair_of('machine')})"
+                ),
+                _KEY_PAIR,
+            ),
+            (_groups_of_rules("ingress"), _RULE_GROUPS),
+            (_groups_of_rules("egress"), _RULE_GROUPS),
+            (
+                (
+                    "!has(self.machines) || self.machines.all(many, !has(many.replicas)"
+                    f" || !self.machines.exists(one, {_IS_REPLICA}))"
+                ),
+                _UNIQUE,
+            ),
+        )
+    )
 
     description: Annotated[FreeText, StringConstraints(max_length=255)] = ""
     """For people."""
@@ -192,7 +266,20 @@ class NixDeploymentSpec(SpecModel):
         tuple[SecurityGroupEntry, ...], Field(max_length=32, json_schema_extra=MERGED_BY_NAME)
     ] = ()
     """EC2 security groups of this deployment."""
-    defaults: dict[str, Any] = Field(default_factory=dict)
+    # A NixMachine's spec with every field optional; the CRD generator puts that schema here, and below machines.
+    defaults: Annotated[dict[str, Any], WithJsonSchema({"type": "object", "properties": {}})] = Field(
+        default_factory=dict
+    )
     """Merged under each machine: maps merge, lists and scalars replace."""
     machines: Annotated[tuple[MachineEntry, ...], Field(max_length=256, json_schema_extra=MERGED_BY_NAME)] = ()
     """The machines."""
+
+    @model_validator(mode="after")
+    def _groups_of_rules_exist(self) -> Self:
+        known = {group.name for group in self.security_groups}
+        for group in self.security_groups:
+            for rule in (*group.ingress, *(group.egress or ())):
+                for peer in rule.groups:
+                    if peer not in known and not peer.startswith("sg-"):
+                        raise ValueError(f"securityGroups[{group.name}]: groups of a rule: {peer} {_KNOWN_GROUP}")
+        return self

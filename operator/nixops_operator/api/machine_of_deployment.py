@@ -94,7 +94,15 @@ def _with_client_key(deployment: str, spec: NixDeploymentSpec, settings: dict[st
 
 
 def _judge_references(spec: NixDeploymentSpec, settings: Mapping[str, Any], path: str) -> None:
+    """Of settings that already name the client keys of known key pairs."""
     known = {group.name for group in spec.security_groups}
+    pair = _part(settings, "target", "ec2", "keyPair")
+    if pair is not None and _part(settings, "ssh", "privateKeySecretRef") is None:
+        raise InvalidSpec(
+            f"{path}.target.ec2.keyPair",
+            f"{pair} is none of spec.keyPairs; add it there, or name the Secret with its private key in"
+            " ssh.privateKeySecretRef",
+        )
     groups = _part(settings, "target", "ec2", "securityGroups")
     for group in groups if isinstance(groups, list) else ():
         if group not in known and not str(group).startswith("sg-"):

@@ -177,9 +177,9 @@ def _allowed_tag_keys(tags: dict[str, str]) -> dict[str, str]:
 
 Tags = Annotated[
     dict[str, Annotated[FreeText, StringConstraints(max_length=256)]],
+    Field(max_length=40),  # of the 50 that EC2 allows; the operator adds up to seven of its own
     AfterValidator(_allowed_tag_keys),
     Field(
-        max_length=40,  # of the 50 that EC2 allows; the operator adds up to seven of its own
         json_schema_extra=cel_rules(
             (
                 (
@@ -241,7 +241,7 @@ class Target(SpecModel):
     model_config = ConfigDict(
         json_schema_extra=cel_rules(
             ("has(self.ec2) != has(self.host)", _ONE_TARGET),
-            ("has(self.ec2) == has(oldSelf.ec2)", _KIND_OF_TARGET),
+            ("has(oldSelf.ec2) ? !has(self.host) : !has(oldSelf.host) || !has(self.ec2)", _KIND_OF_TARGET),
         )
     )
 
@@ -331,11 +331,11 @@ class Configuration(SpecModel):
     """Absent: as the instance type's architecture says; x86_64-linux for a given host."""
     arguments: Annotated[
         dict[str, ArgumentText],
+        Field(max_length=64),
         AfterValidator(_nix_identifiers),
         Field(
-            max_length=64,
             json_schema_extra=cel_rules(
-                (r"self.all(name, name.matches('^[a-zA-Z_][a-zA-Z0-9_\\'-]*$'))", _ARGUMENT_NAMES)
+                ('self.all(name, name.matches("^[a-zA-Z_][a-zA-Z0-9_\'-]*$"))', _ARGUMENT_NAMES)
             ),
         ),
     ] = Field(default_factory=dict)
@@ -394,8 +394,8 @@ _CLIENT_KEY = (
 _HOST_KEYS = (
     "target.host needs ssh.hostKeys: give the content of /etc/ssh/ssh_host_ed25519_key.pub, read on the host itself"
 )
-_REGION = "region cannot be changed once set; create a new {} for another region"
-_REGION_RULE = (
+REGION_FIXED = "region cannot be changed once set; create a new {} for another region"
+REGION_RULE = (
     "!has(oldSelf.aws) || !has(oldSelf.aws.region)"
     " || has(self.aws) && has(self.aws.region) && self.aws.region == oldSelf.aws.region"
 )
@@ -412,7 +412,7 @@ class NixMachineSpec(MachineSettings):
                 "!has(self.target.host) || has(self.ssh) && has(self.ssh.hostKeys) && size(self.ssh.hostKeys) > 0",
                 _HOST_KEYS,
             ),
-            (_REGION_RULE, _REGION.format("NixMachine")),
+            (REGION_RULE, REGION_FIXED.format("NixMachine")),
         )
     )
 

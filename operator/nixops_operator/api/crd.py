@@ -1,0 +1,197 @@
+"""The CustomResourceDefinitions, generated from the models: `python -m nixops_operator.api.crd [--check] [FOLDER]`.
+
+Writes `crds/` and the chart's copies below FOLDER (the checkout, by default the current folder); `--check` only
+compares and exits 1 with the command to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nixops_operator.api.deployment_spec import MachineEntry, NixDeploymentSpec
+from nixops_operator.api.field_types import cel_rules
+from nixops_operator.api.machine_spec import NixMachineSpec
+from nixops_operator.api.schema import Schema, partial, schema_of
+from nixops_operator.api.status import OBSERVED_AT_FIRST, NixDeploymentStatus, NixMachineStatus
+
+GROUP = "nixops.dev"
+VERSION = "v1alpha1"
+
+_NOTE = "# Generated from operator/nixops_operator/api by `make generate`; do not edit.\n"
+# Deleting a CustomResourceDefinition deletes every object of its kind, and with them the machines: Helm must not.
+_KEEP = {"helm.sh/resource-policy": "keep"}
+
+
+def _condition(kind: str, field: str) -> str:
+    return f'.status.conditions[?(@.type=="{kind}")].{field}'
+
+
+def _column(name: str, path: str, description: str, kind: str = "string", *, priority: int = 0) -> dict[str, Any]:
+    return {"name": name, "type": kind, "jsonPath": path, "description": description, "priority": priority}
+
+
+_READY = (
+    _column("Ready", _condition("Ready", "status"), "Whether the whole promise holds."),
+    _column("Status", _condition("Ready", "reason"), "Why it is ready or not."),
+)
+_AGE = _column("Age", ".metadata.creationTimestamp", "Since when the object exists.", "date")
+_MESSAGE = _column("Message", _condition("Ready", "message"), "What, where, what next.", priority=1)
+
+MACHINE_COLUMNS = (
+    *_READY,
+    _column("Target", ".status.target", "Instance type, or host."),
+    _column("Address", ".status.addresses.ssh", "Where SSH goes."),
+    _column("System", ".status.system.generation", "Generation of the system profile.", "integer"),
+    _AGE,
+    _column("Instance", ".status.instance.id", "The EC2 instance.", priority=1),
+    _column("Zone", ".status.instance.zone", "Its availability zone.", priority=1),
+    _column("Toplevel", ".status.system.revision", "Start of the running system's store hash.", priority=1),
+    _column("UpToDate", _condition("UpToDate", "status"), "Whether nothing differs from the spec.", priority=1),
+    _MESSAGE,
+)
+DEPLOYMENT_COLUMNS = (
+    *_READY,
+    _column("Machines", ".status.machines.summary", "Ready machines of those desired."),
+    _column("Updated", ".status.machines.updated", "Machines with the newest settings.", "integer"),
+    _column("Revision", ".status.revision.current", "Revision that the machines run."),
+    _AGE,
+    _MESSAGE,
+)
+
+
+def deployment_spec_schema() -> Schema:
+    """A NixDeployment's spec; its machines and `defaults` have a NixMachine's fields, all optional."""
+    settings = partial(schema_of(NixMachineSpec))
+    schema = schema_of(NixDeploymentSpec)
+    fields = schema["properties"]
+    fields["defaults"] = settings | {"description": fields["defaults"]["description"]}
+    entry = schema_of(MachineEntry)
+    fields["machines"]["items"] = settings | {
+        "description": entry["description"],
+        "properties": entry["properties"] | settings["properties"],
+        "required": entry["required"],
+    }
+    return schema
+
+
+def crd(
+    kind: str, short_name: str, spec: Schema, status: Schema, columns: tuple[dict[str, Any], ...], root: Schema
+) -> Schema:
+    """One CustomResourceDefinition; `root` holds rules about the object's name."""
+    status = status | {"default": {"observedGeneration": OBSERVED_AT_FIRST}}
+    schema = {
+        "type": "object",
+        "description": spec["description"],
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+        **root,
+    }
+    plural = f"{kind.lower()}s"
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "shortNames": [short_name],
+                "categories": ["nixops"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": list(columns),
+                    "schema": {"openAPIV3Schema": schema},
+                }
+            ],
+        },
+    }
+
+
+def all_crds() -> dict[str, Schema]:
+    """Plural → CustomResourceDefinition."""
+    return {
+        "nixmachines": crd(
+            "NixMachine",
+            "nixm",
+            schema_of(NixMachineSpec),
+            schema_of(NixMachineStatus),
+            MACHINE_COLUMNS,
+            # Secrets are called <name>-launch-<attempt>, and 253 characters is the most for a name.
+            cel_rules(
+                ("size(self.metadata.name) <= 200", "the name is longer than 200 characters; take a shorter one")
+            ),
+        ),
+        "nixdeployments": crd(
+            "NixDeployment",
+            "nixd",
+            deployment_spec_schema(),
+            schema_of(NixDeploymentStatus),
+            DEPLOYMENT_COLUMNS,
+            # The name is the value of a label.
+            cel_rules(("size(self.metadata.name) <= 63", "the name is longer than 63 characters; take a shorter one")),
+        ),
+    }
+
+
+def files() -> dict[str, str]:
+    """Path below the checkout → content."""
+    written = {}
+    for plural, definition in all_crds().items():
+        written[f"crds/{GROUP}_{plural}.yaml"] = _NOTE + _yaml(definition)
+        kept = definition | {"metadata": definition["metadata"] | {"annotations": _KEEP}}
+        written[f"helm/nixops-operator/templates/crds/{plural}.yaml"] = (
+            _NOTE + "{{- if .Values.crds.enabled }}\n" + _yaml(kept) + "{{- end }}\n"
+        )
+    return written
+
+
+def _yaml(definition: Schema) -> str:
+    text = yaml.safe_dump(definition, sort_keys=True, width=120, allow_unicode=True)
+    if "{{" in text:
+        raise TypeError("a description or pattern holds {{, which Helm would take for a template")
+    return text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the files, or with --check compare them. Exit status: 1 if a file differs, else 0."""
+    parser = argparse.ArgumentParser(prog="python -m nixops_operator.api.crd", description="Write the CRDs.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="the checkout (default: current folder)")
+    parser.add_argument("--check", action="store_true", help="compare only")
+    options = parser.parse_args(arguments)
+    stale = []
+    for name, content in files().items():
+        path = options.folder / name
+        if path.is_file() and path.read_text() == content:
+            continue
+        stale.append(name)
+        if not options.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+    if options.check and stale:
+        sys.stderr.write(f"out of date: {', '.join(stale)}; run `make generate`\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""What the API server lets an edit change, and what a new object's status says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from component.conftest import ROOT
+
+if TYPE_CHECKING:
+    from component.conftest import ApiServer
+
+VALID = ROOT / "tests/data/valid"
+
+
+@pytest.fixture
+def stored(crds: ApiServer) -> Iterator[ApiServer]:
+    """The API server with every valid example; machines `box` (EC2) and `given`, deployment `shop`."""
+    for path in ("machine-on-ec2-with-all-fields", "deployment-with-all-fields"):
+        crds.kubectl("create", "-f", str(VALID / f"{path}.yaml"))
+    given = (VALID / "machine-that-exists.yaml").read_text().replace("{name: box}", "{name: given}")
+    crds.kubectl("create", "-f", "-", stdin=given)
+    yield crds
+    crds.kubectl("delete", "nixm,nixd", "--all", "--wait=false")
+
+
+def patch(server: ApiServer, what: str, change: dict[str, Any], *, refused: bool = False) -> str:
+    arguments = ("patch", *what.split("/"), "--type=merge", "--dry-run=server", "-p", json.dumps(change))
+    return server.refusal(*arguments) if refused else server.kubectl(*arguments)
+
+
+def spec(**fields: Any) -> dict[str, Any]:
+    return {"spec": fields}
+
+
+OTHER_SUBNET = {"ec2": {"subnetId": "subnet-01234567"}}
+TO_HOST = {"ec2": None, "host": {"address": "192.0.2.10"}}
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "message"),
+    [
+        pytest.param(
+            "nixm/box",
+            spec(aws={"region": "us-west-2"}),
+            "region cannot be changed once set; create a new NixMachine for another region",
+            id="region",
+        ),
+        pytest.param(
+            "nixd/shop",
+            spec(aws={"region": None}),
+            "region cannot be changed once set; create a new NixDeployment for another region",
+            id="region removed",
+        ),
+        pytest.param(
+            "nixm/box",
+            spec(target=OTHER_SUBNET),
+            "subnetId cannot be changed once set; create a new machine for another subnet",
+            id="subnet",
+        ),
+        pytest.param(
+            "nixm/box", spec(target={"ec2": {"subnetId": None}}), "subnetId cannot be changed", id="subnet removed"
+        ),
+        pytest.param(
+            "nixm/box",
+            spec(target=TO_HOST),
+            "the kind of target cannot be changed; create a new machine for the other kind",
+            id="from EC2 to a given host",
+        ),
+        pytest.param(
+            "nixm/given",
+            spec(aws={"region": "us-west-2"}, target={"host": None, "ec2": {"instanceType": "t2.micro"}}),
+            "the kind of target cannot be changed",
+            id="from a given host to EC2",
+        ),
+        pytest.param(
+            "nixd/shop",
+            spec(defaults={"target": TO_HOST}),
+            "the kind of target cannot be changed",
+            id="kind of target in a deployment's defaults",
+        ),
+    ],
+)
+def test_what_is_fixed_stays(stored: ApiServer, what: str, change: dict[str, Any], message: str) -> None:
+    assert message in patch(stored, what, change, refused=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        pytest.param("nixm/box", spec(target={"ec2": {"instanceType": "t3.large"}}), id="instance type"),
+        pytest.param("nixm/box", spec(target={"ec2": {"image": None, "tags": None}}), id="image and tags removed"),
+        pytest.param("nixm/given", spec(target={"host": {"address": "192.0.2.11"}}), id="address of a host"),
+        pytest.param("nixm/given", spec(aws={"region": "us-west-2"}), id="region where there was none"),
+        pytest.param("nixd/shop", spec(machines=[]), id="all machines removed"),
+        pytest.param("nixd/shop", spec(defaults=None, machines=[{"name": "web"}]), id="targets removed"),
+    ],
+)
+def test_the_rest_may_change(stored: ApiServer, what: str, change: dict[str, Any]) -> None:
+    patch(stored, what, change)
+
+
+def test_a_machine_of_a_deployment_keeps_its_kind_of_target(stored: ApiServer) -> None:
+    change = [{"op": "replace", "path": "/spec/machines/0/target", "value": {"host": {"address": "192.0.2.10"}}}]
+
+    message = stored.refusal("patch", "nixd", "shop", "--type=json", "--dry-run=server", "-p", json.dumps(change))
+
+    assert "the kind of target cannot be changed" in message
+
+
+@pytest.mark.parametrize("what", ["nixm/box", "nixd/shop"])
+def test_a_new_object_says_that_nobody_looked_at_it(stored: ApiServer, what: str) -> None:
+    assert stored.kubectl("get", what, "-o", "jsonpath={.status}") == '{"observedGeneration":-1}'
+
+
+def test_a_status_written_in_mid_pass_leaves_it_so(stored: ApiServer) -> None:
+    change = {"status": {"accountId": "123456789012"}}
+
+    stored.kubectl("patch", "nixm", "box", "--subresource=status", "--type=merge", "-p", json.dumps(change))
+
+    status = json.loads(stored.kubectl("get", "nixm", "box", "-o", "json"))["status"]
+    assert status == {"observedGeneration": -1, "accountId": "123456789012"}
+
+
+def test_nothing_of_a_spec_is_added_or_rewritten(stored: ApiServer) -> None:
+    """Children are compared whole, and GitOps tools compare with git."""
+    written = json.loads(
+        stored.kubectl("create", "--dry-run=client", "-o", "json", "-f", str(VALID / "deployment-with-all-fields.yaml"))
+    )
+
+    assert json.loads(stored.kubectl("get", "nixd", "shop", "-o", "json"))["spec"] == written["spec"]
+
+
+def test_columns_show_what_the_status_says(stored: ApiServer) -> None:
+    now = "2026-05-01T12:00:00Z"
+    status = {
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "Succeeded",
+                "message": "runs",
+                "lastTransitionTime": now,
+                "observedGeneration": 1,
+            }
+        ],
+        "target": "t2.micro",
+        "addresses": {"ssh": "198.51.100.7"},
+        "system": {"generation": 3, "revision": "0abcdefg"},
+    }
+    stored.kubectl("patch", "nixm", "box", "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+
+    header, row = stored.kubectl("get", "nixm", "box").splitlines()
+
+    assert header.split() == ["NAME", "READY", "STATUS", "TARGET", "ADDRESS", "SYSTEM", "AGE"]
+    assert row.split()[:6] == ["box", "True", "Succeeded", "t2.micro", "198.51.100.7", "3"]
+    assert stored.kubectl("get", "nixd").splitlines()[0].split() == [
+        "NAME",
+        "READY",
+        "STATUS",
+        "MACHINES",
+        "UPDATED",
+        "REVISION",
+        "AGE",
+    ]
