@@ -76,6 +76,12 @@ class FakeKube:
                 new["metadata"][part] = dict(body["metadata"][part])
         return self._store(key, new)
 
+    def edit(self, key: Key, change: Callable[[dict[str, Any]], object]) -> Body:
+        """kubectl edit: changes the object in place."""
+        new = copy.deepcopy(self._objects[key])
+        change(new)
+        return self._store(key, new)
+
     def delete(self, key: Key) -> None:
         """kubectl delete --wait=false."""
         if key in self._objects:
@@ -116,16 +122,18 @@ class FakeKube:
 
     @effect("kube.set_finalizer")
     async def add_finalizer(self, body: Body) -> Body:
+        if FINALIZER in body["metadata"].get("finalizers", []):
+            return body
         key, new = self._newest(body)
-        if "deletionTimestamp" in new["metadata"]:
+        if "deletionTimestamp" in body["metadata"]:
             raise Conflict(f"{key} is being deleted and takes no new finalizer")
-        finalizers = new["metadata"].get("finalizers", [])
-        if FINALIZER not in finalizers:
-            new["metadata"]["finalizers"] = [*finalizers, FINALIZER]
+        new["metadata"]["finalizers"] = [*new["metadata"].get("finalizers", []), FINALIZER]
         return self._store(key, new)
 
     @effect("kube.set_finalizer")
     async def remove_finalizer(self, body: Body) -> Body:
+        if FINALIZER not in body["metadata"].get("finalizers", []):
+            return body
         stored = self._objects.get(key_of(body))
         if stored is None or stored["metadata"]["uid"] != body["metadata"]["uid"]:
             return body

@@ -61,6 +61,8 @@ class KubernetesApi:
         finalizers = body["metadata"].get("finalizers", [])
         if FINALIZER in finalizers:
             return body
+        if "deletionTimestamp" in body["metadata"]:
+            raise Conflict(f"{key_of(body)} is being deleted and takes no new finalizer")
         path, value = ("/metadata/finalizers/-", FINALIZER) if finalizers else ("/metadata/finalizers", [FINALIZER])
         return await self._patch_object(body, [{"op": "add", "path": path, "value": value}])
 
@@ -189,8 +191,8 @@ class KubernetesApi:
 
     async def _merge_status(self, body: Body, status: Body) -> Body:
         key = key_of(body)
-        metadata = {name: body["metadata"][name] for name in ("uid", "resourceVersion")}
-        patch = {"metadata": metadata, "status": dict(status)}
+        # A resourceVersion is never given twice, so it stands for the uid, too.
+        patch = {"metadata": {"resourceVersion": body["metadata"]["resourceVersion"]}, "status": dict(status)}
         return await self._change("PATCH", f"{_object_path(key)}/status", f"patch status of {key}", patch, MERGE_PATCH)
 
 

@@ -1,0 +1,161 @@
+"""A cluster as its users see it, in memory and real: what a contract test does by hand, the same on both."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from fakes.kube import FakeKube, Secret
+from nixops_operator.adapters.kube import Connection, KubernetesApi
+from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference
+from nixops_operator.ports.kube import Kube
+
+API = "/apis/nixops.dev/v1alpha1"
+
+
+class World(Protocol):
+    kube: Kube
+    namespace: str
+
+    async def apply(self, body: Body) -> Body: ...
+
+    async def delete(self, key: Key) -> None: ...
+
+    async def drop_finalizers(self, key: Key) -> None: ...
+
+    async def put_config_map(self, name: str, texts: Mapping[str, str], binary: Mapping[str, bytes]) -> None: ...
+
+    async def put_secret(self, name: str, data: Mapping[str, bytes]) -> None: ...
+
+    async def event_counts(self, name: str) -> list[tuple[str, int]]: ...
+
+
+@dataclass
+class FakeWorld:
+    kube: FakeKube = field(default_factory=FakeKube)
+    namespace: str = "shop"
+
+    async def apply(self, body: Body) -> Body:
+        return self.kube.apply(body)
+
+    async def delete(self, key: Key) -> None:
+        self.kube.delete(key)
+
+    async def drop_finalizers(self, key: Key) -> None:
+        self.kube.edit(key, lambda body: body["metadata"].pop("finalizers", None))
+
+    async def put_config_map(self, name: str, texts: Mapping[str, str], binary: Mapping[str, bytes]) -> None:
+        self.kube.config_maps[self.namespace, name] = {key: text.encode() for key, text in texts.items()} | dict(binary)
+
+    async def put_secret(self, name: str, data: Mapping[str, bytes]) -> None:
+        self.kube.secrets[self.namespace, name] = Secret(dict(data))
+
+    async def event_counts(self, name: str) -> list[tuple[str, int]]:
+        return sorted(
+            (posted.event.message, posted.count) for posted in self.kube.events if posted.event.key.name == name
+        )
+
+
+class RealWorld:
+    def __init__(self, connection: Connection, namespace: str) -> None:
+        self.connection = connection
+        self.kube = KubernetesApi(connection)
+        self.namespace = namespace
+
+    async def apply(self, body: Body) -> Body:
+        collection = f"{API}/namespaces/{self.namespace}/{_kind(body).value}"
+        path = f"{collection}/{body['metadata']['name']}"
+        existing = await self._request("GET", path)
+        if existing is None:
+            return await self._request("POST", collection, copy.deepcopy(dict(body))) or {}
+        existing["spec"] = body["spec"]
+        existing["metadata"] |= body["metadata"]
+        return await self._request("PUT", path, existing) or {}
+
+    async def delete(self, key: Key) -> None:
+        await self._request("DELETE", _path(key))
+
+    async def drop_finalizers(self, key: Key) -> None:
+        await self.connection.request(
+            "PATCH",
+            _path(key),
+            "drop finalizers",
+            body={"metadata": {"finalizers": None}},
+            content_type="application/merge-patch+json",
+            accepted=(404,),
+        )
+
+    async def put_config_map(self, name: str, texts: Mapping[str, str], binary: Mapping[str, bytes]) -> None:
+        body = {"metadata": {"name": name}, "data": dict(texts), "binaryData": _encoded(binary)}
+        await self._request("POST", f"/api/v1/namespaces/{self.namespace}/configmaps", body)
+
+    async def put_secret(self, name: str, data: Mapping[str, bytes]) -> None:
+        body = {"metadata": {"name": name}, "data": _encoded(data)}
+        await self._request("POST", f"/api/v1/namespaces/{self.namespace}/secrets", body)
+
+    async def event_counts(self, name: str) -> list[tuple[str, int]]:
+        events = await self._request("GET", f"/api/v1/namespaces/{self.namespace}/events") or {}
+        return sorted(
+            (one["message"], one["count"]) for one in events["items"] if one["involvedObject"]["name"] == name
+        )
+
+    async def _request(self, method: str, path: str, body: object = None) -> dict[str, Any] | None:
+        return await self.connection.request(method, path, f"{method} {path}", body=body, accepted=(404,))
+
+
+@asynccontextmanager
+async def real_world(kubeconfig: Path) -> AsyncIterator[RealWorld]:
+    """A namespace of its own on the API server."""
+    connection = await Connection.open(str(kubeconfig))
+    try:
+        namespace = f"contract-{secrets.token_hex(4)}"
+        await connection.request("POST", "/api/v1/namespaces", "namespace", body={"metadata": {"name": namespace}})
+        yield RealWorld(connection, namespace)
+    finally:
+        await connection.close()
+
+
+def machine(namespace: str, name: str = "web", **spec: object) -> dict[str, Any]:
+    """A small valid NixMachine."""
+    return {
+        "apiVersion": "nixops.dev/v1alpha1",
+        "kind": "NixMachine",
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {
+            "target": {"host": {"address": "192.0.2.10"}},
+            "ssh": {"privateKeySecretRef": {"name": "ssh"}, "hostKeys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1v"]},
+            "configuration": {"modules": [{"inline": "{ }"}]},
+            **spec,
+        },
+    }
+
+
+def key(namespace: str, name: str = "web") -> Key:
+    return Key(Kind.MACHINE, namespace, name)
+
+
+def owner(body: Body) -> OwnerReference:
+    return OwnerReference(Kind.MACHINE, body["metadata"]["name"], body["metadata"]["uid"])
+
+
+def event(body: Body, message: str) -> Event:
+    metadata = body["metadata"]
+    return Event(key(metadata["namespace"], metadata["name"]), metadata["uid"], "Normal", "Succeeded", message)
+
+
+def _kind(body: Body) -> Kind:
+    return {kind.object_kind: kind for kind in Kind}[body["kind"]]
+
+
+def _path(key: Key) -> str:
+    return f"{API}/namespaces/{key.namespace}/{key.kind.value}/{key.name}"
+
+
+def _encoded(data: Mapping[str, bytes]) -> dict[str, str]:
+    return {key: base64.b64encode(value).decode() for key, value in data.items()}

@@ -1,0 +1,314 @@
+"""What ports.kube.Kube promises, on the API in memory and on a real API server."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+
+import pytest
+
+from contract.kube_worlds import FakeWorld, World, event, key, machine, owner, real_world
+from nixops_operator.api.names import FINALIZER
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, Conflict
+from nixops_operator.facts.kube import Kind
+
+
+@pytest.fixture(params=["fake", "real"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    if request.param == "fake":
+        yield FakeWorld()
+        return
+    async with real_world(request.getfixturevalue("crds").kubeconfig) as world:
+        yield world
+
+
+async def test_an_object_is_read_as_the_server_has_it(world: World) -> None:
+    created = await world.apply(machine(world.namespace))
+
+    body = await world.kube.get(key(world.namespace))
+
+    assert body is not None
+    assert body["metadata"]["uid"] == created["metadata"]["uid"]
+    assert body["kind"] == "NixMachine"
+    assert body["spec"]["target"]["host"]["address"] == "192.0.2.10"
+    assert body["status"]["observedGeneration"] == -1
+    assert "managedFields" not in body["metadata"]
+
+
+async def test_an_object_that_does_not_exist_is_none(world: World) -> None:
+    assert await world.kube.get(key(world.namespace, "nobody")) is None
+
+
+async def test_a_list_holds_every_object_of_the_kind(world: World) -> None:
+    for name in ("a", "b", "c"):
+        await world.apply(machine(world.namespace, name))
+
+    bodies, version = await world.kube.list(Kind.MACHINE)
+
+    ours = [body for body in bodies if body["metadata"]["namespace"] == world.namespace]
+    assert [body["metadata"]["name"] for body in ours] == ["a", "b", "c"]
+    assert all(body["kind"] == "NixMachine" and "managedFields" not in body["metadata"] for body in bodies)
+    assert int(version) > 0
+
+
+async def test_the_finalizer_is_added_beside_others(world: World) -> None:
+    body = await world.apply(machine(world.namespace))
+    body = await world.kube.add_finalizer(body)
+    assert body["metadata"]["finalizers"] == [FINALIZER]
+
+    assert await world.kube.add_finalizer(body) == body
+
+    other = machine(world.namespace, "other")
+    other["metadata"]["finalizers"] = ["example.org/theirs"]
+    body = await world.kube.add_finalizer(await world.apply(other))
+    assert body["metadata"]["finalizers"] == ["example.org/theirs", FINALIZER]
+
+
+async def test_the_finalizer_is_added_to_the_newest_object_only(world: World) -> None:
+    stale = await world.apply(machine(world.namespace))
+    await world.apply(machine(world.namespace, suspend=True))
+
+    with pytest.raises(Conflict):
+        await world.kube.add_finalizer(stale)
+
+
+async def test_a_deleted_object_takes_no_finalizer(world: World) -> None:
+    other = machine(world.namespace)
+    other["metadata"]["finalizers"] = ["example.org/theirs"]
+    await world.apply(other)
+    await world.delete(key(world.namespace))
+    body = await world.kube.get(key(world.namespace))
+    assert body is not None
+
+    with pytest.raises(Conflict):
+        await world.kube.add_finalizer(body)
+    await world.drop_finalizers(key(world.namespace))
+
+    with pytest.raises(Conflict):
+        await world.kube.add_finalizer(body)
+
+
+async def test_an_object_stays_until_its_finalizer_is_removed(world: World) -> None:
+    await world.kube.add_finalizer(await world.apply(machine(world.namespace)))
+    await world.delete(key(world.namespace))
+    body = await world.kube.get(key(world.namespace))
+    assert body is not None
+    assert "deletionTimestamp" in body["metadata"]
+
+    await world.kube.remove_finalizer(body)
+
+    assert await world.kube.get(key(world.namespace)) is None
+    assert await world.kube.remove_finalizer(body) == body
+
+
+async def test_removing_the_finalizer_leaves_those_of_others(world: World) -> None:
+    other = machine(world.namespace)
+    other["metadata"]["finalizers"] = ["example.org/theirs"]
+    body = await world.kube.add_finalizer(await world.apply(other))
+
+    body = await world.kube.remove_finalizer(body)
+
+    assert body["metadata"]["finalizers"] == ["example.org/theirs"]
+    assert await world.kube.remove_finalizer(body) == body
+
+
+async def test_the_finalizer_is_removed_from_the_newest_object_only(world: World) -> None:
+    stale = await world.kube.add_finalizer(await world.apply(machine(world.namespace)))
+    await world.kube.patch_status(stale, {"observedGeneration": 1})
+
+    with pytest.raises(Conflict):
+        await world.kube.remove_finalizer(stale)
+
+
+@pytest.mark.parametrize("write", ["patch_status", "write_intent"])
+async def test_a_status_is_merged(world: World, write: str) -> None:
+    body = await world.apply(machine(world.namespace))
+    body = await getattr(world.kube, write)(body, {"accountId": "1", "instance": {"id": "i-1", "type": "t3.small"}})
+
+    body = await getattr(world.kube, write)(body, {"accountId": None, "instance": {"type": "m7i.large"}})
+
+    assert body["status"]["instance"] == {"id": "i-1", "type": "m7i.large"}
+    assert "accountId" not in body["status"]
+    assert body["metadata"]["generation"] == 1
+    assert "managedFields" not in body["metadata"]
+    assert await world.kube.get(key(world.namespace)) == body
+
+
+async def test_a_status_that_changes_nothing_makes_no_new_version(world: World) -> None:
+    body = await world.apply(machine(world.namespace))
+    body = await world.kube.patch_status(body, {"accountId": "1"})
+
+    again = await world.kube.patch_status(body, {"accountId": "1"})
+
+    assert again["metadata"]["resourceVersion"] == body["metadata"]["resourceVersion"]
+
+
+@pytest.mark.parametrize("write", ["patch_status", "write_intent"])
+async def test_a_status_is_written_to_the_newest_object_only(world: World, write: str) -> None:
+    stale = await world.apply(machine(world.namespace))
+    await world.apply(machine(world.namespace, suspend=True))
+
+    with pytest.raises(Conflict):
+        await getattr(world.kube, write)(stale, {"observedGeneration": 1})
+
+
+async def test_a_status_goes_to_no_other_object_of_the_same_name(world: World) -> None:
+    first = await world.apply(machine(world.namespace))
+    await world.delete(key(world.namespace))
+    with pytest.raises(Conflict):
+        await world.kube.patch_status(first, {"observedGeneration": 1})
+    await world.apply(machine(world.namespace))
+
+    with pytest.raises(Conflict):
+        await world.kube.patch_status(first, {"observedGeneration": 1})
+
+
+async def test_a_machine_is_created_once(world: World) -> None:
+    created = await world.kube.create_machine(machine(world.namespace))
+    assert created["metadata"]["generation"] == 1
+    assert created["status"] == {"observedGeneration": -1}
+
+    with pytest.raises(Conflict):
+        await world.kube.create_machine(machine(world.namespace))
+
+
+async def test_a_created_machine_keeps_labels_and_owner(world: World) -> None:
+    body = machine(world.namespace)
+    body["metadata"] |= {
+        "labels": {"nixops.dev/deployment": "shop"},
+        "ownerReferences": [
+            {
+                "apiVersion": "nixops.dev/v1alpha1",
+                "kind": "NixDeployment",
+                "name": "shop",
+                "uid": "1",
+                "controller": True,
+            }
+        ],
+    }
+
+    created = await world.kube.create_machine(body)
+
+    assert created["metadata"]["labels"] == {"nixops.dev/deployment": "shop"}
+    assert created["metadata"]["ownerReferences"] == body["metadata"]["ownerReferences"]
+
+
+async def test_a_spec_is_replaced_as_a_whole(world: World) -> None:
+    body = machine(world.namespace, suspend=True)
+    body["metadata"]["labels"] = {"theirs": "kept"}
+    stored = await world.apply(body)
+
+    labels = {"nixops.dev/deployment": "shop"}
+    new = await world.kube.replace_machine_spec(stored, machine(world.namespace)["spec"], labels)
+
+    assert not new["spec"].get("suspend")
+    assert new["metadata"]["labels"] == {"theirs": "kept", "nixops.dev/deployment": "shop"}
+    assert new["metadata"]["generation"] == 2
+    with pytest.raises(Conflict):
+        await world.kube.replace_machine_spec(stored, machine(world.namespace)["spec"], labels)
+
+
+async def test_labels_come_to_an_object_that_has_none(world: World) -> None:
+    stored = await world.apply(machine(world.namespace))
+
+    new = await world.kube.replace_machine_spec(stored, stored["spec"], {"nixops.dev/deployment": "shop"})
+
+    assert new["metadata"]["labels"] == {"nixops.dev/deployment": "shop"}
+    assert new["metadata"]["generation"] == 1
+
+
+async def test_a_machine_is_deleted_by_its_uid(world: World) -> None:
+    first = await world.apply(machine(world.namespace))
+    await world.kube.delete_machine(first)
+    await world.kube.delete_machine(first)
+    await world.apply(machine(world.namespace))
+
+    with pytest.raises(Conflict):
+        await world.kube.delete_machine(first)
+    assert await world.kube.get(key(world.namespace)) is not None
+
+
+async def test_a_secret_is_made_once_and_never_overwritten(world: World) -> None:
+    namespace = world.namespace
+    put = world.kube.create_secret
+
+    assert await put(namespace, "keys", {"a": b"\x00one"}, owner=None, type_="Opaque", immutable=False)
+    assert not await put(namespace, "keys", {"a": b"two"}, owner=None, type_="Opaque", immutable=False)
+
+    assert await world.kube.get_secret(namespace, "keys") == {"a": b"\x00one"}
+    assert await world.kube.get_secret_owner(namespace, "keys") is None
+
+
+async def test_a_secret_names_its_owner(world: World) -> None:
+    body = await world.apply(machine(world.namespace))
+
+    await world.kube.create_secret(
+        world.namespace, "keys", {"a": b"1"}, owner=owner(body), type_="Opaque", immutable=True
+    )
+
+    assert await world.kube.get_secret_owner(world.namespace, "keys") == body["metadata"]["uid"]
+
+
+async def test_a_secret_is_patched_key_by_key(world: World) -> None:
+    await world.put_secret("keys", {"a": b"1", "b": b"2"})
+
+    await world.kube.patch_secret(world.namespace, "keys", {"b": b"3"})
+
+    assert await world.kube.get_secret(world.namespace, "keys") == {"a": b"1", "b": b"3"}
+
+
+async def test_an_immutable_secret_stays_and_its_content_is_not_told(world: World) -> None:
+    await world.kube.create_secret(
+        world.namespace, "launch", {"a": b"hush"}, owner=None, type_="Opaque", immutable=True
+    )
+
+    with pytest.raises(Blocked) as refused:
+        await world.kube.patch_secret(world.namespace, "launch", {"a": b"psst"})
+
+    assert refused.value.reason is Reason.INVALID_SPEC
+    assert "launch" in refused.value.message
+    for content in (b"hush", b"psst"):
+        assert content.decode() not in refused.value.message
+        assert base64.b64encode(content).decode() not in refused.value.message
+
+
+async def test_a_missing_secret(world: World) -> None:
+    assert await world.kube.get_secret(world.namespace, "nothing") is None
+    assert await world.kube.get_secret_owner(world.namespace, "nothing") is None
+    await world.kube.delete_secret(world.namespace, "nothing")
+    with pytest.raises(Conflict):
+        await world.kube.patch_secret(world.namespace, "nothing", {"a": b"1"})
+
+
+async def test_a_secret_is_deleted(world: World) -> None:
+    await world.put_secret("keys", {"a": b"1"})
+
+    await world.kube.delete_secret(world.namespace, "keys")
+
+    assert await world.kube.get_secret(world.namespace, "keys") is None
+
+
+async def test_a_config_map_gives_text_and_binary_data(world: World) -> None:
+    await world.put_config_map("configuration", {"web.nix": "{ } # ü"}, {"blob": b"\x00\xff"})
+
+    content = await world.kube.get_config_map(world.namespace, "configuration")
+
+    assert content == {"web.nix": "{ } # ü".encode(), "blob": b"\x00\xff"}
+    assert await world.kube.get_config_map(world.namespace, "nothing") is None
+
+
+async def test_an_event_that_repeats_is_counted(world: World) -> None:
+    body = await world.apply(machine(world.namespace))
+
+    for message in ("started", "started", "stopped", "started"):
+        await world.kube.post_event(event(body, message))
+
+    assert await world.event_counts("web") == [("started", 3), ("stopped", 1)]
+
+
+async def test_the_cluster_has_one_id(world: World) -> None:
+    first = await world.kube.cluster_id()
+
+    assert len(first) == 36
+    assert await world.kube.cluster_id() == first
