@@ -22,6 +22,7 @@ from nixops_lab import (
 from nixops_lab.paths import LabPaths
 from nixops_lab.processes import Recorded
 from nixops_lab.report import LabError
+from nixops_operator.settings import load as load_settings
 
 PORTS = {"api": 1001, "ec2": 1002, "control": 1003, "operator": 1004}
 GIB = 1024**3
@@ -249,3 +250,14 @@ class TestPrerequisites:
     def test_only_what_dpkg_does_not_know_as_installed_is_missing(self) -> None:
         listing = "".join(f"{name} installed\n" for name in prerequisites.PACKAGES if name not in {"jq", "curl"})
         assert prerequisites.missing_packages(listing + "jq config-files\n") == ["curl", "jq"]
+
+
+def test_the_operator_accepts_the_labs_settings(
+    paths: LabPaths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(operator_process.configuration(paths, PORTS, {})))
+    monkeypatch.setenv("NIXOPS_CONFIG", str(file))
+    settings = load_settings()
+    assert settings.aws.endpoint_url == "http://127.0.0.1:1002"
+    assert settings.server.port == PORTS["operator"]

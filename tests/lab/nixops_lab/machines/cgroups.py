@@ -1,8 +1,8 @@
-"""A cgroup for each machine in every mounted hierarchy, and through it the sure knowledge which processes are the machine's.
+"""A cgroup for each machine in every mounted hierarchy, and so the sure knowledge which processes are the machine's.
 
 Two systemds in one cgroup take each other's units apart. A host may have one hierarchy (v2) or a dozen (v1 controllers,
-`name=systemd`, and v2 for nothing but processes: systemd's "hybrid" layout). A process cannot leave its machine's cgroup,
-its parent may be gone and its pid may have been given again: so a machine is ended, also after a crash, by its cgroup.
+`name=systemd`, and v2 for nothing but processes: systemd's "hybrid" layout). A parent may be gone and a pid may have
+been given again, but no process leaves its machine's cgroup: so a machine is ended, also after a crash, by its cgroup.
 """
 
 import asyncio
@@ -22,18 +22,23 @@ def hierarchies(mounts: str) -> list[Path]:
     return [Path(row[1]) for row in rows if row[2] in ("cgroup", "cgroup2")]
 
 
+def mounted() -> list[Path]:
+    """The hierarchies of this host, as seen here. Raises MachineError if there is none."""
+    found = hierarchies(Path("/proc/self/mounts").read_text())
+    if not found:
+        raise MachineError(
+            "no cgroup hierarchy is mounted here: enter a network namespace with `nsenter --net=…`; "
+            "`ip netns exec` hides /sys/fs/cgroup behind a fresh /sys"
+        )
+    return found
+
+
 class MachineCgroups:
     """The cgroup `group`/`machine` in each hierarchy. `group` is the lab's name."""
 
     def __init__(self, group: str, machine: str) -> None:
         self._name = machine
-        mounted = hierarchies(Path("/proc/self/mounts").read_text())
-        if not mounted:
-            raise MachineError(
-                "no cgroup hierarchy is mounted here: enter a network namespace with `nsenter --net=…`; "
-                "`ip netns exec` hides /sys/fs/cgroup behind a fresh /sys"
-            )
-        self.folders = [hierarchy / group / machine for hierarchy in mounted]
+        self.folders = [hierarchy / group / machine for hierarchy in mounted()]
 
     def create(self) -> None:
         """Safe to repeat."""
@@ -52,10 +57,12 @@ class MachineCgroups:
         for folder in self.folders:
             for below, _, _ in os.walk(folder):
                 try:
-                    found.update(int(line) for line in (Path(below) / "cgroup.procs").read_text().split())
+                    lines = (Path(below) / "cgroup.procs").read_text().split()
                 except OSError:  # ENOENT, ENODEV: the cgroup went while we read
                     continue
-        return sorted(found)
+                found.update(map(int, lines))
+        # 0: a process that has no number here (cgroups(7)). For kill(2) that would be the caller's own group.
+        return sorted(found - {0})
 
     def leader(self) -> int | None:
         """Pid of the machine's init, once it is past nspawn's own preparations."""
@@ -79,13 +86,16 @@ class MachineCgroups:
             await asyncio.sleep(0.01)
         await self._remove(deadline)
 
+    def _remove_folders(self) -> None:
+        for folder in self.folders:
+            for below, _, _ in os.walk(folder, topdown=False):
+                Path(below).rmdir()
+
     async def _remove(self, deadline: float) -> None:
         # A cgroup stays busy for a moment after its last process.
         while True:
             try:
-                for folder in self.folders:
-                    for below, _, _ in os.walk(folder, topdown=False):
-                        Path(below).rmdir()
+                self._remove_folders()
             except OSError as error:
                 if time.monotonic() > deadline:
                     raise MachineError(f"{self._name}: cgroup stays: {error}") from error
@@ -95,7 +105,10 @@ class MachineCgroups:
 
 
 def is_leader(status: str) -> bool:
-    """Is this /proc/PID/status of the first process of a pid namespace directly below ours, which is no longer nspawn itself?"""
+    """Is it the first process of a pid namespace directly below ours? `status` is the text of /proc/PID/status.
+
+    Before it becomes init it is nspawn, still on its way into the machine.
+    """
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     numbers = fields.get("NSpid", "").split()
     return len(numbers) == 2 and numbers[1] == "1" and fields["Name"].strip() not in ("systemd-nspawn", "(sd-init)")
@@ -103,18 +116,12 @@ def is_leader(status: str) -> bool:
 
 def groups(prefix: str) -> list[str]:
     """Names of the machines that have a cgroup in the lab `prefix`, in any hierarchy."""
-    return sorted(
-        {
-            folder.name
-            for hierarchy in hierarchies(Path("/proc/self/mounts").read_text())
-            for folder in (hierarchy / prefix).glob("*/")
-        }
-    )
+    return sorted({folder.name for hierarchy in mounted() for folder in (hierarchy / prefix).glob("*/")})
 
 
 def remove_group(group: str) -> None:
     """The lab's own cgroups, once no machine has one. Safe to repeat."""
-    for hierarchy in hierarchies(Path("/proc/self/mounts").read_text()):
+    for hierarchy in mounted():
         if (hierarchy / group).exists():
             (hierarchy / group).rmdir()
 

@@ -8,10 +8,11 @@ from nixops_lab.machines.spec import MachineError, MachineSpec
 PROFILES = Path("nix/var/nix/profiles")
 
 
-def make_disk(disk: Path, root: Path, spec: MachineSpec) -> None:
-    """Writes into the empty folder `disk`, which lies over the root file system `root`.
+def make_disk(disk: Path, system: str, spec: MachineSpec) -> None:
+    """Fills the empty folder `disk`, which lies over the root file system. `system` is the toplevel that boots first.
 
-    User data and public keys lie where NixOS' images have them (nixpkgs nixos/modules/virtualisation/ec2-metadata-fetcher.sh).
+    User data and public keys lie where NixOS' images have them (nixpkgs
+    nixos/modules/virtualisation/ec2-metadata-fetcher.sh).
     """
     metadata = disk / "etc/ec2-metadata"
     metadata.mkdir(parents=True)
@@ -19,7 +20,6 @@ def make_disk(disk: Path, root: Path, spec: MachineSpec) -> None:
     metadata.chmod(0o700)
     (metadata / "user-data").write_text(spec.user_data)
     (metadata / "public-keys-0-openssh-key").write_text("".join(f"{key}\n" for key in spec.authorized_keys))
-    system = base_system(root, spec)
     (disk / PROFILES).mkdir(parents=True)
     (disk / PROFILES / "system-1-link").symlink_to(system)
     (disk / PROFILES / "system").symlink_to("system-1-link")
@@ -28,7 +28,10 @@ def make_disk(disk: Path, root: Path, spec: MachineSpec) -> None:
 
 
 def base_system(root: Path, spec: MachineSpec) -> str:
-    """The toplevel that the machine boots first. Raises MachineError for a release that the root file system does not have."""
+    """The toplevel in the root file system `root` that the machine boots first.
+
+    Raises MachineError if there is none for its release.
+    """
     systems = json.loads((root / "systems.json").read_text())
     if spec.release not in systems:
         raise MachineError(

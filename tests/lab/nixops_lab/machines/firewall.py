@@ -1,9 +1,9 @@
 """Security groups and public addresses as nftables rules. Pure: values in, text for `nft -f` out.
 
-A packet to a machine meets its ingress chain as the last thing before the machine's wire, with the source that the machine
-will see; a packet from a machine meets its egress chain first, with the destination that the machine wrote. Both are in the
-lab's namespace: root in the machine cannot reach them. What is not allowed is dropped in silence, so a missing rule is felt
-as a time-out (VPC User Guide, "Security groups": stateful, allow rules only).
+A packet to a machine meets its ingress chain as the last thing before the machine's wire, with the source that the
+machine will see; a packet from a machine meets its egress chain first, with the destination that the machine wrote.
+Both are in the lab's namespace: root in the machine cannot reach them. What is not allowed is dropped in silence, so a
+missing rule is felt as a time-out (VPC User Guide, "Security groups": stateful, allow rules only).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

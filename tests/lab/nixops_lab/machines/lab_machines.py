@@ -15,8 +15,8 @@ from nixops_lab.machines.wires import Router, wire_of
 class Machines:
     """Machines on the root file system `root` (from `root_filesystem.build`), behind the router in `namespace`.
 
-    Calls for one machine wait for each other; machines are independent. All need root. Unknown names raise MachineError,
-    except where a method says otherwise.
+    Calls for one machine wait for each other; machines are independent. All need root. Unknown names raise
+    MachineError, except where a method says otherwise.
     """
 
     def __init__(self, lab_dir: str | os.PathLike[str], namespace: str, root: Path) -> None:
@@ -30,9 +30,9 @@ class Machines:
         self._public: dict[str, str] = {}
 
     async def start(self, name: str | None = None) -> None:
-        """Without a name: clears what a crash left, and opens the router. With one: boots that machine; on already: no-op.
+        """Without a name: clears what a crash left, and opens the router. With one: boots that machine.
 
-        Returns when its init runs. Raises MachineError, with the console's end, if it does not.
+        Returns when its init runs; on already: no-op. Raises MachineError, with the console's end, if it does not.
         """
         if name is None:
             await asyncio.to_thread(clear, self._lab_dir, self._namespace)
@@ -42,7 +42,7 @@ class Machines:
             await self._machine(name).start()
 
     async def stop(self, name: str | None = None) -> None:
-        """With a name: a clean poweroff, hard after a limit; the disk stays. Without: that for all, then nothing is left but disks."""
+        """With a name: a clean poweroff, hard after a limit; the disk stays. Without: all end, and nothing is left."""
         if name is not None:
             async with self._lock(name):
                 await self._machine(name).stop()
@@ -54,14 +54,21 @@ class Machines:
         cgroups.remove_group(self._namespace)
 
     async def create(self, spec: MachineSpec) -> None:
-        """Disk and network, powered off; nothing may come in, everything may go out. A name in use raises MachineError."""
+        """Disk and network, powered off; nothing may come in, everything may go out.
+
+        Raises MachineError for a name in use and for a release without an image.
+        """
         async with self._lock(spec.name):
             if spec.name in self._machines:
                 raise MachineError(f"there is a machine {spec.name} already")
             machine = Machine(spec, self._lab_dir / "machines" / spec.name, self._root, self._namespace, self._router)
             machine.on_poweroff = self._powered_off
             await asyncio.to_thread(machine.create)
-            await self._router.nft(firewall.add_machine(wire_of(spec.name), spec.private_address))
+            try:
+                await self._router.nft(firewall.add_machine(wire_of(spec.name), spec.private_address))
+            except BaseException:
+                await machine.destroy()
+                raise
             self._machines[spec.name] = machine
             await self.set_public_address(spec.name, spec.public_address)
 
@@ -99,7 +106,7 @@ class Machines:
         await self._router.nft(firewall.set_rules(wire_of(name), spec.private_address, ingress, egress))
 
     async def run(self, name: str, argv: Sequence[str], stdin: bytes = b"") -> Completed:
-        """A command in the machine as root, from outside: neither sshd nor rules matter. Raises MachineError if it is off."""
+        """A command in the machine as root, from outside: neither sshd nor rules matter. Off: raises MachineError."""
         return await self._machine(name).run(argv, stdin)
 
     def state(self, name: str) -> PowerState:

@@ -11,12 +11,12 @@ from pathlib import Path
 from nixops_lab import network
 from nixops_lab.machines import commands, wires
 from nixops_lab.machines.cgroups import MachineCgroups
-from nixops_lab.machines.disk import make_disk
+from nixops_lab.machines.disk import base_system, make_disk
 from nixops_lab.machines.spec import Completed, MachineError, MachineSpec, PowerState
 from nixops_lab.machines.wires import Router
 
 LAUNCH = Path(__file__).parent / "launch.sh"
-# nspawn's status when the machine asked for a reboot and --keep-unit leaves that to the caller (systemd-nspawn(1), "Exit status").
+# With --keep-unit nspawn leaves a reboot to its caller and says so by this status (systemd: EXIT_FORCE_RESTART).
 REBOOT_ASKED = 133
 # What systemd's init takes as requests (systemd(1), "Signals").
 POWER_OFF, REBOOT = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5
@@ -57,11 +57,12 @@ class Machine:
         return self._folder / "console"
 
     def create(self) -> None:
-        """A fresh disk."""
+        """A fresh disk. Raises MachineError if there is no image for it."""
+        system = base_system(self._root, self.spec)
         self._folder.mkdir(parents=True, mode=0o755)
         for name in ("disk", "work", "root"):
             (self._folder / name).mkdir(mode=0o755)
-        make_disk(self._folder / "disk", self._root, self.spec)
+        make_disk(self._folder / "disk", system, self.spec)
         self.console.touch(mode=0o600)
 
     async def start(self) -> None:

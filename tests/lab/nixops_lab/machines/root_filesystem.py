@@ -1,10 +1,10 @@
 """The disk that all machines share, in two layers that are built once and kept in the cache of this user.
 
-    machine-debian-<hash>        a small Debian, from this machine's own apt sources: minutes, changes with PACKAGES only
+    machine-debian-<hash>        a small Debian, from this machine's own apt sources: a minute, for new PACKAGES only
     machine-root-<hash>/layer    the lab's settings and the base systems of the miniature nixpkgs over it: seconds
     machine-root-<hash>/debian   link to the Debian below
 
-`python -m nixops_lab.machines.root_filesystem NIXPKGS` builds both, with progress on stderr, and prints the path for `Machines`.
+`python -m nixops_lab.machines.root_filesystem NIXPKGS` builds both, with progress on stderr, and prints the path.
 """
 
 import fcntl
@@ -39,9 +39,10 @@ APT_REACH = re.compile(r'^(Acquire::(?:https?::.*|Check-.*|Retries) ".+");$', re
 
 
 def build(nixpkgs: Path) -> Path:
-    """The root file system with base systems of the nixpkgs tree in folder `nixpkgs`. Takes seconds if little has changed.
+    """The root file system for `Machines`, with base systems of the nixpkgs tree in folder `nixpkgs`.
 
-    Raises LabError with the remedy. Several callers may build at once: the later ones wait. Needs root.
+    Takes seconds if little has changed. Raises LabError with the remedy. Needs root.
+    Several callers may build at once: the later ones wait.
     """
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def build(nixpkgs: Path) -> Path:
 
 
 def debian_sources(index_targets: str) -> str:
-    """One-line apt sources from `apt-get indextargets`, lines `ORIGIN|REPO_URI|RELEASE|COMPONENT|SIGNED_BY`: only Debian's own."""
+    """One-line apt sources, only Debian's own, from lines `ORIGIN|REPO_URI|RELEASE|COMPONENT|SIGNED_BY`."""
     lines = []
     for target in index_targets.splitlines():
         origin, uri, release, component, signed_by = target.split("|")

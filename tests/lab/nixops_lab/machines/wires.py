@@ -6,7 +6,7 @@ from nixops_lab import network
 from nixops_lab.machines import commands, firewall
 
 CLIENT_ADDRESS = "203.0.113.10"
-"""What machines see of clients in the lab's namespace, the operator too: an address of the internet (RFC 5737, TEST-NET-3)."""
+"""What machines see of clients in the lab's namespace, the operator too: an internet address (RFC 5737, TEST-NET-3)."""
 PIT = "pit0"
 GATEWAY = "169.254.1.1"
 
@@ -23,10 +23,10 @@ class Router:
         self._entering = network.entering(namespace)
 
     async def open(self) -> None:
-        """Safe to repeat: rules start empty. What no machine has is a pit: a packet to a stopped machine vanishes, and none leaves."""
+        """Safe to repeat: rules start empty. What no machine has lies in a pit, where packets vanish: none leaves."""
         await self.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
         await self._ip(f"link delete {PIT}", missing="Cannot find device")
-        # A wire whose far end nobody listens to; without ARP nobody is asked either. (Not every kernel has dummy interfaces.)
+        # A wire with nobody at its far end; without ARP nobody is asked either. Not every kernel has dummy interfaces.
         await self._ip(f"link add {PIT} type veth peer name {PIT}-bottom")
         await self._ip(f"link set {PIT}-bottom arp off up")
         await self._ip(f"address add {CLIENT_ADDRESS}/32 dev {PIT}")
