@@ -1,0 +1,248 @@
+"""Evaluations, each in a sandbox and a store of its own, and the way of their derivations into ours.
+
+Nothing that comes out of the sandbox is believed: not the paths (each must follow from its content, and the store
+computes it once more), not the name of the result (it is read from the stored derivation).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from nixops_operator.adapters.nix.child import OUTPUT_LIMIT, Lines, child, feed
+from nixops_operator.adapters.nix.daemon import Daemon, DaemonError, local_store
+from nixops_operator.adapters.nix.exported import ExportedPath, NotAnExportError, exported_paths
+from nixops_operator.adapters.nix.programs import NixFailedError, last_word, output_of, trusted_environment
+from nixops_operator.adapters.nix.sandbox import EVALUATION, EVALUATOR_CONF, evaluator
+from nixops_operator.adapters.nix.signing import in_memory
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, Retry
+from nixops_operator.facts.nix import Evaluation
+from nixops_operator.nix.evaluation_errors import Names, evaluation_message
+from nixops_operator.nix.store_paths import is_store_path, name_of, text_path, tree_path
+
+_T = TypeVar("_T")
+_PATH_LIMIT = 256  # bytes of a store path
+_PATHS_LIMIT = 200_000  # derivations and files of one system: a real one has some thousands
+
+
+@dataclass(frozen=True)
+class EvaluationLimits:
+    """Of one evaluation. Real systems take 0.5-4.5 GB and up to 46 s of CPU."""
+
+    memory: int = 4 * 1024**3  # bytes of address space
+    timeout: timedelta = timedelta(minutes=5)
+    cpu: timedelta = timedelta(minutes=4)
+
+
+class Evaluator:
+    """Runs evaluations, at most `slots` at once."""
+
+    def __init__(self, scratch: Path, limits: EvaluationLimits, slots: int) -> None:
+        self._environment = trusted_environment(scratch)
+        self._limits = limits
+        self._slots = asyncio.Semaphore(slots)
+
+    async def evaluate(self, text: str, sources: Sequence[str], names: Names) -> Evaluation:
+        """Evaluate an expression whose value is as entry.nix describes; its derivations are in the store afterwards.
+
+        `sources`: store paths that it may read. Raises Blocked (`EvaluationFailed`), Retry (`Evaluating`).
+        """
+
+        async def take(output: asyncio.StreamReader) -> Evaluation:
+            evaluation = _evaluation(await _line(output, OUTPUT_LIMIT))
+            await self._store_exported(output)
+            return evaluation
+
+        evaluation = await self._sandboxed(text, sources, names, take)
+        await self._judge(evaluation)
+        return evaluation
+
+    async def value(self, text: str, sources: Sequence[str] = ()) -> str:
+        """The JSON of any expression's value; nothing is stored. Raises as `evaluate`."""
+
+        async def take(output: asyncio.StreamReader) -> str:
+            value = await _line(output, OUTPUT_LIMIT)
+            await output.read()
+            return value
+
+        return await self._sandboxed(text, sources, Names({}), take)
+
+    async def run(self, command: Sequence[str]) -> str:
+        """What a program writes that runs in the evaluator's place. Raises as `evaluate`."""
+
+        async def take(output: asyncio.StreamReader) -> str:
+            return (await output.read()).decode(errors="replace")
+
+        return await self._sandboxed("", (), Names({}), take, command)
+
+    async def _sandboxed(
+        self,
+        text: str,
+        sources: Sequence[str],
+        names: Names,
+        take: Callable[[asyncio.StreamReader], Awaitable[_T]],
+        command: Sequence[str] = EVALUATION,
+    ) -> _T:
+        """What `take` makes of the output; only if the process then ended well, in time and within its limits."""
+        async with self._slots:
+            registration = await self._registration(sources)
+            with (
+                in_memory("nix.conf", EVALUATOR_CONF.encode()) as conf_fd,
+                in_memory("registration", registration) as registration_fd,
+                in_memory("sources", "".join(f"{source}\n" for source in sources).encode()) as sources_fd,
+            ):
+                argv = evaluator(
+                    memory=self._limits.memory,
+                    cpu_seconds=int(self._limits.cpu.total_seconds()),
+                    sources=sources,
+                    conf_fd=conf_fd,
+                    registration_fd=registration_fd,
+                    sources_fd=sources_fd,
+                    command=command,
+                )
+                try:
+                    async with (
+                        asyncio.timeout(self._limits.timeout.total_seconds()),
+                        child(argv, self._environment, (conf_fd, registration_fd, sources_fd)) as process,
+                    ):
+                        return await self._taken(process, text, names, take)
+                except TimeoutError as error:
+                    raise Blocked(
+                        Reason.EVALUATION_FAILED,
+                        f"the evaluation took longer than {self._limits.timeout.total_seconds():g} s "
+                        "(setting nix.evaluation.timeout)",
+                    ) from error
+                except OSError as error:
+                    raise Retry(Reason.EVALUATING, f"the evaluator could not be started: {error.strerror}") from error
+
+    async def _taken(
+        self,
+        process: asyncio.subprocess.Process,
+        text: str,
+        names: Names,
+        take: Callable[[asyncio.StreamReader], Awaitable[_T]],
+    ) -> _T:
+        assert process.stdout is not None  # noqa: S101 - child() makes pipes
+        messages = Lines()
+        tasks = (
+            asyncio.ensure_future(feed(process.stdin, text.encode())),
+            asyncio.ensure_future(messages.read(process.stderr)),
+        )
+        try:
+            try:
+                result = await _whole(process.stdout, take)
+            except NotAnExportError as error:
+                # Output that breaks off is explained by what the process said as it ended.
+                if process.stdout.at_eof():
+                    await self._end(process, messages, tasks[1], names)
+                raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation's result was refused: {error}") from error
+            await self._end(process, messages, tasks[1], names)
+            return result
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _end(
+        self, process: asyncio.subprocess.Process, messages: Lines, reading: asyncio.Future[None], names: Names
+    ) -> None:
+        """Raises if the process did not end well: the one thing that tells half a result from a whole one."""
+        status = await process.wait()
+        await reading
+        if status == 0:
+            return
+        if said := evaluation_message(messages.kept, names):
+            raise Blocked(Reason.EVALUATION_FAILED, said)
+        text = last_word(messages.kept)
+        if text.startswith("bwrap:"):
+            raise Retry(Reason.EVALUATING, f"the evaluator's sandbox could not be made: {text}")
+        # Nix reports no error when a limit ends it: a signal, or the collector's own abort.
+        raise Blocked(
+            Reason.EVALUATION_FAILED,
+            f"the evaluation was ended by its limits: {self._limits.memory // 1024**2} MiB of memory (setting "
+            f"nix.evaluation.memory), {self._limits.cpu.total_seconds():g} s of CPU",
+        )
+
+    async def _registration(self, sources: Sequence[str]) -> bytes:
+        """What tells the evaluator's own store that the sources are there."""
+        if not sources:
+            return b""
+        try:
+            return (await output_of(("nix-store", "--dump-db", *sources), self._environment)).encode() + b"\n"
+        except NixFailedError as error:
+            raise Blocked(Reason.SOURCE_NOT_FOUND, f"a source is not in the operator's store: {error}") from error
+
+    async def _store_exported(self, output: asyncio.StreamReader) -> None:
+        """Bring the announced paths that our store lacks into it, each by its content."""
+        announced = []
+        while path := await _line(output, _PATH_LIMIT):
+            announced.append(path)
+            if len(announced) > _PATHS_LIMIT or not is_store_path(path):
+                raise NotAnExportError("not a list of store paths")
+        try:
+            async with local_store(self._environment) as store:
+                missing = set(announced) - await store.valid_paths(announced)
+                async for exported in exported_paths(output):
+                    if exported.path in missing:
+                        await _store_one(store, exported)
+        except DaemonError as error:
+            raise Blocked(Reason.EVALUATION_FAILED, f"the operator's store refused a derivation: {error}") from error
+
+    async def _judge(self, evaluation: Evaluation) -> None:
+        """The result's name is that of the stored derivation's output, or it is refused."""
+        try:
+            output = await output_of(("nix-store", "--query", "--outputs", evaluation.drv_path), self._environment)
+        except NixFailedError as error:
+            raise Blocked(Reason.EVALUATION_FAILED, f"the system's derivation is missing: {error}") from error
+        if evaluation.toplevel not in output.splitlines():
+            raise Blocked(Reason.EVALUATION_FAILED, "the system is not an output of its derivation")
+
+
+async def _whole(output: asyncio.StreamReader, take: Callable[[asyncio.StreamReader], Awaitable[_T]]) -> _T:
+    result = await take(output)
+    if await output.read(1):
+        raise NotAnExportError("there is more than was announced")
+    return result
+
+
+async def _store_one(store: Daemon, exported: ExportedPath) -> None:
+    """Raises NotAnExportError for a path that does not follow from its content."""
+    name, references = name_of(exported.path), exported.references
+    if exported.text is not None and text_path(name, exported.text, references) == exported.path:
+        stored = await store.add_text(name, exported.text, references)
+    elif tree_path(name, exported.nar, references) == exported.path:
+        stored = await store.add_tree(name, exported.nar, references)
+    else:
+        stored = None
+    if stored != exported.path:
+        raise NotAnExportError(f"{exported.path} does not follow from its content")
+
+
+def _evaluation(line: str) -> Evaluation:
+    try:
+        match json.loads(line):
+            case {"drvPath": str(drv), "toplevel": str(toplevel), "warnings": [*warnings]} if (
+                is_store_path(drv) and drv.endswith(".drv") and is_store_path(toplevel)
+            ):
+                return Evaluation(drv, toplevel, tuple(str(warning) for warning in warnings))
+    except ValueError as error:
+        raise NotAnExportError("not JSON") from error
+    raise NotAnExportError("not a system")
+
+
+async def _line(output: asyncio.StreamReader, limit: int) -> str:
+    """One line without its end. Raises NotAnExportError if it is too long or breaks off."""
+    try:
+        line = await output.readuntil(b"\n")
+    except asyncio.IncompleteReadError as error:
+        raise NotAnExportError("it breaks off") from error
+    except asyncio.LimitOverrunError as error:
+        raise NotAnExportError(f"more than {OUTPUT_LIMIT // 1024**2} MiB") from error
+    if len(line) > limit:
+        raise NotAnExportError(f"a line of more than {limit} bytes")
+    return line[:-1].decode(errors="replace")

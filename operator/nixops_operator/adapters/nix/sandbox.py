@@ -1,0 +1,131 @@
+"""The two sandboxes, as command lines: one for evaluation, one for builds. Both from bubblewrap(1) and prlimit(1).
+
+Neither has a network, the caller's environment, its processes or its files. The evaluator does not even have the
+store: its /nix is empty but for its sources, read-only, and what it makes comes out as a stream (see exported.py).
+A builder has the store, and Nix' own sandbox inside this one shows each build only its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+_EVALUATOR_DISK = 256 * 1024**2  # bytes of /nix and of /tmp in the evaluator's memory-backed file systems, each
+_FILE_SIZE = 256 * 1024**2  # bytes of one file that an evaluator writes
+
+# By default Nix reads host files, environment and network in evaluation, and runs builders for it; each line shuts one.
+EVALUATOR_CONF = """\
+build-users-group =
+experimental-features =
+# No host file, environment variable or current system; fetchers need a hash.
+pure-eval = true
+# Only what is in the store and allowed; no address at all.
+restrict-eval = true
+allowed-uris =
+# A builder in the middle of an evaluation would see what an evaluation must not.
+allow-import-from-derivation = false
+max-jobs = 0
+builders =
+substituters =
+substitute = false
+flake-registry =
+use-registries = false
+accept-flake-config = false
+plugin-files =
+show-trace = true
+# The data base lives as long as the sandbox.
+fsync-metadata = false
+"""
+
+# stdin: the expression. stdout: the value as one line of JSON; store paths, one a line; an empty line; their export.
+# Nothing at all if the evaluation failed. An error leaves half a JSON behind: only the exit status counts.
+EVALUATION = (
+    "sh",
+    "-c",
+    r"""
+set -e
+if test -s /run/registration; then nix-store --load-db </run/registration; fi
+nix-instantiate --eval --strict --json --read-write-mode --log-format internal-json - >/tmp/value
+cat /tmp/value
+echo
+drv=$(sed -n 's/^{"drvPath":"\([^"]*\)".*/\1/p' /tmp/value)
+if test -n "$drv"; then
+  nix-store --query --requisites "$drv" | grep -vxFf /run/sources >/tmp/paths
+  cat /tmp/paths
+  echo
+  nix-store --export $(cat /tmp/paths)
+fi
+""",
+)
+
+
+def evaluator(
+    *,
+    memory: int,
+    cpu_seconds: int,
+    sources: Sequence[str],
+    conf_fd: int,
+    registration_fd: int,
+    sources_fd: int,
+    command: Sequence[str],
+) -> list[str]:
+    """The command line of one evaluation.
+
+    `memory`: bytes of address space of each process. `sources`: store paths, bound read-only. The file descriptors
+    are readable and inherited: nix.conf, `nix-store --dump-db` of the sources, and their paths, one a line.
+    `command`: EVALUATION, or any other program to run in its place.
+    """
+    return [
+        *("prlimit", f"--as={memory}", f"--cpu={cpu_seconds}", f"--fsize={_FILE_SIZE}", "--core=0", "--"),
+        *_BWRAP,
+        *("--ro-bind-data", str(conf_fd), "/conf/nix.conf"),
+        *("--ro-bind-data", str(registration_fd), "/run/registration"),
+        *("--ro-bind-data", str(sources_fd), "/run/sources"),
+        *("--size", str(_EVALUATOR_DISK), "--tmpfs", "/tmp"),  # noqa: S108 - the sandbox' own
+        *("--size", str(_EVALUATOR_DISK), "--tmpfs", "/nix"),
+        *(part for source in sources for part in ("--ro-bind", source, source)),
+        "--",
+        *command,
+    ]
+
+
+def builder_conf(max_jobs: int, sandbox_paths: Sequence[str]) -> str:
+    """nix.conf of the builders."""
+    return f"""\
+build-users-group =
+experimental-features =
+max-jobs = {max_jobs}
+builders =
+substituters =
+substitute = false
+plugin-files =
+# Each build in namespaces of its own, with only its inputs: it can change neither the store nor another build.
+sandbox = true
+sandbox-fallback = false
+sandbox-paths = {" ".join(sandbox_paths)}
+# Collecting garbage is a decision; it does not happen in the middle of a build.
+min-free = 0
+"""
+
+
+def builder(*, scratch: Path, conf_fd: int, command: Sequence[str]) -> list[str]:
+    """The command line of one build. `scratch`: an existing private folder, on a disk that has room for builds."""
+    return [
+        *("prlimit", "--core=0", "--"),
+        *_BWRAP,
+        *("--ro-bind-data", str(conf_fd), "/conf/nix.conf"),
+        *("--bind", str(scratch), "/tmp"),  # noqa: S108 - the sandbox' own
+        *("--bind", "/nix", "/nix"),
+        "--",
+        *command,
+    ]
+
+
+_BWRAP = (
+    *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--uid", "65532", "--gid", "65532"),
+    *("--clearenv", "--setenv", "HOME", "/homeless", "--setenv", "USER", "nobody"),
+    *("--setenv", "PATH", "/usr/bin:/bin", "--setenv", "NIX_CONF_DIR", "/conf", "--setenv", "NIX_REMOTE", "local"),
+    *("--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin"),
+    *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
+    *("--proc", "/proc", "--dev", "/dev", "--dir", "/run", "--tmpfs", "/homeless", "--chdir", "/homeless"),
+)

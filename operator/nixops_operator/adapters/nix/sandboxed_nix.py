@@ -1,0 +1,266 @@
+"""The Nix port on Nix' own programs.
+
+The store is /nix of this process, which the process may write; there is no daemon. Evaluations and builds run in
+sandboxes (sandbox.py); what runs outside of them reads no expression and executes nothing from the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.resources import files as package_files
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nixops_operator.adapters.nix.daemon import DaemonError, local_store
+from nixops_operator.adapters.nix.evaluator import EvaluationLimits, Evaluator
+from nixops_operator.adapters.nix.probe import probe
+from nixops_operator.adapters.nix.programs import NixFailedError, follow, output_of, trusted_environment
+from nixops_operator.adapters.nix.sandbox import builder, builder_conf
+from nixops_operator.adapters.nix.signing import in_memory, public_half
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, InvalidSpec, Retry
+from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Source
+from nixops_operator.nix.build_errors import BuildStory
+from nixops_operator.nix.evaluation_errors import Names
+from nixops_operator.nix.expression import expression, inline_files, inline_name
+from nixops_operator.nix.nar import nar_of
+from nixops_operator.nix.progress import Counter
+from nixops_operator.nix.store_paths import is_store_path, name_of, sri, tree_path
+
+_ROOTS = Path("/nix/var/nix/gcroots/nixops")
+_SOURCE_NAME = "source"  # the name under which Nix itself stores fetched trees; with it a tree has one path everywhere
+_SOURCE_FILES = 50_000
+_SOURCE_BYTES = 256 * 1024**2
+_PROGRESS_SECONDS = 1.0
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BuildLimits:
+    """Of one build."""
+
+    max_jobs: int = 1  # builders at once
+    timeout: timedelta = timedelta(hours=2)
+    # What builders see of this machine besides their inputs: the shell that nixpkgs' bootstrap asks for, and what it
+    # is linked with (nix.conf(5), "sandbox-paths").
+    sandbox_paths: tuple[str, ...] = ("/bin", "/usr", "/lib", "/lib64")
+
+
+class SandboxedNix:
+    """See `ports.nix.Nix`. Its methods may run side by side."""
+
+    def __init__(
+        self,
+        *,
+        scratch: Path,
+        signing_key: str,
+        evaluations: int = 1,
+        evaluation_limits: EvaluationLimits = EvaluationLimits(),  # noqa: B008 - frozen
+        build_limits: BuildLimits = BuildLimits(),
+    ) -> None:
+        """`scratch`: a private, writable folder with room for builds. `signing_key`: see signing.py; it is secret.
+
+        Raises Blocked (`SecretNotFound`) if the signing key is none.
+        """
+        self._public_key = public_half(signing_key)
+        self._signing_key = signing_key
+        self._scratch = scratch
+        self._environment = trusted_environment(scratch)
+        self._evaluator = Evaluator(scratch, evaluation_limits, evaluations)
+        self._build_limits = build_limits
+
+    def __repr__(self) -> str:
+        return f"SandboxedNix(scratch={str(self._scratch)!r}, public_key={self._public_key!r})"
+
+    @property
+    def public_key(self) -> str:
+        return self._public_key
+
+    async def probe(self) -> None:
+        """Attack the evaluator's sandbox in the ways that must fail, and see that a harmless evaluation works.
+
+        Raises SandboxUnsafe, which names what got through.
+        """
+        await probe(self._evaluator, self._scratch)
+
+    async def add_tree(self, files: Mapping[str, bytes]) -> Source:
+        _judge_files(files)
+        try:
+            nar = await asyncio.to_thread(nar_of, files)
+        except ValueError as error:
+            raise InvalidSpec("spec.configuration.source", str(error)) from error
+        source = Source(tree_path(_SOURCE_NAME, nar), sri(hashlib.sha256(nar).digest()))
+        try:
+            async with local_store(self._environment) as store:
+                if not await store.valid_paths([source.store_path]):
+                    await store.add_tree(_SOURCE_NAME, nar)
+        except (DaemonError, OSError) as error:
+            raise Retry(Reason.EVALUATING, f"the operator's store did not take a source: {error}") from error
+        return source
+
+    async def add_path(self, path: Path) -> Source:
+        folder = await asyncio.to_thread(path.resolve)
+        if not await asyncio.to_thread(folder.is_dir):
+            raise Blocked(Reason.SOURCE_NOT_FOUND, f"there is no folder {path} (setting nix.nixpkgs.path)")
+        try:
+            store_path = await output_of(
+                ("nix", "store", "add-path", "--name", _SOURCE_NAME, str(folder)), self._environment
+            )
+            nar_hash = await output_of(("nix-store", "--query", "--hash", store_path), self._environment)
+            digest = await output_of(("nix", "hash", "to-sri", "--type", "sha256", nar_hash), self._environment)
+        except (NixFailedError, OSError) as error:
+            raise Retry(Reason.EVALUATING, f"the operator's store did not take {path}: {error}") from error
+        return Source(store_path, digest)
+
+    async def evaluate(self, request: EvaluationRequest) -> Evaluation:
+        modules = inline_files(request.modules)
+        expression(request, None)  # refuse a bad request before anything is stored
+        inline = await self.add_tree(modules) if modules else None
+        user_files = {
+            f"{inline.store_path}/{inline_name(index)}": module.label
+            for index, module in enumerate(request.modules)
+            if inline is not None and module.text is not None
+        }
+        names = Names(
+            user_files=user_files,
+            source=request.source.store_path if request.source else None,
+            nixpkgs=request.nixpkgs.store_path,
+        )
+        sources = {source.store_path for source in (request.nixpkgs, request.source, inline) if source is not None}
+        return await self._evaluator.evaluate(expression(request, inline), sorted(sources), names)
+
+    async def build(self, drv_path: str, progress: Progress) -> str:
+        if not (is_store_path(drv_path) and drv_path.endswith(".drv")):
+            raise Blocked(Reason.BUILD_FAILED, "not the path of a derivation")
+        root = _ROOTS / Path(drv_path).stem
+        await asyncio.to_thread(_ROOTS.mkdir, parents=True, exist_ok=True)
+        await self._realise(drv_path, root, progress)
+        toplevel = str(await asyncio.to_thread(root.readlink))
+        await self._sign(toplevel)
+        return toplevel
+
+    async def _realise(self, drv_path: str, root: Path, progress: Progress) -> None:
+        """Build in the builder's sandbox and make `root` a root of the result."""
+        story = BuildStory()
+        command = ("nix-store", "--realise", drv_path, "--add-root", str(root), "--log-format", "internal-json")
+        try:
+            async with asyncio.timeout(self._build_limits.timeout.total_seconds()):
+                status, last = await self._in_builder(command, _Report(progress, story))
+        except TimeoutError as error:
+            hours = self._build_limits.timeout.total_seconds() / 3600
+            text = f"build of {name_of(drv_path).removesuffix('.drv')} took longer than {hours:g} h"
+            raise Blocked(Reason.BUILD_FAILED, text) from error
+        except OSError as error:
+            raise Retry(Reason.BUILDING, f"the builder could not be started: {error.strerror}") from error
+        if status != 0:
+            if last.startswith("bwrap:"):
+                raise Retry(Reason.BUILDING, f"the builder's sandbox could not be made: {last}")
+            raise Blocked(Reason.BUILD_FAILED, story.failure() or last or f"the builder ended with status {status}")
+
+    async def _in_builder(self, command: Sequence[str], report: Callable[[dict[str, Any]], None]) -> tuple[int, str]:
+        conf = builder_conf(self._build_limits.max_jobs, self._build_limits.sandbox_paths).encode()
+        async with _private_folder(self._scratch) as scratch:
+            with in_memory("nix.conf", conf) as conf_fd:
+                argv = builder(scratch=scratch, conf_fd=conf_fd, command=command)
+                return await follow(argv, self._environment, report, (conf_fd,))
+
+    async def _sign(self, store_path: str) -> None:
+        """Sign a closure. Signing twice changes nothing."""
+        with in_memory("signing-key", self._signing_key.encode()) as key:
+            command = ("nix", "store", "sign", "--recursive", "--key-file", f"/proc/self/fd/{key}", store_path)
+            try:
+                await output_of(command, self._environment, (key,))
+            except (NixFailedError, OSError) as error:
+                raise Retry(Reason.BUILDING, f"{name_of(store_path)} could not be signed: {error}") from error
+
+    async def copy(self, toplevel: str, daemon_socket: Path, progress: Progress) -> None:
+        story = BuildStory()
+        async with _private_folder(self._scratch) as folder:
+            _write_ssh(folder / "ssh")
+            environment = {
+                **self._environment,
+                "PATH": f"{folder}:{self._environment['PATH']}",
+                "NIXOPS_DAEMON_SOCKET": str(daemon_socket),
+            }
+            # Only this way of copying is judged at the far end: its daemon checks the signatures.
+            command = ("nix", "copy", "--log-format", "internal-json", "--to", "ssh-ng://nixops@host", toplevel)
+            try:
+                status, last = await follow(command, environment, _Report(progress, story))
+            except OSError as error:
+                raise Retry(Reason.COPY_FAILED, f"the copy could not be started: {error.strerror}") from error
+        if status != 0:
+            raise Retry(Reason.COPY_FAILED, story.failure() or last or f"the copy ended with status {status}")
+
+    async def closure(self, store_path: str) -> frozenset[str]:
+        """All store paths that this one needs, itself included. Raises Retry if it is not in the store."""
+        try:
+            listed = await output_of(("nix-store", "--query", "--requisites", store_path), self._environment)
+        except (NixFailedError, OSError) as error:
+            raise Retry(Reason.BUILDING, f"the closure of {name_of(store_path)} is not known: {error}") from error
+        return frozenset(listed.split())
+
+
+class _Report:
+    """Hands events to the story, and to people at most once a second."""
+
+    def __init__(self, progress: Progress, story: BuildStory) -> None:
+        self._progress = progress
+        self._story = story
+        self._counter = Counter()
+        self._next = 0.0
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self._story.follow(event)
+        text = self._counter.text_after(event)
+        if text is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + _PROGRESS_SECONDS
+            self._progress(text)
+
+
+def _judge_files(files: Mapping[str, bytes]) -> None:
+    field = "spec.configuration.source"
+    if len(files) > _SOURCE_FILES:
+        raise InvalidSpec(field, f"more than {_SOURCE_FILES} files")
+    if sum(map(len, files.values())) > _SOURCE_BYTES:
+        raise InvalidSpec(field, f"more than {_SOURCE_BYTES // 1024**2} MiB")
+    for name in files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or str(path) != name or name in ("", ".") or "\0" in name:
+            raise InvalidSpec(field, f"`{name}` is not a relative path inside the source")
+
+
+@contextlib.asynccontextmanager
+async def _private_folder(parent: Path) -> AsyncIterator[Path]:
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    try:
+        yield folder
+    finally:
+        # Builds leave much behind. A cancelled call may end before the thread; the folder goes all the same.
+        await asyncio.to_thread(shutil.rmtree, folder, onerror=_unlock)
+
+
+def _unlock(function: Callable[[str], Any], path: str, _error: Any) -> None:
+    """A builder may leave folders that their owner cannot empty."""
+    parent = Path(path).parent
+    parent.chmod(0o700)
+    if not Path(path).is_symlink():
+        os.chmod(path, 0o700)  # noqa: PTH101 - beside os.* functions that rmtree hands over
+    function(path)
+
+
+def _write_ssh(path: Path) -> None:
+    """The program that Nix takes for ssh; isolated (-I) and without site (-S), it starts in a few milliseconds."""
+    text = (package_files(__package__) / "ssh_to_socket.py").read_text(encoding="utf-8")
+    path.write_text(f"#!{sys.executable} -IS\n{text}", encoding="utf-8")
+    path.chmod(0o700)

@@ -1,0 +1,41 @@
+# The root of every evaluation.
+#
+# { guest :: input → NixOS module,  input :: JSON text }  →  { drvPath, toplevel, warnings }
+#
+# input: { name, deployment, uuid, system, isEc2, stateVersion, trustedPublicKey, arguments :: attrs of strings,
+#          nixpkgs, source, inline :: { path, hash } or null,  modules :: [ { path } in source | { file } in inline ] }
+#
+# No attribute of the result is called outPath: `--json` prints such a set as that one string.
+{ guest, input }:
+let
+  request = builtins.fromJSON input;
+
+  # With its hash a store path may be read in pure and restricted mode; without it, it may not.
+  tree =
+    given:
+    builtins.path {
+      name = "source";
+      inherit (given) path;
+      sha256 = given.hash;
+    };
+
+  moduleFile = module: if module ? path then tree request.source + "/${module.path}" else tree request.inline + "/${module.file}";
+
+  evaluated = import (tree request.nixpkgs + "/nixos/lib/eval-config.nix") {
+    inherit (request) system;
+    modules = map moduleFile request.modules ++ [ (guest request) ];
+    specialArgs = request.arguments // {
+      inherit (request) name uuid;
+      deploymentName = request.deployment;
+      nodes.${request.name} = evaluated;
+      resources = { };
+    };
+  };
+
+  toplevel = evaluated.config.system.build.toplevel;
+in
+{
+  inherit (toplevel) drvPath;
+  toplevel = toplevel.outPath;
+  inherit (evaluated.config) warnings;
+}

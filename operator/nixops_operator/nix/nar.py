@@ -1,0 +1,45 @@
+"""Writing a tree as a NAR, Nix' archive without times and owners: Nix manual, "Nix Archive (NAR) format"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Tree = dict[str, "bytes | Tree"]
+
+
+def nar_of(files: Mapping[str, bytes]) -> bytes:
+    """The NAR of a folder with these files (relative path → content), none executable.
+
+    Raises ValueError if one path is both a file and a folder of another.
+    """
+    root: Tree = {}
+    for path, content in files.items():
+        *folders, name = path.split("/")
+        folder = root
+        for part in folders:
+            match folder.setdefault(part, {}):
+                case dict() as inner:
+                    folder = inner
+                case _:
+                    raise ValueError(f"{path}: {part} is a file")
+        if name in folder:
+            raise ValueError(f"{path} is there twice, or is a folder too")
+        folder[name] = content
+    return b"".join([padded(b"nix-archive-1"), *_node(root)])
+
+
+def padded(content: bytes) -> bytes:
+    """A byte string as NARs and Nix' wire protocols write it: length (64 bit, little endian), bytes, zeros up to a
+    multiple of 8."""
+    return len(content).to_bytes(8, "little") + content + bytes(-len(content) % 8)
+
+
+def _node(node: bytes | Tree) -> list[bytes]:
+    if isinstance(node, bytes):
+        return [*map(padded, (b"(", b"type", b"regular", b"contents", node, b")"))]
+    parts = [*map(padded, (b"(", b"type", b"directory"))]
+    # Sorted by bytes: the order is part of the hash.
+    for name in sorted(node, key=str.encode):
+        parts += [*map(padded, (b"entry", b"(", b"name", name.encode(), b"node"))]
+        parts += [*_node(node[name]), padded(b")")]
+    return [*parts, padded(b")")]
