@@ -49,8 +49,10 @@ class Switch:
     seconds: float = 0
     moves_link: bool = True
     stops_sshd: bool = False
+    drops_network: bool = False
     hides_failed_script: bool = False  # "Failed to run activate script" in the output
     failed_units: tuple[str, ...] = ()
+    boot_loader_error: str | None = None  # what `switch-to-configuration boot` then says
 
 
 @dataclass
@@ -92,7 +94,6 @@ class FakeMachine:
         self.profile_system: str | None = system
         self.profile_generation: int | None = 1
         self.boot_entry: str | None = system
-        self.boot_loader_error: str | None = None
         self.boot_entry_unsure = False
         self.lists_left = False
         self.failed_units: tuple[str, ...] = ()
@@ -269,6 +270,8 @@ class FakeMachine:
         if outcome.stops_sshd:
             self.is_sshd_running = False
             self.cut_connections()
+        if outcome.drops_network:
+            self.is_silent = True
         if outcome.hides_failed_script:
             activation.log += "Failed to run activate script\n"
         self.failed_units = outcome.failed_units
@@ -311,6 +314,7 @@ class FakeMachine:
                 return
             self.current_system = activation.request.previous
             self.failed_units = ()
+            self.is_silent = False
         activation.state = ActivationState.ROLLED_BACK
         activation.deadman_at = None
         if self.active == activation.request.id:
@@ -326,8 +330,9 @@ class FakeMachine:
         if self.profile_system != toplevel:
             self.profile_system = toplevel
             self.profile_generation = (self.profile_generation or 0) + 1
-        if self.boot_loader_error is not None:
-            raise _refused(self, command, self.boot_loader_error)
+        error = self.outcomes.get(toplevel, Switch()).boot_loader_error
+        if error is not None:
+            raise _refused(self, command, error)
         self.boot_entry = toplevel
         self.boot_entry_unsure = False
 

@@ -23,17 +23,11 @@ async def daemon_socket(connection: asyncssh.SSHClientConnection, command: str, 
     when the context ends."""
     conversations: set[asyncio.Task[None]] = set()
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - asyncio runs this callback as a task
-        conversations.add(task)
-        task.add_done_callback(conversations.discard)
-        try:
-            await _join(connection, command, preamble, reader, writer)
-        except* (asyncssh.Error, OSError):
-            pass  # the process at the socket's other end sees it close, and says what it missed
-        finally:
-            writer.close()
+    # A plain function: asyncio reports the cancellation of a coroutine that it made a task itself as an error.
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversation = asyncio.create_task(_converse(connection, command, preamble, reader, writer))
+        conversations.add(conversation)
+        conversation.add_done_callback(conversations.discard)
 
     with tempfile.TemporaryDirectory(prefix="nixops-daemon-") as folder:
         path = Path(folder) / "socket"
@@ -47,6 +41,21 @@ async def daemon_socket(connection: asyncssh.SSHClientConnection, command: str, 
                 conversation.cancel()
             await asyncio.gather(*conversations, return_exceptions=True)
             await server.wait_closed()
+
+
+async def _converse(
+    connection: asyncssh.SSHClientConnection,
+    command: str,
+    preamble: bytes,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+) -> None:
+    try:
+        await _join(connection, command, preamble, reader, writer)
+    except* (asyncssh.Error, OSError):
+        pass  # the process at the socket's other end sees it close, and says what it missed
+    finally:
+        writer.close()
 
 
 async def _join(
