@@ -6,7 +6,7 @@ caller      access key              token       ClientToken of the request
 caller_name as the lab knows it     fault       what was injected, or null
 region, service, operation          committed   whether the operation took effect
 parameters  as boto3 names them     status      HTTP status, null if no reply was sent
-                                    ms          from the end of the request to the start of the reply
+attempt     botocore's count        ms          from the end of the request to the start of the reply
 """
 
 import base64

@@ -43,7 +43,8 @@ class MotoServer:
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Return when it answers. Raises RuntimeError if it ends or takes too long."""
+        """Return when it answers. Raises RuntimeError if it cannot listen, ends or takes too long."""
+        _refuse_taken(self.port)
         arguments = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         self._process = await asyncio.create_subprocess_exec(
             "setpriv",
@@ -63,16 +64,16 @@ class MotoServer:
             raise RuntimeError(f"moto_server did not answer on {self.url} within {START_SECONDS:.0f} s") from None
 
     async def _answers(self, process: asyncio.subprocess.Process) -> None:
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             while process.returncode is None:
                 try:
                     async with session.get(f"{self.url}/moto-api/") as reply:
                         if reply.status == 200:
                             return
-                except aiohttp.ClientConnectionError:
+                except (aiohttp.ClientConnectionError, TimeoutError):
                     pass
                 await asyncio.sleep(0.05)
-        raise RuntimeError(f"moto_server ended with exit status {process.returncode}; is port {self.port} in use?")
+        raise RuntimeError(f"moto_server ended with exit status {process.returncode}")
 
     async def stop(self) -> None:
         """End the child and wait for it. Harmless when it never started."""
@@ -85,6 +86,16 @@ class MotoServer:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
+
+
+def _refuse_taken(port: int) -> None:
+    """Another server on the port would answer in moto's place."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise RuntimeError(f"moto_server cannot listen on 127.0.0.1:{port}: {error.strerror}") from error
 
 
 def _free_port() -> int:

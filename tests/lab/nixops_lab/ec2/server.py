@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -85,8 +86,8 @@ class Ec2Layer:
         self._callers = callers
         self._log_path = log_path
         self._seed = seed
-        self._shared_moto = moto
-        self._own_moto = None if moto is not None else MotoServer(moto_port)
+        self._moto_server = moto or MotoServer(moto_port)
+        self._owns_moto = moto is None
         self._panel = Panel(clock)
         self._faults = Faults()
         self._calls = CallLog(log_path)
@@ -94,14 +95,17 @@ class Ec2Layer:
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def moto_port(self) -> int:
+        """Where moto listens."""
+        return self._moto_server.port
+
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port (of interest where 0 was asked for)."""
-        if self._own_moto is not None:
-            await self._own_moto.start()
-        server = self._shared_moto or self._own_moto
-        assert server is not None
+        if self._owns_moto:
+            await self._moto_server.start()
         self._session = aiohttp.ClientSession()
-        self._moto = Moto(server.url, self._session)
+        self._moto = Moto(self._moto_server.url, self._session)
         self._cloud = Cloud(self._machines, self._panel, self._moto, self._seed)
         self._firewall = Firewall(self._machines)
         self._lifecycle = Lifecycle(self._cloud, self._firewall)
@@ -122,8 +126,8 @@ class Ec2Layer:
             await self._runner.cleanup()
         if self._session is not None:
             await self._session.close()
-        if self._own_moto is not None:
-            await self._own_moto.stop()
+        if self._owns_moto:
+            await self._moto_server.stop()
         self._calls.close()
 
     def control_routes(self) -> Sequence[web.RouteDef]:
@@ -268,6 +272,7 @@ class Ec2Layer:
                 "parameters": without_user_data(received.parameters),
                 "result": reply.result if reply else None,
                 "resources": list(dict.fromkeys([*asked, *(reply.resources if reply else ())])),
+                "attempt": _attempt(received.headers),
                 "token": received.parameters.get("ClientToken"),
                 "fault": fault,
                 "committed": reply.is_committed if reply else False,
@@ -284,6 +289,12 @@ def _form(received: Received) -> list[tuple[str, str]]:
     if received.headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded"):
         pairs += parse_qsl(received.body.decode("utf-8", "replace"), keep_blank_values=True)
     return pairs
+
+
+def _attempt(headers: Mapping[str, str]) -> int | None:
+    """Which attempt of botocore's this is, as it says itself; 1 is the first."""
+    found = re.search(r"attempt=(\d+)", headers.get("amz-sdk-request", ""))
+    return int(found[1]) if found else None
 
 
 def _response(reply: Reply) -> web.Response:

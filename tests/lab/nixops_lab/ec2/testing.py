@@ -4,6 +4,7 @@ The layer runs in a thread of its own, so that tests are plain boto3 calls.
 """
 
 import asyncio
+import functools
 import json
 import threading
 import time
@@ -80,7 +81,7 @@ class FakeMachines:
         self.calls.append((operation, name))
         if operation in self.broken:
             raise OSError(f"{operation} is broken")
-        while operation in self.held:
+        while operation in self.held:  # noqa: ASYNC110 - tests release it from another thread
             await asyncio.sleep(0.005)
 
     async def create(self, spec: MachineSpec) -> None:
@@ -137,6 +138,32 @@ class LoopThread:
         self._loop.close()
 
 
+@functools.cache
+def _session() -> Any:
+    # One for all tests: each Session parses EC2's model again, which takes longer than most tests.
+    return boto3.Session()
+
+
+def client_of(
+    url: str,
+    service: str = "ec2",
+    *,
+    region: str = REGION,
+    access_key: str = ACCESS_KEY,
+    secret_key: str = SECRET_KEY,
+    read_timeout: float = 30,
+) -> Any:
+    """A boto3 client that never repeats a request by itself."""
+    return _session().client(
+        service,
+        region_name=region,
+        endpoint_url=url,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=botocore.config.Config(retries={"mode": "standard", "total_max_attempts": 1}, read_timeout=read_timeout),
+    )
+
+
 class RunningLayer:
     """A layer with its control interface, on loopback."""
 
@@ -145,7 +172,6 @@ class RunningLayer:
         self.clock = Clock()
         self.log_path = folder / "ec2.log"
         self._loop = loop
-        self._session = _session()
         loop.run(self._start(moto, seed))
         self.turn(**_NO_DELAYS)
 
@@ -164,25 +190,9 @@ class RunningLayer:
         self._loop.run(self._control.cleanup())
         self._loop.run(self._layer.stop())
 
-    def client(
-        self,
-        service: str = "ec2",
-        region: str = REGION,
-        access_key: str = ACCESS_KEY,
-        secret_key: str = SECRET_KEY,
-        read_timeout: float = 30,
-    ) -> Any:
-        """A boto3 client that never repeats a request by itself."""
-        return self._session.client(
-            service,
-            region_name=region,
-            endpoint_url=self.url,
-            aws_access_key_id=access_key,
-            aws_secret_access_key=secret_key,
-            config=botocore.config.Config(
-                retries={"mode": "standard", "total_max_attempts": 1}, read_timeout=read_timeout
-            ),
-        )
+    def client(self, service: str = "ec2", **settings: Any) -> Any:
+        """A client of this layer; settings as in `client_of`."""
+        return client_of(self.url, service, **settings)
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await something in the layer's loop."""
@@ -209,16 +219,6 @@ class RunningLayer:
         return [json.loads(line) for line in self.log_path.read_text().splitlines()]
 
 
-_SESSIONS: list[Any] = []
-
-
-def _session() -> Any:
-    # One for all tests: a Session parses EC2's model again, which takes longer than most tests.
-    if not _SESSIONS:
-        _SESSIONS.append(boto3.Session())
-    return _SESSIONS[0]
-
-
 class Cases:
     """Shorthand for what most tests start with."""
 
@@ -230,7 +230,7 @@ class Cases:
 
     def launch(self, **params: Any) -> str:
         """Id of one new instance, in whatever state."""
-        return self.reply(**params)["Instances"][0]["InstanceId"]
+        return str(self.reply(**params)["Instances"][0]["InstanceId"])
 
     def reply(self, **params: Any) -> Any:
         """RunInstances for one t3.small of the newest image, with changes; None leaves a parameter out."""
