@@ -36,14 +36,14 @@ in
   util-linux = fromDebian {
     pname = "util-linux";
     version = "2.38.1";
-    bin = [ "dmesg" "findmnt" "flock" "getopt" "ionice" "lsblk" "lscpu" "mount" "mountpoint" "nsenter" "prlimit" "setpriv" "setsid" "taskset" "umount" "unshare" "uuidgen" ];
+    bin = [ "dmesg" "findmnt" "flock" "getopt" "ionice" "lsblk" "lscpu" "mount" "mountpoint" "nsenter" "prlimit" "setpriv" "setsid" "taskset" "umount" "unshare" ];
     sbin = [ "blkid" "runuser" "sysctl" ];
   };
   procps = fromDebian { pname = "procps"; version = "4.0.2"; bin = [ "free" "kill" "pgrep" "pkill" "ps" "top" "uptime" "watch" ]; sbin = [ "sysctl" ]; };
   systemd = fromDebian {
     pname = "systemd";
     version = "252";
-    bin = [ "busctl" "hostnamectl" "journalctl" "loginctl" "networkctl" "resolvectl" "systemctl" "systemd-analyze" "systemd-cat" "systemd-cgls" "systemd-escape" "systemd-id128" "systemd-mount" "systemd-notify" "systemd-path" "systemd-run" "systemd-tmpfiles" "timedatectl" ];
+    bin = [ "busctl" "hostnamectl" "journalctl" "loginctl" "networkctl" "systemctl" "systemd-analyze" "systemd-cat" "systemd-cgls" "systemd-escape" "systemd-id128" "systemd-mount" "systemd-notify" "systemd-path" "systemd-run" "systemd-tmpfiles" "timedatectl" ];
     sbin = [ "halt" "poweroff" "reboot" "shutdown" ];
     links."lib/systemd/systemd" = "/usr/lib/systemd/systemd";
   };
