@@ -3,8 +3,6 @@ our own writes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from nixops_operator.facts.kube import Body, Key
 
 
@@ -27,7 +25,7 @@ class Cache:
     def get(self, key: Key) -> Body | None:
         return self._bodies.get(key)
 
-    def keys(self) -> Iterable[Key]:
+    def known(self) -> tuple[Key, ...]:
         return tuple(self._bodies)
 
     def put(self, key: Key, body: Body) -> Body | None:

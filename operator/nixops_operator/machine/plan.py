@@ -36,6 +36,9 @@ class Plan:
     verdict: Verdict
     steps: tuple[Step, ...] = ()
     toplevel: str | None = None
+    wants: frozenset[str] = (
+        frozenset()
+    )  # jobs that are of use to this machine; others of its evaluations, builds and copies are not
 
 
 Check = Callable[[Desired, Observed, datetime], Plan | None]
@@ -48,7 +51,14 @@ def plan(desired: Desired, observed: Observed, now: datetime, progress_deadline:
         beside = _evaluation_beside(observed, answer)
         answer = replace(answer, steps=(*answer.steps, *beside))
         answer = _within_deadline(answer, observed, now, progress_deadline)
-    return replace(answer, toplevel=toplevel_of(observed))
+    return replace(answer, toplevel=toplevel_of(observed), wants=_wanted_jobs(desired, observed))
+
+
+def _wanted_jobs(desired: Desired, observed: Observed) -> frozenset[str]:
+    wanted = {observed.system.evaluate_job}
+    if (toplevel := toplevel_of(observed)) is not None:
+        wanted |= {_build_step(observed).job, f"copy:{desired.uid}:{toplevel}"}
+    return frozenset(wanted)
 
 
 def toplevel_of(observed: Observed) -> str | None:

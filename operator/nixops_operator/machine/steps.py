@@ -25,6 +25,8 @@ class RecordLaunch:
     account_id: str
     parameters: LaunchParameters
 
+    gate = "launch"
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -32,6 +34,8 @@ class Launch:
     with."""
 
     intent: LaunchIntent
+
+    gate = "launch"  # what EC2 refused is not frozen anew before its time, either
 
 
 @dataclass(frozen=True)

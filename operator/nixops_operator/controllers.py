@@ -1,0 +1,114 @@
+"""The two kinds as the reconciler takes them: observe, plan, apply and status of each, bound to the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from nixops_operator.api.machine_of_deployment import ChildMachine, machines_of
+from nixops_operator.api.parse import parse_deployment, parse_machine
+from nixops_operator.deployment import apply as deployment_apply
+from nixops_operator.deployment import observe as deployment_observe
+from nixops_operator.deployment import plan as deployment_plan
+from nixops_operator.deployment import sight as deployment_sight
+from nixops_operator.deployment import status as deployment_status
+from nixops_operator.deployment.steps import Step as DeploymentStep
+from nixops_operator.errors import InvalidSpec
+from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.machine import apply as machine_apply
+from nixops_operator.machine import observe as machine_observe
+from nixops_operator.machine import plan as machine_plan
+from nixops_operator.machine import sight as machine_sight
+from nixops_operator.machine import status as machine_status
+from nixops_operator.machine.steps import Step as MachineStep
+from nixops_operator.reconcile import Controller
+from nixops_operator.world import World
+
+_ABANDONABLE = (
+    "evaluate",
+    "build",
+    "copy",
+)  # steps on hosts are never cut: the host would be left to its dead man's timer
+
+
+@dataclass(frozen=True)
+class MachineController:
+    world: World
+
+    def desired(self, body: Body) -> machine_sight.Desired:
+        return machine_sight.desired_machine(body, parse_machine(body))
+
+    async def observe(self, desired: machine_sight.Desired) -> machine_sight.Observed:
+        return await machine_observe.observe(desired, self.world)
+
+    def plan(
+        self, desired: machine_sight.Desired, observed: machine_sight.Observed, now: datetime
+    ) -> machine_plan.Plan:
+        return machine_plan.plan(desired, observed, now, self.world.policy.progress_deadline)
+
+    async def apply(self, step: MachineStep, desired: machine_sight.Desired, body: Body) -> Body:
+        return await machine_apply.apply(step, desired, body, self.world)
+
+    def status(
+        self,
+        desired: machine_sight.Desired,
+        observed: machine_sight.Observed,
+        plan: machine_plan.Plan,
+        now: datetime,
+    ) -> dict[str, Any]:
+        return machine_status.status(desired, observed, plan, now)
+
+    def settle(self, desired: machine_sight.Desired, plan: machine_plan.Plan) -> None:
+        self.world.jobs.release(desired.key, plan.wants, _ABANDONABLE)
+
+    async def forget(self, key: Key) -> None:
+        self.world.jobs.release(key, frozenset(), _ABANDONABLE)
+        await self.world.hosts.drop(key)
+        await self.world.clouds.drop(key)
+
+
+@dataclass(frozen=True)
+class DeploymentController:
+    world: World
+
+    def desired(self, body: Body) -> deployment_sight.Desired:
+        children: tuple[ChildMachine, ...] = ()
+        invalid = None
+        spec = parse_deployment(body)
+        try:
+            children = machines_of(body)
+        except InvalidSpec as error:
+            invalid = error
+        return deployment_sight.desired_deployment(body, spec, children, invalid)
+
+    async def observe(self, desired: deployment_sight.Desired) -> deployment_sight.Observed:
+        return await deployment_observe.observe(desired, self.world)
+
+    def plan(
+        self, desired: deployment_sight.Desired, observed: deployment_sight.Observed, now: datetime
+    ) -> deployment_plan.Plan:
+        del now  # a deployment's plan depends on no clock: its machines have their own deadlines
+        return deployment_plan.plan(desired, observed)
+
+    async def apply(self, step: DeploymentStep, desired: deployment_sight.Desired, body: Body) -> Body:
+        return await deployment_apply.apply(step, desired, body, self.world)
+
+    def status(
+        self,
+        desired: deployment_sight.Desired,
+        observed: deployment_sight.Observed,
+        plan: deployment_plan.Plan,
+        now: datetime,
+    ) -> dict[str, Any]:
+        return deployment_status.status(desired, observed, plan, now)
+
+    def settle(self, desired: deployment_sight.Desired, plan: deployment_plan.Plan) -> None:
+        """A deployment asks for no jobs."""
+
+    async def forget(self, key: Key) -> None:
+        await self.world.clouds.drop(key)
+
+
+def controllers(world: World) -> dict[Kind, Controller]:
+    return {Kind.MACHINE: MachineController(world), Kind.DEPLOYMENT: DeploymentController(world)}

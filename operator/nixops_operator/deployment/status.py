@@ -1,0 +1,100 @@
+"""What a deployment's status says, from what was seen and planned. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from nixops_operator.api import names
+from nixops_operator.api.conditions import Condition, Truth, merge_conditions
+from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.deployment.plan import Plan
+from nixops_operator.deployment.sight import Desired, Observed
+from nixops_operator.trio import trio
+from nixops_operator.verdict import Outcome, Verdict
+
+
+def status(desired: Desired, observed: Observed | None, plan: Plan, now: datetime) -> dict[str, Any]:
+    """The whole status that this pass stands for. `observed` None: the spec could not even be looked at."""
+    verdict = plan.verdict
+    previous = desired.status.get("conditions", ())
+    wanted = trio(previous, desired.generation, verdict, _serves(desired, observed))
+    if observed is not None:
+        wanted += _conditions(desired, observed, verdict)
+    fields: dict[str, Any] = {"conditions": merge_conditions(previous, wanted, now)}
+    if verdict.outcome is not Outcome.SUSPENDED:
+        fields["observedGeneration"] = desired.generation
+    if desired.reconcile_request is not None:
+        fields["lastHandledReconcileAt"] = desired.reconcile_request
+    if observed is not None:
+        fields |= _network(observed) | {"machines": _machines(desired, observed)}
+    return fields
+
+
+def _serves(desired: Desired, observed: Observed | None) -> bool:
+    if observed is None:
+        return False
+    found = [observed.child(child.name) for child in desired.children]
+    return all(child is not None and child.is_ready for child in found)
+
+
+def _conditions(desired: Desired, observed: Observed, verdict: Verdict) -> list[Condition]:
+    def condition(kind: ConditionType, truth: Truth, reason: Reason, message: str = "") -> Condition:
+        return Condition(kind, truth, reason, message, desired.generation)
+
+    found: list[Condition] = []
+    network = observed.network
+    if network is not None:
+        error = network.error
+        found.append(
+            condition(ConditionType.CREDENTIALS_READY, Truth.FALSE, error.reason, error.message)
+            if error is not None
+            else condition(ConditionType.CREDENTIALS_READY, Truth.TRUE, Reason.SUCCEEDED)
+        )
+    if verdict.outcome not in (Outcome.DELETING, Outcome.GONE, Outcome.WEDGED):
+        for kind in (ConditionType.INFRASTRUCTURE_READY, ConditionType.UP_TO_DATE):
+            if verdict.condition is kind:
+                found.append(condition(kind, Truth.FALSE, verdict.reason, verdict.message))
+            elif network is not None and network.error is not None:
+                found.append(condition(kind, Truth.UNKNOWN, network.error.reason, network.error.message))
+            else:
+                found.append(condition(kind, Truth.TRUE, Reason.SUCCEEDED))
+    if desired.is_paused and not desired.is_deleting:
+        message = "spec.suspend or the annotation nixops.dev/paused"
+        found.append(condition(ConditionType.PAUSED, Truth.TRUE, Reason.SUSPENDED, message))
+    return found
+
+
+def _network(observed: Observed) -> dict[str, Any]:
+    network = observed.network
+    if network is None or network.error is not None:
+        return {}
+    return {
+        "keyPairs": [
+            {"name": pair.tags.get(names.ENTRY_TAG, pair.name), "keyName": pair.name}
+            for pair in _one_per_entry(network.key_pairs)
+        ],
+        "securityGroups": [
+            {"name": group.tags.get(names.ENTRY_TAG, group.name), "groupId": group.id, "vpcId": group.vpc_id}
+            for group in _one_per_entry(network.groups)
+        ],
+    }
+
+
+def _one_per_entry(things: tuple[Any, ...]) -> list[Any]:
+    """Sorted by entry; while one replaces another, the newer id stands for both."""
+    found = {thing.tags.get(names.ENTRY_TAG, thing.name): thing for thing in sorted(things, key=lambda t: str(t.id))}
+    return [found[entry] for entry in sorted(found)]
+
+
+def _machines(desired: Desired, observed: Observed) -> dict[str, Any]:
+    wanted = [(child, observed.child(child.name)) for child in desired.children]
+    ready = sum(seen is not None and seen.is_ready for _, seen in wanted)
+    updated = sum(seen is not None and seen.body["spec"] == child.spec and seen.is_ready for child, seen in wanted)
+    return {
+        "desired": len(wanted),
+        "updated": updated,
+        "ready": ready,
+        "unavailable": len(wanted) - ready,
+        "summary": f"{ready}/{len(wanted)}",
+    }

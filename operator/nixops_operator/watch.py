@@ -1,0 +1,175 @@
+"""Watching our two kinds, by kopf. The only file beside __main__ that imports it, and all that is asked of it:
+authentication, list and watch, back-offs,
+signals. Handlers keep the newest body and wake its key; they never raise, write or wait.
+
+An event only says "look now". Our own resync makes up for events that were lost, and shows when the watch itself is
+dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import kopf
+
+from nixops_operator.api.crd import GROUP, VERSION
+from nixops_operator.cache import Cache, owner_uid
+from nixops_operator.errors import OperatorError
+from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.ports.kube import Kube
+from nixops_operator.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+_RELEVANT = ("uid", "generation", "deletionTimestamp", "finalizers", "labels", "annotations")
+
+
+class NothingRemembered(kopf.DiffBaseStorage):
+    """kopf's memory of the last handled object, switched off: it would copy whole specs into annotations."""
+
+    def fetch(self, *, body: kopf.Body) -> None:  # noqa: ARG002
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: Any) -> None:
+        """Stores nothing."""
+
+
+class Intake:
+    """Where events and lists go: newest bodies into the cache, keys of relevant changes into the queue."""
+
+    def __init__(self, cache: Cache, queue: WorkQueue[Key]) -> None:
+        self._cache = cache
+        self._queue = queue
+        self.events = 0  # seen since the start; shows that the watch lives
+
+    def saw(self, kind: Kind, body: Body) -> bool:
+        """An object exists in this version. Returns whether that was news."""
+        metadata = body["metadata"]
+        key = Key(kind, metadata["namespace"], metadata["name"])
+        known = self._cache.put(key, body)
+        if known is body:
+            return False
+        if known is None or _is_relevant(known, body):
+            self._queue.add(key)
+        if known is None or _conditions(known) != _conditions(body) or _is_relevant(known, body):
+            self._wake_owner(body)
+        return True
+
+    def gone(self, key: Key) -> bool:
+        """An object does not exist any more. Returns whether that was news."""
+        known = self._cache.drop(key)
+        if known is None:
+            return False
+        self._queue.add(key)
+        self._wake_owner(known)
+        return True
+
+    def _wake_owner(self, body: Body) -> None:
+        uid = owner_uid(body)
+        owner = self._cache.key_of_uid(uid) if uid is not None else None
+        if owner is not None:
+            self._queue.add(owner)
+
+
+def _is_relevant(before: Body, after: Body) -> bool:
+    return any(before["metadata"].get(field) != after["metadata"].get(field) for field in _RELEVANT)
+
+
+def _conditions(body: Body) -> list[tuple[Any, ...]]:
+    status = body.get("status") or {}
+    found = [(c["type"], c["status"], c["reason"], c.get("message")) for c in status.get("conditions") or ()]
+    return [*found, (status.get("observedGeneration"),)]
+
+
+def registry(intake: Intake) -> kopf.OperatorRegistry:
+    """kopf's handlers, in a registry of their own."""
+    handlers = kopf.OperatorRegistry()
+    for kind in Kind:
+        _register(handlers, kind, intake)
+
+    @kopf.on.login(registry=handlers, retries=3)
+    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+
+    return handlers
+
+
+def _register(handlers: kopf.OperatorRegistry, kind: Kind, intake: Intake) -> None:
+    @kopf.on.event(GROUP, VERSION, kind.value, registry=handlers)
+    async def see(event: Mapping[str, Any], **_: Any) -> None:
+        intake.events += 1
+        body = dict(event["object"])
+        body["metadata"] = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+        if event.get("type") == "DELETED":
+            intake.gone(Key(kind, body["metadata"]["namespace"], body["metadata"]["name"]))
+        else:
+            intake.saw(kind, body)
+
+
+def settings() -> kopf.OperatorSettings:
+    """How kopf is to behave. Time in seconds."""
+    chosen = kopf.OperatorSettings()
+    chosen.scanning.disabled = True  # our two kinds are looked up before the start; no other appears later
+    chosen.posting.enabled = False  # Events are posted by the reconciler
+    chosen.peering.standalone = True  # a Lease decides who acts
+    chosen.persistence.diffbase_storage = NothingRemembered()
+    chosen.watching.connect_timeout = 10
+    chosen.watching.server_timeout = 600
+    chosen.watching.chunk_size = 500
+    chosen.networking.connect_timeout = 10
+    chosen.networking.request_timeout = 60
+    # About half an hour of patience: an API server's upgrade must not end the operator.
+    chosen.networking.error_backoffs = (1, 1, 2, 3, 5, 8, 13, 21, *[30] * 60)
+    chosen.queueing.exit_timeout = 5
+    chosen.process.ultimate_exiting_timeout = 120
+    return chosen
+
+
+async def watch_for_ever(intake: Intake, stop: asyncio.Event) -> None:
+    """Returns when `stop` is set; raises if kopf gives up."""
+    await kopf.operator(
+        registry=registry(intake),
+        settings=settings(),
+        standalone=True,
+        clusterwide=True,
+        stop_flag=stop,
+    )
+
+
+class WatchDeadError(Exception):
+    """Lists show changes that no event told of, twice running: only a new process can be trusted to hear again."""
+
+
+async def resync(kube: Kube, cache: Cache, intake: Intake) -> int:
+    """Compare everything that exists with the cache; wake what differs. Returns how many did. Raises what the port
+    raises."""
+    news = 0
+    for kind in Kind:
+        bodies, _ = await kube.list(kind)
+        listed = {Key(kind, body["metadata"]["namespace"], body["metadata"]["name"]) for body in bodies}
+        news += sum(intake.saw(kind, body) for body in bodies)
+        news += sum(intake.gone(key) for key in cache.known() if key.kind is kind and key not in listed)
+    return news
+
+
+async def resync_for_ever(
+    kube: Kube, cache: Cache, intake: Intake, period: timedelta, told: Callable[[], None]
+) -> None:
+    """Resync every period; `told` after each success. Raises WatchDeadError."""
+    deaf_rounds = 0
+    while True:
+        events = intake.events
+        await asyncio.sleep(period.total_seconds())
+        try:
+            news = await resync(kube, cache, intake)
+        except OperatorError as error:
+            log.warning("resync: %s", error)
+            continue
+        told()
+        deaf_rounds = deaf_rounds + 1 if news and intake.events == events else 0
+        if deaf_rounds >= 2:
+            raise WatchDeadError
