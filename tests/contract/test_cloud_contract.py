@@ -1,0 +1,654 @@
+"""What ports.cloud.Cloud promises, on EC2 in memory and on boto3 against the lab's strict EC2."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from contract.cloud_worlds import KNOWN, OPERATIONS, REGION, UNKNOWN, FakeWorld, RealWorld, World, rules_of
+from nixops_operator.adapters.aws import Boto3Clouds, thread_pool
+from nixops_operator.api.names import CLUSTER_TAG, UID_TAG
+from nixops_operator.api.reasons import Reason
+from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule, allow_all_egress, canonical_rule
+from nixops_operator.errors import Blocked, InvalidSpec, Lost, OutcomeUnknown, Retry
+from nixops_operator.facts.cloud import Instance, InstanceState, SecurityGroup
+
+CLUSTER = "6f1b0c3e-0000-4000-8000-000000000001"
+TAGS = {CLUSTER_TAG: CLUSTER, UID_TAG: "uid-1", "Name": "default/web"}
+OTHER_OWNER = TAGS | {UID_TAG: "uid-2"}
+TOKEN = "n1-one"
+OWNER_OF_IMAGES = "427812963091"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC/9Ue0aRXqnWqvUF1xLqHTnSdm6ysTmHBjtRjNdQPcR"
+OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZ5yVDKqXBh4IyKdDbTCVmXKzYPmlsAOeXMRUsbRKXv"
+HTTP = canonical_rule(Direction.INGRESS, "tcp", 80, 80, PeerKind.IPV4, "0.0.0.0/0")
+HTTP_V6 = canonical_rule(Direction.INGRESS, "tcp", 80, 80, PeerKind.IPV6, "::/0")
+PING = canonical_rule(Direction.INGRESS, "icmp", 8, None, PeerKind.IPV4, "10.0.0.0/8")
+ESP = canonical_rule(Direction.INGRESS, "50", None, None, PeerKind.IPV4, "10.1.0.0/16")
+DNS_OUT = canonical_rule(Direction.EGRESS, "udp", 53, 53, PeerKind.IPV4, "10.0.0.2")
+
+
+@pytest.fixture(params=["fake", "boto3"])
+async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    if request.param == "fake":
+        yield FakeWorld.new()
+        return
+    layer = request.getfixturevalue("layer")
+    with thread_pool() as pool:
+        clouds = Boto3Clouds(layer.url, pool)
+        world = RealWorld(layer, clouds)
+        yield world
+        world.close()
+        clouds.close()
+
+
+async def launch_request(world: World, **changes: Any) -> dict[str, Any]:
+    """RunInstances' parameters as the operator freezes them; None leaves one out."""
+    image = await world.cloud.find_image(OWNER_OF_IMAGES, "nixos/25.11*-x86_64-linux", "x86_64")
+    subnet = await world.cloud.default_subnet()
+    assert image is not None
+    request = {
+        "ImageId": image.id,
+        "InstanceType": "t3.small",
+        "SubnetId": subnet.id,
+        "TagSpecifications": [
+            {"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in TAGS.items()]}
+            for kind in ("instance", "volume")
+        ],
+        **changes,
+    }
+    return {name: value for name, value in request.items() if value is not None}
+
+
+async def launch(world: World, token: str = TOKEN, **changes: Any) -> str:
+    return await world.cloud.run_instances(await launch_request(world, **changes), token)
+
+
+async def running(world: World, **changes: Any) -> Instance:
+    return await world.until(await launch(world, **changes), InstanceState.RUNNING)
+
+
+async def new_group(world: World, name: str = "web") -> str:
+    return await world.cloud.create_security_group(name, "the site", world.default_vpc, TAGS)
+
+
+async def group(world: World, group_id: str) -> SecurityGroup:
+    (found,) = await world.cloud.find_security_groups([group_id])
+    return found
+
+
+# Identity.
+
+
+async def test_the_account_is_a_number_of_twelve_digits(world: World) -> None:
+    account = await world.cloud.account_id()
+
+    assert len(account) == 12
+    assert account.isdigit()
+
+
+async def test_equal_identities_share_a_cloud(world: World) -> None:
+    assert world.clouds.cloud(KNOWN, REGION) is world.clouds.cloud(KNOWN, REGION)
+
+
+async def test_an_unknown_access_key_is_refused_everywhere(world: World) -> None:
+    cloud = world.clouds.cloud(UNKNOWN, REGION)
+
+    for call in (cloud.sweep_instances(CLUSTER), cloud.delete_key_pair("web")):
+        with pytest.raises(Blocked) as refused:
+            await call
+        assert refused.value.reason is Reason.AUTH_FAILURE
+        assert UNKNOWN.secret_access_key not in str(refused.value)
+
+
+# Launch.
+
+
+async def test_a_launched_instance_is_seen_with_its_facts(world: World) -> None:
+    group_id = await new_group(world)
+    await world.cloud.import_key_pair("web", KEY, TAGS)
+    request = await launch_request(world, KeyName="web", SecurityGroupIds=[group_id, world.default_group])
+
+    instance_id = await world.cloud.run_instances(request, "n1-facts")
+    await world.until(instance_id, InstanceState.RUNNING)
+
+    seen = (await world.cloud.sweep_instances(CLUSTER))[instance_id]
+    assert seen.state is InstanceState.RUNNING
+    assert seen.state_reason == ""
+    assert seen.instance_type == "t3.small"
+    assert seen.image_id == request["ImageId"]
+    assert seen.subnet_id == request["SubnetId"]
+    assert seen.zone == f"{REGION}a"
+    assert seen.private_address is not None
+    assert seen.private_address.startswith("172.31.")
+    assert seen.public_address is not None
+    assert seen.public_address.startswith("198.51.100.")
+    assert seen.key_name == "web"
+    assert seen.security_group_ids == tuple(sorted([group_id, world.default_group]))
+    assert dict(seen.tags) == TAGS
+    assert seen.client_token == "n1-facts"
+    assert seen.launch_time.tzinfo == UTC
+    assert abs(datetime.now(UTC) - seen.launch_time) < timedelta(minutes=10)
+
+
+async def test_a_sweep_shows_only_what_bears_the_clusters_tag(world: World) -> None:
+    ours = await launch(world)
+    await launch(world, "n1-two", TagSpecifications=None)
+
+    assert list(await world.cloud.sweep_instances(CLUSTER)) == [ours]
+    assert await world.cloud.sweep_instances("another-cluster") == {}
+
+
+async def test_a_repeated_launch_is_the_first_instance(world: World) -> None:
+    first = await launch(world)
+
+    assert await launch(world) == first
+    assert len(await world.cloud.sweep_instances(CLUSTER)) == 1
+
+
+async def test_a_launch_whose_reply_was_lost_is_found_by_repeating_it(world: World) -> None:
+    world.drop_reply("ec2.run_instances")
+    with pytest.raises(OutcomeUnknown):
+        await launch(world)
+
+    instance_id = await launch(world)
+
+    assert list(await world.cloud.sweep_instances(CLUSTER)) == [instance_id]
+
+
+async def test_a_token_goes_with_its_parameters_only(world: World) -> None:
+    await launch(world)
+
+    with pytest.raises(Lost) as lost:
+        await launch(world, InstanceType="t3.medium")
+
+    assert lost.value.reason is Reason.LAUNCH_AMBIGUOUS
+
+
+async def test_the_token_of_a_terminated_instance_is_spent(world: World) -> None:
+    instance = await running(world)
+    await world.cloud.terminate_instance(instance.id)
+    await world.until(instance.id, InstanceState.TERMINATED)
+
+    with pytest.raises(Lost) as lost:
+        await launch(world)
+
+    assert lost.value.reason is Reason.TERMINATED
+
+
+async def test_a_token_counts_in_its_zone_only(world: World) -> None:
+    """Why a launch freezes its subnet."""
+    first = await launch(world)
+    subnets = {(await world.cloud.default_subnet()).id}
+    other = next(one for one in await _subnets(world) if one not in subnets)
+
+    assert await launch(world, SubnetId=other) != first
+
+
+async def _subnets(world: World) -> list[str]:
+    if isinstance(world, FakeWorld):
+        return sorted(world.cloud.subnets)
+    assert isinstance(world, RealWorld)
+    return sorted(one["SubnetId"] for one in world.owner.describe_subnets()["Subnets"])
+
+
+@pytest.mark.parametrize("wrong", [{"token": ""}, {"ClientToken": "x"}, {"MinCount": 1}], ids=str)
+async def test_no_launch_without_the_callers_token(world: World, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="token"):
+        await launch(world, **wrong)
+
+    assert await world.cloud.sweep_instances(CLUSTER) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        pytest.param({"ImageId": "ami-0123456789abcdef0"}, Reason.IMAGE_NOT_FOUND, id="image"),
+        pytest.param({"InstanceType": "t9.colossal"}, Reason.INVALID_SPEC, id="instance type"),
+        pytest.param({"KeyName": "nobody"}, Reason.KEY_PAIR_NOT_READY, id="key pair"),
+        pytest.param(
+            {"SecurityGroupIds": ["sg-0123456789abcdef0"]}, Reason.SECURITY_GROUP_NOT_READY, id="security group"
+        ),
+        pytest.param({"SubnetId": "subnet-0123456789abcdef0"}, Reason.INVALID_SPEC, id="subnet"),
+    ],
+)
+async def test_a_launch_that_names_something_unknown_is_blocked(
+    world: World, changes: dict[str, Any], reason: Reason
+) -> None:
+    with pytest.raises(Blocked) as blocked:
+        await launch(world, **changes)
+
+    assert blocked.value.reason is reason
+    assert await world.cloud.sweep_instances(CLUSTER) == {}
+
+
+# Looking for instances.
+
+
+async def test_instances_are_found_by_id_token_and_tags(world: World) -> None:
+    instance_id = await launch(world, "n1-find")
+    find = world.cloud.find_instances
+
+    for found in (
+        await find(instance_id=instance_id),
+        await find(client_token="n1-find"),
+        await find(tags={UID_TAG: "uid-1"}),
+        await find(instance_id=instance_id, client_token="n1-find", tags=TAGS),
+    ):
+        assert [one.id for one in found] == [instance_id]
+
+
+async def test_what_nobody_has_is_an_empty_answer(world: World) -> None:
+    instance_id = await launch(world, "n1-find")
+    find = world.cloud.find_instances
+
+    assert await find(instance_id="i-0123456789abcdef0") == ()
+    assert await find(client_token="n1-other") == ()
+    assert await find(tags={UID_TAG: "uid-9"}) == ()
+    assert await find(instance_id=instance_id, client_token="n1-other") == ()
+    # A star is a wildcard to EC2's filters, not to us.
+    assert await find(client_token="n1-*") == ()
+    assert await find(tags={UID_TAG: "*"}) == ()
+
+
+async def test_no_look_without_a_filter(world: World) -> None:
+    with pytest.raises(ValueError, match="filter"):
+        await world.cloud.find_instances()
+
+
+# States.
+
+
+async def test_a_stopped_instance_is_started_again(world: World) -> None:
+    instance = await running(world)
+    await world.stop(instance.id)
+    (stopped,) = await world.cloud.find_instances(instance_id=instance.id)
+    assert stopped.public_address is None
+    assert stopped.private_address == instance.private_address
+    assert stopped.state_reason == "Client.UserInitiatedShutdown"
+
+    await world.cloud.start_instance(instance.id)
+
+    again = await world.until(instance.id, InstanceState.RUNNING)
+    assert again.public_address is not None
+    assert again.launch_time >= instance.launch_time
+
+
+async def test_starting_a_running_instance_changes_nothing(world: World) -> None:
+    instance = await running(world)
+
+    await world.cloud.start_instance(instance.id)
+
+    assert await world.cloud.find_instances(instance_id=instance.id) == (instance,)
+
+
+async def test_a_stopping_instance_cannot_be_started_yet(world: World) -> None:
+    instance = await running(world)
+    await world.stopping(instance.id)
+
+    with pytest.raises(Retry) as refused:
+        await world.cloud.start_instance(instance.id)
+
+    assert refused.value.reason is Reason.STOPPING
+
+
+async def test_starting_an_unknown_instance_proves_nothing(world: World) -> None:
+    with pytest.raises(Retry) as refused:
+        await world.cloud.start_instance("i-0123456789abcdef0")
+
+    assert refused.value.reason is Reason.NOT_FOUND
+
+
+async def test_a_terminated_instance_stays_in_sight(world: World) -> None:
+    instance = await running(world)
+
+    await world.cloud.terminate_instance(instance.id)
+    await world.cloud.terminate_instance(instance.id)
+
+    gone = await world.until(instance.id, InstanceState.TERMINATED)
+    assert gone.state_reason == "Client.UserInitiatedShutdown"
+    assert gone.public_address is None
+    assert (await world.cloud.sweep_instances(CLUSTER))[instance.id].state is InstanceState.TERMINATED
+    await world.cloud.terminate_instance(instance.id)
+
+
+async def test_terminating_an_unknown_instance_succeeds(world: World) -> None:
+    await world.cloud.terminate_instance("i-0123456789abcdef0")
+
+
+async def test_an_instances_groups_are_replaced_as_a_set(world: World) -> None:
+    instance = await running(world)
+    group_id = await new_group(world)
+
+    await world.cloud.set_security_groups(instance.id, [group_id])
+
+    (changed,) = await world.cloud.find_instances(instance_id=instance.id)
+    assert changed.security_group_ids == (group_id,)
+    with pytest.raises(ValueError, match="at least one"):
+        await world.cloud.set_security_groups(instance.id, [])
+
+
+async def test_tags_are_added_and_overwritten(world: World) -> None:
+    instance_id = await launch(world)
+    group_id = await new_group(world)
+
+    await world.cloud.create_tags([instance_id, group_id], {"Name": "new", "extra": ""})
+    await world.cloud.create_tags([instance_id], {})
+
+    assert dict((await world.cloud.sweep_instances(CLUSTER))[instance_id].tags) == TAGS | {"Name": "new", "extra": ""}
+    assert dict((await group(world, group_id)).tags) == TAGS | {"Name": "new", "extra": ""}
+
+
+async def test_tagging_an_unknown_instance_proves_nothing(world: World) -> None:
+    with pytest.raises(Retry) as refused:
+        await world.cloud.create_tags(["i-0123456789abcdef0"], {"a": "b"})
+
+    assert refused.value.reason is Reason.NOT_FOUND
+
+
+# Key pairs.
+
+
+async def test_a_key_pair_is_imported_with_its_tags(world: World) -> None:
+    await world.cloud.import_key_pair("web", f"{KEY} someone@example.org", TAGS)
+
+    pair = (await world.cloud.sweep_network(CLUSTER))[1]["web"]
+    assert pair.public_key == KEY
+    assert dict(pair.tags) == TAGS
+    assert pair.id.startswith("key-")
+    assert await world.cloud.find_key_pair("web") == pair
+    assert await world.cloud.find_key_pair("w*") is None
+
+
+async def test_importing_the_same_key_pair_again_is_done(world: World) -> None:
+    world.drop_reply("ec2.import_key_pair")
+    with pytest.raises(OutcomeUnknown):
+        await world.cloud.import_key_pair("web", KEY, TAGS)
+
+    await world.cloud.import_key_pair("web", f"{KEY} other comment", TAGS)
+
+    assert len((await world.cloud.sweep_network(CLUSTER))[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("public_key", "tags"),
+    [
+        pytest.param(OTHER_KEY, TAGS, id="another key"),
+        pytest.param(KEY, OTHER_OWNER, id="another owner"),
+        pytest.param(KEY, {}, id="no owner"),
+    ],
+)
+async def test_a_key_pair_of_that_name_that_is_not_ours_is_left_alone(
+    world: World, public_key: str, tags: dict[str, str]
+) -> None:
+    await world.add_key_pair("web", public_key, tags)
+    before = await world.cloud.find_key_pair("web")
+
+    with pytest.raises(Blocked) as blocked:
+        await world.cloud.import_key_pair("web", KEY, TAGS)
+
+    assert blocked.value.reason is Reason.ADOPTION_CONFLICT
+    assert await world.cloud.find_key_pair("web") == before
+
+
+async def test_a_key_pair_is_deleted_once_and_again(world: World) -> None:
+    await world.cloud.import_key_pair("web", KEY, TAGS)
+
+    await world.cloud.delete_key_pair("web")
+    await world.cloud.delete_key_pair("web")
+
+    assert await world.cloud.find_key_pair("web") is None
+
+
+# Security groups.
+
+
+async def test_a_new_group_lets_everything_out_and_nothing_in(world: World) -> None:
+    group_id = await new_group(world)
+
+    seen = (await world.cloud.sweep_network(CLUSTER))[0][group_id]
+    assert (seen.name, seen.description, seen.vpc_id) == ("web", "the site", world.default_vpc)
+    assert dict(seen.tags) == TAGS
+    assert rules_of(seen) == {allow_all_egress()}
+    assert all(one.id.startswith("sgr-") for one in seen.rules)
+    assert await world.cloud.find_security_group_by_name("web", world.default_vpc) == seen
+    assert await world.cloud.find_security_groups([group_id, "sg-0123456789abcdef0"]) == (seen,)
+    assert await world.cloud.find_security_groups([]) == ()
+
+
+async def test_a_group_whose_reply_was_lost_is_found_by_repeating_it(world: World) -> None:
+    world.drop_reply("ec2.create_security_group")
+    with pytest.raises(OutcomeUnknown):
+        await new_group(world)
+
+    group_id = await new_group(world)
+
+    assert list((await world.cloud.sweep_network(CLUSTER))[0]) == [group_id]
+
+
+@pytest.mark.parametrize("tags", [OTHER_OWNER, {}], ids=["another owner", "no owner"])
+async def test_a_group_of_that_name_that_is_not_ours_is_left_alone(world: World, tags: dict[str, str]) -> None:
+    await world.add_group("web", tags)
+
+    with pytest.raises(Blocked) as blocked:
+        await new_group(world)
+
+    assert blocked.value.reason is Reason.ADOPTION_CONFLICT
+
+
+async def test_rules_come_back_in_canonical_form(world: World) -> None:
+    group_id = await new_group(world)
+    peer = await new_group(world, "db")
+    from_peer = canonical_rule(Direction.INGRESS, "tcp", 5432, 5433, PeerKind.GROUP, peer)
+    from_self = canonical_rule(Direction.INGRESS, "all", None, None, PeerKind.GROUP, group_id)
+    wanted = {HTTP: "anyone", HTTP_V6: "", PING: "", ESP: "", from_peer: "", from_self: ""}
+
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, wanted)
+    await world.cloud.authorize_rules(group_id, Direction.EGRESS, {DNS_OUT: ""})
+
+    seen = await group(world, group_id)
+    assert rules_of(seen) == {*wanted, DNS_OUT, allow_all_egress()}
+    assert {one.rule: one.description for one in seen.rules}[HTTP] == "anyone"
+    assert [one.id for one in seen.rules] == sorted(one.id for one in seen.rules)
+
+
+async def test_rules_that_exist_already_do_not_keep_others_out(world: World) -> None:
+    group_id = await new_group(world)
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: ""})
+
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: "", PING: "", ESP: ""})
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: ""})
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, {})
+
+    assert rules_of(await group(world, group_id)) == {HTTP, PING, ESP, allow_all_egress()}
+
+
+async def test_rules_are_revoked_by_id(world: World) -> None:
+    group_id = await new_group(world)
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: "", PING: ""})
+    ids = {one.rule: one.id for one in (await group(world, group_id)).rules}
+
+    await world.cloud.revoke_rules(group_id, Direction.INGRESS, [ids[HTTP]])
+    await world.cloud.revoke_rules(group_id, Direction.EGRESS, [ids[allow_all_egress()]])
+
+    assert rules_of(await group(world, group_id)) == {PING}
+
+
+async def test_revoking_what_is_gone_already_revokes_the_rest(world: World) -> None:
+    group_id = await new_group(world)
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: "", PING: ""})
+    ids = [one.id for one in (await group(world, group_id)).rules if one.rule in (HTTP, PING)]
+    await world.cloud.revoke_rules(group_id, Direction.INGRESS, ids[:1])
+
+    await world.cloud.revoke_rules(group_id, Direction.INGRESS, ids)
+    await world.cloud.revoke_rules(group_id, Direction.INGRESS, ids)
+    await world.cloud.revoke_rules(group_id, Direction.INGRESS, [])
+
+    assert rules_of(await group(world, group_id)) == {allow_all_egress()}
+
+
+async def test_descriptions_change_and_rules_stay(world: World) -> None:
+    group_id = await new_group(world)
+    by_group = canonical_rule(Direction.INGRESS, "tcp", 22, 22, PeerKind.GROUP, group_id)
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: "old", PING: "old", ESP: "", by_group: ""})
+    ids = {one.rule: one.id for one in (await group(world, group_id)).rules}
+
+    new = {HTTP: "new", ESP: "tunnel", by_group: "us", allow_all_egress(): "out"}
+    await world.cloud.describe_rules(group_id, {ids[rule]: text for rule, text in new.items()})
+    await world.cloud.describe_rules(group_id, {})
+
+    seen = await group(world, group_id)
+    assert {one.rule: one.id for one in seen.rules} == ids
+    assert {one.rule: one.description for one in seen.rules} == {PING: "old", **new}
+
+
+async def test_a_group_in_use_is_not_deleted_and_says_by_what(world: World) -> None:
+    group_id = await new_group(world)
+    instance = await running(world, SecurityGroupIds=[group_id])
+
+    with pytest.raises(Retry) as refused:
+        await world.cloud.delete_security_group(group_id)
+
+    assert refused.value.reason is Reason.DELETING
+    (user,) = await world.cloud.interfaces_in_group(group_id)
+    assert user.startswith("eni-")
+    assert user.endswith(f"({instance.id})")
+
+
+async def test_a_group_that_a_rule_names_is_not_deleted(world: World) -> None:
+    group_id, other = await new_group(world), await new_group(world, "db")
+    for direction in Direction:
+        rule = canonical_rule(direction, "tcp", 22, 22, PeerKind.GROUP, group_id)
+        await world.cloud.authorize_rules(other, direction, {rule: ""})
+    own = canonical_rule(Direction.INGRESS, "tcp", 22, 22, PeerKind.GROUP, group_id)
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, {own: ""})
+
+    with pytest.raises(Retry) as refused:
+        await world.cloud.delete_security_group(group_id)
+
+    assert refused.value.reason is Reason.DELETING
+    assert await world.cloud.groups_naming(group_id) == (other,)
+    await world.cloud.delete_security_group(other)
+    await world.cloud.delete_security_group(group_id)
+
+
+async def test_a_group_is_deleted_once_and_again(world: World) -> None:
+    group_id = await new_group(world)
+
+    await world.cloud.delete_security_group(group_id)
+    await world.cloud.delete_security_group(group_id)
+
+    assert await world.cloud.find_security_groups([group_id]) == ()
+    assert await world.cloud.interfaces_in_group(group_id) == ()
+    assert await world.cloud.groups_naming(group_id) == ()
+
+
+async def test_the_default_group_cannot_be_deleted(world: World) -> None:
+    with pytest.raises(Blocked) as refused:
+        await world.cloud.delete_security_group(world.default_group)
+
+    assert refused.value.reason is Reason.CHANGE_FORBIDDEN
+
+
+# What a launch is resolved from.
+
+
+async def test_the_newest_matching_image_is_found(world: World) -> None:
+    image = await world.cloud.find_image(OWNER_OF_IMAGES, "nixos/25.11*-x86_64-linux", "x86_64")
+
+    assert image is not None
+    assert image.name.startswith("nixos/25.11")
+    assert await world.cloud.get_image(image.id) == image
+    if isinstance(world, RealWorld):
+        names = [
+            one["Name"]
+            for one in world.owner.describe_images(Owners=[OWNER_OF_IMAGES])["Images"]
+            if one["Name"].startswith("nixos/25.11") and one["Architecture"] == "x86_64"
+        ]
+        assert len(names) > 1
+        assert image.name == max(names)
+
+
+async def test_an_image_that_does_not_exist_is_none(world: World) -> None:
+    assert await world.cloud.find_image(OWNER_OF_IMAGES, "nixos/13.10*", "x86_64") is None
+    assert await world.cloud.find_image("123456789012", "nixos/25.11*", "x86_64") is None
+    assert await world.cloud.get_image("ami-0123456789abcdef0") is None
+
+
+async def test_the_default_subnet_lies_in_the_lowest_zone(world: World) -> None:
+    subnet = await world.cloud.default_subnet()
+
+    assert subnet.zone == f"{REGION}a"
+    assert subnet.vpc_id == world.default_vpc
+    assert await world.cloud.get_subnet(subnet.id) == subnet
+    assert await world.cloud.get_subnet("subnet-0123456789abcdef0") is None
+
+
+async def test_an_instance_type_has_an_architecture(world: World) -> None:
+    assert await world.cloud.architecture("t3.small") == "x86_64"
+    assert await world.cloud.architecture("t4g.small") == "arm64"
+
+    with pytest.raises(InvalidSpec) as refused:
+        await world.cloud.architecture("t9.colossal")
+    assert refused.value.field == "spec.target.ec2.instanceType"
+    with pytest.raises(InvalidSpec):
+        await world.cloud.architecture("t3.*")
+
+
+# Lost replies: every effect may be repeated.
+
+
+async def _prepare(world: World) -> tuple[str, str, dict[Rule, str]]:
+    group_id = await new_group(world)
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: ""})
+    instance = await running(world, SecurityGroupIds=[world.default_group])
+    ids = {one.rule: one.id for one in (await group(world, group_id)).rules}
+    return group_id, instance.id, ids
+
+
+CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] = {
+    "ec2.import_key_pair": lambda world, *_: world.cloud.import_key_pair("web", KEY, TAGS),
+    "ec2.delete_key_pair": lambda world, *_: world.cloud.delete_key_pair("web"),
+    "ec2.create_security_group": lambda world, *_: new_group(world, "db"),
+    "ec2.authorize_rules": lambda world, group_id, *_: world.cloud.authorize_rules(
+        group_id, Direction.INGRESS, {PING: ""}
+    ),
+    "ec2.revoke_rules": lambda world, group_id, _, ids: world.cloud.revoke_rules(
+        group_id, Direction.INGRESS, [ids[HTTP]]
+    ),
+    "ec2.describe_rules": lambda world, group_id, _, ids: world.cloud.describe_rules(group_id, {ids[HTTP]: "new"}),
+    "ec2.delete_security_group": lambda world, group_id, *_: world.cloud.delete_security_group(group_id),
+    "ec2.run_instances": lambda world, *_: launch(world, "n1-two"),
+    "ec2.start_instance": lambda world, _, instance_id, __: world.cloud.start_instance(instance_id),
+    "ec2.terminate_instance": lambda world, _, instance_id, __: world.cloud.terminate_instance(instance_id),
+    "ec2.set_security_groups": lambda world, group_id, instance_id, _: world.cloud.set_security_groups(
+        instance_id, [group_id]
+    ),
+    "ec2.create_tags": lambda world, _, instance_id, __: world.cloud.create_tags([instance_id], {"a": "b"}),
+}
+
+
+@pytest.mark.parametrize("effect", OPERATIONS)
+async def test_a_lost_reply_is_told_and_the_call_may_be_repeated(world: World, effect: str) -> None:
+    prepared = await _prepare(world)
+    world.drop_reply(effect)
+    with pytest.raises(OutcomeUnknown):
+        await CALLS[effect](world, *prepared)
+    after_lost_reply = await _everything(world)
+
+    await CALLS[effect](world, *prepared)
+
+    assert await _everything(world) == after_lost_reply
+
+
+async def _everything(world: World) -> tuple[Any, ...]:
+    """What is there, states left out: they move by themselves."""
+    instances = await world.cloud.sweep_instances(CLUSTER)
+    groups, key_pairs = await world.cloud.sweep_network(CLUSTER)
+    return (
+        {one.id: (one.security_group_ids, dict(one.tags)) for one in instances.values()},
+        dict(groups),
+        dict(key_pairs),
+    )
