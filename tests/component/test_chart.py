@@ -1,0 +1,259 @@
+"""The chart: what it renders is taken by the API server, gives the rights that the operator uses, and no others."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from component.conftest import ROOT
+from nixops_operator.settings import Settings
+
+if TYPE_CHECKING:
+    from component.conftest import ApiServer
+
+CHART = ROOT / "helm/nixops-operator"
+NAMESPACE = "nixops-system"
+ACCOUNT = f"system:serviceaccount:{NAMESPACE}:nixops-operator"
+
+
+def template(server: ApiServer, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    done = server.run(
+        "helm", "template", "nixops-operator", str(CHART), "--namespace", NAMESPACE, "--values", "-",
+        stdin=json.dumps(values or {}),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def refusal(server: ApiServer, values: dict[str, Any]) -> str:
+    done = server.run("helm", "template", "x", str(CHART), "--values", "-", stdin=json.dumps(values))
+    assert done.returncode != 0, f"accepted: {values}"
+    return done.stderr
+
+
+def of_kind(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = [document for document in documents if document["kind"] == kind]
+    return found
+
+
+@pytest.fixture(scope="module")
+def namespace(crds: ApiServer) -> ApiServer:
+    """The API server with the operator's namespace, which admits restricted pods only."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+    crds.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    return crds
+
+
+def test_lint(api_server: ApiServer) -> None:
+    done = api_server.run("helm", "lint", "--strict", str(CHART))
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({}, id="defaults"),
+        pytest.param(
+            {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}}, id="own account"
+        ),
+        pytest.param({"crds": {"enabled": False}, "replicaCount": 0}, id="without CRDs and pods"),
+        pytest.param(
+            {
+                "image": {"digest": "sha256:" + "0" * 64},
+                "commonLabels": {"team": "x"},
+                "podLabels": {"a": "b"},
+                "podAnnotations": {"c": "d"},
+                "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/x"}},
+                "store": {"existingClaim": "nix"},
+                "imagePullSecrets": [{"name": "pull"}],
+                "nodeSelector": {"kubernetes.io/arch": "amd64"},
+                "tolerations": [{"operator": "Exists"}],
+                "affinity": {"nodeAffinity": {}},
+                "extraEnv": [{"name": "AWS_REGION", "value": "us-west-2"}],
+                "extraVolumes": [{"name": "nixpkgs", "emptyDir": {}}],
+                "extraVolumeMounts": [{"name": "nixpkgs", "mountPath": "/nixpkgs"}],
+                "config": {"clusterId": "blue", "server": {"port": 9090}, "hosts": {"allowedCidrs": ["192.0.2.0/24"]}},
+            },
+            id="everything set",
+        ),
+    ],
+)
+def test_the_api_server_takes_it(namespace: ApiServer, values: dict[str, Any]) -> None:
+    rendered = yaml.safe_dump_all(template(namespace, values))
+
+    namespace.kubectl("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-",
+                      stdin=rendered)  # fmt: skip
+
+
+def test_the_pod_is_restricted(namespace: ApiServer) -> None:
+    """Judged by the API server's own admission, which looks at pods, not at Deployments."""
+    pod = of_kind(template(namespace), "Deployment")["spec"]["template"]
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "namespace": NAMESPACE}, "spec": pod["spec"]}
+
+    namespace.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+
+    pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    assert "violates PodSecurity" in namespace.refusal("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+
+
+def test_the_crds_are_those_of_the_repository_and_stay(api_server: ApiServer) -> None:
+    rendered = {d["metadata"]["name"]: d for d in template(api_server) if d["kind"] == "CustomResourceDefinition"}
+
+    for path in (ROOT / "crds").glob("*.yaml"):
+        own = yaml.safe_load(path.read_text())
+        copy = rendered.pop(own["metadata"]["name"])
+        assert copy["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        assert copy == own
+    assert rendered == {}
+
+
+def test_no_crds_if_they_come_from_elsewhere(api_server: ApiServer) -> None:
+    kinds = {document["kind"] for document in template(api_server, {"crds": {"enabled": False}})}
+
+    assert "CustomResourceDefinition" not in kinds
+
+
+ALLOWED = [
+    ("get list watch patch", "nixdeployments.nixops.dev"),
+    ("get list watch create patch delete", "nixmachines.nixops.dev"),
+    ("patch", "nixdeployments.nixops.dev/status"),
+    ("patch", "nixmachines.nixops.dev/status"),
+    ("update", "nixdeployments.nixops.dev/finalizers"),
+    ("update", "nixmachines.nixops.dev/finalizers"),
+    ("get create patch delete", "secrets"),
+    ("get", "configmaps"),
+    ("create patch", "events"),
+]
+VERBS = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
+
+
+@pytest.fixture(scope="module")
+def granted(namespace: ApiServer) -> ApiServer:
+    rights = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+    documents = [document for document in template(namespace) if document["kind"] in rights]
+    namespace.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(documents))
+    return namespace
+
+
+def may(server: ApiServer, verb: str, resource: str, *more: str) -> bool:
+    plain, _, sub = resource.partition("/")
+    arguments = ["auth", "can-i", verb, plain, f"--as={ACCOUNT}", *([f"--subresource={sub}"] if sub else []), *more]
+    return server.run("kubectl", *arguments).stdout.strip() == "yes"
+
+
+@pytest.mark.parametrize(("verbs", "resource"), ALLOWED, ids=[resource for _, resource in ALLOWED])
+def test_the_operator_may_do_just_this(granted: ApiServer, verbs: str, resource: str) -> None:
+    allowed = {verb for verb in VERBS if may(granted, verb, resource, "--namespace=default")}
+
+    assert allowed == set(verbs.split())
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "more", "expected"),
+    [
+        pytest.param("get", "namespaces/kube-system", (), True, id="the cluster's identity"),
+        pytest.param("get", "namespaces/default", (), False, id="no other namespace"),
+        pytest.param("update", "leases/nixops-operator", (f"--namespace={NAMESPACE}",), True, id="its Lease"),
+        pytest.param("update", "leases/other", (f"--namespace={NAMESPACE}",), False, id="no other Lease"),
+        pytest.param("create", "leases", ("--namespace=default",), False, id="no Lease elsewhere"),
+        pytest.param("create", "pods", (), False, id="no pods"),
+        pytest.param("update", "customresourcedefinitions", (), False, id="no CRDs"),
+    ],
+)
+def test_rights_are_narrow(granted: ApiServer, verb: str, resource: str, more: tuple[str, ...], expected: bool) -> None:
+    done = granted.run("kubectl", "auth", "can-i", verb, resource, f"--as={ACCOUNT}", *more)
+
+    assert done.stdout.strip() == ("yes" if expected else "no")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({"replicaCount": 2}, id="two replicas"),
+        pytest.param({"replicas": 1}, id="a typo"),
+        pytest.param({"config": {"resyncPeriod": 60}}, id="a duration without a unit"),
+        pytest.param({"config": {"hosts": {"allowedCidr": []}}}, id="a typo in config"),
+        pytest.param({"config": {"ec2": {"defaultImage": {"owner": 427812963091}}}}, id="an account id as a number"),
+        pytest.param({"image": {"digest": "latest"}}, id="a digest that is none"),
+    ],
+)
+def test_wrong_values_are_refused(api_server: ApiServer, values: dict[str, Any]) -> None:
+    assert "values don't meet the specifications of the schema" in refusal(api_server, values)
+
+
+def _keys(model: type[BaseModel]) -> dict[str, Any]:
+    """Setting → its parts, or {} for a leaf."""
+    keys = {}
+    for name, field in model.model_fields.items():
+        inner = [part for part in (field.annotation, *getattr(field.annotation, "__args__", ())) if _is_model(part)]
+        keys[field.alias or name] = _keys(inner[0]) if inner else {}
+    return keys
+
+
+def _is_model(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _schema_keys(schema: dict[str, Any]) -> dict[str, Any]:
+    return {name: _schema_keys(part) for name, part in schema.get("properties", {}).items()}
+
+
+def test_the_schema_knows_exactly_the_operator_s_settings() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    assert _schema_keys(schema["properties"]["config"]) == _keys(Settings)
+
+
+def test_the_operator_reads_the_settings(
+    api_server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"hosts": {"allowedCidrs": ["192.0.2.0/24"]}, "resyncPeriod": "5s"}
+    text = of_kind(template(api_server, {"config": config}), "ConfigMap")["data"]["config.yaml"]
+    (tmp_path / "config.yaml").write_text(text)
+    for name in [name for name in os.environ if name.startswith("NIXOPS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NIXOPS_CONFIG", str(tmp_path / "config.yaml"))
+
+    settings = Settings()
+
+    assert settings.resync_period.total_seconds() == 5
+    assert [str(network) for network in settings.hosts.allowed_cidrs] == ["192.0.2.0/24"]
+    assert settings.lease.namespace == NAMESPACE
+
+
+def test_changed_settings_restart_the_pod(api_server: ApiServer) -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        metadata = of_kind(template(api_server, values), "Deployment")["spec"]["template"]["metadata"]
+        return str(metadata["annotations"]["checksum/config"])
+
+    assert checksum({}) == checksum({})
+    assert checksum({}) != checksum({"config": {"workers": 2}})
+
+
+def test_the_image_is_named_by_digest_if_there_is_one(api_server: ApiServer) -> None:
+    digest = "sha256:" + "a" * 64
+
+    def image(values: dict[str, Any]) -> str:
+        pod = of_kind(template(api_server, values), "Deployment")["spec"]["template"]["spec"]
+        return str(pod["containers"][0]["image"])
+
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert image({}) == f"nixops-operator:{version}"
+    assert image({"image": {"repository": "example.org/nixops", "digest": digest}}) == f"example.org/nixops@{digest}"
+
+
+def test_the_version_is_the_package_s() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+    assert project is not None
+    assert chart["appVersion"] == project[1]
