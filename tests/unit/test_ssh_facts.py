@@ -1,0 +1,165 @@
+"""What a host's answer becomes, and what of it is refused: the host may be hostile."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nixops_operator.adapters.ssh.facts import (
+    MalformedAnswer,
+    for_people,
+    last_useful_line,
+    parse_facts,
+    parse_yes_or_no,
+)
+from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts
+
+BOOT = "97c00c3e-e169-4e1d-b900-64f43fb8259c"
+NOTHING = ""
+OLD = "/nix/store/sf4llw3zmv12lybrl295ymqw7zrwrqxz-nixos-system-web-25.11"
+NEW = "/nix/store/v1z67m3mh5pwhdq0sp9gflybmpnka11q-nixos-system-web-25.11"
+
+FRESH = f"""\
+nixops-facts 1
+boot-id {BOOT}
+current-system {OLD}
+booted-system {OLD}
+profile-system {NOTHING}
+profile-generation {NOTHING}
+boot-entry-unsure no
+lists-left no
+is-nixos yes
+version-id 25.11
+state-version 25.11
+machine x86_64
+free-bytes 77151477760
+highest-attempt {NOTHING}
+end
+"""
+SWITCHED = FRESH.replace(
+    "highest-attempt \n",
+    f"""\
+failed-unit zfs.service
+failed-unit dev-disk-by\\x2did.mount
+highest-attempt 3
+activation v1z67m3m-3
+activation-state switched
+activation-toplevel {NEW}
+activation-previous {OLD}
+activation-boot-id {BOOT}
+activation-unit no
+activation-timer yes
+activation-exit-status 4
+activation-service-result exit-code
+""",
+)
+
+
+def test_a_machine_that_was_never_activated_here() -> None:
+    assert parse_facts(FRESH) == HostFacts(
+        boot_id=BOOT,
+        current_system=OLD,
+        booted_system=OLD,
+        profile_system=None,
+        profile_generation=None,
+        boot_entry_unsure=False,
+        lists_left=False,
+        is_nixos=True,
+        version_id="25.11",
+        state_version="25.11",
+        machine="x86_64",
+        failed_units=(),
+        free_bytes=77151477760,
+        activation=None,
+        highest_attempt=0,
+    )
+
+
+def test_an_activation_that_waits_for_confirmation() -> None:
+    facts = parse_facts(SWITCHED)
+    assert facts.activation == ActivationFacts(
+        id="v1z67m3m-3",
+        attempt=3,
+        state=ActivationState.SWITCHED,
+        toplevel=NEW,
+        previous=OLD,
+        boot_id=BOOT,
+        is_unit_active=False,
+        is_timer_armed=True,
+        exit_status=4,
+        service_result="exit-code",
+    )
+    assert facts.failed_units == ("dev-disk-by\\x2did.mount", "zfs.service")
+    assert facts.highest_attempt == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("end\n", "", id="cut before its end"),
+        pytest.param("end\n", "end", id="cut in its last line"),
+        pytest.param("nixops-facts 1\n", "nixops-facts 2\n", id="another version"),
+        pytest.param("nixops-facts 1\n", "motd\nnixops-facts 1\n", id="something before it"),
+        pytest.param("end\n", "end\nmore\n", id="something after it"),
+        pytest.param("lists-left no\n", "", id="a line is missing"),
+        pytest.param("lists-left no\n", "lists-left no\nlists-left no\n", id="a line comes twice"),
+        pytest.param("lists-left no\n", "lists-left no\nlists-right no\n", id="an unknown line"),
+        pytest.param("lists-left no\n", "lists-left maybe\n", id="neither yes nor no"),
+        pytest.param("activation-timer yes\n", "", id="half an activation"),
+        pytest.param(f"current-system {OLD}\n", "current-system /etc/passwd\n", id="a system outside the store"),
+        pytest.param(f"current-system {OLD}\n", f"current-system {OLD}/bin\n", id="a path inside a system"),
+        pytest.param(f"current-system {OLD}\n", f"current-system {OLD}\x1b[2J\n", id="an escape sequence in a path"),
+        pytest.param("activation-state switched\n", "activation-state done\n", id="an unknown state"),
+        pytest.param("activation v1z67m3m-3\n", "activation ../../etc\n", id="an id that leaves its folder"),
+        pytest.param("free-bytes 77151477760\n", "free-bytes -1\n", id="a negative size"),
+        pytest.param("free-bytes 77151477760\n", f"free-bytes {'9' * 5000}\n", id="a number without end"),
+        pytest.param("failed-unit zfs.service\n", "failed-unit zfs service\n", id="a unit's name with a space"),
+    ],
+)
+def test_an_answer_of_another_form_is_refused_as_a_whole(old: str, new: str) -> None:
+    assert old in SWITCHED
+    with pytest.raises(MalformedAnswer):
+        parse_facts(SWITCHED.replace(old, new, 1))
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with pytest.raises(MalformedAnswer):
+        parse_facts(text)
+
+
+@given(st.data())
+def test_a_refusal_quotes_nothing_of_the_answer(data: st.DataObject) -> None:
+    lines = SWITCHED.splitlines()
+    number = data.draw(st.integers(1, len(lines) - 2))
+    lines[number] = lines[number].partition(" ")[0] + " MARK MARK"
+    with pytest.raises(MalformedAnswer) as caught:
+        parse_facts("\n".join(lines) + "\n")
+    assert "MARK" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["yes", "yes\nno\n", "", "YES\n", " yes\n"])
+def test_only_a_plain_yes_or_no_is_an_answer(text: str) -> None:
+    assert (parse_yes_or_no("yes\n"), parse_yes_or_no("no\n")) == (True, False)
+    with pytest.raises(MalformedAnswer):
+        parse_yes_or_no(text)
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        pytest.param("\x1b[31;1merror:\x1b[0m no space", "error: no space", id="colours"),
+        pytest.param("\x1b]0;title\x07done", "done", id="a window's title"),
+        pytest.param("a\r\nb\x00\x08\x7f", "a\nb", id="control characters"),
+        pytest.param("naïve ‘quotes’\ttab", "naïve ‘quotes’\ttab", id="ordinary text stays"),
+    ],
+)
+def test_output_is_cleaned_for_people(raw: str, shown: str) -> None:
+    assert for_people(raw) == shown
+
+
+def test_the_last_line_with_something_on_it_tells_why() -> None:
+    assert last_useful_line("first\n  Failed to install bootloader  \n\n \x1b[0m\n") == "Failed to install bootloader"
+    assert last_useful_line(" \n") == ""
+    assert len(last_useful_line("x" * 1000)) == 300

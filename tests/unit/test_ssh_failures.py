@@ -1,0 +1,61 @@
+"""What goes wrong while connecting → reason, and whether looking again is of use."""
+
+from __future__ import annotations
+
+import errno
+
+import asyncssh
+import pytest
+
+from nixops_operator.adapters.ssh.failures import connecting_failed, host_key_mismatch
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, OperatorError, Retry
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        pytest.param(TimeoutError(), Retry, Reason.CONNECT_TIMEOUT, id="silence"),
+        pytest.param(OSError(errno.EHOSTUNREACH, "no"), Retry, Reason.CONNECT_TIMEOUT, id="no route"),
+        pytest.param(OSError(errno.EMFILE, "no"), Retry, Reason.CONNECT_TIMEOUT, id="no descriptor left here"),
+        pytest.param(ConnectionRefusedError(), Retry, Reason.CONNECTION_REFUSED, id="refused"),
+        pytest.param(ConnectionResetError(), Retry, Reason.CONNECTION_REFUSED, id="reset, as MaxStartups does"),
+        pytest.param(asyncssh.ConnectionLost("x"), Retry, Reason.CONNECT_TIMEOUT, id="lost during the login"),
+        pytest.param(asyncssh.ProtocolError("x"), Retry, Reason.CONNECTION_REFUSED, id="not an SSH server"),
+        pytest.param(asyncssh.PermissionDenied("x"), Blocked, Reason.AUTHENTICATION_FAILED, id="key refused"),
+        pytest.param(
+            asyncssh.KeyExchangeFailed("No matching server host key algorithm found, sent …"),
+            Blocked,
+            Reason.HOST_KEY_MISMATCH,
+            id="another type of host key",
+        ),
+        pytest.param(
+            asyncssh.KeyExchangeFailed("No matching encryption algorithm found, sent …"),
+            Retry,
+            Reason.CONNECTION_REFUSED,
+            id="only old ciphers",
+        ),
+    ],
+)
+def test_a_failure_becomes_what_to_do_next(error: Exception, kind: type[OperatorError], reason: Reason) -> None:
+    answer = connecting_failed(error, "192.0.2.10", "root")
+    assert (type(answer), answer.reason) == (kind, reason)
+    assert answer.message.startswith("192.0.2.10 ")
+
+
+def test_a_foreign_error_is_not_hidden() -> None:
+    with pytest.raises(KeyError):
+        connecting_failed(KeyError("x"), "192.0.2.10", "root")
+
+
+def test_a_refused_key_names_the_remedy() -> None:
+    message = connecting_failed(asyncssh.PermissionDenied("x"), "192.0.2.10", "root").message
+    assert message == (
+        "192.0.2.10 refused the client key for root; check authorized_keys on the host, or ssh.user and "
+        "ssh.privateKeySecretRef"
+    )
+
+
+def test_a_mismatch_shows_both_fingerprints() -> None:
+    message = host_key_mismatch("192.0.2.10", "ssh-ed25519 SHA256:b", ["ssh-ed25519 SHA256:a"]).message
+    assert "shows the host key ssh-ed25519 SHA256:b; pinned: ssh-ed25519 SHA256:a" in message
