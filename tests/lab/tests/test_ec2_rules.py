@@ -316,3 +316,15 @@ def test_the_default_group_admits_only_its_own_members(cases, layer):
     instance_id = cases.running()
     own = f"{cases.describe(instance_id)['PrivateIpAddress']}/32"
     assert layer.machines.rules[instance_id][0] == (Rule("-1", None, None, (own,)),)
+
+
+def test_a_machine_that_is_being_removed_is_told_no_rules(cases, ec2, group, layer):
+    instance_id = cases.running(SecurityGroupIds=[group])
+    layer.machines.held.add("destroy")
+    ec2.terminate_instances(InstanceIds=[instance_id])
+    eventually(lambda: ("destroy", instance_id) in layer.machines.calls)
+    told = layer.machines.calls.count(("set_rules", instance_id))
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[tcp(22, "10.0.0.0/8")])
+    assert layer.machines.calls.count(("set_rules", instance_id)) == told
+    layer.machines.held.clear()
+    cases.until(instance_id, "terminated")

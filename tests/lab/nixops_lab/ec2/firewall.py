@@ -51,9 +51,10 @@ class Firewall:
         """The machine exists from now on."""
         self._applied.setdefault(name, None)
 
-    def forget(self, name: str) -> None:
-        """The machine is gone."""
-        self._applied.pop(name, None)
+    async def forget(self, name: str) -> None:
+        """The machine is going: when this returns, it is told nothing any more."""
+        async with self._lock:
+            self._applied.pop(name, None)
 
     async def apply(self, region: Region) -> None:
         """Bring all machines of the region up to date; when it returns, the rules are felt."""
@@ -64,5 +65,4 @@ class Firewall:
                 wanted = doors(region, instance)
                 if self._applied[instance.id] != wanted:
                     await self._hosts.set_rules(instance.id, *wanted)
-                    if instance.id in self._applied:
-                        self._applied[instance.id] = wanted
+                    self._applied[instance.id] = wanted

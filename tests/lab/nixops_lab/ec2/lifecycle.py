@@ -162,8 +162,9 @@ class Lifecycle:
     async def _remove(self, region: Region, instance_id: str) -> None:
         since = self._cloud.panel.clock()
         async with self._turn(instance_id):
+            # First: a machine that is half gone cannot take rules.
+            await self._firewall.forget(instance_id)
             await self._cloud.hosts.destroy(instance_id)
-            self._firewall.forget(instance_id)
             self._release_public(region, instance_id)
         await self._cloud.panel.elapsed("shutting_down_seconds", since)
         now = self._cloud.panel.clock()

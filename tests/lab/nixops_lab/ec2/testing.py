@@ -112,6 +112,7 @@ class FakeMachines:
         self.public_addresses[name] = address
 
     async def set_rules(self, name: str, ingress: Sequence[Rule], egress: Sequence[Rule]) -> None:
+        assert name in self.specs, "rules for a machine that is not there"
         await self._begin("set_rules", name)
         self.rules[name] = (tuple(ingress), tuple(egress))
 
