@@ -1,0 +1,128 @@
+"""The generator refuses what the API server would refuse or silently drop, and its files in git are fresh."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from nixops_operator.api import crd
+from nixops_operator.api.schema import partial, schema_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def model(annotation: Any, default: Any = ...) -> type[BaseModel]:
+    namespace = {"__annotations__": {"field": annotation}, "__doc__": "A part."}
+    return type("Part", (BaseModel,), namespace if default is ... else namespace | {"field": default})
+
+
+def field(annotation: Any, default: Any = ...) -> dict[str, Any]:
+    return dict(schema_of(model(annotation, default))["properties"]["field"])
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        pytest.param(str, r"Part\.field: a string needs max_length", id="string without a limit"),
+        pytest.param(list[int], r"Part\.field: a list needs max_length and a list type", id="list without a limit"),
+        pytest.param(
+            Annotated[list[int], Field(max_length=3)], r"a list needs max_length and a list type", id="list of no type"
+        ),
+        pytest.param(dict[str, int], r"Part\.field: a map needs", id="map without a limit"),
+        pytest.param(
+            Annotated[dict[str, str], Field(max_length=3)], r"Part\.field\{\}: a string needs", id="limit inside a map"
+        ),
+        pytest.param(int | Literal["all"], r"Part\.field: a union of 2 types", id="union"),
+        pytest.param(Literal["one"], r"no keyword const", id="constant"),
+        pytest.param(Annotated[int, Field(gt=0)], r"no keyword exclusiveMinimum", id="exclusive limit, a number here"),
+        pytest.param(Annotated[int, Field(examples=[1])], r"no keyword examples", id="examples"),
+        pytest.param(float, r"number is no type of ours", id="float"),
+        pytest.param(Any, r"None is no type of ours", id="anything"),
+    ],
+)
+def test_what_kubernetes_would_not_take_stops_the_generator(annotation: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        field(annotation)
+
+
+def test_absent_is_not_null() -> None:
+    assert field(Annotated[int, Field(ge=1)] | None, None) == {"type": "integer", "minimum": 1, "description": ""}
+
+
+def test_a_default_is_told_not_stored() -> None:
+    assert field(Annotated[int, Field(description="A port.")], 22) == {
+        "type": "integer",
+        "description": "A port. Default: 22.",
+    }
+
+
+def test_a_reference_is_put_in_place_and_the_field_s_words_win() -> None:
+    class Inner(BaseModel):
+        """The inner one."""
+
+        model_config = ConfigDict(extra="forbid")
+        title: bool
+
+    schema = field(Annotated[Inner, Field(description="Said outside.")])
+
+    assert schema["description"] == "Said outside."
+    assert schema["properties"] == {"title": {"type": "boolean", "description": ""}}
+    assert "additionalProperties" not in schema
+
+
+def test_a_part_requires_nothing_but_inside_lists() -> None:
+    rules = [{"rule": "has(self.a)"}, {"rule": "self.a == oldSelf.a"}]
+    entry = {"type": "object", "required": ["b"], "properties": {"b": {"type": "integer"}}}
+    schema = {
+        "type": "object",
+        "required": ["a"],
+        "x-kubernetes-validations": rules,
+        "properties": {"a": entry, "list": {"type": "array", "items": entry}},
+    }
+
+    part = partial(schema)
+
+    assert "required" not in part
+    assert "required" not in part["properties"]["a"]
+    assert part["properties"]["list"]["items"] == entry
+    assert part["x-kubernetes-validations"] == rules[1:]
+    assert schema["required"] == ["a"]
+
+
+def test_the_files_in_git_are_fresh(capsys: pytest.CaptureFixture[str]) -> None:
+    assert crd.main(["--check", str(ROOT)]) == 0, capsys.readouterr().err
+
+
+def test_a_stale_file_is_named_with_the_command_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert crd.main([str(tmp_path)]) == 0
+    assert crd.main(["--check", str(tmp_path)]) == 0
+    (tmp_path / "crds/nixops.dev_nixmachines.yaml").write_text("old")
+
+    assert crd.main(["--check", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "out of date: crds/nixops.dev_nixmachines.yaml; run `make generate`\n"
+    assert (tmp_path / "crds/nixops.dev_nixmachines.yaml").read_text() == "old"
+
+
+@pytest.mark.parametrize("plural", ["nixmachines", "nixdeployments"])
+def test_a_definition_fits_into_an_annotation(plural: str) -> None:
+    # Client-side apply copies it there as JSON; all annotations of an object share 262144 bytes (Kubernetes API
+    # validation).
+    assert len(json.dumps(crd.all_crds()[plural]).encode()) < 200_000
+
+
+def test_status_and_spec_limits_reach_every_machine_of_a_deployment() -> None:
+    """The fields of a NixMachine's spec are those of a deployment's machine, with the same limits."""
+    machine = crd.all_crds()["nixmachines"]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    deployment = crd.deployment_spec_schema()["properties"]
+
+    entry = deployment["machines"]["items"]["properties"]
+    assert set(entry) == set(machine["properties"]) | {"name", "replicas", "labels"}
+    assert set(deployment["defaults"]["properties"]) == set(machine["properties"])
+    assert (
+        entry["configuration"]["properties"]["modules"]
+        == machine["properties"]["configuration"]["properties"]["modules"]
+    )
