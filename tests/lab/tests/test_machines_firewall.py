@@ -3,7 +3,7 @@
 import pytest
 
 from nixops_lab.machines import MachineError, Rule
-from nixops_lab.machines.firewall import matches, set_public_addresses, set_rules
+from nixops_lab.machines.firewall import matches, move_public_addresses, set_rules
 
 ANYWHERE = ("0.0.0.0/0",)
 
@@ -61,10 +61,14 @@ def test_new_rules_replace_all_old_ones_in_one_script() -> None:
     ]
 
 
-def test_public_addresses_are_mapped_both_ways() -> None:
-    assert set_public_addresses({"198.51.100.7": "172.31.0.4"}).splitlines() == [
-        "flush map inet ec2lab public",
-        "flush map inet ec2lab private",
-        "add element inet ec2lab public { 198.51.100.7 : 172.31.0.4 }",
-        "add element inet ec2lab private { 172.31.0.4 : 198.51.100.7 }",
+def test_a_public_address_that_moves_leaves_its_old_machine_and_reaches_the_new_one() -> None:
+    old = {"198.51.100.7": "172.31.0.4", "198.51.100.9": "172.31.0.6"}
+    new = {"198.51.100.7": "172.31.0.5", "198.51.100.9": "172.31.0.6"}
+    assert move_public_addresses(old, new).splitlines() == [
+        "delete element inet ec2lab public { 198.51.100.7 : 172.31.0.4 }",
+        "delete element inet ec2lab private { 172.31.0.4 : 198.51.100.7 }",
+        "delete element inet ec2lab reached { 198.51.100.7 . 172.31.0.4 }",
+        "add element inet ec2lab public { 198.51.100.7 : 172.31.0.5 }",
+        "add element inet ec2lab private { 172.31.0.5 : 198.51.100.7 }",
+        "add element inet ec2lab reached { 198.51.100.7 . 172.31.0.5 }",
     ]

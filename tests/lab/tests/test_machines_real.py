@@ -43,12 +43,30 @@ def public(key: Path) -> str:
 
 
 @dataclass(frozen=True)
+class Session:
+    """`cat` at the other end of an SSH connection."""
+
+    process: asyncio.subprocess.Process
+
+    async def echo(self, line: bytes) -> bytes:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line)
+        return await self.process.stdout.readline()
+
+    async def end(self) -> None:
+        self.process.kill()
+        await self.process.wait()
+
+
+@dataclass(frozen=True)
 class Lab:
     """Machines, and a client in the lab's network that knows them by `known_hosts` only."""
 
     machines: Machines
     folder: Path
     namespace: str
+    root: Path
     keys: Keys
 
     def spec(
@@ -87,6 +105,13 @@ class Lab:
 
     async def ssh(self, address: str, *command: str) -> Completed:
         return await finished(self.ssh_argv(address, *command))
+
+    async def session(self, address: str) -> "Session":
+        """An SSH connection that is established and stays."""
+        argv = self.ssh_argv(address, "cat")
+        session = Session(await asyncio.create_subprocess_exec(*argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        assert await session.echo(b"hello\n") == b"hello\n"
+        return session
 
     async def output(self, name: str, *argv: str) -> str:
         """Of a command that succeeds in the machine, run from outside."""
@@ -152,7 +177,7 @@ def namespace(tmp_path: Path) -> Iterator[str]:
 async def lab(tmp_path: Path, namespace: str, root: Path, keys: Keys) -> AsyncIterator[Lab]:
     machines = Machines(tmp_path, namespace, root)
     await machines.start()
-    yield Lab(machines, tmp_path, namespace, keys)
+    yield Lab(machines, tmp_path, namespace, root, keys)
     await machines.stop()
 
 
@@ -183,6 +208,12 @@ def leftovers(namespace: str, folder: Path) -> dict[str, list[str]]:
 
 
 NOTHING: dict[str, list[str]] = {"processes": [], "cgroups": [], "mounts": [], "wires": [], "disks": []}
+
+
+def stop_init(leader: int | None) -> None:
+    """Init takes no signal any more, and its machine no request."""
+    assert leader is not None
+    os.kill(leader, signal.SIGSTOP)
 
 
 class TestFirstBoot:
@@ -291,6 +322,21 @@ class TestPower:
                 0 if is_clean else 1
             )
 
+    async def test_a_hung_machine_is_cut_after_the_grace(self, lab: Lab) -> None:
+        hasty = Machines(lab.folder, lab.namespace, lab.root, grace=1.0)
+        await hasty.start()
+        hung = replace(lab, machines=hasty)
+        await hung.boot(lab.spec())
+        before = await hung.boot_id(NAME)
+        stop_init(hasty.leader(NAME))
+        await hasty.reboot(NAME)
+        await hung.until_login(lab.spec())
+        assert await hung.boot_id(NAME) != before
+        stop_init(hasty.leader(NAME))
+        await hasty.stop(NAME)
+        assert hasty.state(NAME) == "off"
+        await hasty.stop()
+
     async def test_only_a_poweroff_that_nobody_outside_asked_for_is_told(self, lab: Lab) -> None:
         told: list[tuple[str, str]] = []
         heard = asyncio.Event()
@@ -363,19 +409,11 @@ class TestDoor:
     async def test_a_revoked_rule_stops_new_connections_and_leaves_established_ones(self, lab: Lab) -> None:
         await lab.boot(lab.spec())
         await lab.machines.set_rules(NAME, (SSH,), ())
-        session = await asyncio.create_subprocess_exec(
-            *lab.ssh_argv("172.31.5.4", "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert session.stdin is not None
-        assert session.stdout is not None
-        session.stdin.write(b"before\n")
-        assert await session.stdout.readline() == b"before\n"
+        session = await lab.session("172.31.5.4")
         await lab.machines.set_rules(NAME, (), ())
         assert b"timed out" in (await lab.ssh("172.31.5.4", "true")).stderr
-        session.stdin.write(b"after\n")
-        assert await session.stdout.readline() == b"after\n"
-        session.stdin.close()
-        assert await session.wait() == 0
+        assert await session.echo(b"after\n") == b"after\n"
+        await session.end()
 
     async def test_a_new_machine_admits_nobody_and_may_speak_to_all(self, lab: Lab) -> None:
         await lab.boot(lab.spec("given-host", "192.0.2.10"))
@@ -411,6 +449,17 @@ class TestDoor:
         await lab.machines.set_public_address(there, None)
         assert b"timed out" in (await lab.ssh("198.51.100.7", "true")).stderr
 
+    async def test_a_connection_ends_with_the_public_address_it_was_made_to(self, lab: Lab) -> None:
+        await lab.boot(lab.spec(public_address="198.51.100.7"))
+        sessions = {address: await lab.session(address) for address in ("198.51.100.7", "172.31.5.4")}
+        await lab.machines.set_public_address(NAME, "198.51.100.8")
+        assert await sessions["172.31.5.4"].echo(b"still here\n") == b"still here\n"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(sessions["198.51.100.7"].echo(b"still here\n"), 1)
+        assert (await lab.ssh("198.51.100.8", "true")).exit_status == 0
+        for session in sessions.values():
+            await session.end()
+
     async def test_a_stopped_machine_is_silent_and_keeps_its_rules(self, lab: Lab) -> None:
         await lab.boot(lab.spec())
         await lab.machines.set_rules(NAME, (SSH,), ())
@@ -421,6 +470,16 @@ class TestDoor:
 
 
 class TestSeveral:
+    async def test_machines_made_at_the_same_time_do_not_disturb_each_other(self, lab: Lab) -> None:
+        specs = [lab.spec(f"i-{number:017x}", f"172.31.5.{number}", f"198.51.100.{number}") for number in range(1, 7)]
+        async with asyncio.TaskGroup() as group:
+            for spec in specs:
+                group.create_task(lab.boot(spec))
+        for spec in specs:
+            assert spec.public_address is not None
+            name = (await lab.ssh(spec.public_address, "hostname")).stdout.decode()
+            assert name == f"ip-{spec.private_address.replace('.', '-')}\n"
+
     async def test_two_machines_have_units_and_stores_of_their_own(self, lab: Lab) -> None:
         there = "i-0aaaaaaaaaaaaaaa0"
         await lab.boot(lab.spec())

@@ -22,6 +22,7 @@ delete table {TABLE}
 table {TABLE} {{
     map public {{ type ipv4_addr : ipv4_addr; }}
     map private {{ type ipv4_addr : ipv4_addr; }}
+    set reached {{ type ipv4_addr . ipv4_addr; }}
     map ingress {{ type ifname : verdict; }}
     map egress {{ type ifname : verdict; }}
     chain from_machine {{
@@ -34,6 +35,7 @@ table {TABLE} {{
     chain to_machine {{
         type filter hook postrouting priority 200; policy accept;
         oifname != "{WIRE}*" accept
+        meta nfproto ipv4 ct direction original ct original ip daddr . ip daddr != @reached drop
         ct state established,related accept
         oifname vmap @ingress
         drop
@@ -63,11 +65,13 @@ def add_machine(wire: str, private_address: str) -> str:
         f'add element {TABLE} ingress {{ "{wire}" : jump in_{wire} }}\n'
         f'add element {TABLE} egress {{ "{wire}" : jump out_{wire} }}\n'
         f"add rule {TABLE} out_{wire} ip saddr {private_address} accept\n"
+        f"add element {TABLE} reached {{ {private_address} . {private_address} }}\n"
     )
 
 
-def remove_machine(wire: str) -> str:
+def remove_machine(wire: str, private_address: str) -> str:
     return (
+        f"delete element {TABLE} reached {{ {private_address} . {private_address} }}\n"
         f'delete element {TABLE} ingress {{ "{wire}" }}\n'
         f'delete element {TABLE} egress {{ "{wire}" }}\n'
         f"delete chain {TABLE} in_{wire}\n"
@@ -89,13 +93,18 @@ def set_rules(wire: str, private_address: str, ingress: Sequence[Rule], egress: 
     return "\n".join(lines) + "\n"
 
 
-def set_public_addresses(private_of_public: Mapping[str, str]) -> str:
-    """`{public: private}`, for all machines: the maps are replaced in one step."""
-    lines = [f"flush map {TABLE} public", f"flush map {TABLE} private"]
-    for public, private in private_of_public.items():
-        lines.append(f"add element {TABLE} public {{ {public} : {private} }}")
-        lines.append(f"add element {TABLE} private {{ {private} : {public} }}")
-    return "\n".join(lines) + "\n"
+def move_public_addresses(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """From one `{public: private}` of all machines to another, in one step.
+
+    A connection ends with the address it was made to, also one that is established: its packets are for nobody.
+    """
+    lines = []
+    for verb, pairs in (("delete", old.items() - new.items()), ("add", new.items() - old.items())):
+        for public, private in sorted(pairs):
+            lines.append(f"{verb} element {TABLE} public {{ {public} : {private} }}")
+            lines.append(f"{verb} element {TABLE} private {{ {private} : {public} }}")
+            lines.append(f"{verb} element {TABLE} reached {{ {public} . {private} }}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def matches(rule: Rule, direction: str) -> Iterable[str]:

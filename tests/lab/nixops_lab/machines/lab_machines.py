@@ -15,19 +15,22 @@ from nixops_lab.machines.wires import Router, wire_of
 class Machines:
     """Machines on the root file system `root` (from `root_filesystem.build`), behind the router in `namespace`.
 
+    `grace`: seconds that a machine has to power off or reboot cleanly before its power is cut. (EC2 gives minutes.)
     Calls for one machine wait for each other; machines are independent. All need root. Unknown names raise
     MachineError, except where a method says otherwise.
     """
 
-    def __init__(self, lab_dir: str | os.PathLike[str], namespace: str, root: Path) -> None:
+    def __init__(self, lab_dir: str | os.PathLike[str], namespace: str, root: Path, grace: float = 15.0) -> None:
         self.on_poweroff: Callable[[str], Awaitable[None]] | None = None
         self._lab_dir = Path(lab_dir)
         self._namespace = namespace
         self._root = root.resolve()
+        self._grace = grace
         self._router = Router(namespace)
         self._machines: dict[str, Machine] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._public: dict[str, str] = {}
+        self._moving = asyncio.Lock()
 
     async def start(self, name: str | None = None) -> None:
         """Without a name: clears what a crash left, and opens the router. With one: boots that machine.
@@ -61,7 +64,9 @@ class Machines:
         async with self._lock(spec.name):
             if spec.name in self._machines:
                 raise MachineError(f"there is a machine {spec.name} already")
-            machine = Machine(spec, self._lab_dir / "machines" / spec.name, self._root, self._namespace, self._router)
+            machine = Machine(
+                spec, self._lab_dir / "machines" / spec.name, self._root, self._namespace, self._router, self._grace
+            )
             machine.on_poweroff = self._powered_off
             await asyncio.to_thread(machine.create)
             try:
@@ -89,16 +94,18 @@ class Machines:
                 return
             await self._machines[name].destroy()
             await self.set_public_address(name, None)
-            await self._router.nft(firewall.remove_machine(wire_of(name)))
+            await self._router.nft(firewall.remove_machine(wire_of(name), self.spec(name).private_address))
             del self._machines[name]
 
     async def set_public_address(self, name: str, address: str | None) -> None:
-        """Takes effect for new connections. The address is taken from whoever had it."""
-        self._public = {public: each for public, each in self._public.items() if each != name}
-        if address is not None:
-            self._public[address] = self._machine(name).spec.name
-        private = {public: self._machine(each).spec.private_address for public, each in self._public.items()}
-        await self._router.nft(firewall.set_public_addresses(private))
+        """At once: connections to the old address die in silence, the new one is taken from whoever has it."""
+        own = self._machine(name).spec.private_address
+        async with self._moving:
+            public = {held: private for held, private in self._public.items() if held != address and private != own}
+            if address is not None:
+                public[address] = own
+            await self._router.nft(firewall.move_public_addresses(self._public, public))
+            self._public = public
 
     async def set_rules(self, name: str, ingress: Sequence[Rule], egress: Sequence[Rule]) -> None:
         """All rules of the machine, in one step; connections that are established stay. Kept while it is off."""
@@ -122,7 +129,8 @@ class Machines:
 
     def public_address(self, name: str) -> str | None:
         """The present one."""
-        return next((public for public, each in self._public.items() if each == name), None)
+        own = self._machine(name).spec.private_address
+        return next((public for public, private in self._public.items() if private == own), None)
 
     def leader(self, name: str) -> int | None:
         """Pid of its init for nsenter(1); None while it is off."""

@@ -21,21 +21,26 @@ REBOOT_ASKED = 133
 # What systemd's init takes as requests (systemd(1), "Signals").
 POWER_OFF, REBOOT = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5
 BOOT_SECONDS = 20.0
-STOP_SECONDS = 15.0
 ASK_AGAIN_SECONDS = 1.0
 PATH = "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Machine:
-    """Made without a disk and without power. Calls that change the power must not overlap: `Machines` sees to that."""
+    """Made without a disk and without power. `grace`: seconds it has for a clean end.
 
-    def __init__(self, spec: MachineSpec, folder: Path, root: Path, namespace: str, router: Router) -> None:
+    Calls that change the power must not overlap: `Machines` sees to that.
+    """
+
+    def __init__(
+        self, spec: MachineSpec, folder: Path, root: Path, namespace: str, router: Router, grace: float
+    ) -> None:
         self.spec = spec
         self.on_poweroff: Callable[[str], Awaitable[None]] | None = None
         self._folder = folder
         self._root = root
         self._namespace = namespace
         self._router = router
+        self._grace = grace
         self._cgroups = MachineCgroups(namespace, spec.name)
         self._stopping = False
         self._booted = asyncio.Event()
@@ -74,23 +79,23 @@ class Machine:
         self._off.clear()
         self._power = asyncio.create_task(self._stay_on(process), name=f"power of {self.spec.name}")
 
-    async def stop(self, grace: float = STOP_SECONDS) -> None:
-        """Asks its init to power off and waits up to `grace` seconds, then cuts the power. Off already: no-op."""
+    async def stop(self) -> None:
+        """Asks its init to power off and waits for the grace, then cuts the power. Off already: no-op."""
         if self._power is None:
             return
         self._stopping = True
-        await self._ask(POWER_OFF, self._power, grace)
+        await self._ask(POWER_OFF, self._power)
         await self._cgroups.end()
         await self._off.wait()
 
-    async def reboot(self, grace: float = STOP_SECONDS) -> None:
-        """Returns when the next init runs: cleanly, or hard after `grace` seconds. Off: raises MachineError."""
+    async def reboot(self) -> None:
+        """Returns when the next init runs: cleanly, or hard after the grace. Off: raises MachineError."""
         if self._power is None:
             raise MachineError(f"{self.spec.name} is off")
         self._booted.clear()
         booted = asyncio.create_task(self._booted.wait())
         try:
-            await self._ask(REBOOT, booted, grace)
+            await self._ask(REBOOT, booted)
             if not booted.done():
                 self._stopping = True
                 await self._cgroups.end()
@@ -138,13 +143,14 @@ class Machine:
                 await self.on_poweroff(self.spec.name)
 
     async def _boot(self) -> asyncio.subprocess.Process:
+        """Returns when its init runs. If it fails or is cancelled, nothing of it is left."""
         self._cgroups.create()
-        process = await self._launch()
         try:
-            await asyncio.wait_for(self._wait_for_init(process), BOOT_SECONDS)
+            async with asyncio.timeout(BOOT_SECONDS):
+                process = await self._launch()
+                await self._wait_for_init(process)
         except BaseException as error:
             await self._power_down()
-            await process.wait()
             if isinstance(error, TimeoutError | MachineError):
                 raise MachineError(f"{self.spec.name} does not boot: {error}\n{self._last_words()}") from error
             raise
@@ -175,9 +181,7 @@ class Machine:
         assert process.stdout is not None
         said = await process.stdout.readline()
         if said != b"ready\n":
-            await process.wait()
-            await self._power_down()
-            raise MachineError(f"{spec.name} cannot be launched: {said.decode(errors='replace').strip()}")
+            raise MachineError(f"launch.sh: {said.decode(errors='replace').strip()}")
         await self._router.plug(spec.name, spec.private_address, process.pid)
         process.stdin.write(b"plugged\n")
         with suppress(ConnectionError):  # it ended: whoever waits for its init sees that
@@ -191,10 +195,10 @@ class Machine:
                 raise MachineError(f"systemd-nspawn ended with {process.returncode}")
             await asyncio.sleep(0.02)
 
-    async def _ask(self, number: int, done: asyncio.Task[None] | asyncio.Task[bool], grace: float) -> None:
-        """Until `done`, for `grace` seconds. More than once: an init that is not ready yet loses the signal."""
+    async def _ask(self, number: int, done: asyncio.Task[None] | asyncio.Task[bool]) -> None:
+        """Until `done`, for the grace. More than once: an init that is not ready yet loses the signal."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + grace
+        deadline = loop.time() + self._grace
         while not done.done() and (left := deadline - loop.time()) > 0:
             if (leader := self.leader) is not None:
                 with suppress(ProcessLookupError):
