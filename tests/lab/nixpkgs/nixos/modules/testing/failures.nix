@@ -3,6 +3,7 @@
 let
   inherit (lib) mkOption types;
   cfg = config.test;
+  thousand = lib.range 1 1000;
   off = description: mkOption { type = types.bool; default = false; inherit description; };
 in
 {
@@ -27,8 +28,8 @@ in
       failSnippet = off "A snippet of the activation script fails.";
     };
     eval = {
-      sleep = mkOption { type = types.ints.unsigned; default = 0; description = "Compute for about so many seconds (on a slow core, longer)."; };
-      allocate = mkOption { type = types.ints.unsigned; default = 0; description = "Allocate at least so many MiB, all live at once."; };
+      sleep = mkOption { type = types.ints.unsigned; default = 0; description = "Compute for about so many seconds on a core of 2026."; };
+      allocate = mkOption { type = types.ints.unsigned; default = 0; description = "Allocate about so many MiB, all live at once."; };
       recurse = off "An option's value depends on itself.";
       again = mkOption { type = types.anything; default = config.test.eval.again; internal = true; };
       probe = mkOption { type = types.anything; default = null; internal = true; };
@@ -59,11 +60,16 @@ in
     # Read by the label, which every toplevel needs: the work is done before anything is built.
     test.eval.probe = lib.mkMerge [
       (lib.mkIf (cfg.eval.sleep != 0) {
-        slept = builtins.foldl' (sum: i: sum + builtins.foldl' builtins.add 0 (lib.range 1 100000)) 0 (lib.range 1 (cfg.eval.sleep * 80));
+        # One list for all rounds: a long computation in little memory.
+        slept =
+          let count = n: builtins.foldl' (sum: _: sum + 1) n thousand; in
+          builtins.foldl' (sum: _: builtins.foldl' (n: _: count n) sum thousand) 0 (lib.range 1 (cfg.eval.sleep * 6));
       })
       (lib.mkIf (cfg.eval.allocate != 0) {
-        # A list of n elements has n pointers and n integers: 24 bytes each at least.
-        allocated = let list = builtins.genList (i: i + 1) (cfg.eval.allocate * 43690); in builtins.foldl' builtins.add (builtins.length list) list;
+        # Measured: an element takes about 120 bytes while all of them live.
+        allocated =
+          let list = builtins.genList (i: i + 1) (cfg.eval.allocate * 8700); in
+          builtins.foldl' builtins.add (builtins.length list) list;
       })
       (lib.mkIf cfg.eval.recurse { inherit (cfg.eval) again; })
     ];
