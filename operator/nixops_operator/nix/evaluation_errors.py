@@ -15,6 +15,7 @@ _QUOTED = r"[`'‘“\"](?P<path>/nix/store/[^'’”\"]+)['’”\"]"
 _NAMED_FILE = re.compile(rf"(?:\bIn|definitions from|definition in|[Mm]odule argument .* in|declared in) {_QUOTED}")
 _STORE_FILE = re.compile(r"/nix/store/[0-9a-z]{32}-[A-Za-z0-9+._?=-]+(?:/[^\s'’`\"”:,;)]*)?")
 _SUGGESTION = re.compile(r"Did you mean [^\n]*\?")
+_MISSING = re.compile(r"attribute '(?P<name>[^']+)' missing")
 _OPTION = re.compile(r"while evaluating the option [`'‘](?P<option>[^'’]+)['’]")
 
 
@@ -24,6 +25,7 @@ class Names:
 
     user_files: Mapping[str, str]  # store path of a file → the label of the module that it is
     source: str | None = None  # store path of the machine's source: its files go by their relative path
+    inline: str | None = None  # store path of the folder that holds the modules given as text
     nixpkgs: str | None = None
 
     def of_user_file(self, path: str) -> str | None:
@@ -40,6 +42,8 @@ class Names:
             return own
         if self.nixpkgs is not None and path.startswith(self.nixpkgs):
             return f"nixpkgs{path[len(self.nixpkgs) :]}"
+        if self.inline is not None and path.startswith(f"{self.inline}/"):
+            return path[len(self.inline) + 1 :]
         return path.removeprefix("/nix/store/")[33:]
 
 
@@ -64,12 +68,17 @@ def _said(raw: str, error: dict[str, Any]) -> str:
     """The part of the message that helps."""
     if "Failed assertions:" in raw:
         return _assertions(raw)
+    if (missing := _MISSING.search(raw)) is not None and any(
+        f"module argument `{missing['name']}'" in _text(frame) for frame in _frames(error)
+    ):
+        return f"there is no module argument `{missing['name']}'"
     if "infinite recursion" in raw:
         option = next((match["option"] for frame in _frames(error) if (match := _OPTION.search(_text(frame)))), None)
         return f"infinite recursion encountered while evaluating the option `{option}'" if option else raw
     first = re.split(r"\n\s*\n", raw.strip(), maxsplit=1)[0]
     # What follows repeats the user's value at length; the file is named in front.
     first = re.split(r"\s*Definition values?:", first, maxsplit=1)[0]
+    first = re.sub(r":\n- ", ": ", first, count=1).replace("\n- ", "; ")
     suggestion = _SUGGESTION.search(plain(str(error.get("msg") or "")))
     if suggestion is not None and suggestion[0] not in first:
         return f"{first}{'' if first.endswith('.') else '.'} {suggestion[0]}"

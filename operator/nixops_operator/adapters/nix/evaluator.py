@@ -27,6 +27,9 @@ from nixops_operator.nix.evaluation_errors import Names, evaluation_message
 from nixops_operator.nix.store_paths import is_store_path, name_of, text_path, tree_path
 
 _T = TypeVar("_T")
+# Nix' own last words in these two cases; the second comes from a signal handler, outside of its log.
+_OUT_OF_MEMORY = "out of memory"
+_STACK_OVERFLOW = "stack overflow (possible infinite recursion)"
 _PATH_LIMIT = 256  # bytes of a store path
 _PATHS_LIMIT = 200_000  # derivations and files of one system: a real one has some thousands
 
@@ -156,16 +159,20 @@ class Evaluator:
         await reading
         if status == 0:
             return
-        if said := evaluation_message(messages.kept, names):
+        memory = f"{self._limits.memory // 1024**2} MiB of memory (setting nix.evaluation.memory)"
+        said = evaluation_message(messages.kept, names)
+        if said == _OUT_OF_MEMORY:
+            raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation needs more than {memory}")
+        if said:
             raise Blocked(Reason.EVALUATION_FAILED, said)
         text = last_word(messages.kept)
+        if _STACK_OVERFLOW in text:
+            raise Blocked(Reason.EVALUATION_FAILED, _STACK_OVERFLOW)
         if text.startswith("bwrap:"):
             raise Retry(Reason.EVALUATING, f"the evaluator's sandbox could not be made: {text}")
-        # Nix reports no error when a limit ends it: a signal, or the collector's own abort.
         raise Blocked(
             Reason.EVALUATION_FAILED,
-            f"the evaluation was ended by its limits: {self._limits.memory // 1024**2} MiB of memory (setting "
-            f"nix.evaluation.memory), {self._limits.cpu.total_seconds():g} s of CPU",
+            f"the evaluation was killed by its limits: {memory}, {self._limits.cpu.total_seconds():g} s of CPU",
         )
 
     async def _registration(self, sources: Sequence[str]) -> bytes:

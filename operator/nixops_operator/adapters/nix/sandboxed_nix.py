@@ -135,6 +135,7 @@ class SandboxedNix:
         names = Names(
             user_files=user_files,
             source=request.source.store_path if request.source else None,
+            inline=inline.store_path if inline else None,
             nixpkgs=request.nixpkgs.store_path,
         )
         sources = {source.store_path for source in (request.nixpkgs, request.source, inline) if source is not None}

@@ -1,0 +1,98 @@
+"""Nix in memory, for everything that uses ports.nix. Nothing is parsed: equal requests have equal systems, other
+requests have others.
+
+nix = FakeNix(receive=hosts.receive)
+nix.effects.gates["nix.build"] = asyncio.Event()                  # builds wait until it is set
+nix.effects.next_error["nix.evaluate"] = Blocked(Reason.EVALUATION_FAILED, "web.nix:3:5: syntax error")
+nix.warnings["webserver"] = ("…",)                                # of that machine's evaluations
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+
+from fakes.effects import Effects, effect
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, InvalidSpec, Retry
+from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Source
+from nixops_operator.nix.nar import nar_of
+from nixops_operator.nix.store_paths import sri, text_path, tree_path
+from nixops_operator.ports.nix import Progress
+
+PUBLIC_KEY = "fake-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+SOURCE_FILES = 50_000
+SOURCE_BYTES = 256 * 1024**2
+
+
+class FakeNix:
+    """All state is public. `receive` is called with socket and toplevel when a copy arrives."""
+
+    def __init__(self, receive: Callable[[Path, str], None] = lambda _socket, _toplevel: None) -> None:
+        self.effects = Effects()
+        self.receive = receive
+        self.trees: dict[str, Mapping[str, bytes]] = {}  # store path → files
+        self.systems: dict[str, str] = {}  # .drv → toplevel
+        self.built: set[str] = set()
+        self.warnings: dict[str, tuple[str, ...]] = {}  # machine → warnings
+
+    @property
+    def public_key(self) -> str:
+        return PUBLIC_KEY
+
+    @effect("nix.add_source")
+    async def add_tree(self, files: Mapping[str, bytes]) -> Source:
+        field = "spec.configuration.source"
+        if len(files) > SOURCE_FILES or sum(map(len, files.values())) > SOURCE_BYTES:
+            raise InvalidSpec(field, "too large")
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or str(path) != name or name in ("", "."):
+                raise InvalidSpec(field, f"`{name}` is not a relative path inside the source")
+        return self._stored(files)
+
+    @effect("nix.add_source")
+    async def add_path(self, path: Path) -> Source:
+        files = _files_under(path)
+        if files is None:
+            raise Blocked(Reason.SOURCE_NOT_FOUND, f"there is no folder {path} (setting nix.nixpkgs.path)")
+        return self._stored(files)
+
+    def _stored(self, files: Mapping[str, bytes]) -> Source:
+        nar = nar_of(files)
+        source = Source(tree_path("source", nar), sri(hashlib.sha256(nar).digest()))
+        self.trees[source.store_path] = dict(files)
+        return source
+
+    @effect("nix.evaluate")
+    async def evaluate(self, request: EvaluationRequest) -> Evaluation:
+        for source in filter(None, (request.nixpkgs, request.source)):
+            if source.store_path not in self.trees:
+                raise Blocked(Reason.SOURCE_NOT_FOUND, f"{source.store_path} is not in the operator's store")
+        name = f"nixos-system-{request.name}-25.11"
+        canonical = repr((request, sorted(request.arguments.items()))).encode()
+        drv = text_path(f"{name}.drv", canonical, ())
+        self.systems[drv] = text_path(name, canonical, ())
+        return Evaluation(drv, self.systems[drv], self.warnings.get(request.name, ()))
+
+    @effect("nix.build")
+    async def build(self, drv_path: str, progress: Progress) -> str:
+        if drv_path not in self.systems:
+            raise Blocked(Reason.BUILD_FAILED, f"{drv_path} is not in the operator's store")
+        progress("1 of 1 built")
+        self.built.add(self.systems[drv_path])
+        return self.systems[drv_path]
+
+    @effect("nix.push")
+    async def copy(self, toplevel: str, daemon_socket: Path, progress: Progress) -> None:
+        if toplevel not in self.built:
+            raise Retry(Reason.COPY_FAILED, f"{toplevel} is not in the operator's store")
+        progress("1 of 1 copied")
+        self.receive(daemon_socket, toplevel)
+
+
+def _files_under(folder: Path) -> dict[str, bytes] | None:
+    if not folder.is_dir():
+        return None
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

@@ -1,0 +1,203 @@
+"""What Nix says becomes one line for people, in their own file names. Texts as Nix 2.8 and nixpkgs' lib write them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from nixops_operator.nix.build_errors import BuildStory
+from nixops_operator.nix.evaluation_errors import MESSAGE_LIMIT, Names, evaluation_message
+from nixops_operator.nix.internal_json import event
+from nixops_operator.nix.progress import Counter
+
+USER = "/nix/store/66lcyzm77nq9j5ayd861lbj0shg3mqvv-source/module-0.nix"
+SOURCE = "/nix/store/cis058pb1jb7k89f7d41lqbwh6n3ji6d-source"
+NIXPKGS = "/nix/store/a15nfi42zfs2g93aplfdada4ca25x6h3-source"
+NAMES = Names({USER: "modules[0]"}, source=SOURCE, inline=USER.rsplit("/", 1)[0], nixpkgs=NIXPKGS)
+
+
+def error(raw: str, file: str | None = None, line: int | None = None, column: int | None = None, **more: Any) -> str:
+    said = {"action": "msg", "level": 0, "raw_msg": raw, "file": file, "line": line, "column": column, **more}
+    return f"@nix {json.dumps(said)}"
+
+
+def frame(raw: str, file: str | None = None, line: int | None = None, column: int | None = None) -> dict[str, Any]:
+    return {"raw_msg": raw, "file": file, "line": line, "column": column}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        pytest.param(
+            error("syntax error, unexpected '='", f"{SOURCE}/web.nix", 3, 5),
+            "web.nix:3:5: syntax error, unexpected '='",
+            id="a place in a file of the source",
+        ),
+        pytest.param(
+            error("undefined variable '\x1b[35;1mfooo\x1b[0m'", USER, 1, 32),
+            "modules[0]:1:32: undefined variable 'fooo'",
+            id="a place in a module given as text; colours go",
+        ),
+        pytest.param(
+            error(
+                "attribute 'x' missing",
+                f"{NIXPKGS}/lib/attrsets.nix",
+                9,
+                9,
+                trace=[frame("from call site", f"{NIXPKGS}/lib/lists.nix", 1, 1), frame("from call site", USER, 7, 3)],
+            ),
+            "modules[0]:7:3: attribute 'x' missing",
+            id="an error inside nixpkgs: the nearest call from the user's files",
+        ),
+        pytest.param(
+            error(
+                f"The option `services.htpd' does not exist. Definition values:\n- In `{USER}':\n    {{\n      a = 1;"
+            ),
+            "modules[0]: The option `services.htpd' does not exist.",
+            id="unknown option: the file that it stands in",
+        ),
+        pytest.param(
+            error(
+                f"The option `services.htpd' does not exist. Definition values:\n- In `{USER}': 1\n\n"
+                "Did you mean `services.httpd', `services.xserver' or `services.x'?",
+                msg="…\n\nDid you mean `services.httpd', `services.xserver' or `services.x'?",
+            ),
+            "modules[0]: The option `services.htpd' does not exist. "
+            "Did you mean `services.httpd', `services.xserver' or `services.x'?",
+            id="unknown option with a suggestion",
+        ),
+        pytest.param(
+            error(
+                "A definition for option `services.httpd.enable' is not of type `boolean'. Definition values:\n"
+                f'- In `{SOURCE}/a/web.nix\': "yes"'
+            ),
+            "a/web.nix: A definition for option `services.httpd.enable' is not of type `boolean'.",
+            id="wrong type",
+        ),
+        pytest.param(
+            error(
+                f"The option `networking.hostName' has conflicting definition values:\n- In `{USER}': \"a\"\n"
+                f'- In `{SOURCE}/b.nix\': "b"\nUse `lib.mkForce value` to change the priority.'
+            ),
+            "The option `networking.hostName' has conflicting definition values: In `modules[0]': \"a\"; "
+            'In `b.nix\': "b" Use `lib.mkForce value` to change the priority.',
+            id="conflict: all files, in the sentence",
+        ),
+        pytest.param(
+            error(
+                "\nFailed assertions:\n- The ‘fileSystems’ option does not specify your root file system.\n- And\n  so."
+            ),
+            "Failed assertions: The ‘fileSystems’ option does not specify your root file system.; And so.",
+            id="failed assertions: all of them",
+        ),
+        pytest.param(
+            error(
+                "infinite recursion encountered",
+                f"{NIXPKGS}/lib/modules.nix",
+                1,
+                2,
+                trace=[
+                    frame("while evaluating the option `networking.hostName':"),
+                    frame("while evaluating the option `system.build.toplevel':"),
+                    frame(f"while evaluating definitions from `{USER}':"),
+                ],
+            ),
+            "modules[0]: infinite recursion encountered while evaluating the option `networking.hostName'",
+            id="infinite recursion: the nearest option",
+        ),
+        pytest.param(
+            error(
+                "attribute 'foo' missing", trace=[frame(f'while evaluating the module argument `foo\' in "{USER}":')]
+            ),
+            "modules[0]: there is no module argument `foo'",
+            id="unknown module argument",
+        ),
+        pytest.param(
+            error(f"path '{NIXPKGS}/nixos/x.nix' and '/nix/store/0j7px61l5wlr3s7iy6wlcfy5aga0pzi1-top/a' differ"),
+            "path 'nixpkgs/nixos/x.nix' and 'top/a' differ",
+            id="no store path is left",
+        ),
+        pytest.param(error("x" * 1000), "x" * (MESSAGE_LIMIT - 1) + "…", id="cut at 400 characters"),
+    ],
+)
+def test_an_evaluation_error_in_the_words_of_the_user(line: str, message: str) -> None:
+    assert evaluation_message(["GC Warning: noise", line, "@nix {broken"], NAMES) == message
+
+
+def test_warnings_and_traces_are_no_error() -> None:
+    warning = json.dumps({"action": "msg", "level": 1, "msg": "warning: deprecated"})
+    assert evaluation_message([f"@nix {warning}", "trace: x"], NAMES) == ""
+
+
+DRV = "/nix/store/wwdvx1hs51c3jj8vzfaxgzhlixjpwsrv-bad-1.0.drv"
+TOP = "/nix/store/kahncmy9p0sabclm1dnkgyg0fpisajzc-top.drv"
+
+
+def told(*events: dict[str, Any]) -> str:
+    story = BuildStory()
+    for said in events:
+        story.follow(said)
+    return story.failure()
+
+
+def start(activity: int, drv: str) -> dict[str, Any]:
+    return {"action": "start", "id": activity, "type": 105, "fields": [drv, "", 1, 1], "text": f"building '{drv}'"}
+
+
+def log_line(activity: int, text: str) -> dict[str, Any]:
+    return {"action": "result", "id": activity, "type": 101, "fields": [text]}
+
+
+def failed(raw: str) -> dict[str, Any]:
+    return {"action": "msg", "level": 0, "raw_msg": raw}
+
+
+def test_a_failed_build_names_the_derivation_and_its_last_line() -> None:
+    story = (
+        start(1, DRV),
+        start(2, TOP),
+        log_line(1, "compiling"),
+        log_line(1, "\x1b[31mboom: no such thing\x1b[0m"),
+        log_line(2, "all is well"),
+        log_line(1, "   "),
+        failed(f"builder for '\x1b[35;1m{DRV}\x1b[0m' failed with exit code 3"),
+        {"action": "stop", "id": 1},
+        failed(f"\x1b[35;1m1\x1b[0m dependencies of derivation '{TOP}' failed to build"),
+    )
+    assert told(*story) == "build of bad-1.0 failed with exit code 3: boom: no such thing"
+
+
+def test_a_failed_build_without_output() -> None:
+    assert told(start(1, DRV), failed(f"builder for '{DRV}' failed with exit code 3")) == (
+        "build of bad-1.0 failed with exit code 3"
+    )
+
+
+def test_any_other_failure_in_nix_own_words() -> None:
+    words = f"a 'aarch64-linux' with features {{}} is required to build '{DRV}', but I am a 'x86_64-linux'"
+    assert told(failed(words), failed(f"1 dependencies of derivation '{TOP}' failed to build")) == (
+        "a 'aarch64-linux' with features {} is required to build 'bad-1.0.drv', but I am a 'x86_64-linux'"
+    )
+
+
+def test_progress_counts_what_is_built_and_copied() -> None:
+    counter = Counter()
+    events = [
+        {"action": "start", "id": 1, "type": 102, "text": ""},
+        {"action": "start", "id": 2, "type": 104, "text": ""},
+        {"action": "start", "id": 3, "type": 103, "text": ""},
+        {"action": "result", "id": 1, "type": 105, "fields": [5, 9, 0, 0]},
+        {"action": "result", "id": 2, "type": 105, "fields": [0, 0, 0, 0]},
+        {"action": "result", "id": 2, "type": 105, "fields": [34, 120, 2, 0]},
+        {"action": "result", "id": 3, "type": 105, "fields": [1, 2, 0, 0]},
+        {"action": "stop", "id": 2},
+        {"action": "result", "id": 2, "type": 105, "fields": [35, 120, 2, 0]},
+    ]
+    assert [text for said in events if (text := counter.text_after(said))] == ["34 of 120 built", "1 of 2 copied"]
+
+
+@pytest.mark.parametrize("line", ["plain text", "@nix {", "@nix 3", "", "@nixos {}"])
+def test_other_output_is_no_event(line: str) -> None:
+    assert event(line) is None
