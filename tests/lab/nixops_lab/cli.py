@@ -14,6 +14,7 @@ from nixops_lab.control_plane import kubectl
 from nixops_lab.paths import LabPaths
 from nixops_lab.report import LabError, say
 
+OPERATOR_START_SECONDS = 30
 Call = Callable[[LabPaths, argparse.Namespace], None]
 
 
@@ -191,6 +192,8 @@ def _start_operator(paths: LabPaths, launch: operator_process.Launch) -> None:
     lab = lifecycle.running(paths)
     cluster.install(paths)
     pid = operator_process.start(paths, lab, launch)
+    if not launch.command and not operator_process.await_answer(paths, lab, OPERATOR_START_SECONDS):
+        say(f"it runs, but its health port does not answer after {OPERATOR_START_SECONDS} s")
     say(f"the operator runs (pid {pid}); its log is {paths.operator / 'log'}")
 
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ from nixops_lab.report import LabError, say
 
 PORTS = ("api", "ec2", "control", "operator")
 DAEMON_START_SECONDS = 120
-SOURCES_ON_PATH = {**os.environ, "PYTHONPATH": str(SOURCES)}
+SOURCES_ON_PATH = {**os.environ, "PYTHONPATH": str(SOURCES), "LAB_PYTHON": sys.executable}
 # What one run leaves for the next to read, and what the next begins without.
 PER_RUN = (
     "control-plane",
@@ -77,10 +78,24 @@ def up(paths: LabPaths, seed: int) -> None:
             asyncio.run(_start(paths, seed))
         except BaseException:
             say("not finished: taking down what was started")
-            clear(paths)
+            with _uninterrupted():
+                clear(paths)
             raise
         option = _option(paths)
         say(f'ready after {time.monotonic() - began:.1f} s: eval "$(lab env{option})" or `lab run{option} -- CMD`')
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C does not stop the clearing that the first one began; it takes a second or two."""
+    before = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def down(paths: LabPaths) -> None:

@@ -13,6 +13,9 @@ import json
 import os
 import signal
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,6 +126,7 @@ def sandbox(paths: LabPaths, folders: Sequence[Path], status_fd: int) -> list[st
     return [
         "bwrap",
         "--unshare-pid",
+        "--as-pid-1",
         "--unshare-ipc",
         "--unshare-uts",
         "--json-status-fd",
@@ -133,12 +137,12 @@ def sandbox(paths: LabPaths, folders: Sequence[Path], status_fd: int) -> list[st
         "--chdir",
         "/home/nixops",
         "--",
-        # A /proc that bwrap mounts has parts covered, and the kernel lets no user namespace inside mount another one
-        # then
-        # (mount_too_revealing() in Linux' fs/namespace.c); the operator's own build sandbox needs to.
+        # A /proc that bwrap mounts has parts covered; the kernel then lets no user namespace inside mount another one
+        # (mount_too_revealing() in Linux' fs/namespace.c), which the operator's own build sandbox needs to.
         "/bin/sh",
         "-c",
-        'mount -t proc proc /proc && exec setpriv "$@"',
+        # The shell stays as the first process: when the operator ends, all it started ends, as in a container.
+        'mount -t proc proc /proc && setpriv "$@"; exit $?',
         "setpriv",
         f"--reuid={USER_ID}",
         f"--regid={USER_ID}",
@@ -199,6 +203,34 @@ def start(paths: LabPaths, lab: state.State, launch: Launch) -> int:
     if pid is None:
         raise LabError(f"the operator did not start. The end of its log:\n{control_plane.tail(paths.operator / 'log')}")
     return pid
+
+
+def answers(lab: state.State) -> bool:
+    """Whether its health port speaks HTTP; what it says there is its own affair."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(f"http://127.0.0.1:{lab.ports['operator']}/healthz", timeout=2).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def await_answer(paths: LabPaths, lab: state.State, limit: float) -> bool:
+    """Waits up to `limit` seconds for its health port.
+
+    Raises LabError, with the log's end, if the operator ends before.
+    """
+    deadline = time.monotonic() + limit
+    while not answers(lab):
+        if running(paths) is None:
+            log = paths.operator / "log"
+            raise LabError(f"the operator ended with {exit_code(paths)}. The end of {log}:\n{control_plane.tail(log)}")
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def stop(paths: LabPaths) -> int | None:
@@ -292,8 +324,8 @@ def _await_pid(paths: LabPaths, outermost: processes.Recorded) -> int | None:
 
 
 def _runs_as_operator(pid: int) -> bool:
-    """True once setpriv has become the command: before, the signal handlers are not its own."""
+    """True once setpriv has become the command: before, neither uid nor signal handlers are the operator's."""
     try:
-        return Path(f"/proc/{pid}").stat().st_uid == USER_ID
+        return Path(f"/proc/{pid}").stat().st_uid == USER_ID and Path(f"/proc/{pid}/exe").readlink().name != "setpriv"
     except FileNotFoundError:
         return False
