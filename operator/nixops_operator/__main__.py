@@ -237,6 +237,7 @@ class Operator:
             clouds=cloud_looks,
             hosts=host_looks,
             jobs=jobs,
+            wake=self._queue.add,
         )
 
     async def _nix(self, stack: contextlib.AsyncExitStack) -> Nix:

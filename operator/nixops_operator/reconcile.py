@@ -19,7 +19,7 @@ import structlog
 from nixops_operator.api import names
 from nixops_operator.api.conditions import merge_conditions
 from nixops_operator.api.reasons import ConditionType
-from nixops_operator.cache import Cache
+from nixops_operator.cache import Cache, owner_uid
 from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError
 from nixops_operator.facts.kube import Body, Event, Key, Kind
 from nixops_operator.ports.kube import Kube
@@ -224,6 +224,7 @@ class Reconciler:
         changed = {name: value for name, value in fields.items() if before.get(name) != _plain(value)}
         if changed:
             self._put(key, await self._kube.patch_status(body, _merge(before, changed)))
+            self._wake_owner(body)
         event = _event(key, body, fields, verdict)
         if event is not None:
             log.info("%s: %s: %s", key, event.reason, event.message, extra={"reason": event.reason})
@@ -233,6 +234,7 @@ class Reconciler:
         await self._kube.remove_finalizer(body)
         self._cache.drop(key)
         await self._forget(key)
+        self._wake_owner(body)
         log.info("%s: deleted, nothing of it is left", key)
 
     async def _forget(self, key: Key) -> None:
@@ -244,6 +246,13 @@ class Reconciler:
     def _put(self, key: Key, body: Body) -> Body:
         self._cache.put(key, body)
         return body
+
+    def _wake_owner(self, body: Body) -> None:
+        """Our own write is no news to the watch, but it is to the owner."""
+        uid = owner_uid(body)
+        owner = self._cache.key_of_uid(uid) if uid is not None else None
+        if owner is not None:
+            self._queue.add(owner)
 
     async def _read_anew(self, key: Key) -> None:
         """After a conflict the cache may be behind by more than the watch will tell soon."""

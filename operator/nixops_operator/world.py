@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
@@ -45,6 +46,7 @@ class World:
     clouds: CloudLooks
     hosts: HostLooks
     jobs: Jobs[Key]
+    wake: Callable[[Key], None]
 
     async def identity(self, namespace: str, aws: AwsSettings) -> AwsIdentity:
         """The AWS identity that a spec names. Raises Blocked (`CredentialsForbidden`, `SecretNotFound`,
@@ -53,7 +55,7 @@ class World:
         if credentials is None or credentials.secret_ref is None:
             message = (
                 "spec.aws.credentials names no Secret, and the operator lends its own AWS identity to nobody; "
-                "create one and name it: kubectl create secret generic aws --from-file=credentials=$HOME/.aws/credentials"
+                "name one made by: kubectl create secret generic aws --from-file=credentials=$HOME/.aws/credentials"
             )
             raise Blocked(Reason.CREDENTIALS_FORBIDDEN, message)
         name = credentials.secret_ref.name

@@ -52,12 +52,12 @@ async def apply(step: Step, desired: Desired, body: Body, world: World) -> Body:
                     "spec": dict(child.spec),
                 }
             )
-            world.cache.put(_child_key(desired, child.name), created)
+            _keep(_child_key(desired, child.name), created, world)
         case steps.ReplaceMachineSpec(child):
             known = world.cache.get(_child_key(desired, child.name))
             if known is not None:
                 replaced = await world.kube.replace_machine_spec(known, dict(child.spec), child.labels)
-                world.cache.put(_child_key(desired, child.name), replaced)
+                _keep(_child_key(desired, child.name), replaced, world)
         case steps.DeleteMachine(name):
             known = world.cache.get(_child_key(desired, name))
             if known is not None:
@@ -105,6 +105,12 @@ async def _apply_in_ec2(
     finally:
         # Also after an error: a call whose reply was lost may have been carried out.
         look.note_write(desired.uid)
+
+
+def _keep(key: Key, body: Body, world: World) -> None:
+    """The reply is newer than the watch; the child's own pass must hear of it all the same."""
+    world.cache.put(key, body)
+    world.wake(key)
 
 
 def _child_key(desired: Desired, name: str) -> Key:

@@ -25,6 +25,14 @@ SIMULTANEOUS_HANDSHAKES = 32  # about 2 ms of the loop's CPU each; sshd drops fr
 KEY_EXCHANGES = ("curve25519-sha256", "curve25519-sha256@libssh.org")
 CIPHERS = ("aes256-gcm@openssh.com", "aes128-gcm@openssh.com")
 SHA1_SIGNATURE = b"ssh-rsa"
+HOST_KEY_ALGORITHMS = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
 
 
 class _PinnedKeysOnly(asyncssh.SSHClient):
@@ -128,9 +136,10 @@ def _pinned_keys(target: HostTarget) -> list[asyncssh.SSHKey]:
 
 
 def _host_key_algorithms(pinned: list[asyncssh.SSHKey]) -> list[str]:
-    """Only what the pinned keys can sign: else a host with several keys may show another one (nixops#339)."""
-    algorithms = {name: None for key in pinned for name in key.sig_algorithms if name != SHA1_SIGNATURE}
-    return [name.decode() for name in algorithms]
+    """What the pinned keys can sign comes first, so a host with several keys shows one of them (nixops#339; the client's
+    order decides, RFC 4253, 7.1). The others follow: a host that has none of them shows which key it has instead."""
+    preferred = [name.decode() for key in pinned for name in key.sig_algorithms if name != SHA1_SIGNATURE]
+    return list(dict.fromkeys([*preferred, *HOST_KEY_ALGORITHMS]))
 
 
 def _described(key: asyncssh.SSHKey) -> str:
