@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from botocore.loaders import Loader
 
 from contract.cloud_worlds import KNOWN, OPERATIONS, REGION, UNKNOWN, FakeWorld, RealWorld, World, rules_of
 from nixops_operator.adapters.aws import Boto3Clouds, thread_pool
+from nixops_operator.adapters.aws.clouds import model_loader
 from nixops_operator.api.names import CLUSTER_TAG, UID_TAG
 from nixops_operator.api.reasons import Reason
 from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule, allow_all_egress, canonical_rule
@@ -30,6 +32,12 @@ ESP = canonical_rule(Direction.INGRESS, "50", None, None, PeerKind.IPV4, "10.1.0
 DNS_OUT = canonical_rule(Direction.EGRESS, "udp", 53, 53, PeerKind.IPV4, "10.0.0.2")
 
 
+@pytest.fixture(scope="module")
+def models() -> Loader:
+    """AWS' service models, read once."""
+    return model_loader()
+
+
 @pytest.fixture(params=["fake", "boto3"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     if request.param == "fake":
@@ -37,7 +45,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         return
     layer = request.getfixturevalue("layer")
     with thread_pool() as pool:
-        clouds = Boto3Clouds(layer.url, pool)
+        clouds = Boto3Clouds(layer.url, pool, loader=request.getfixturevalue("models"))
         world = RealWorld(layer, clouds)
         yield world
         world.close()

@@ -84,7 +84,9 @@ def _identity(
             raise Blocked(Reason.AUTH_FAILURE, f"{where} has no {name}")
         # A line break or a foreign character would end up in an HTTP header, and the header in an error's text.
         if not all("!" <= character <= "~" for character in value):
-            raise Blocked(Reason.AUTH_FAILURE, f"{where}: {name} holds a blank, a line break or a foreign character")
+            raise Blocked(
+                Reason.AUTH_FAILURE, f"{where} has a {name} with a blank, a line break or a foreign character"
+            )
     return AwsIdentity(values[access_key_id], values[secret_access_key], values.get(session_token) or None)
 
 

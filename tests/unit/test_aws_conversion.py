@@ -1,0 +1,187 @@
+"""EC2's answers as values, canonical rules as parameters."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from nixops_operator.adapters.aws import conversion
+from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule, canonical_rule
+from nixops_operator.facts.cloud import Image, InstanceState
+
+
+def rule_answer(**changes: Any) -> dict[str, Any]:
+    answer = {
+        "SecurityGroupRuleId": "sgr-1",
+        "GroupId": "sg-1",
+        "GroupOwnerId": "111111111111",
+        "IsEgress": False,
+        "IpProtocol": "tcp",
+        "FromPort": 22,
+        "ToPort": 22,
+        **changes,
+    }
+    return {key: value for key, value in answer.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("answer", "rule"),
+    [
+        pytest.param(
+            rule_answer(CidrIpv4="10.0.0.0/8"),
+            Rule(Direction.INGRESS, "tcp", 22, 22, PeerKind.IPV4, "10.0.0.0/8"),
+            id="IPv4",
+        ),
+        pytest.param(
+            rule_answer(CidrIpv6="2001:DB8::/32", IsEgress=True),
+            Rule(Direction.EGRESS, "tcp", 22, 22, PeerKind.IPV6, "2001:db8::/32"),
+            id="IPv6, egress",
+        ),
+        pytest.param(
+            rule_answer(PrefixListId="pl-1"),
+            Rule(Direction.INGRESS, "tcp", 22, 22, PeerKind.PREFIX_LIST, "pl-1"),
+            id="prefix list",
+        ),
+        pytest.param(
+            rule_answer(ReferencedGroupInfo={"GroupId": "sg-2", "UserId": "111111111111"}),
+            Rule(Direction.INGRESS, "tcp", 22, 22, PeerKind.GROUP, "sg-2"),
+            id="group of the own account",
+        ),
+        pytest.param(
+            rule_answer(ReferencedGroupInfo={"GroupId": "sg-2", "UserId": "222222222222"}),
+            Rule(Direction.INGRESS, "tcp", 22, 22, PeerKind.GROUP, "222222222222/sg-2"),
+            id="group of another account",
+        ),
+        pytest.param(
+            rule_answer(IpProtocol="-1", FromPort=-1, ToPort=-1, CidrIpv4="0.0.0.0/0"),
+            Rule(Direction.INGRESS, "-1", None, None, PeerKind.IPV4, "0.0.0.0/0"),
+            id="everything: EC2 shows ports -1",
+        ),
+        pytest.param(
+            rule_answer(IpProtocol="icmp", FromPort=8, ToPort=-1, CidrIpv4="0.0.0.0/0"),
+            Rule(Direction.INGRESS, "icmp", 8, -1, PeerKind.IPV4, "0.0.0.0/0"),
+            id="ICMP type and code",
+        ),
+        pytest.param(
+            rule_answer(IpProtocol="50", FromPort=-1, ToPort=-1, CidrIpv4="0.0.0.0/0"),
+            Rule(Direction.INGRESS, "50", None, None, PeerKind.IPV4, "0.0.0.0/0"),
+            id="a protocol without a name",
+        ),
+    ],
+)
+def test_an_observed_rule_is_canonical(answer: dict[str, Any], rule: Rule) -> None:
+    observed = conversion.observed_rule(answer)
+
+    assert observed.rule == rule
+    assert observed.description == ""
+
+
+@pytest.mark.parametrize(
+    ("rule", "permission"),
+    [
+        pytest.param(
+            canonical_rule(Direction.INGRESS, "tcp", 80, 443, PeerKind.IPV4, "10.0.0.1"),
+            {
+                "IpProtocol": "tcp",
+                "FromPort": 80,
+                "ToPort": 443,
+                "IpRanges": [{"CidrIp": "10.0.0.1/32", "Description": "why"}],
+            },
+            id="IPv4",
+        ),
+        pytest.param(
+            canonical_rule(Direction.INGRESS, "icmpv6", None, None, PeerKind.IPV6, "::/0"),
+            {
+                "IpProtocol": "icmpv6",
+                "FromPort": -1,
+                "ToPort": -1,
+                "Ipv6Ranges": [{"CidrIpv6": "::/0", "Description": "why"}],
+            },
+            id="IPv6",
+        ),
+        pytest.param(
+            canonical_rule(Direction.EGRESS, "all", None, None, PeerKind.PREFIX_LIST, "pl-1"),
+            {"IpProtocol": "-1", "PrefixListIds": [{"PrefixListId": "pl-1", "Description": "why"}]},
+            id="prefix list, no ports",
+        ),
+        pytest.param(
+            canonical_rule(Direction.EGRESS, "50", None, None, PeerKind.GROUP, "sg-1"),
+            {"IpProtocol": "50", "UserIdGroupPairs": [{"GroupId": "sg-1", "Description": "why"}]},
+            id="group",
+        ),
+        pytest.param(
+            canonical_rule(Direction.EGRESS, "50", None, None, PeerKind.GROUP, "222222222222/sg-1"),
+            {
+                "IpProtocol": "50",
+                "UserIdGroupPairs": [{"UserId": "222222222222", "GroupId": "sg-1", "Description": "why"}],
+            },
+            id="group of another account",
+        ),
+    ],
+)
+def test_a_canonical_rule_as_a_permission(rule: Rule, permission: dict[str, Any]) -> None:
+    assert conversion.ip_permission(rule, "why") == permission
+
+
+def test_no_description_is_none_at_all() -> None:
+    rule = canonical_rule(Direction.INGRESS, "tcp", 80, 80, PeerKind.IPV4, "10.0.0.1")
+
+    assert conversion.ip_permission(rule, "")["IpRanges"] == [{"CidrIp": "10.0.0.1/32"}]
+
+
+def test_an_unknown_state_leads_to_no_action() -> None:
+    seen = conversion.instance({"InstanceId": "i-1", "State": {"Code": 272, "Name": "pondering"}})
+
+    assert seen.state is InstanceState.UNKNOWN
+    assert seen.state.is_live
+
+
+def test_an_instance_without_addresses_or_groups() -> None:
+    eastern = timezone(timedelta(hours=-5))
+    seen = conversion.instance(
+        {
+            "InstanceId": "i-1",
+            "State": {"Name": "terminated"},
+            "PublicIpAddress": "",
+            "LaunchTime": datetime(2026, 11, 22, 12, tzinfo=eastern),
+        }
+    )
+
+    assert (seen.private_address, seen.public_address, seen.key_name) == (None, None, None)
+    assert seen.security_group_ids == ()
+    assert seen.launch_time == datetime(2026, 11, 22, 17, tzinfo=UTC)
+    assert seen.launch_time.tzinfo is UTC
+
+
+def test_an_instance_without_an_id_is_no_answer() -> None:
+    with pytest.raises(KeyError):
+        conversion.instance({"State": {"Name": "running"}})
+
+
+def test_the_newest_image_wins_and_equal_dates_go_by_id() -> None:
+    images = [
+        {"ImageId": "ami-1", "Name": "a", "CreationDate": "2026-11-01T00:00:00.000Z"},
+        {"ImageId": "ami-3", "Name": "c", "CreationDate": "2026-11-08T00:00:00.000Z"},
+        {"ImageId": "ami-2", "Name": "b", "CreationDate": "2026-11-08T00:00:00.000Z"},
+    ]
+
+    assert conversion.newest_image(images) == Image("ami-3", "c")
+    assert conversion.newest_image([]) is None
+
+
+def test_a_public_key_is_compared_without_its_comment() -> None:
+    assert conversion.without_comment("ssh-ed25519 AAAA someone@example.org and more\n") == "ssh-ed25519 AAAA"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"NetworkInterfaceId": "eni-1", "Attachment": {"InstanceId": "i-1"}}, "eni-1 (i-1)"),
+        ({"NetworkInterfaceId": "eni-1", "Description": "ELB app/web"}, "eni-1 (ELB app/web)"),
+        ({"NetworkInterfaceId": "eni-1", "Attachment": {}, "Description": ""}, "eni-1 (no instance)"),
+    ],
+)
+def test_what_uses_a_group(answer: dict[str, Any], text: str) -> None:
+    assert conversion.interface_in_use(answer) == text

@@ -1,0 +1,168 @@
+"""Which EC2 error leads to what, and what people read of it."""
+
+from __future__ import annotations
+
+import pytest
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ParamValidationError,
+    ReadTimeoutError,
+)
+
+from nixops_operator.adapters.aws.errors import ANSWERS, LAUNCH_ANSWERS, from_botocore_error, from_client_error
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, InvalidSpec, Lost, OutcomeUnknown, Retry
+
+ENDPOINT = {"endpoint_url": "https://ec2.us-west-2.amazonaws.com"}
+
+
+def refusal(
+    code: str, status: int = 400, message: str = "what AWS says", operation: str = "RunInstances"
+) -> ClientError:
+    response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(response, operation)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "reason"),
+    [
+        ("RequestLimitExceeded", 503, Retry, Reason.THROTTLED),
+        ("Throttling", 400, Retry, Reason.THROTTLED),
+        ("ThrottlingException", 400, Retry, Reason.THROTTLED),
+        ("RequestThrottledException", 400, Retry, Reason.THROTTLED),
+        ("Whatever", 429, Retry, Reason.THROTTLED),
+        # Capacity is HTTP 500 with EC2: nothing was made, the outcome is known.
+        ("InsufficientInstanceCapacity", 500, Retry, Reason.INSUFFICIENT_CAPACITY),
+        ("InsufficientFreeAddressesInSubnet", 400, Retry, Reason.INSUFFICIENT_CAPACITY),
+        ("InternalError", 500, OutcomeUnknown, Reason.PROGRESSING_WITH_RETRY),
+        ("Unavailable", 503, OutcomeUnknown, Reason.PROGRESSING_WITH_RETRY),
+        ("502", 502, OutcomeUnknown, Reason.PROGRESSING_WITH_RETRY),
+        ("", 200, OutcomeUnknown, Reason.PROGRESSING_WITH_RETRY),
+        ("VcpuLimitExceeded", 400, Blocked, Reason.QUOTA_EXCEEDED),
+        ("RulesPerSecurityGroupLimitExceeded", 400, Blocked, Reason.QUOTA_EXCEEDED),
+        ("UnauthorizedOperation", 403, Blocked, Reason.ACCESS_DENIED),
+        ("SomethingNew", 403, Blocked, Reason.ACCESS_DENIED),
+        ("AuthFailure", 403, Blocked, Reason.AUTH_FAILURE),
+        ("InvalidClientTokenId", 403, Blocked, Reason.AUTH_FAILURE),
+        ("SignatureDoesNotMatch", 403, Blocked, Reason.AUTH_FAILURE),
+        ("ExpiredToken", 400, Blocked, Reason.EXPIRED),
+        ("InvalidAMIID.NotFound", 400, Blocked, Reason.IMAGE_NOT_FOUND),
+        ("InvalidAMIID.Malformed", 400, Blocked, Reason.IMAGE_NOT_FOUND),
+        ("InvalidInstanceType", 400, InvalidSpec, Reason.INVALID_SPEC),
+        ("Unsupported", 400, InvalidSpec, Reason.INVALID_SPEC),
+        ("InvalidSubnetID.NotFound", 400, InvalidSpec, Reason.INVALID_SPEC),
+        ("InvalidParameterCombination", 400, Blocked, Reason.INVALID_SPEC),
+        ("InvalidUserData.Malformed", 400, Blocked, Reason.INVALID_SPEC),
+        ("InvalidKeyPair.NotFound", 400, Blocked, Reason.KEY_PAIR_NOT_READY),
+        ("InvalidGroup.NotFound", 400, Blocked, Reason.SECURITY_GROUP_NOT_READY),
+        ("OperationNotPermitted", 400, Blocked, Reason.CHANGE_FORBIDDEN),
+        ("IdempotentInstanceTerminated", 400, Lost, Reason.TERMINATED),
+        ("IdempotentParameterMismatch", 400, Lost, Reason.LAUNCH_AMBIGUOUS),
+        ("SomethingNew", 400, Retry, Reason.PROGRESSING_WITH_RETRY),
+    ],
+)
+def test_a_refused_launch(code: str, status: int, kind: type[Exception], reason: Reason) -> None:
+    error = from_client_error(refusal(code, status), "RunInstances", is_write=True)
+
+    assert type(error) is kind
+    assert error.reason is reason
+    assert "RunInstances" in error.message
+    assert code in error.message
+    assert "what AWS says" in error.message or code == "SignatureDoesNotMatch"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "reason"),
+    [
+        ("InternalError", 500, Retry, Reason.PROGRESSING_WITH_RETRY),
+        ("InvalidGroup.NotFound", 400, Retry, Reason.NOT_FOUND),
+        ("InvalidInstanceID.NotFound", 400, Retry, Reason.NOT_FOUND),
+        ("DependencyViolation", 400, Retry, Reason.DELETING),
+        ("IncorrectInstanceState", 400, Retry, Reason.PENDING),
+    ],
+)
+def test_a_refused_look_or_change_of_something_that_exists(
+    code: str, status: int, kind: type[Exception], reason: Reason
+) -> None:
+    error = from_client_error(refusal(code, status), "DescribeInstances", is_write=False)
+
+    assert type(error) is kind
+    assert error.reason is reason
+
+
+def test_an_image_of_others_and_a_type_of_nobody_hide_behind_other_codes() -> None:
+    image = refusal("AuthFailure", 403, "Not authorized for images: [ami-0123456789abcdef0]")
+    assert from_client_error(image, "RunInstances", is_write=True).reason is Reason.IMAGE_NOT_FOUND
+
+    kind = refusal("InvalidParameterValue", 400, "The following supplied instance types do not exist: [t9.colossal]")
+    error = from_client_error(kind, "RunInstances", is_write=True)
+    assert isinstance(error, InvalidSpec)
+    assert error.field == "spec.target.ec2.instanceType"
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        pytest.param(
+            "You are not authorized. Encoded authorization failure message: 4GIOHlTkIaWHQD0Q0m6X\nYk",
+            "You are not authorized.",
+            id="encoded message",
+        ),
+        pytest.param("No. (Request ID: 1b5c2d1e-57be-4ac5-8d21-4a1f2c)", "No.", id="request id"),
+        pytest.param("two\n   lines", "two lines", id="line breaks"),
+        pytest.param("", "no explanation given", id="nothing"),
+    ],
+)
+def test_texts_stay_the_same_from_call_to_call(message: str, text: str) -> None:
+    error = from_client_error(refusal("UnauthorizedOperation", 403, message), "RunInstances", is_write=True)
+
+    assert error.message == f"RunInstances: UnauthorizedOperation: {text}"
+
+
+def test_texts_hold_no_clock() -> None:
+    message = "Request has expired. Timestamp date is 2026-11-22T22:00:00Z"
+
+    assert "22:00" not in from_client_error(refusal("RequestExpired", 400, message), "X", is_write=False).message
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        # Nothing was sent.
+        (EndpointConnectionError(**ENDPOINT), Retry),
+        (ConnectTimeoutError(**ENDPOINT), Retry),
+        # Something may have been.
+        (ReadTimeoutError(**ENDPOINT), OutcomeUnknown),
+        (ConnectionClosedError(**ENDPOINT), OutcomeUnknown),
+        (HTTPClientError(error=ValueError("Invalid header value b'session-token\\n'")), OutcomeUnknown),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_write_without_a_reply(error: BotoCoreError, kind: type[Exception]) -> None:
+    told = from_botocore_error(error, "RunInstances", is_write=True)
+
+    assert type(told) is kind
+    assert told.reason is Reason.PROGRESSING_WITH_RETRY
+    assert "session-token" not in told.message
+    assert type(from_botocore_error(error, "DescribeInstances", is_write=False)) is Retry
+
+
+def test_malformed_parameters_are_named_and_not_told() -> None:
+    report = (
+        "Invalid type for parameter UserData, value: hush, type: <class 'int'>\nUnknown parameter in input: \"Imag\""
+    )
+
+    told = from_botocore_error(ParamValidationError(report=report), "RunInstances", is_write=True)
+
+    assert isinstance(told, Blocked)
+    assert "UserData" in told.message
+    assert "hush" not in told.message
+
+
+def test_no_code_stands_twice() -> None:
+    assert all(ANSWERS[code]("x") != answer("x") for code, answer in LAUNCH_ANSWERS.items() if code in ANSWERS)
