@@ -257,3 +257,21 @@ def test_the_version_is_the_package_s() -> None:
 
     assert project is not None
     assert chart["appVersion"] == project[1]
+
+
+def test_an_uninstalled_release_leaves_the_definitions_and_with_them_the_machines(namespace: ApiServer) -> None:
+    release = ("nixops-operator", "--namespace", NAMESPACE)
+    machine = (ROOT / "tests/data/valid/machine-that-exists.yaml").read_text()
+    namespace.kubectl("create", "--namespace", NAMESPACE, "-f", "-", stdin=machine)
+    # The definitions are there already, applied by kubectl.
+    installed = namespace.run(
+        "helm", "install", *release, str(CHART), "--take-ownership", "--force-conflicts", "--wait=hookOnly"
+    )
+    assert installed.returncode == 0, installed.stderr
+    assert "Machines with target.host are refused: config.hosts.allowedCidrs names no network." in installed.stdout
+
+    removed = namespace.run("helm", "uninstall", *release)
+
+    assert removed.returncode == 0, removed.stderr
+    assert "box" in namespace.kubectl("get", "nixm", "--namespace", NAMESPACE, "--no-headers")
+    assert "not found" in namespace.refusal("get", "deployment", "nixops-operator", "--namespace", NAMESPACE)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -166,3 +167,64 @@ def test_columns_show_what_the_status_says(stored: ApiServer) -> None:
         "REVISION",
         "AGE",
     ]
+
+
+def test_the_largest_deployment_is_judged_within_the_api_server_s_cost_limits(crds: ApiServer) -> None:
+    groups = [f"group-{number}" for number in range(32)]
+    rules = [{"fromPort": 80, "toPort": 80, "groups": groups[16:]}] * 4
+    machines = [{"name": f"m-{number}", "replicas": 2} for number in range(128)] + [
+        {"name": f"n-{number}", "target": {"ec2": {"keyPair": "door-15", "securityGroups": groups[16:20]}}}
+        for number in range(128)
+    ]
+    body = {
+        "apiVersion": "nixops.dev/v1alpha1",
+        "kind": "NixDeployment",
+        "metadata": {"name": "large"},
+        "spec": {
+            "keyPairs": [{"name": f"door-{number}"} for number in range(16)],
+            "securityGroups": [{"name": name, "description": "x", "ingress": rules} for name in groups],
+            "machines": machines,
+        },
+    }
+    assert 50_000 < len(json.dumps(body)) < 65_536
+
+    crds.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+
+
+def test_a_rule_that_came_later_lets_finalizers_go(crds: ApiServer) -> None:
+    """Otherwise an object stored before the rule could never be deleted."""
+    name = "nixmachines.nixops.dev"
+    definition = json.loads(crds.kubectl("get", "crd", name, "-o", "json"))
+    strict = [
+        {"op": "replace", "path": "/spec/versions/0/schema", "value": definition["spec"]["versions"][0]["schema"]}
+    ]
+    lenient = json.loads(json.dumps(strict))
+    lenient_spec = lenient[0]["value"]["openAPIV3Schema"]["properties"]["spec"]
+    del lenient_spec["x-kubernetes-validations"], lenient_spec["properties"]["target"]["x-kubernetes-validations"]
+    violator = {
+        "apiVersion": "nixops.dev/v1alpha1",
+        "kind": "NixMachine",
+        "metadata": {"name": "old", "finalizers": ["nixops.dev/finalizer"]},
+        "spec": {"target": {}, "configuration": {"modules": [{"inline": "{ }"}]}},
+    }
+    crds.kubectl("patch", "crd", name, "--type=json", "-p", json.dumps(lenient))
+    try:
+        _until(lambda: crds.run("kubectl", "create", "-f", "-", stdin=json.dumps(violator)).returncode == 0)
+    finally:
+        crds.kubectl("patch", "crd", name, "--type=json", "-p", json.dumps(strict))
+    fresh = json.dumps(violator | {"metadata": {"name": "new"}})
+    _until(lambda: crds.run("kubectl", "create", "--dry-run=server", "-f", "-", stdin=fresh).returncode != 0)
+
+    crds.kubectl("patch", "nixm", "old", "--subresource=status", "--type=merge", "-p", '{"status":{"accountId":"1"}}')
+    crds.kubectl("delete", "nixm", "old", "--wait=false")
+    crds.kubectl("patch", "nixm", "old", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+
+    assert "not found" in crds.refusal("get", "nixm", "old")
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """The API server takes a changed CRD into use a moment later, and says so nowhere."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

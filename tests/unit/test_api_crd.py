@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -126,3 +127,25 @@ def test_status_and_spec_limits_reach_every_machine_of_a_deployment() -> None:
         entry["configuration"]["properties"]["modules"]
         == machine["properties"]["configuration"]["properties"]["modules"]
     )
+
+
+def _rules(schema: Any) -> Iterator[dict[str, str]]:
+    if isinstance(schema, dict):
+        yield from schema.get("x-kubernetes-validations", ())
+        for part in schema.values():
+            yield from _rules(part)
+
+
+def test_every_rule_has_a_spec_that_it_refuses() -> None:
+    """Rules that compare with the old object are tried in tests/component/test_crds_over_time.py."""
+    refused = [path.read_text().splitlines()[0] for path in (ROOT / "tests/data/invalid").glob("*.yaml")]
+    texts = [text.removeprefix("# refused: ") for text in refused]
+
+    unseen = {
+        rule["message"]
+        for definition in crd.all_crds().values()
+        for rule in _rules(definition)
+        if "oldSelf" not in rule["rule"] and not any(text in rule["message"] for text in texts)
+    }
+
+    assert unseen == set()
