@@ -59,6 +59,9 @@ class Bench(Protocol):
     async def let_dead_man_wake(self, activation_id: str) -> None:
         """As if the time of the timer that was armed before the activation were over."""
 
+    async def stop_sshd(self) -> None:
+        """By hand."""
+
     async def reboot(self) -> None:
         """Without being asked by us."""
 
@@ -142,6 +145,9 @@ class MemoryBench:
         assert deadman_at is not None
         self.machine.advance(deadman_at - self.machine.now)
 
+    async def stop_sshd(self) -> None:
+        self.machine.is_sshd_running = False
+
     async def reboot(self) -> None:
         self.machine.reboot()
 
@@ -205,6 +211,9 @@ class MachineBench:
     async def let_dead_man_wake(self, activation_id: str) -> None:
         assert (await self.run("systemctl", "is-active", f"nixops-deadman-{activation_id}.timer")).strip() == "active"
         await self.run("systemctl", "start", f"nixops-deadman-{activation_id}.service")
+
+    async def stop_sshd(self) -> None:
+        await self.run("systemctl", "stop", "sshd.service")
 
     async def reboot(self) -> None:
         await self.machines.reboot(NAME)

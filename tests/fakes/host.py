@@ -470,7 +470,7 @@ class FakeHosts:
     async def connect(self, target: HostTarget) -> FakeHost:
         if target.user != "root":
             raise Blocked(Reason.INVALID_SPEC, f"ssh.user: only root can be used for now, not {target.user}")
-        if "PRIVATE KEY" not in target.client_key:
+        if "-----END OPENSSH PRIVATE KEY-----" not in target.client_key:
             raise Blocked(Reason.SECRET_NOT_FOUND, f"the SSH client key for {target.address} cannot be read")
         machine = self.machines.get(target.address)
         if machine is None or machine.is_silent:

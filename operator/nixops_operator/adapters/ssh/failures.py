@@ -37,8 +37,8 @@ def connecting_failed(error: Exception, where: str, user: str) -> OperatorError:
         case asyncssh.KeyExchangeFailed() if _NO_SHARED_HOST_KEY_TYPE in error.reason:
             return Blocked(
                 Reason.HOST_KEY_MISMATCH,
-                f"{where} shows no host key of a type that is accepted; no login was tried. Give it an ed25519 key, and "
-                "pin that",
+                f"{where} shows no host key of a type that is accepted; no login was tried. Give it an ed25519 key "
+                "and pin that",
             )
         case asyncssh.KeyExchangeFailed():
             return Retry(

@@ -136,8 +136,9 @@ def _pinned_keys(target: HostTarget) -> list[asyncssh.SSHKey]:
 
 
 def _host_key_algorithms(pinned: list[asyncssh.SSHKey]) -> list[str]:
-    """What the pinned keys can sign comes first, so a host with several keys shows one of them (nixops#339; the client's
-    order decides, RFC 4253, 7.1). The others follow: a host that has none of them shows which key it has instead."""
+    """What the pinned keys can sign comes first, so a host with several keys shows one of them (nixops#339; the
+    client's order decides, RFC 4253, 7.1). The others follow: a host that has none of them shows what it has instead.
+    """
     preferred = [name.decode() for key in pinned for name in key.sig_algorithms if name != SHA1_SIGNATURE]
     return list(dict.fromkeys([*preferred, *HOST_KEY_ALGORITHMS]))
 

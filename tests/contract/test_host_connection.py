@@ -1,0 +1,250 @@
+"""What connecting promises: the pinned key or nothing, and a named reason for each failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import asyncssh
+import pytest
+
+from contract.host_benches import BENCHES, SILENT_ADDRESS, Bench, MachineBench, on_machine, reached
+from nixops_operator.adapters.ssh import hosts as ssh_hosts
+from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, OperatorError, Retry
+from nixops_operator.facts.host import HostTarget
+
+
+@pytest.fixture(params=["memory", pytest.param("machine", marks=pytest.mark.lab)])
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    async with BENCHES[request.param]() as bench:
+        yield bench
+
+
+@pytest.fixture
+async def machine() -> AsyncIterator[MachineBench]:
+    async with on_machine() as bench:
+        yield bench
+
+
+def new_key(algorithm: str = "ssh-ed25519") -> asyncssh.SSHKey:
+    return asyncssh.generate_private_key(algorithm)
+
+
+def private(key: asyncssh.SSHKey) -> str:
+    return key.export_private_key("openssh").decode()
+
+
+def public(key: asyncssh.SSHKey) -> str:
+    return " ".join(key.export_public_key("openssh").decode().split()[:2])
+
+
+async def failure(bench: Bench, target: HostTarget) -> OperatorError:
+    with pytest.raises(OperatorError) as caught:
+        await bench.hosts.connect(target)
+    return caught.value
+
+
+async def test_a_connection_with_the_pinned_key_answers(bench: Bench) -> None:
+    host = await bench.hosts.connect(bench.target)
+    assert host.is_open
+    assert host.target == bench.target
+    assert (await host.facts()).current_system == bench.base
+    await host.close()
+    assert not host.is_open
+
+
+async def test_one_of_several_pinned_keys_is_enough(bench: Bench) -> None:
+    pinned = tuple(sorted((*bench.target.host_keys, public(new_key()), public(new_key("ecdsa-sha2-nistp256")))))
+    host = await bench.hosts.connect(replace(bench.target, host_keys=pinned))
+    assert (await host.facts()).current_system == bench.base
+    await host.close()
+
+
+async def test_a_host_with_another_key_is_refused(bench: Bench) -> None:
+    error = await failure(bench, replace(bench.target, host_keys=(public(new_key()),)))
+    assert (type(error), error.reason) == (Blocked, Reason.HOST_KEY_MISMATCH)
+
+
+async def test_a_refused_client_key_is_told_apart(bench: Bench) -> None:
+    error = await failure(bench, replace(bench.target, client_key=private(new_key())))
+    assert (type(error), error.reason) == (Blocked, Reason.AUTHENTICATION_FAILED)
+    assert "refused the client key for root" in error.message
+
+
+@pytest.mark.parametrize("text", ["", "no key at all", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"])
+async def test_a_client_key_that_is_none_is_told_apart_and_not_quoted(bench: Bench, text: str) -> None:
+    error = await failure(bench, replace(bench.target, client_key=text))
+    assert (type(error), error.reason) == (Blocked, Reason.SECRET_NOT_FOUND)
+    assert "AAAA" not in error.message
+
+
+async def test_a_silent_address_times_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_hosts, "CONNECT_TIMEOUT", 1)
+    error = await failure(bench, replace(bench.target, address=SILENT_ADDRESS))
+    assert (type(error), error.reason) == (Retry, Reason.CONNECT_TIMEOUT)
+
+
+async def test_a_port_where_nothing_listens_is_told_apart(bench: Bench) -> None:
+    await bench.stop_sshd()
+    error = await failure(bench, bench.target)
+    assert (type(error), error.reason) == (Retry, Reason.CONNECTION_REFUSED)
+
+
+async def test_a_user_other_than_root_is_refused_before_anything_is_sent(bench: Bench) -> None:
+    error = await failure(bench, replace(bench.target, address=SILENT_ADDRESS, user="admin"))
+    assert (type(error), error.reason) == (Blocked, Reason.INVALID_SPEC)
+    assert "only root" in error.message
+
+
+async def test_an_address_resolves_to_itself_and_an_unknown_name_to_nothing(bench: Bench) -> None:
+    assert await bench.hosts.resolve("192.0.2.10") == "192.0.2.10"
+    with pytest.raises(Retry, match="does not resolve"):
+        await bench.hosts.resolve("nowhere.invalid")
+
+
+@pytest.mark.lab
+async def test_an_impostor_sees_no_attempt_to_log_in(machine: MachineBench) -> None:
+    pinned = new_key()
+    error = await failure(machine, replace(machine.target, host_keys=(public(pinned),)))
+    shown = asyncssh.import_public_key(machine.target.host_keys[0]).get_fingerprint()
+    assert f"shows the host key ssh-ed25519 {shown}; pinned: ssh-ed25519 {pinned.get_fingerprint()}" in error.message
+    other_type = await failure(machine, replace(machine.target, host_keys=(public(new_key("ecdsa-sha2-nistp256")),)))
+    assert (other_type.reason, shown in other_type.message) == (Reason.HOST_KEY_MISMATCH, True)
+    assert await logins_tried(machine) == ["Accepted"]  # the bench's own look, before
+
+    await failure(machine, replace(machine.target, client_key=private(new_key())))
+    assert (await logins_tried(machine))[1:] != []
+
+
+async def logins_tried(machine: MachineBench) -> list[str]:
+    """Of the machine's sshd, which writes a line for each at LogLevel VERBOSE, and for each success at any level."""
+    log = await machine.run("journalctl", "--unit=sshd.service", "--unit=ssh.service", "--output=cat", "--no-pager")
+    words = (
+        "Accepted",
+        "Failed",
+        "Postponed",
+        "Connection closed by authenticating",
+        "Connection reset by authenticating",
+    )
+    return [word for line in log.splitlines() for word in words if line.startswith(word)]
+
+
+@pytest.mark.lab
+async def test_a_cut_connection_is_noticed_and_a_new_one_goes_on(machine: MachineBench) -> None:
+    host = await machine.hosts.connect(machine.target)
+    await host.facts()
+    await machine.run("systemctl", "kill", "--signal=SIGKILL", "sshd.service")
+    error = None
+    while error is None:
+        try:
+            await host.facts()
+        except Retry as caught:
+            error = caught
+    assert error.reason is Reason.CONNECT_TIMEOUT
+    again = await reached(machine)
+    assert (await again.facts()).current_system == machine.base
+    await again.close()
+
+
+@pytest.mark.lab
+async def test_the_agent_is_placed_again_where_it_is_missing_or_damaged(machine: MachineBench) -> None:
+    for damage in ("rm", "truncate --size=100"):
+        await machine.run("sh", "-c", f"{damage} /var/lib/nixops/agent-*")
+        host = await machine.hosts.connect(machine.target)
+        assert (await host.facts()).current_system == machine.base
+        await host.close()
+    names = (await machine.run("ls", "/var/lib/nixops")).split()
+    assert len([name for name in names if name.startswith("agent-")]) == 1
+
+
+class HostileServer(asyncssh.SSHServer):
+    def begin_auth(self, username: str) -> bool:
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        return True
+
+
+@asynccontextmanager
+async def hostile_host(answer: bytes, is_endless: bool = False) -> AsyncIterator[HostTarget]:
+    """A host on loopback that takes the agent and then answers every command with `answer`."""
+    key = new_key()
+
+    async def serve(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        if "sha256sum" in str(process.command):
+            process.exit(0)
+            return
+        try:
+            process.stdout.write(answer)
+            while is_endless:
+                await process.stdout.drain()
+                process.stdout.write(answer)
+        except (BrokenPipeError, asyncssh.Error):
+            return
+        process.exit(0)
+
+    server = await asyncssh.create_server(
+        HostileServer, "127.0.0.1", 0, server_host_keys=[key], process_factory=serve, encoding=None
+    )
+    try:
+        yield HostTarget("127.0.0.1", server.get_port(), "root", private(new_key()), (public(key),))
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_an_answer_without_end_is_cut() -> None:
+    async with hostile_host(b"x" * (1 << 16), is_endless=True) as target:
+        host = await AsyncsshHosts().connect(target)
+        with pytest.raises(Retry):
+            await host.facts()
+        await host.close()
+
+
+async def test_an_answer_of_another_form_is_refused_and_not_quoted() -> None:
+    async with hostile_host(b"nixops-facts 1\ncurrent-system <script>\nend\n") as target:
+        host = await AsyncsshHosts().connect(target)
+        with pytest.raises(Retry) as caught:
+            await host.facts()
+        assert "cannot be read" in caught.value.message
+        assert "script" not in caught.value.message
+        await host.close()
+
+
+async def test_something_else_than_ssh_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 2000)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(Retry) as caught:
+        await AsyncsshHosts().connect(HostTarget("127.0.0.1", port, "root", private(new_key()), (public(new_key()),)))
+    assert caught.value.reason in {Reason.CONNECTION_REFUSED, Reason.CONNECT_TIMEOUT}
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_server_that_says_nothing_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_hosts, "CONNECT_TIMEOUT", 1)
+    is_over = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await is_over.wait()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(Retry) as caught:
+        await AsyncsshHosts().connect(HostTarget("127.0.0.1", port, "root", private(new_key()), (public(new_key()),)))
+    assert caught.value.reason is Reason.CONNECT_TIMEOUT
+    is_over.set()
+    server.close()
+    await server.wait_closed()
