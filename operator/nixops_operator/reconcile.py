@@ -154,8 +154,9 @@ class Reconciler:
             return
         body, verdict, has_changed = await self._apply(key, body, desired, plan, controller)
         controller.settle(desired, plan)
-        fields = controller.status(desired, observed, replace(plan, verdict=verdict), self._now())  # type: ignore[type-var]  # plans are dataclasses
-        await self._write_status(key, body, fields, verdict)
+        if verdict.outcome is not Outcome.LOOKING:
+            fields = controller.status(desired, observed, replace(plan, verdict=verdict), self._now())  # type: ignore[type-var]  # plans are dataclasses
+            await self._write_status(key, body, fields, verdict)
         self._plan_next(key, plan, verdict, has_changed)
 
     # --- steps ----------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def trio(previous: Sequence[Mapping[str, Any]], generation: int, verdict: Verdic
             return [ready(Truth.FALSE), stalled]
         case Outcome.DRIFT_REPORTED:
             return [ready(Truth.FALSE)]
-        case Outcome.SUSPENDED:
+        case Outcome.SUSPENDED | Outcome.LOOKING:
             return _unchanged(previous)
         case Outcome.WEDGED:
             return [ready(Truth.FALSE), stalled]

@@ -15,6 +15,7 @@ class Outcome(Enum):
 
     IN_SYNC = "in sync"
     REPAIRING = "serving as declared, something beside it is being put right"  # Ready stays True
+    LOOKING = "nothing speaks against what the status says; not everything is looked at yet"  # no status is written
     WORKING = "work is under way"
     RETRYING = "failed for now, tried again"
     STALLED = "a person or a change of spec, Secret or policy is needed"

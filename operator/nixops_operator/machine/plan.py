@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from nixops_operator.api.conditions import Truth, find_condition
 from nixops_operator.api.machine_spec import DeletionPolicy, DriftPolicy, ReplacePolicy
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.cloud import Instance, InstanceState
@@ -51,7 +52,25 @@ def plan(desired: Desired, observed: Observed, now: datetime, progress_deadline:
         beside = _evaluation_beside(observed, answer)
         answer = replace(answer, steps=(*answer.steps, *beside))
         answer = _within_deadline(answer, observed, now, progress_deadline)
+    if answer.verdict.outcome is Outcome.WORKING and _merely_looking(desired, observed):
+        answer = replace(answer, verdict=replace(answer.verdict, outcome=Outcome.LOOKING))
     return replace(answer, toplevel=toplevel_of(observed), wants=_wanted_jobs(desired, observed))
+
+
+def _merely_looking(desired: Desired, observed: Observed) -> bool:
+    """Whether all that keeps a machine from being in sync is that this process has not connected or evaluated yet, as
+    after
+    its start. The status then stays as it is: nothing has happened to the machine."""
+    ready = find_condition({"status": desired.status}, ConditionType.READY)
+    if ready is None or ready.status is not Truth.TRUE or ready.observed_generation != desired.generation:
+        return False
+    instance = _instance(desired, observed)
+    if observed.cloud is not None and (instance is None or instance.state is not InstanceState.RUNNING):
+        return False
+    facts, recorded = observed.host.facts, desired.system.get("desired")
+    is_as_recorded = facts is None or (facts.current_system == recorded and not facts.lists_left)
+    is_evaluated_alike = toplevel_of(observed) in (None, recorded)
+    return observed.host.error is None and is_as_recorded and is_evaluated_alike
 
 
 def _wanted_jobs(desired: Desired, observed: Observed) -> frozenset[str]:

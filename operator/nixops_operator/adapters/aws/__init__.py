@@ -1,5 +1,5 @@
 """EC2 through boto3. Nothing outside this package sees a boto3 object or a botocore exception."""
 
-from nixops_operator.adapters.aws.clouds import Boto3Clouds, thread_pool
+from nixops_operator.adapters.aws.clouds import Boto3Clouds
 
-__all__ = ["Boto3Clouds", "thread_pool"]
+__all__ = ["Boto3Clouds"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from datetime import timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -21,18 +21,14 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
     from mypy_boto3_sts.client import STSClient
 
-THREADS = 16
+CONNECTIONS = 16
+"""Per client; as many as there are threads in the pool."""
 CONNECT_TIMEOUT = timedelta(seconds=5)
 READ_TIMEOUT = timedelta(seconds=30)
 READ_ATTEMPTS = 3
 WRITE_ATTEMPTS = 1
 IDLE_LIFE = timedelta(hours=1)
 """Clients of an identity that nobody used for so long are dropped: Secrets rotate, and each costs about 1.5 MB."""
-
-
-def thread_pool() -> ThreadPoolExecutor:
-    """The threads in which all calls run and all replies are parsed, so that the loop only awaits."""
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="ec2")
 
 
 def model_loader() -> Loader:
@@ -99,14 +95,18 @@ class Clients:
                 retries={"mode": "standard", "total_max_attempts": attempts},
                 connect_timeout=CONNECT_TIMEOUT.total_seconds(),
                 read_timeout=READ_TIMEOUT.total_seconds(),
-                max_pool_connections=THREADS,
+                max_pool_connections=CONNECTIONS,
                 user_agent_extra=f"nixops-operator/{version('nixops-operator')}",
             ),
         )
 
 
 class Boto3Clouds:
-    """ports.cloud.Clouds. `endpoint_url` None is AWS itself. `close` drops the clients; the pool stays the caller's."""
+    """ports.cloud.Clouds.
+
+    `endpoint_url` None is AWS itself. `pool`: the threads in which all calls run and all replies are parsed, so that
+    the loop only awaits; it stays the caller's. `close` drops the clients.
+    """
 
     def __init__(
         self,
