@@ -245,6 +245,7 @@ def test_set_faults_tell_how_often_they_were_met(ec2, layer):
     [
         pytest.param("/faults", {"match": {"op": "RunInstances"}, "do": "explode"}, id="unknown fault"),
         pytest.param("/faults", {"match": {"operation": "RunInstances"}, "do": "drop"}, id="unknown way to match"),
+        pytest.param("/faults", {"match": {"op": "RunInstances", "nth": "first"}, "do": "drop"}, id="text for a count"),
         pytest.param("/knobs", {"speed": 1}, id="unknown knob"),
         pytest.param("/knobs", {"pending_seconds": "soon"}, id="no number"),
         pytest.param("/knobs", {"pending_seconds": -1}, id="time before now"),

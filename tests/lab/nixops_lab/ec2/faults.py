@@ -72,7 +72,23 @@ def read_fault(wanted: Mapping[str, Any]) -> Fault:
         raise ValueError(f"`do` is one of {', '.join(ACTIONS)}")
     if settings.get("when", "before") not in {"before", "after"}:
         raise ValueError("`when` is before or after")
+    for name, kind in _TYPES.items():
+        given = {**settings, **match}.get(name)
+        if given is not None and (isinstance(given, bool) or not isinstance(given, kind)):
+            raise ValueError(f"`{name}` is of another type")
     return Fault(**settings, **match)
+
+
+_TYPES: dict[str, Any] = {
+    "op": str,
+    "nth": int,
+    "param": Mapping,
+    "times": int,
+    "code": str,
+    "message": str,
+    "status": int,
+    "seconds": int | float,
+}
 
 
 class Faults:
