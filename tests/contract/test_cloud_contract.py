@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from botocore.loaders import Loader
 
 from contract.cloud_worlds import KNOWN, OPERATIONS, REGION, UNKNOWN, FakeWorld, RealWorld, World, rules_of
-from nixops_operator.adapters.aws import Boto3Clouds, thread_pool
+from nixops_operator.adapters.aws import Boto3Clouds
 from nixops_operator.adapters.aws.clouds import model_loader
 from nixops_operator.api.names import CLUSTER_TAG, UID_TAG
 from nixops_operator.api.reasons import Reason
@@ -44,7 +45,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         yield FakeWorld.new()
         return
     layer = request.getfixturevalue("layer")
-    with thread_pool() as pool:
+    with ThreadPoolExecutor(4) as pool:
         clouds = Boto3Clouds(layer.url, pool, loader=request.getfixturevalue("models"))
         world = RealWorld(layer, clouds)
         yield world

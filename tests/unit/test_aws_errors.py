@@ -21,11 +21,9 @@ from nixops_operator.errors import Blocked, InvalidSpec, Lost, OutcomeUnknown, R
 ENDPOINT = {"endpoint_url": "https://ec2.us-west-2.amazonaws.com"}
 
 
-def refusal(
-    code: str, status: int = 400, message: str = "what AWS says", operation: str = "RunInstances"
-) -> ClientError:
+def refusal(code: str, status: int = 400, message: str = "what AWS says") -> ClientError:
     response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ClientError(response, operation)  # type: ignore[arg-type]
+    return ClientError(response, "RunInstances")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
