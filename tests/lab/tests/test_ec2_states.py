@@ -251,3 +251,26 @@ def test_new_objects_are_invisible_for_the_set_time(cases, ec2, layer):
     assert ec2.describe_instances()["Reservations"] == []
     layer.clock.advance(61)
     assert cases.describe(instance_id)["InstanceId"] == instance_id
+
+
+def test_a_launch_that_fails_while_it_is_being_terminated_keeps_the_callers_reason(cases, ec2, layer):
+    layer.machines.held.add("create")
+    layer.machines.broken.add("create")
+    instance_id = cases.launch()
+    eventually(lambda: ("create", instance_id) in layer.machines.calls)
+    ec2.terminate_instances(InstanceIds=[instance_id])
+    layer.machines.held.clear()
+    cases.until(instance_id, "terminated")
+    assert cases.describe(instance_id)["StateReason"]["Code"] == "Client.UserInitiatedShutdown"
+    assert layer.machines.calls.count(("destroy", instance_id)) == 1
+
+
+def test_a_machine_that_does_not_boot_again_is_a_stopped_instance(cases, ec2, layer):
+    instance_id = cases.running()
+    ec2.stop_instances(InstanceIds=[instance_id])
+    cases.until(instance_id, "stopped")
+    layer.machines.broken.add("start")
+    ec2.start_instances(InstanceIds=[instance_id])
+    eventually(lambda: cases.describe(instance_id).get("StateReason", {}).get("Code") == "Server.InternalError")
+    assert cases.state(instance_id) == "stopped"
+    assert layer.machines.state(instance_id) == "off"

@@ -25,7 +25,7 @@ INSTANCE_SHUTDOWN = (
     "Client.InstanceInitiatedShutdown",
     "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
 )
-LAUNCH_FAILED = ("Server.InternalError", "Server.InternalError: Internal error on launch")
+NOT_BOOTED = ("Server.InternalError", "Server.InternalError: Internal error on launch")
 
 
 def user_initiated(now: float) -> str:
@@ -116,9 +116,8 @@ class Lifecycle:
                 if not await self._power_on(region, instance_id, is_new=is_new):
                     return
             except Exception:  # noqa: BLE001 - EC2 tells a failed launch by the state: there is nobody to raise to
-                _log.exception("launch of %s failed", instance_id)
-                self._change(region, instance_id, state="shutting-down", state_reason=LAUNCH_FAILED)
-                self._spawn(self._remove(region, instance_id))
+                _log.exception("%s did not boot", instance_id)
+                self._give_up(region, instance_id, is_new=is_new)
                 return
         await self._cloud.panel.elapsed("pending_seconds", since)
         instance = region.instances.get(instance_id)
@@ -126,10 +125,19 @@ class Lifecycle:
         if instance is not None and instance.state == "pending" and instance.launch_time == since:
             self._change(region, instance_id, state="running", state_reason=None)
 
+    def _give_up(self, region: Region, instance_id: str, *, is_new: bool) -> None:
+        """EC2 User Guide, "Troubleshoot instance launch issues": a launch ends terminated, a start stopped."""
+        if region.instances[instance_id].state != "pending":
+            return
+        if is_new:
+            self._change(region, instance_id, state="shutting-down", state_reason=NOT_BOOTED)
+            self._spawn(self._remove(region, instance_id))
+        else:
+            self._release_public(region, instance_id)
+            self._change(region, instance_id, state="stopped", state_reason=NOT_BOOTED)
+
     async def _power_on(self, region: Region, instance_id: str, *, is_new: bool) -> bool:
         instance = region.instances[instance_id]
-        if instance.state != "pending":
-            return False
         if instance.has_public_address:
             self._change(region, instance_id, public_address=self._cloud.addresses.public())
             instance = region.instances[instance_id]

@@ -79,10 +79,10 @@ class FakeMachines:
 
     async def _begin(self, operation: str, name: str) -> None:
         self.calls.append((operation, name))
-        if operation in self.broken:
-            raise OSError(f"{operation} is broken")
         while operation in self.held:  # noqa: ASYNC110 - tests release it from another thread
             await asyncio.sleep(0.005)
+        if operation in self.broken:
+            raise OSError(f"{operation} is broken")
 
     async def create(self, spec: MachineSpec) -> None:
         await self._begin("create", spec.name)
