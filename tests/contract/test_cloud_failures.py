@@ -181,12 +181,13 @@ async def test_an_identity_that_nobody_uses_is_forgotten(layer: RunningLayer, mo
     seconds = 0.0
     with ThreadPoolExecutor(1) as pool:
         clouds = Boto3Clouds(layer.url, pool, loader=models, monotonic=lambda: seconds)
-        first = clouds.cloud(KNOWN, REGION)
-        seconds += IDLE_LIFE.total_seconds()
-        assert clouds.cloud(KNOWN, REGION) is first
+        used, unused = clouds.cloud(KNOWN, REGION), clouds.cloud(KNOWN, "eu-central-1")
+        for _ in range(4):
+            seconds += IDLE_LIFE.total_seconds() / 3
+            await used.sweep_instances("cluster")
 
-        seconds += IDLE_LIFE.total_seconds() + 1
-        clouds.cloud(KNOWN, "eu-central-1")
-
-        assert clouds.cloud(KNOWN, REGION) is not first
+        assert clouds.cloud(KNOWN, REGION) is used
+        assert clouds.cloud(KNOWN, "eu-central-1") is not unused
+        # Whoever still holds it can go on.
+        assert await unused.sweep_instances("cluster") == {}
         clouds.close()

@@ -45,11 +45,21 @@ class Clients:
     after "no capacity", which EC2 answers with HTTP 500.
     """
 
-    def __init__(self, identity: AwsIdentity, region: str, endpoint_url: str | None, loader: Loader) -> None:
+    def __init__(
+        self,
+        identity: AwsIdentity,
+        region: str,
+        endpoint_url: str | None,
+        loader: Loader,
+        monotonic: Callable[[], float],
+    ) -> None:
         self._identity = identity
         self._region = region
         self._endpoint_url = endpoint_url
         self._loader = loader
+        self._monotonic = monotonic
+        self.used_at = monotonic()
+        """Monotonic seconds of the last call."""
         self._lock = threading.Lock()
         self._session: botocore.session.Session | None = None
         self._made: dict[tuple[str, int], Any] = {}
@@ -68,6 +78,7 @@ class Clients:
         return self._client("sts", READ_ATTEMPTS)  # type: ignore[no-any-return]
 
     def close(self) -> None:
+        """Drops the clients; whoever still calls gets new ones."""
         with self._lock:
             for client in self._made.values():
                 client.close()
@@ -75,6 +86,7 @@ class Clients:
 
     def _client(self, name: str, attempts: int) -> Any:
         with self._lock:
+            self.used_at = self._monotonic()
             if (name, attempts) not in self._made:
                 self._made[name, attempts] = self._make(name, attempts)
             return self._made[name, attempts]
@@ -121,26 +133,23 @@ class Boto3Clouds:
         self._monotonic = monotonic
         self._loader = loader or model_loader()
         self._clouds: dict[tuple[AwsIdentity, str], tuple[Boto3Cloud, Clients]] = {}
-        self._used: dict[tuple[AwsIdentity, str], float] = {}
 
     def cloud(self, identity: AwsIdentity, region: str) -> Boto3Cloud:
-        now = self._monotonic()
-        self._drop_idle(now)
+        self._drop_idle()
         key = (identity, region)
         if key not in self._clouds:
-            clients = Clients(identity, region, self._endpoint_url, self._loader)
+            clients = Clients(identity, region, self._endpoint_url, self._loader, self._monotonic)
             self._clouds[key] = (Boto3Cloud(clients, self._pool), clients)
-        self._used[key] = now
         return self._clouds[key][0]
 
     def close(self) -> None:
         for _, clients in self._clouds.values():
             clients.close()
         self._clouds.clear()
-        self._used.clear()
 
-    def _drop_idle(self, now: float) -> None:
-        for key in [key for key, used in self._used.items() if now - used > IDLE_LIFE.total_seconds()]:
-            del self._used[key]
-            _, clients = self._clouds.pop(key)
-            clients.close()
+    def _drop_idle(self) -> None:
+        oldest = self._monotonic() - IDLE_LIFE.total_seconds()
+        for key, (_, clients) in list(self._clouds.items()):
+            if clients.used_at < oldest:
+                del self._clouds[key]
+                clients.close()
