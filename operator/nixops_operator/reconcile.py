@@ -155,6 +155,8 @@ class Reconciler:
         body, verdict, has_changed = await self._apply(key, body, desired, plan, controller)
         controller.settle(desired, plan)
         if verdict.outcome is not Outcome.LOOKING:
+            # Steps may have written intents; a status worked out from the older object would take them back.
+            desired = controller.desired(body)
             fields = controller.status(desired, observed, replace(plan, verdict=verdict), self._now())  # type: ignore[type-var]  # plans are dataclasses
             await self._write_status(key, body, fields, verdict)
         self._plan_next(key, plan, verdict, has_changed)

@@ -62,7 +62,7 @@ class Evaluator:
             await self._store_exported(output)
             return evaluation
 
-        evaluation = await self._sandboxed(text, sources, names, take)
+        evaluation = await self._sandboxed(text, sources, names, take, EVALUATION)
         await self._judge(evaluation)
         return evaluation
 
@@ -74,7 +74,7 @@ class Evaluator:
             await output.read()
             return value
 
-        return await self._sandboxed(text, sources, Names({}), take)
+        return await self._sandboxed(text, sources, Names({}), take, EVALUATION)
 
     async def run(self, command: Sequence[str]) -> str:
         """What a program writes that runs in the evaluator's place. Raises as `evaluate`."""
@@ -90,7 +90,7 @@ class Evaluator:
         sources: Sequence[str],
         names: Names,
         take: Callable[[asyncio.StreamReader], Awaitable[_T]],
-        command: Sequence[str] = EVALUATION,
+        command: Sequence[str],
     ) -> _T:
         """What `take` makes of the output; only if the process then ended well, in time and within its limits."""
         async with self._slots:

@@ -49,8 +49,7 @@ COMMIT_SECONDS=280     # the operator waits 300 s
 STOP_SECONDS=30        # from SIGTERM to SIGKILL; also the limit of `finish`
 DEADMAN_MARGIN=60      # above timeout and confirm timeout: a slow start of the unit is no reason to return
 ROLLBACK_MARGIN=120    # above the request's timeout: stopping the activation's unit comes first
-ROLLBACK_TRIES=3       # somebody else's switch-to-configuration may hold the lock (exit 11)
-ROLLBACK_PAUSE=5
+ROLLBACK_STARTS=10     # somebody else's switch-to-configuration may hold the lock
 
 fail() { printf '%s\n' "$2" >&2; exit "$1"; }
 
@@ -178,6 +177,7 @@ start_rollback() {
         return 0
     fi
     run_unit "nixops-rollback-$id" --no-block -p RuntimeMaxSec=$((timeout + ROLLBACK_MARGIN)) \
+        -p Restart=on-failure -p RestartSec=3 -p StartLimitBurst="$ROLLBACK_STARTS" -p StartLimitIntervalSec=infinity \
         -p StandardOutput="append:$dir/log" -p StandardError="append:$dir/log" /bin/sh "$dir/agent" return "$id" ||
         is_active "nixops-rollback-$id.service"
 }
@@ -564,31 +564,27 @@ expire() {
     return_from prepared switching switched
 }
 
-# Also frees the lock of a switch-to-configuration that hangs.
+# Stopping the unit also frees the lock of a switch-to-configuration that hangs. systemd starts this again if it fails.
 return_to_previous() {
     load_request
     load_path
     [ "$(state)" = rollingback ] || return 0
     systemctl stop "nixops-activate-$id.service" 2>/dev/null || true
-    tries=0
-    until [ -e "$dir/untouched" ] || switch_back; do
-        tries=$((tries + 1))
-        [ "$tries" -lt "$ROLLBACK_TRIES" ] || break
-        sleep "$ROLLBACK_PAUSE"
-    done
+    returned=yes
+    [ -e "$dir/untouched" ] || switch_back || returned=no
     open_sshd
-    [ -e "$dir/untouched" ] || [ "$(system_behind /run/current-system)" = "$previous" ] ||
-        fail 1 "could not return to $previous"
+    [ "$returned" = yes ] || fail 1 "could not return to $previous"
     move rollingback rolledback
     stop_timers
     release
 }
 
-# NIXOS_NO_CHECK: a check that refuses the way back would lock everybody out. 4: a unit of the previous system failed.
+# NIXOS_NO_CHECK: a check that refuses the way back would lock everybody out. Where the previous system never switched
+# without an error, it will not now; but 11 (somebody else has the lock) and a signal mean that it did not run to its end.
 switch_back() {
     status=0
     NIXOS_NO_CHECK=1 "$previous/bin/switch-to-configuration" test || status=$?
-    [ "$status" -eq 0 ] || [ "$status" -eq 4 ]
+    [ "$status" -ne 11 ] && [ "$status" -lt 128 ] && [ "$(system_behind /run/current-system)" = "$previous" ]
 }
 
 # sshd.socket where NixOS has services.openssh.startWhenNeeded; ssh.service on Debian.
