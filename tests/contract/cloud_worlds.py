@@ -56,6 +56,10 @@ class World(Protocol):
 
     def drop_reply(self, effect: str) -> None: ...
 
+    def hide(self, *names: str) -> None: ...
+
+    def show(self) -> None: ...
+
 
 @dataclass
 class FakeWorld:
@@ -91,6 +95,12 @@ class FakeWorld:
 
     def drop_reply(self, effect: str) -> None:
         self.cloud.effects.drop_reply.add(effect)
+
+    def hide(self, *names: str) -> None:
+        self.cloud.hidden.update(names)
+
+    def show(self) -> None:
+        self.cloud.hidden.clear()
 
 
 class RealWorld:
@@ -149,6 +159,12 @@ class RealWorld:
 
     def drop_reply(self, effect: str) -> None:
         self.layer.fault("commit-drop", OPERATIONS[effect])
+
+    def hide(self, *names: str) -> None:
+        self.layer.turn(visibility_seconds=3600)
+
+    def show(self) -> None:
+        self.layer.turn(visibility_seconds=0)
 
 
 def _tagged(kind: str, tags: Mapping[str, str]) -> dict[str, Any]:

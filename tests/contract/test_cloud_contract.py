@@ -561,6 +561,29 @@ async def test_the_default_group_cannot_be_deleted(world: World) -> None:
     assert refused.value.reason is Reason.CHANGE_FORBIDDEN
 
 
+# Eventual consistency: what was just made may not be shown yet.
+
+
+async def test_what_is_not_shown_yet_is_not_made_twice(world: World) -> None:
+    group_id = await new_group(world)
+    await world.cloud.import_key_pair("web", KEY, TAGS)
+    instance_id = await launch(world)
+    world.hide(group_id, "web", instance_id)
+    assert await world.cloud.sweep_instances(CLUSTER) == {}
+    assert await world.cloud.sweep_network(CLUSTER) == ({}, {})
+
+    with pytest.raises(Retry):
+        await new_group(world)
+    with pytest.raises(Retry):
+        await world.cloud.import_key_pair("web", KEY, TAGS)
+    assert await launch(world) == instance_id
+
+    world.show()
+    assert await new_group(world) == group_id
+    await world.cloud.import_key_pair("web", KEY, TAGS)
+    assert list(await world.cloud.sweep_instances(CLUSTER)) == [instance_id]
+
+
 # What a launch is resolved from.
 
 
