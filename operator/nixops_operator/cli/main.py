@@ -1,0 +1,93 @@
+"""`kubectl nixops`: what NixOps users do at a machine, by kubectl and their own ssh."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nixops_operator.cli.ssh_command import NotReachableError, SshLogin, known_hosts, login_of, ssh_arguments
+
+app = typer.Typer(
+    help="Work with NixOS machines that nixops-operator keeps.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Namespace of the NixMachine; default as kubectl's.")
+]
+
+
+class CliError(Exception):
+    """What went wrong and what to do, for people; exit code 1."""
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `ssh` a command of its own while there is only one."""
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def ssh(
+    name: Annotated[str, typer.Argument(help="The NixMachine.")],
+    command: Annotated[list[str] | None, typer.Argument(help="What to run there; a login shell if absent.")] = None,
+    namespace: Namespace = None,
+) -> None:
+    """Log in to a machine, checking the host key that the operator pinned.
+
+    The client key is read from its Secret into a private file that is removed afterwards; your own ssh configuration
+    and known hosts are not used.
+    """
+    machine = _kubectl_json(["get", "nixmachines.nixops.dev", name], namespace)
+    try:
+        login = login_of(machine)
+    except NotReachableError as error:
+        raise CliError(str(error)) from None
+    secret = _kubectl_json(["get", "secret", login.secret], login.namespace)
+    try:
+        key = base64.b64decode(secret.get("data", {})[login.secret_key], validate=True)
+    except (KeyError, binascii.Error):
+        raise CliError(f"Secret {login.secret} has no usable key {login.secret_key}") from None
+    raise typer.Exit(_run_ssh(login, key, command or []))
+
+
+def _run_ssh(login: SshLogin, key: bytes, command: list[str]) -> int:
+    with tempfile.TemporaryDirectory(prefix="kubectl-nixops-") as folder:
+        key_file, hosts_file = Path(folder, "key"), Path(folder, "known_hosts")
+        key_file.touch(mode=0o600)
+        # ssh refuses a key whose last line does not end.
+        key_file.write_bytes(key.rstrip() + b"\n")
+        hosts_file.write_text(known_hosts(login))
+        arguments = ssh_arguments(login, str(key_file), str(hosts_file), command)
+        return subprocess.run(["ssh", *arguments], check=False).returncode
+
+
+def _kubectl_json(arguments: list[str], namespace: str | None) -> dict[str, Any]:
+    scope = ["--namespace", namespace] if namespace is not None else []
+    try:
+        done = subprocess.run(
+            ["kubectl", *arguments, *scope, "--output", "json"], check=False, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        raise CliError("kubectl is not on PATH; install it, this plugin reads objects through it") from None
+    if done.returncode != 0:
+        raise CliError(done.stderr.strip() or f"kubectl {' '.join(arguments)} failed")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def main() -> None:
+    """Entry point `kubectl-nixops`. Exit codes: 0 ok, 1 error, else what ssh returned."""
+    try:
+        app()
+    except CliError as error:
+        print(f"kubectl nixops: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
