@@ -58,8 +58,9 @@ async def test_a_gate_holds_a_call() -> None:
     kube = FakeKube()
     gate = kube.effects.gates["kube.create_machine"] = asyncio.Event()
     call = asyncio.create_task(kube.create_machine(machine("shop")))
-    while not kube.effects.calls:
+    for _ in range(10):
         await asyncio.sleep(0)
+    assert [one.effect for one in kube.effects.calls] == ["kube.create_machine"]
     assert kube.body(key("shop")) is None
 
     gate.set()
