@@ -16,7 +16,10 @@ import typer
 from nixops_operator.cli.ssh_command import NotReachableError, SshLogin, known_hosts, login_of, ssh_arguments
 
 app = typer.Typer(
-    help="Work with NixOS machines that nixops-operator keeps.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Work with NixOS machines that nixops-operator keeps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 Namespace = Annotated[
@@ -77,7 +80,9 @@ def _kubectl_json(arguments: list[str], namespace: str | None) -> dict[str, Any]
     except FileNotFoundError:
         raise CliError("kubectl is not on PATH; install it, this plugin reads objects through it") from None
     if done.returncode != 0:
-        raise CliError(done.stderr.strip() or f"kubectl {' '.join(arguments)} failed")
+        # kubectl repeats a failed connection several times; its last line says what is wrong.
+        said = done.stderr.strip().splitlines() or [f"kubectl {' '.join(arguments)} failed"]
+        raise CliError(said[-1])
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
