@@ -86,8 +86,9 @@ class Host:
         assert done.exit_status == 0, done.stderr.decode()
 
     async def until(self, script: str) -> None:
-        """Returns when the shell script in the machine succeeds; the machine asks itself, ten times a second."""
-        await asyncio.wait_for(self.sh(f"until {script}; do sleep 0.1; done"), 60)
+        """Returns when the shell script in the machine succeeds; the machine asks itself, for at most a minute."""
+        done = await self.run("timeout", "60", "sh", "-c", f"until {script}; do sleep 0.1; done")
+        assert done.exit_status == 0, f"never: {script}"
 
     async def current(self) -> str:
         return await self.sh("readlink /run/current-system")
