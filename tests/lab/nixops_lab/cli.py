@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nixops_lab import cluster, environment, identities, lifecycle, network, operator_process
 from nixops_lab.control import Control, find_machine
@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     for action, call, text in (
         ("exec", machine_exec, "exec NAME -- CMD: run a command in it as root"),
         ("kill", machine_kill, "cut its power"),
+        ("start", machine_start, "switch the given host on again (an instance is EC2's to start)"),
         ("console", machine_console, "a root shell in it"),
     ):
         machine(action, call, text).add_argument("name", metavar="NAME")
@@ -165,6 +166,12 @@ def machine_kill(paths: LabPaths, given: argparse.Namespace) -> None:
     say(f"{machine['name']} is off")
 
 
+def machine_start(paths: LabPaths, given: argparse.Namespace) -> None:
+    machine = _machine(paths, given.name)
+    _control(paths).switch_on(machine["name"])
+    say(f"{machine['name']} is on")
+
+
 def ec2_log(paths: LabPaths, given: argparse.Namespace) -> None:
     lifecycle.running(paths)
     if paths.ec2_log.exists():
@@ -190,14 +197,14 @@ def _control(paths: LabPaths) -> Control:
 
 def _start_operator(paths: LabPaths, launch: operator_process.Launch) -> None:
     lab = lifecycle.running(paths)
-    cluster.install(paths)
+    cluster.install_changes(paths)
     pid = operator_process.start(paths, lab, launch)
     if not launch.command and not operator_process.await_answer(paths, lab, OPERATOR_START_SECONDS):
         say(f"it runs, but its health port does not answer after {OPERATOR_START_SECONDS} s")
     say(f"the operator runs (pid {pid}); its log is {paths.operator / 'log'}")
 
 
-def _machine(paths: LabPaths, name: str) -> dict[str, object]:
+def _machine(paths: LabPaths, name: str) -> dict[str, Any]:
     machines = _control(paths).machines()
     known = any(machine["name"] == name for machine in machines)
     # The API is asked only for a name that is none of a machine's.

@@ -4,7 +4,10 @@ Everything comes from the repository's `crds/` and from the chart as helm render
 what runs the operator itself (Deployment, settings) is the lab's own (operator_process.py).
 """
 
+import hashlib
 import subprocess
+from collections.abc import Iterable
+from pathlib import Path
 
 import yaml
 
@@ -18,8 +21,23 @@ CHART = CHECKOUT / "helm" / "nixops-operator"
 DEFINITIONS = CHECKOUT / "crds"
 
 
+def install_changes(paths: LabPaths) -> None:
+    """Applies the repository's present state, if this lab has another one."""
+    present = digest([*DEFINITIONS.glob("*.yaml"), *CHART.rglob("*")])
+    installed = paths.control_plane / "installed"
+    if not installed.exists() or installed.read_text() != present:
+        install(paths)
+        installed.write_text(present)
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Of the names and contents of those that are files."""
+    parts = [(str(path), path.read_bytes()) for path in sorted(files) if path.is_file()]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
 def install(paths: LabPaths) -> None:
-    """Applies the repository's present state. Safe to repeat: `up` and every start of the operator do."""
+    """Applies the repository's present state. Safe to repeat."""
     documents: list[object] = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}]
     for definition in sorted(DEFINITIONS.glob("*.yaml")):
         documents += yaml.safe_load_all(definition.read_text())
@@ -33,14 +51,6 @@ def install(paths: LabPaths) -> None:
 
 def render(paths: LabPaths) -> str:
     """The chart with its default values, under the names that the lab uses."""
-    if not (CHART / "Chart.yaml").exists():
-        return yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "ServiceAccount",
-                "metadata": {"name": SERVICE_ACCOUNT, "namespace": NAMESPACE},
-            }
-        )
     argv = [str(paths.programs / "helm"), "template", SERVICE_ACCOUNT, str(CHART), f"--namespace={NAMESPACE}"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -26,6 +26,10 @@ class Control:
     def cut_power(self, machine: str) -> None:
         self._call("POST", f"/machines/{machine}/kill", {})
 
+    def switch_on(self, machine: str) -> None:
+        """A given host only; returns when its init runs."""
+        self._call("POST", f"/machines/{machine}/start", {})
+
     def set_knobs(self, knobs: Mapping[str, object]) -> Any:
         return self._call("POST", "/knobs", knobs)
 
@@ -77,4 +81,4 @@ def find_machine(
 def _stands_for(thing: Mapping[str, Any], machine: Mapping[str, Any]) -> bool:
     instance = (thing.get("status") or {}).get("instance") or {}
     host = (thing["spec"].get("target") or {}).get("host") or {}
-    return machine["name"] == instance.get("id") or machine["private_address"] == host.get("address")
+    return bool(machine["name"] == instance.get("id") or machine["private_address"] == host.get("address"))

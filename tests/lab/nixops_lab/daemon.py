@@ -7,6 +7,7 @@ moment: `nixops_lab.machines.clean` ends what it leaves.
     GET  /health               200 once the given host answers on its SSH port, 503 before
     GET  /machines             [{name, state, private_address, public_address, leader}], by name
     POST /machines/NAME/kill   cuts the machine's power
+    POST /machines/NAME/start  switches the given host on; an instance is EC2's to start
     …                          the EC2 layer's own routes: call log, faults, knobs, reset (ec2/control.py)
 """
 
@@ -55,6 +56,7 @@ class Control:
             web.get("/health", self._health),
             web.get("/machines", self._list),
             web.post("/machines/{name}/kill", self._kill),
+            web.post("/machines/{name}/start", self._start),
         ]
 
     async def _health(self, _request: web.Request) -> web.Response:
@@ -68,6 +70,15 @@ class Control:
             await self._machines.kill(request.match_info["name"])
         except MachineError as error:
             return web.json_response({"error": str(error)}, status=404)
+        return web.json_response({})
+
+    async def _start(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name != HOST_NAME:
+            return web.json_response(
+                {"error": f"only {HOST_NAME} is started here, an instance by StartInstances"}, status=409
+            )
+        await self._machines.start(name)
         return web.json_response({})
 
     def _described(self, name: str) -> dict[str, object]:

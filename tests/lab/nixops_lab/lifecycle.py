@@ -40,7 +40,7 @@ PER_RUN = (
     "operator",
     "bin",
     "log",
-    "nixpkgs",
+    "nixpkgs*",
     "audit.log",
     "ec2.log",
     "kubeconfig",
@@ -131,8 +131,7 @@ def complaint(paths: LabPaths, lab: state.State) -> str | None:
 
 
 async def _start(paths: LabPaths, seed: int) -> None:
-    for name in PER_RUN:
-        place = paths.folder / name
+    for place in [place for name in PER_RUN for place in paths.folder.glob(name)]:
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
         else:
@@ -150,7 +149,7 @@ async def _start(paths: LabPaths, seed: int) -> None:
         _link_programs(paths, programs)
         await control_plane.start(programs, paths, lab.ports["api"], started)
         say("the Kubernetes API answers")
-        await asyncio.to_thread(cluster.install, paths)
+        await asyncio.to_thread(cluster.install_changes, paths)
 
     async def bring_up_machines() -> None:
         await _words(str(SOURCES / "nixpkgs" / "assemble.sh"), str(paths.nixpkgs))
@@ -241,19 +240,16 @@ def clear(paths: LabPaths) -> None:
     processes.end(list(lab.processes.values()) if lab is not None else [], grace=0)
     machines.clean(paths.folder)
     # Whatever else is inside: started by a process that died before it could write it down, or by `lab run`.
-    strays = [recorded for pid in network.pids(paths.namespace) if (recorded := _recorded(pid)) is not None]
+    strays = [found for pid in network.pids(paths.namespace) if (found := processes.record(pid)) is not None]
     processes.end(strays, grace=2)
     network.delete(paths.namespace)
     _unmount_below(paths.folder)
+    # The operator's store and etcd's files are large and of no use any more.
+    for large in (paths.operator / "nix", paths.control_plane):
+        if large.exists():
+            shutil.rmtree(large)
     paths.environment.unlink(missing_ok=True)
     paths.state.unlink(missing_ok=True)
-
-
-def _recorded(pid: int) -> processes.Recorded | None:
-    try:
-        return processes.record(pid)
-    except ProcessLookupError:
-        return None
 
 
 def mounts_below(folder: Path, table: str) -> list[str]:

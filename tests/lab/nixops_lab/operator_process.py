@@ -241,8 +241,8 @@ def stop(paths: LabPaths) -> int | None:
     process = running(paths)
     if process is None:
         return None
-    if (inner := _inner_pid(process.pid)) is not None:
-        processes.send(processes.record(inner), signal.SIGTERM)
+    if (inner := _inner(process.pid)) is not None:
+        processes.send(inner, signal.SIGTERM)
     if processes.wait_gone([process], STOP_SECONDS):
         kill(paths)
     return exit_code(paths)
@@ -288,10 +288,12 @@ def _service_account_kubeconfig(paths: LabPaths, port: int) -> str:
 
 
 def _write_private(path: Path, content: str) -> None:
-    """For the operator's eyes, and root's."""
-    path.touch(mode=0o600)
-    path.write_text(content)
-    os.chown(path, USER_ID, USER_ID)
+    """For the operator's eyes, and root's; never seen half-written."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.touch(mode=0o600)
+    fresh.write_text(content)
+    os.chown(fresh, USER_ID, USER_ID)
+    fresh.replace(path)
 
 
 def _status(paths: LabPaths) -> dict[str, object]:
@@ -301,25 +303,27 @@ def _status(paths: LabPaths) -> dict[str, object]:
         text = (paths.operator / "status").read_text()
     except FileNotFoundError:
         return merged
-    for line in text.splitlines():
-        merged |= json.loads(line)
+    # bwrap writes a line in pieces: the last one may be unfinished.
+    for line in text.splitlines(keepends=True):
+        if line.endswith("\n"):
+            merged |= json.loads(line)
     return merged
 
 
-def _inner_pid(first: int) -> int | None:
+def _inner(first: int) -> processes.Recorded | None:
     """The operator itself: the child of the namespace's first process; None before it is there or after its end."""
     below = processes.children(first)
-    return below[0] if below else None
+    return processes.record(below[0]) if below else None
 
 
 def _await_pid(paths: LabPaths, outermost: processes.Recorded) -> int | None:
     """Writes down the namespace's first process as soon as there is one; None if all ended before the operator ran."""
     while processes.is_alive(outermost):
         first = _status(paths).get("child-pid")
-        if isinstance(first, int) and processes.stat(first) is not None:
-            _write_private(paths.operator / "pid", json.dumps(asdict(processes.record(first))))
-            if (inner := _inner_pid(first)) is not None and _runs_as_operator(inner):
-                return inner
+        if isinstance(first, int) and (recorded := processes.record(first)) is not None:
+            _write_private(paths.operator / "pid", json.dumps(asdict(recorded)))
+            if (inner := _inner(first)) is not None and _runs_as_operator(inner.pid):
+                return inner.pid
     return None
 
 

@@ -95,7 +95,7 @@ def install_packages() -> None:
     if not missing:
         return
     say(f"installing {len(missing)} Debian packages (about a minute): {' '.join(missing)}")
-    with _no_services_started():
+    with no_services_started():
         _apt("update")
         _apt("install", "--yes", "--no-install-recommends", *missing)
 
@@ -111,7 +111,7 @@ def _apt(*arguments: str) -> None:
 
 
 @contextmanager
-def _no_services_started() -> Iterator[None]:
+def no_services_started() -> Iterator[None]:
     """Debian's etcd-server starts an etcd when installed.
 
     The lab wants the program only. An administrator's own policy stays.

@@ -55,12 +55,10 @@ def stat(pid: int) -> Stat | None:
         return None
 
 
-def record(pid: int) -> Recorded:
-    """The name for ever of the process that has `pid` now. Raises ProcessLookupError if there is none."""
+def record(pid: int) -> Recorded | None:
+    """The name for ever of the process that has `pid` now; None if there is none."""
     seen = stat(pid)
-    if seen is None:
-        raise ProcessLookupError(pid)
-    return Recorded(pid, seen.start_time, boot_id())
+    return None if seen is None else Recorded(pid, seen.start_time, boot_id())
 
 
 def is_alive(process: Recorded) -> bool:
@@ -132,7 +130,9 @@ def start(
             pass_fds=tuple(pass_fds),
             start_new_session=True,
         )
+    # Not waited for, it has its entry in /proc even if it ended at once.
     recorded = record(started.pid)
+    assert recorded is not None
     # It outlives this command on purpose; without this line the garbage collector would warn about that.
     started.returncode = 0
     return recorded

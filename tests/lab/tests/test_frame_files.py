@@ -261,3 +261,33 @@ def test_the_operator_accepts_the_labs_settings(
     settings = load_settings()
     assert settings.aws.endpoint_url == "http://127.0.0.1:1002"
     assert settings.server.port == PORTS["operator"]
+
+
+class TestPackagePolicy:
+    def test_no_service_is_started_while_packages_are_installed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        policy = tmp_path / "policy-rc.d"
+        monkeypatch.setattr(prerequisites, "POLICY", policy)
+        with prerequisites.no_services_started():
+            assert subprocess.run([policy, "etcd", "start"], check=False).returncode == 101
+        assert not policy.exists()
+
+    def test_an_administrators_own_policy_stays(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        policy = tmp_path / "policy-rc.d"
+        policy.write_text("own")
+        monkeypatch.setattr(prerequisites, "POLICY", policy)
+        with prerequisites.no_services_started():
+            assert policy.read_text() == "own"
+        assert policy.read_text() == "own"
+
+
+def test_a_changed_or_new_file_of_the_chart_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("1")
+    before = cluster.digest(tmp_path.rglob("*"))
+    (tmp_path / "templates").mkdir()
+    assert cluster.digest(tmp_path.rglob("*")) == before
+    (tmp_path / "templates" / "b.yaml").write_text("")
+    added = cluster.digest(tmp_path.rglob("*"))
+    (tmp_path / "a.yaml").write_text("2")
+    assert len({before, added, cluster.digest(tmp_path.rglob("*"))}) == 3

@@ -89,6 +89,14 @@ def test_a_command_inside_keeps_its_exit_status(lab: Lab) -> None:
     assert lab.machine_exec("given-host", ["sh", "-c", "exit 4"], check=False).returncode == 4
 
 
+def test_a_given_host_without_power_is_switched_on_again_with_its_disk(lab: Lab) -> None:
+    lab.machine_exec("given-host", ["touch", "/root/kept"])
+    lab.control.cut_power("given-host")
+    assert lab.machine_exec("given-host", ["true"], check=False).returncode == 1
+    lab.control.switch_on("given-host")
+    lab.machine_exec("given-host", ["test", "-e", "/root/kept"])
+
+
 @pytest.mark.usefixtures("stopped_operator")
 def test_the_operators_process_has_a_pods_rights_and_places(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the caller's")
@@ -136,7 +144,7 @@ def test_an_operator_that_ends_at_once_is_reported_with_its_log(lab: Lab) -> Non
 def test_down_leaves_no_process_no_mount_and_no_namespace_even_after_a_crash(tmp_path: Path) -> None:
     paths = LabPaths.of(tmp_path / "lab")
     lab = Lab.up(paths.folder)
-    inside = [processes.record(pid) for pid in network.pids(paths.namespace)]
+    inside = [found for pid in network.pids(paths.namespace) if (found := processes.record(pid)) is not None]
     assert inside
     daemon = state.read(paths.state).processes["daemon"]
     os.kill(daemon.pid, 9)

@@ -19,8 +19,14 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
         running.kill()
 
 
+def recorded_of(running: subprocess.Popen[bytes]) -> processes.Recorded:
+    found = processes.record(running.pid)
+    assert found is not None
+    return found
+
+
 def test_a_running_process_is_alive(sleeper: subprocess.Popen[bytes]) -> None:
-    assert processes.is_alive(processes.record(sleeper.pid))
+    assert processes.is_alive(recorded_of(sleeper))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +39,7 @@ def test_a_running_process_is_alive(sleeper: subprocess.Popen[bytes]) -> None:
 def test_a_stranger_under_the_same_pid_is_neither_alive_nor_signalled(
     sleeper: subprocess.Popen[bytes], stranger: dict[str, object]
 ) -> None:
-    recorded = replace(processes.record(sleeper.pid), **stranger)  # type: ignore[arg-type]
+    recorded = replace(recorded_of(sleeper), **stranger)  # type: ignore[arg-type]
     assert not processes.is_alive(recorded)
     assert not processes.send(recorded, signal.SIGKILL)
     processes.end([recorded], grace=0)
@@ -41,7 +47,7 @@ def test_a_stranger_under_the_same_pid_is_neither_alive_nor_signalled(
 
 
 def test_one_that_ended_but_was_not_waited_for_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
-    recorded = processes.record(sleeper.pid)
+    recorded = recorded_of(sleeper)
     sleeper.kill()
     assert processes.wait_gone([recorded], 10) == []
     assert Path(f"/proc/{sleeper.pid}").exists()
@@ -75,3 +81,10 @@ def test_children_are_those_that_live(sleeper: subprocess.Popen[bytes]) -> None:
     processes.wait_gone([processes.Recorded(sleeper.pid, 0, "")], 10)
     os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
     assert sleeper.pid not in processes.children(os.getpid())
+
+
+def test_a_pid_that_nobody_has_is_no_process(sleeper: subprocess.Popen[bytes]) -> None:
+    sleeper.kill()
+    sleeper.wait()
+    assert processes.record(sleeper.pid) is None
+    assert processes.children(sleeper.pid) == []
