@@ -119,6 +119,11 @@ def frame(raw: str, file: str | None = None, line: int | None = None, column: in
             "path 'nixpkgs/nixos/x.nix' and 'top/a' differ",
             id="no store path is left",
         ),
+        pytest.param(
+            '@nix {"action":"msg","level":0,"msg":"\\u001b[31;1merror:\\u001b[0m out of memory"}',
+            "out of memory",
+            id="no raw text",
+        ),
         pytest.param(error("x" * 1000), "x" * (MESSAGE_LIMIT - 1) + "…", id="cut at 400 characters"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nixops_operator.nix.internal_json import plain
+from nixops_operator.nix.internal_json import plain, text_of
 from nixops_operator.nix.store_paths import STORE_PATH, name_of
 
 MESSAGE_LIMIT = 400
@@ -37,7 +37,7 @@ class BuildStory:
                 if building is not None and (said := plain(line).strip()):
                     self._last_line[building] = said
             case {"action": "msg", "level": 0}:
-                self._errors.append(plain(str(event.get("raw_msg") or event.get("msg") or "")))
+                self._errors.append(text_of(event))
 
     def failure(self) -> str:
         """Why it failed: the failed derivation's name and its last line, else Nix' own words; at most 400 characters.

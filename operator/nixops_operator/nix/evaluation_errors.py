@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nixops_operator.nix.internal_json import errors, plain
+from nixops_operator.nix.internal_json import errors, plain, text_of
 
 MESSAGE_LIMIT = 400
 _QUOTED = r"[`'‘“\"](?P<path>/nix/store/[^'’”\"]+)['’”\"]"
@@ -56,7 +56,7 @@ def evaluation_message(lines: Iterable[str], names: Names) -> str:
     if not found:
         return ""
     error = found[-1]
-    raw = plain(str(error.get("raw_msg") or error.get("msg") or ""))
+    raw = text_of(error)
     text = " ".join(_said(raw, error).split())
     place = _place(error, raw, names)
     text = _STORE_FILE.sub(lambda match: names.of_any(match[0]), text)

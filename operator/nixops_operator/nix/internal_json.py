@@ -33,6 +33,12 @@ def errors(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             yield found
 
 
+def text_of(message: dict[str, Any]) -> str:
+    """What a message says, without its trace where Nix tells them apart."""
+    raw = message.get("raw_msg")
+    return plain(str(raw)) if raw else plain(str(message.get("msg") or "")).removeprefix("error:").strip()
+
+
 def plain(text: str) -> str:
     """`text` without terminal escapes and control characters; line feeds and tabs stay."""
     return _CONTROLS.sub("", _ESCAPES.sub("", text))

@@ -1,0 +1,331 @@
+"""What an evaluation must not reach. Each attack has its harmless twin in evaluation.py, or beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from contract.nix_bench import request, store
+from nixops_operator.adapters.nix import evaluator as evaluator_module
+from nixops_operator.adapters.nix.evaluator import EvaluationLimits, Evaluator
+from nixops_operator.adapters.nix.probe import SandboxUnsafe, probe
+from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
+from nixops_operator.errors import Blocked
+from nixops_operator.facts.nix import Evaluation, Source
+from nixops_operator.nix.evaluation_errors import Names
+from nixops_operator.nix.nar import nar_of, padded
+from nixops_operator.nix.store_paths import text_path, tree_path
+
+SECRET = "cafe5ec4e7cafe5ec4e7"
+
+
+@pytest.fixture
+def evaluator(scratch: Path) -> Evaluator:
+    return Evaluator(scratch, EvaluationLimits(), 1)
+
+
+async def outcome(evaluator: Evaluator, expression: str) -> str:
+    """The JSON of its value, or the message of its error."""
+    try:
+        return await evaluator.value(expression)
+    except Blocked as error:
+        return error.message
+
+
+async def test_a_module_is_held_as_any_expression(nix: SandboxedNix, nixpkgs: Source) -> None:
+    module = '{ networking.hostName = builtins.readFile "/etc/passwd"; }'
+    with pytest.raises(
+        Blocked, match=r"^modules\[0\]:1:25: access to absolute path '/etc/passwd' is forbidden in pure eval"
+    ):
+        await nix.evaluate(request(nixpkgs, module))
+
+
+async def test_the_control_has_a_value(evaluator: Evaluator) -> None:
+    assert await outcome(evaluator, "1 + 1") == "2"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        pytest.param('builtins.readFile "{file}"', id="read a host file"),
+        pytest.param("builtins.readFile {file}", id="read a host file by its path"),
+        pytest.param("import {file}", id="import a host file"),
+        pytest.param('builtins.attrNames (builtins.readDir "{folder}")', id="list a host folder"),
+        pytest.param('builtins.readFile "/proc/self/environ"', id="read its own environment"),
+        pytest.param(
+            'builtins.readFile "${{builtins.path {{ path = "{file}"; }}}}"', id="copy a host file to the store"
+        ),
+        pytest.param('"${{builtins.filterSource (_: _: true) {folder}}}"', id="copy a host folder to the store"),
+        pytest.param("builtins.storePath /nix/store", id="the store itself"),
+    ],
+)
+async def test_host_files_are_out_of_reach(evaluator: Evaluator, scratch: Path, expression: str) -> None:
+    file = scratch / "secret.nix"
+    file.write_text(f'"{SECRET}"')
+    message = await outcome(evaluator, expression.format(file=file, folder=scratch))
+    assert re.search(r"forbidden in pure eval mode|not allowed to refer|is not allowed|not in the Nix store", message)
+    assert SECRET not in message
+
+
+@pytest.mark.parametrize("name", ["HOME", "PATH", "NIX_CONFIG", "NIX_CONF_DIR", "NIXPKGS"])
+async def test_the_environment_is_empty(evaluator: Evaluator, name: str) -> None:
+    assert await outcome(evaluator, f'builtins.getEnv "{name}"') == '""'
+
+
+@pytest.mark.parametrize("name", ["exec", "currentSystem", "currentTime", "importNative"])
+async def test_what_would_make_it_impure_does_not_exist(evaluator: Evaluator, name: str) -> None:
+    assert await outcome(evaluator, f"builtins ? {name}") == "false"
+
+
+@asynccontextmanager
+async def listener() -> AsyncIterator[tuple[int, list[object]]]:
+    """A port of 127.0.0.1 and what connected to it."""
+    seen: list[object] = []
+
+    def connected(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(writer)
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], seen
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+HASH = "0" * 52
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        pytest.param('builtins.fetchurl "http://127.0.0.1:{port}/x"', id="fetchurl"),
+        pytest.param(
+            'builtins.fetchurl {{ url = "http://127.0.0.1:{port}/x"; sha256 = "' + HASH + '"; }}',
+            id="fetchurl with a hash",
+        ),
+        pytest.param(
+            'builtins.fetchTarball {{ url = "http://127.0.0.1:{port}/x"; sha256 = "' + HASH + '"; }}', id="fetchTarball"
+        ),
+        pytest.param(
+            'builtins.fetchGit {{ url = "http://127.0.0.1:{port}/x"; rev = "' + "0" * 40 + '"; }}', id="fetchGit"
+        ),
+        pytest.param('builtins.getFlake "http://127.0.0.1:{port}/x"', id="getFlake"),
+    ],
+)
+async def test_there_is_no_network(evaluator: Evaluator, expression: str) -> None:
+    async with listener() as (port, seen):
+        await outcome(evaluator, expression.format(port=port))
+        assert seen == []
+        # The control: from here, the port does answer.
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        await writer.wait_closed()
+    assert len(seen) == 1
+
+
+async def test_no_builder_runs_in_an_evaluation(evaluator: Evaluator) -> None:
+    builder = (
+        'derivation { name = "x"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo built >$out" ]; }'
+    )
+    message = await outcome(evaluator, f"builtins.readFile ({builder})")
+    assert message != '"built\\n"'
+    assert "import from derivation" in message.lower() or "allow-import-from-derivation" in message
+
+
+@pytest.mark.parametrize("expression", ['builtins.readFile "{path}/secret"', 'import "{path}/secret"'])
+async def test_another_source_of_the_store_is_not_there(
+    nix: SandboxedNix, evaluator: Evaluator, expression: str
+) -> None:
+    other = await nix.add_tree({"secret": f'"{SECRET}"'.encode()})
+    message = await outcome(evaluator, expression.format(path=other.store_path))
+    assert SECRET not in message
+
+
+async def test_not_even_by_its_hash_unless_it_is_given(nix: SandboxedNix, evaluator: Evaluator) -> None:
+    other = await nix.add_tree({"secret": f'"{SECRET}"'.encode()})
+    tree = f'builtins.path {{ name = "source"; path = "{other.store_path}"; sha256 = "{other.nar_hash}"; }}'
+    expression = f'builtins.readFile "${{{tree}}}/secret"'
+    assert SECRET not in await outcome(evaluator, expression)
+    assert SECRET in await evaluator.value(expression, [other.store_path])
+
+
+# A broken evaluator: its place is taken by a program that says what the test wants.
+
+OWN = ("base64", "-d")
+
+
+def export(*paths: tuple[str, bytes, tuple[str, ...]]) -> bytes:
+    """An export stream of these texts: path, content, references."""
+    stream = b""
+    for path, content, references in paths:
+        nar = b"".join(map(padded, (b"nix-archive-1", b"(", b"type", b"regular", b"contents", content, b")")))
+        stream += (1).to_bytes(8, "little") + nar + b"NIXE\0\0\0\0" + padded(path.encode())
+        stream += len(references).to_bytes(8, "little") + b"".join(padded(each.encode()) for each in references)
+        stream += padded(b"") + bytes(8)
+    return stream + bytes(8)
+
+
+def output(drv: str, toplevel: str, announced: tuple[str, ...], stream: bytes) -> bytes:
+    head = f'{{"drvPath":"{drv}","toplevel":"{toplevel}","warnings":[]}}\n'
+    return (head + "".join(f"{path}\n" for path in announced) + "\n").encode() + stream
+
+
+class Lying:
+    """An evaluator whose process says what it is told to."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._evaluator = Evaluator(scratch, EvaluationLimits(), 1)
+
+    async def evaluate(self, said: bytes) -> Evaluation:
+        return await self._evaluator.evaluate(base64.b64encode(said).decode(), (), Names({}))
+
+
+@pytest.fixture
+def lying(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> Lying:
+    monkeypatch.setattr(evaluator_module, "EVALUATION", OWN)
+    return Lying(scratch)
+
+
+def content_of(store_path: str) -> bytes:
+    return Path(store_path).read_bytes()
+
+
+async def is_valid(path: str) -> bool:
+    return await store("nix-store", "--check-validity", "--print-invalid", path) == ""
+
+
+async def test_a_derivation_under_its_own_name_is_taken(lying: Lying) -> None:
+    text = await store("nix-instantiate", "--expr", 'derivation { name = "t"; system = "s"; builder = "b"; }')
+    content = content_of(text)
+    out = await store("nix-store", "--query", "--outputs", text)
+    evaluation = await lying.evaluate(output(text, out, (text,), export((text, content, ()))))
+    assert evaluation.toplevel == out
+
+
+async def test_a_forged_path_is_refused_and_not_stored(lying: Lying) -> None:
+    forged = text_path("evil.drv", b"something else", ())
+    with pytest.raises(Blocked, match=r"evil\.drv does not follow from its content"):
+        await lying.evaluate(output(forged, forged, (forged,), export((forged, b"evil", ()))))
+    assert not await is_valid(forged)
+
+
+async def test_a_forged_tree_is_refused_and_not_stored(lying: Lying) -> None:
+    forged = tree_path("source", nar_of({"a": b"honest"}))
+    with pytest.raises(Blocked, match="does not follow from its content"):
+        await lying.evaluate(output(forged + ".drv", forged, (forged,), export((forged, b"evil", ()))))
+    assert not await is_valid(forged)
+
+
+async def test_a_path_of_the_store_keeps_its_content(lying: Lying, nix: SandboxedNix) -> None:
+    honest = await nix.add_tree({"a": b"honest"})
+    drv = text_path("x.drv", b"x", ())
+    stream = export((honest.store_path, b"evil", ()), (drv, b"x", ()))
+    with pytest.raises(Blocked):
+        await lying.evaluate(output(drv, honest.store_path, (honest.store_path, drv), stream))
+    assert (Path(honest.store_path) / "a").read_bytes() == b"honest"
+
+
+async def test_a_system_that_is_not_its_derivation_s_output_is_refused(lying: Lying) -> None:
+    drv = await store("nix-instantiate", "--expr", 'derivation { name = "t2"; system = "s"; builder = "b"; }')
+    other = text_path("t2", b"", ())
+    with pytest.raises(Blocked, match="the system is not an output of its derivation"):
+        await lying.evaluate(output(drv, other, (drv,), export((drv, content_of(drv), ()))))
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        pytest.param(b"", "it breaks off", id="nothing"),
+        pytest.param(b'{"drvPath":"x"}\n', "not a system", id="half a system"),
+        pytest.param(b"no JSON\n", "not JSON", id="no JSON"),
+        pytest.param(
+            output("/nix/store/../../etc/x.drv", "/nix/store/../../etc/x", (), b""),
+            "not a system",
+            id="a path elsewhere",
+        ),
+        pytest.param(
+            output(text_path("x.drv", b"", ()), text_path("x", b"", ()), ("/etc/passwd",), b""),
+            "not a list of store paths",
+            id="announces a path elsewhere",
+        ),
+        pytest.param(
+            output(text_path("x.drv", b"", ()), text_path("x", b"", ()), (), b"garbage!"),
+            "unknown mark",
+            id="no export",
+        ),
+        pytest.param(
+            output(text_path("x.drv", b"", ()), text_path("x", b"", ()), (), export() + b"more"),
+            "there is more than was announced",
+            id="more than announced",
+        ),
+        pytest.param(b"x" * (4 * 1024**2 + 2), "more than 4 MiB", id="more than 4 MiB"),
+    ],
+)
+async def test_output_that_is_no_system_is_refused(lying: Lying, said: bytes, why: str) -> None:
+    with pytest.raises(Blocked, match=f"the evaluation's result was refused: {why}"):
+        await lying.evaluate(said)
+
+
+# The probe at start. Each hole is cut into a sandbox that otherwise holds.
+
+
+async def test_the_sandbox_holds_here(nix: SandboxedNix) -> None:
+    await nix.probe()
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        pytest.param("--share-net", "shares the operator's net namespace", id="network"),
+        pytest.param("--ro-bind {scratch} {scratch}", "shows host files", id="files"),
+        pytest.param("--setenv LEAK {scratch}", "shows the operator's environment", id="environment"),
+        pytest.param("--no-such-option", "evaluation is not possible", id="no sandbox at all"),
+    ],
+)
+async def test_the_probe_finds_a_hole_in_the_process_sandbox(
+    monkeypatch: pytest.MonkeyPatch, scratch: Path, option: str, complaint: str
+) -> None:
+    whole = evaluator_module.evaluator
+
+    def holed(**given: object) -> list[str]:
+        argv = whole(**given)  # type: ignore[arg-type]
+        end = argv.index("--", argv.index("bwrap"))
+        return [*argv[:end], *option.format(scratch=scratch).split(), *argv[end:]]
+
+    monkeypatch.setattr(evaluator_module, "evaluator", holed)
+    with pytest.raises(SandboxUnsafe, match=complaint):
+        await probe(Evaluator(scratch, EvaluationLimits(), 1), scratch)
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "complaint"),
+    [
+        pytest.param("pure-eval = true\n# Only", "# Only", None, id="pure or restricted: one of them suffices"),
+        pytest.param("-eval = true", "-eval = false", "an evaluation reads the environment", id="neither"),
+        pytest.param(
+            "allow-import-from-derivation = false\nmax-jobs = 0",
+            "allow-import-from-derivation = true\nmax-jobs = 1\nsandbox = false",
+            "an evaluation runs builders",
+            id="import from derivation",
+        ),
+    ],
+)
+async def test_the_probe_finds_a_hole_in_nix_settings(
+    monkeypatch: pytest.MonkeyPatch, scratch: Path, line: str, instead: str, complaint: str | None
+) -> None:
+    assert line in evaluator_module.EVALUATOR_CONF
+    monkeypatch.setattr(evaluator_module, "EVALUATOR_CONF", evaluator_module.EVALUATOR_CONF.replace(line, instead))
+    evaluator = Evaluator(scratch, EvaluationLimits(), 1)
+    if complaint is None:
+        await probe(evaluator, scratch)
+        return
+    with pytest.raises(SandboxUnsafe, match=complaint):
+        await probe(evaluator, scratch)
