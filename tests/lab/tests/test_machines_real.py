@@ -20,7 +20,7 @@ pytestmark = pytest.mark.lab
 
 NAME = "i-0123456789abcdef0"
 SSH = Rule("tcp", 22, 22, ("0.0.0.0/0",))
-BOOT_SECONDS = 20
+BOOT_SECONDS = 60
 # Then ADDRESS/PORT: succeeds if that answers within a second.
 DIAL = ("timeout", "1", "bash", "-c", '<"/dev/tcp/$0"')
 
@@ -181,9 +181,13 @@ async def lab(tmp_path: Path, namespace: str, root: Path, keys: Keys) -> AsyncIt
     await machines.stop()
 
 
+def read(path: str) -> str:
+    return Path(path).read_text()
+
+
 def cgroups_of(pid: int | None) -> list[str]:
     """Its cgroup in each hierarchy, without those of a machine's units below."""
-    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    lines = read(f"/proc/{pid}/cgroup").splitlines()
     return [line.split(":", 2)[2].removesuffix("/payload/init.scope").removesuffix("/init.scope") for line in lines]
 
 
@@ -499,7 +503,10 @@ class TestSeveral:
     async def test_a_machine_has_a_cgroup_of_its_own_in_every_hierarchy(self, lab: Lab) -> None:
         await lab.boot(lab.spec())
         own = f"/{lab.namespace}/{NAME}"
-        assert cgroups_of(lab.machines.leader(NAME)).count(own) == len(mounted())
+        hierarchies_here = [
+            line for line in read("/proc/self/mounts").splitlines() if line.split()[2].startswith("cgroup")
+        ]
+        assert cgroups_of(lab.machines.leader(NAME)).count(own) == len(hierarchies_here)
 
 
 class TestEnd:

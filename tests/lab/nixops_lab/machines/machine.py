@@ -20,7 +20,7 @@ LAUNCH = Path(__file__).parent / "launch.sh"
 REBOOT_ASKED = 133
 # What systemd's init takes as requests (systemd(1), "Signals").
 POWER_OFF, REBOOT = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5
-BOOT_SECONDS = 20.0
+BOOT_SECONDS = 60.0
 ASK_AGAIN_SECONDS = 1.0
 PATH = "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
