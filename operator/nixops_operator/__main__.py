@@ -104,8 +104,7 @@ def main() -> None:
 async def run(chosen: Settings, layers: Sequence[Layer] = ()) -> None:
     """The operator's whole life. Always ends by raising Ended. `layers` go inside the fence, audit and metrics."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _take_signals(stop)
     async with contextlib.AsyncExitStack() as stack:
         connection = await Connection.open()
         stack.push_async_callback(connection.close)
@@ -115,6 +114,11 @@ async def run(chosen: Settings, layers: Sequence[Layer] = ()) -> None:
         operator = Operator(chosen, connection, lease, layers)
         await stack.enter_async_context(operator.running(stop))
         await operator.until_ended(stop)
+
+
+def _take_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def _crds_served(connection: Connection) -> None:
@@ -146,6 +150,7 @@ class Operator:
         self._resynced_at: float | None = None
         self._lag = 0.0
         self._tasks: list[asyncio.Task[Any]] = []
+        self._watch_stop = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def running(self, stop: asyncio.Event) -> AsyncIterator[None]:
@@ -159,15 +164,15 @@ class Operator:
                 await self._acquire_lease(stop)
                 stack.push_async_callback(self._release_lease)
                 self._spawn(self._lease.hold(lambda: None), "lease")
-            stack.push_async_callback(self._cancel_tasks)
+            stack.push_async_callback(self._cancel, "lease", "watch")
+            stack.push_async_callback(self._stop_watching)
             world = await self._world(stack)
             reconciler = Reconciler(self._kube, self._cache, self._queue, controllers(world), chosen.resync_period)
             self._reconciler = reconciler
-            watching = asyncio.Event()
-            self._spawn(self._watch(watching), "watch")
+            self._spawn(self._watch(stop), "watch")
             await self._first_lists()
             workers = [asyncio.create_task(reconciler.work(), name=f"worker {n}") for n in range(chosen.workers)]
-            stack.push_async_callback(self._drain, workers, watching)
+            stack.push_async_callback(self._drain, workers)
             self._spawn(self._resync(), "resync")
             self._spawn(self._measure_lag(), "lag")
             log.info("watching NixDeployments and NixMachines")
@@ -184,7 +189,7 @@ class Operator:
                 case "stop", _:
                     raise Ended(Exit.STOPPED, "asked to stop")
                 case "watch", None:
-                    # kopf takes the signals over while it runs; that it returned means that one came.
+                    # kopf takes the signals over while it starts; that it returned means that one came then.
                     raise Ended(Exit.STOPPED, "asked to stop")
                 case "lease", None:
                     raise Ended(Exit.LEASE_LOST, "the Lease was lost; another operator may act now")
@@ -297,13 +302,27 @@ class Operator:
     def _spawn(self, work: Any, name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
 
-    async def _cancel_tasks(self) -> None:
-        for task in self._tasks:
+    async def _cancel(self, *spawned: str) -> None:
+        tasks = [task for task in self._tasks if task.get_name() in spawned]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self, stop: asyncio.Event) -> None:
-        await watch.watch_for_ever(self._intake, stop)
+        ready = asyncio.Event()
+        watching = asyncio.create_task(watch.watch_for_ever(self._intake, self._watch_stop, ready), name="kopf")
+        await asyncio.wait([watching, asyncio.create_task(ready.wait())], return_when=asyncio.FIRST_COMPLETED)
+        # At its end kopf cancels every task that was made after its start, passes included. So it must end last, and
+        # not
+        # hear of signals first.
+        _take_signals(stop)
+        await watching
+
+    async def _stop_watching(self) -> None:
+        await self._cancel("resync", "lag")
+        self._watch_stop.set()
+        watching = [task for task in self._tasks if task.get_name() == "watch"]
+        await asyncio.gather(*watching, return_exceptions=True)
 
     async def _first_lists(self) -> None:
         await self._patiently(lambda: watch.resync(self._kube, self._cache, self._intake))
@@ -324,8 +343,7 @@ class Operator:
             if self._oldest_pass() > PASS_IS_STUCK.total_seconds():
                 raise Ended(Exit.PASS_STUCK, "a pass has not ended for two minutes")
 
-    async def _drain(self, workers: list[asyncio.Task[None]], watching: asyncio.Event) -> None:
-        watching.set()
+    async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
         self._queue.close()
         _, late = await asyncio.wait(workers, timeout=DRAIN.total_seconds())
         for worker in late:

@@ -129,14 +129,16 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-async def watch_for_ever(intake: Intake, stop: asyncio.Event) -> None:
-    """Returns when `stop` is set; raises if kopf gives up."""
+async def watch_for_ever(intake: Intake, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    """Returns when `stop` is set; raises if kopf gives up. Sets `ready` when kopf has taken up its work (and the
+    signals)."""
     await kopf.operator(
         registry=registry(intake),
         settings=settings(),
         standalone=True,
         clusterwide=True,
         stop_flag=stop,
+        ready_flag=ready,
     )
 
 

@@ -243,6 +243,7 @@ def _links(facts: HostFacts) -> dict[str, Any]:
     previous = facts.activation.previous if facts.activation is not None else None
     return {
         "current": facts.current_system,
+        "revision": facts.current_system.removeprefix("/nix/store/")[:8] if facts.current_system else None,
         "booted": facts.booted_system,
         "previous": previous,
         "generation": facts.profile_generation,

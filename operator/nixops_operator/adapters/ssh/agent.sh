@@ -194,8 +194,19 @@ arm() {
 
 # --- looks
 
+# The activation first: an end that is told here is in force in what is looked at after it.
 facts() {
     printf 'nixops-facts 1\n'
+    highest=$(activation_ids | tail -n 1)
+    printf 'highest-attempt %s\n' "${highest##*-}"
+    shown=$(active_id)
+    if [ -z "$shown" ] || [ ! -f "$ACTIVATIONS/$shown/request" ]; then
+        shown=$highest
+    fi
+    if [ -n "$shown" ] && [ -f "$ACTIVATIONS/$shown/request" ]; then
+        check_id "$shown"
+        activation_facts
+    fi
     printf 'boot-id %s\n' "$(boot_id)"
     printf 'current-system %s\n' "$(system_behind /run/current-system)"
     printf 'booted-system %s\n' "$(system_behind /run/booted-system)"
@@ -218,16 +229,6 @@ facts() {
     printf '%s\n' "$failed" | while read -r unit rest; do
         [ -z "$unit" ] || printf 'failed-unit %s\n' "$unit"
     done
-    highest=$(activation_ids | tail -n 1)
-    printf 'highest-attempt %s\n' "${highest##*-}"
-    shown=$(active_id)
-    if [ -z "$shown" ] || [ ! -f "$ACTIVATIONS/$shown/request" ]; then
-        shown=$highest
-    fi
-    if [ -n "$shown" ] && [ -f "$ACTIVATIONS/$shown/request" ]; then
-        check_id "$shown"
-        activation_facts
-    fi
     printf 'end\n'
 }
 
