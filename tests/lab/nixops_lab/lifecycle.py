@@ -68,6 +68,7 @@ def up(paths: LabPaths, seed: int) -> None:
     with exclusively(paths):
         before = state.read(paths.state)
         if before is not None and (wrong := complaint(paths, before)) is None:
+            cluster.install_changes(paths)
             say(f"already running in {paths.folder} (seed {before.seed}); `lab down` ends it")
             return
         if before is not None:
