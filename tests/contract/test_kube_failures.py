@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -117,6 +118,22 @@ async def test_an_internal_error_leaves_a_write_open(tmp_path: Path, status: int
         with pytest.raises(Retry) as refused:
             await kube.get(key("shop"))
         assert type(refused.value) is Retry
+
+
+async def test_what_is_refused_of_a_secret_is_not_told(tmp_path: Path) -> None:
+    sent = base64.b64encode(b"hush").decode()
+    refusal = {"reason": "Invalid", "message": f"{sent} is not valid", "details": {"kind": "Secret"}}
+    async with server(lambda _: reply(422, refusal), tmp_path) as (kube, received):
+        for call in (
+            kube.create_secret("shop", "keys", {"a": b"hush"}, owner=None, type_="Opaque", immutable=True),
+            kube.patch_secret("shop", "keys", {"a": b"hush"}),
+        ):
+            with pytest.raises(Blocked) as refused:
+                await call
+            assert "shop/keys" in refused.value.message
+            assert sent not in refused.value.message
+
+    assert all(sent in one for one in received)
 
 
 async def test_too_many_requests_says_when_to_come_back(tmp_path: Path) -> None:

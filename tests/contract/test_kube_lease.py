@@ -97,6 +97,18 @@ async def test_a_lease_that_is_not_renewed_is_taken_after_its_duration(world: Re
     assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("second", 1)
 
 
+async def test_the_holder_says_how_long_it_may_be_silent(world: RealWorld) -> None:
+    clock = Clock()
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases"
+    spec = {"holderIdentity": "slow", "leaseDurationSeconds": 40}
+    body = {"metadata": {"name": "nixops-operator"}, "spec": spec}
+    await world.connection.request("POST", path, "create lease", body=body)
+
+    await lease(world, "second", clock).acquire()
+
+    assert 40 <= clock.now - 1000 <= 42
+
+
 async def test_a_lease_that_is_renewed_is_not_taken(world: RealWorld) -> None:
     first_clock, second_clock = Clock(), Clock()
     first, second = lease(world, "first", first_clock), lease(world, "second", second_clock)
