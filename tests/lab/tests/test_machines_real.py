@@ -484,6 +484,13 @@ class TestSeveral:
             name = (await lab.ssh(spec.public_address, "hostname")).stdout.decode()
             assert name == f"ip-{spec.private_address.replace('.', '-')}\n"
 
+    async def test_addresses_given_at_the_same_time_are_all_kept(self, lab: Lab) -> None:
+        wanted = {f"i-{number:017x}": f"198.51.100.{number}" for number in range(1, 7)}
+        for number, name in enumerate(wanted):
+            await lab.machines.create(lab.spec(name, f"172.31.5.{number}"))
+        await asyncio.gather(*(lab.machines.set_public_address(name, address) for name, address in wanted.items()))
+        assert {name: lab.machines.public_address(name) for name in lab.machines.names()} == wanted
+
     async def test_two_machines_have_units_and_stores_of_their_own(self, lab: Lab) -> None:
         there = "i-0aaaaaaaaaaaaaaa0"
         await lab.boot(lab.spec())
