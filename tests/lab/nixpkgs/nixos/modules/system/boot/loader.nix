@@ -40,7 +40,6 @@ in
       ''}
       mkdir -p /boot
       printf '%s\n' "$1" >/boot/.nixos-entry.new
-      sync -f /boot/.nixos-entry.new 2>/dev/null || true
       mv -f /boot/.nixos-entry.new /boot/nixos-entry
     '';
   };
