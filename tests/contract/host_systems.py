@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -79,6 +80,7 @@ class SignedSystems:
         return _entering(self.folder, *setting, "nix", "copy", *options, "--to", "ssh-ng://root@host", path)
 
 
+@functools.cache
 def build() -> SignedSystems:
     """Seconds after a change of the miniature, else at once. Raises CalledProcessError."""
     cache = cache_folder()
@@ -95,6 +97,7 @@ def build() -> SignedSystems:
     return SignedSystems(folder)
 
 
+@functools.cache
 def assembled() -> Path:
     """The miniature nixpkgs as it is now."""
     nixpkgs = cache_folder() / "contract-nixpkgs"

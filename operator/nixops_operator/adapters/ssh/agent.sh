@@ -165,6 +165,16 @@ point() {
     mv -T "$1.new.$$" "$1"
 }
 
+# What an ended activation no longer needs: also what a killed step has left.
+tidy() {
+    case $(state) in
+        committed | rolledback | failed)
+            stop_timers
+            release
+            ;;
+    esac
+}
+
 run_unit() {
     unit=$1
     shift
@@ -531,8 +541,7 @@ finish() {
             ;;
         unchanged)
             move switching failed || return 0
-            stop_timers
-            release
+            tidy
             ;;
         mixed) return_from switching ;;
     esac
@@ -563,21 +572,26 @@ expire() {
     load_request
     load_path
     return_from prepared switching switched
+    tidy
 }
 
 # Stopping the unit also frees the lock of a switch-to-configuration that hangs. systemd starts this again if it fails.
 return_to_previous() {
     load_request
     load_path
-    [ "$(state)" = rollingback ] || return 0
+    if [ "$(state)" = rollingback ]; then
+        leave
+    fi
+    tidy
+}
+
+leave() {
     systemctl stop "nixops-activate-$id.service" 2>/dev/null || true
     returned=yes
     [ -e "$dir/untouched" ] || switch_back || returned=no
     open_sshd
     [ "$returned" = yes ] || fail 1 "could not return to $previous"
     move rollingback rolledback
-    stop_timers
-    release
 }
 
 # NIXOS_NO_CHECK: a check that refuses the way back would lock everybody out. Where the previous system never switched
@@ -623,11 +637,10 @@ install_system() {
 
 # What a committed activation no longer needs. `next` may protect a newer system by now.
 settle() {
-    stop_timers
     if [ "$(readlink "$ROOTS/next" || true)" = "$toplevel" ]; then
         rm -f "$ROOTS/next"
     fi
-    release
+    tidy
 }
 
 # --- dispatch
