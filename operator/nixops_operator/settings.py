@@ -49,7 +49,6 @@ class Lease(_Part):
 
 class Aws(_Part):
     endpoint_url: str | None = None  # another EC2 endpoint, as VPC endpoints and test benches have
-    operator_identity_namespaces: tuple[str, ...] = ()  # who may use the operator's own AWS identity; empty = nobody
 
 
 class DefaultImage(_Part):

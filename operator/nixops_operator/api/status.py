@@ -21,7 +21,6 @@ from nixops_operator.api.field_types import (
 )
 
 _BY_TYPE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
-_BY_TOPLEVEL: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["toplevel"]}
 
 
 class ConditionStatus(StatusModel):
@@ -127,9 +126,7 @@ class ConfigurationStatus(StatusModel):
     """What the configuration's source was resolved to."""
 
     revision: Line | None = None
-    """Resolved revision of the source."""
-    nar_hash: Line | None = None
-    """Its content."""
+    """Short hash of all that the machine's evaluation depends on."""
 
 
 class ActivationStatus(StatusModel):
@@ -147,19 +144,6 @@ class ActivationStatus(StatusModel):
     """When this was written."""
     result: Word | None = None
     """How it ended; absent while it runs."""
-
-
-class FailedRevision(StatusModel):
-    """A system that did not become active; it is not tried again before something changes."""
-
-    toplevel: StorePath
-    """The system."""
-    reason: Word
-    """Why, as in conditions."""
-    message: Message
-    """For people."""
-    attempts: int
-    """How often it was tried."""
 
 
 class NixMachineStatus(StatusModel):
@@ -193,8 +177,6 @@ class NixMachineStatus(StatusModel):
     """What the configuration's source was resolved to."""
     activation: ActivationStatus | None = None
     """The last activation."""
-    failed_revisions: Annotated[tuple[FailedRevision, ...], Field(max_length=5, json_schema_extra=_BY_TOPLEVEL)] = ()
-    """Systems that did not become active."""
 
 
 class MachinesStatus(StatusModel):

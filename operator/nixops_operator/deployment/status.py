@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from datetime import datetime
 from typing import Any
 
@@ -27,7 +29,9 @@ def status(desired: Desired, observed: Observed | None, plan: Plan, now: datetim
     if desired.reconcile_request is not None:
         fields["lastHandledReconcileAt"] = desired.reconcile_request
     if observed is not None:
-        fields |= _network(observed) | {"machines": _machines(desired, observed)}
+        fields |= _network(observed)
+        if desired.invalid is None:
+            fields |= {"machines": _machines(desired, observed), "revision": _revision(desired, observed)}
     return fields
 
 
@@ -85,6 +89,23 @@ def _one_per_entry(things: tuple[Any, ...]) -> list[Any]:
     """Sorted by entry; while one replaces another, the newer id stands for both."""
     found = {thing.tags.get(names.ENTRY_TAG, thing.name): thing for thing in sorted(things, key=lambda t: str(t.id))}
     return [found[entry] for entry in sorted(found)]
+
+
+def _revision(desired: Desired, observed: Observed) -> dict[str, Any]:
+    """Short hashes of the machines' specs: what is wanted, what all machines last reached, and what they had before
+    that."""
+    specs = {child.name: dict(child.spec) for child in desired.children}
+    target = hashlib.sha256(json.dumps(specs, sort_keys=True).encode()).hexdigest()[:8]
+    known = desired.status.get("revision") or {}
+    current, previous = known.get("current"), known.get("previous")
+    is_reached = all(
+        (seen := observed.child(child.name)) is not None and seen.is_ready and seen.body["spec"] == child.spec
+        for child in desired.children
+    )
+    if is_reached and current != target:
+        current, previous = target, current
+    found = {"current": current, "target": target, "previous": previous}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _machines(desired: Desired, observed: Observed) -> dict[str, Any]:

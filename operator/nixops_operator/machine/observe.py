@@ -213,8 +213,9 @@ async def _given_address(desired: Desired, world: World) -> str:
     is_allowed = any(ip in network for network in world.policy.allowed_hosts if network.version == ip.version)
     is_denied = any(ip in network for network in world.policy.denied_hosts if network.version == ip.version)
     if ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast or is_denied or not is_allowed:
+        what = host.address if host.address == str(ip) else f"{host.address} ({ip})"
         message = (
-            f"{host.address} is {ip}, which lies in no network that the administrator allows; "
+            f"{what} lies in no network that the administrator allows; "
             "have it added to the operator's setting hosts.allowedCidrs"
         )
         raise Blocked(Reason.HOST_FORBIDDEN, message)

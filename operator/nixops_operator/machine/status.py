@@ -228,6 +228,8 @@ def _system(desired: Desired, observed: Observed, now: datetime) -> dict[str, An
         system["desired"] = toplevel
         system.pop("activatedAt", None)
     fields: dict[str, Any] = {}
+    if observed.system.input is not None:
+        fields["configuration"] = {"revision": observed.system.evaluate_job.removeprefix("evaluate:")[:12]}
     if facts is not None:
         system |= _links(facts)
         system["stateVersion"] = desired.system.get("stateVersion") or facts.state_version or facts.version_id

@@ -78,6 +78,7 @@ def evaluator(
     return [
         *("prlimit", f"--as={memory}", f"--cpu={cpu_seconds}", f"--fsize={_FILE_SIZE}", "--core=0", "--"),
         *_BWRAP,
+        *("--proc", "/proc"),
         *("--ro-bind-data", str(conf_fd), "/conf/nix.conf"),
         *("--ro-bind-data", str(registration_fd), "/run/registration"),
         *("--ro-bind-data", str(sources_fd), "/run/sources"),
@@ -108,11 +109,18 @@ min-free = 0
 """
 
 
-def builder(*, scratch: Path, conf_fd: int, command: Sequence[str]) -> list[str]:
-    """The command line of one build. `scratch`: an existing private folder, on a disk that has room for builds."""
+def builder(*, scratch: Path, conf_fd: int, is_root: bool, command: Sequence[str]) -> list[str]:
+    """The command line of one build.
+
+    `scratch`: an existing private folder, on a disk that has room for builds. `is_root`: whether root runs it.
+    """
+    # The kernel lets Nix' sandbox mount a /proc only where the one above it is shown whole, and for root bubblewrap
+    # covers parts of its own (bubblewrap.c, cover_proc_dirs). Root's Nix sees the machine's; its builders never do.
+    processes = ("--bind", "/proc", "/proc") if is_root else ("--proc", "/proc")
     return [
         *("prlimit", "--core=0", "--"),
         *_BWRAP,
+        *processes,
         *("--ro-bind-data", str(conf_fd), "/conf/nix.conf"),
         *("--bind", str(scratch), "/tmp"),  # noqa: S108 - the sandbox' own
         *("--bind", "/nix", "/nix"),
@@ -127,5 +135,5 @@ _BWRAP = (
     *("--setenv", "PATH", "/usr/bin:/bin", "--setenv", "NIX_CONF_DIR", "/conf", "--setenv", "NIX_REMOTE", "local"),
     *("--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin"),
     *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
-    *("--proc", "/proc", "--dev", "/dev", "--dir", "/run", "--tmpfs", "/homeless", "--chdir", "/homeless"),
+    *("--dev", "/dev", "--dir", "/run", "--tmpfs", "/homeless", "--chdir", "/homeless"),
 )

@@ -173,7 +173,7 @@ class SandboxedNix:
         conf = builder_conf(self._build_limits.max_jobs, self._build_limits.sandbox_paths).encode()
         async with _private_folder(self._scratch) as scratch:
             with in_memory("nix.conf", conf) as conf_fd:
-                argv = builder(scratch=scratch, conf_fd=conf_fd, command=command)
+                argv = builder(scratch=scratch, conf_fd=conf_fd, is_root=os.geteuid() == 0, command=command)
                 return await follow(argv, self._environment, report, (conf_fd,))
 
     async def _sign(self, store_path: str) -> None:

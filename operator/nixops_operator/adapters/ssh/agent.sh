@@ -49,7 +49,7 @@ COMMIT_SECONDS=280     # the operator waits 300 s
 STOP_SECONDS=30        # from SIGTERM to SIGKILL; also the limit of `finish`
 DEADMAN_MARGIN=60      # above timeout and confirm timeout: a slow start of the unit is no reason to return
 ROLLBACK_MARGIN=120    # above the request's timeout: stopping the activation's unit comes first
-ROLLBACK_STARTS=10     # somebody else's switch-to-configuration may hold the lock
+UNIT_STARTS=10         # somebody else's switch-to-configuration may hold the lock
 
 fail() { printf '%s\n' "$2" >&2; exit "$1"; }
 
@@ -148,7 +148,7 @@ is_active() {
 
 # --- small changes
 
-stop_timers() { systemctl stop "nixops-deadman-$id.timer" "nixops-confirm-$id.timer" 2>/dev/null || true; }
+stop_timers() { systemctl stop "nixops-deadman-$1.timer" "nixops-confirm-$1.timer" 2>/dev/null || true; }
 
 # Under the lock of `claim`: between look and removal the link may become another's.
 release() {
@@ -169,7 +169,7 @@ point() {
 tidy() {
     case $(state) in
         committed | rolledback | failed)
-            stop_timers
+            stop_timers "$id"
             release
             ;;
     esac
@@ -187,7 +187,7 @@ start_rollback() {
         return 0
     fi
     run_unit "nixops-rollback-$id" --no-block -p RuntimeMaxSec=$((timeout + ROLLBACK_MARGIN)) \
-        -p Restart=on-failure -p RestartSec=3 -p StartLimitBurst="$ROLLBACK_STARTS" -p StartLimitIntervalSec=infinity \
+        -p Restart=on-failure -p RestartSec=3 -p StartLimitBurst="$UNIT_STARTS" -p StartLimitIntervalSec=infinity \
         -p StandardOutput="append:$dir/log" -p StandardError="append:$dir/log" /bin/sh "$dir/agent" return "$id" ||
         is_active "nixops-rollback-$id.service"
 }
@@ -198,7 +198,8 @@ arm() {
         return 0
     fi
     systemd-run --quiet --unit="$1" --collect --on-active="$2s" --timer-property=AccuracySec=1s \
-        --setenv=PATH="$PATH" -p Restart=on-failure -p RestartSec=3 /bin/sh "$dir/agent" expire "$id" ||
+        --setenv=PATH="$PATH" -p Restart=on-failure -p RestartSec=3 \
+        -p StartLimitBurst="$UNIT_STARTS" -p StartLimitIntervalSec=infinity /bin/sh "$dir/agent" expire "$id" ||
         is_active "$1.timer"
 }
 
@@ -418,7 +419,10 @@ lay_down() {
 
 prune() {
     activation_ids | head -n -"$KEPT_ACTIVATIONS" | while read -r old; do
-        [ "$old" = "$id" ] || rm -rf "${ACTIVATIONS:?}/$old"
+        if [ "$old" != "$id" ]; then
+            stop_timers "$old" # they would run the agent that goes with the directory
+            rm -rf "${ACTIVATIONS:?}/$old"
+        fi
     done
 }
 
@@ -446,7 +450,7 @@ confirm() {
     fi
     case $(state) in
         confirmed | committed)
-            stop_timers
+            stop_timers "$id"
             printf 'yes\n'
             ;;
         *) printf 'no\n' ;;
