@@ -35,7 +35,7 @@ cut_here() {
 EFFECT = re.compile(
     r"^ {4,}(?!case |if |until |while |done|exec )"
     r"(?=.*(?:\bmove |\bmv |\bln |\brm |\bpoint |\barm |\brun_unit |\brun_install |systemctl (?:stop|start)|\brelease|"
-    r"\btidy|\bleave|\bstop_timers|\bsettle|\bprune|\blay_down|\binstall_system|nix-env|bin/switch-to-configuration\" boot|"
+    r"\btidy|\bleave|\bstop_timers|\bsettle|\bprune|\blay_down|\binstall_system|nix-env|configuration\" boot|"
     r"\breturn_from |\bstart_rollback|\bswitch_back|\bopen_sshd|\bmkdir |>\"))"
 )
 CONTINUED = re.compile(r"(\\|\|\||&&)$")
