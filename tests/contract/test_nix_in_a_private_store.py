@@ -65,7 +65,14 @@ def outcomes(request: pytest.FixtureRequest, nixpkgs: Path) -> dict[str, list[st
         argv = nix_namespace.command(
             [
                 *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--junitxml={report}"),
-                *("-o", "junit_logging=no", f"--basetemp={root / 'work' / 'tmp'}", *map(str, SUITES)),
+                *(
+                    "-o",
+                    "junit_logging=no",
+                    "-o",
+                    "timeout=120",
+                    f"--basetemp={root / 'work' / 'tmp'}",
+                    *map(str, SUITES),
+                ),
             ],
             store=root / "store",
             uid=uid,

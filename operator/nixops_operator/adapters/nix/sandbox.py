@@ -77,8 +77,8 @@ def evaluator(
     """
     return [
         *("prlimit", f"--as={memory}", f"--cpu={cpu_seconds}", f"--fsize={_FILE_SIZE}", "--core=0", "--"),
+        *_PROCESSES,
         *_BWRAP,
-        *("--proc", "/proc"),
         *("--ro-bind-data", str(conf_fd), "/conf/nix.conf"),
         *("--ro-bind-data", str(registration_fd), "/run/registration"),
         *("--ro-bind-data", str(sources_fd), "/run/sources"),
@@ -114,13 +114,10 @@ def builder(*, scratch: Path, conf_fd: int, is_root: bool, command: Sequence[str
 
     `scratch`: an existing private folder, on a disk that has room for builds. `is_root`: whether root runs it.
     """
-    # The kernel lets Nix' sandbox mount a /proc only where the one above it is shown whole, and for root bubblewrap
-    # covers parts of its own (bubblewrap.c, cover_proc_dirs). Root's Nix sees the machine's; its builders never do.
-    processes = ("--bind", "/proc", "/proc") if is_root else ("--proc", "/proc")
     return [
         *("prlimit", "--core=0", "--"),
+        *(_ROOT_PROCESSES if is_root else _PROCESSES),
         *_BWRAP,
-        *processes,
         *("--ro-bind-data", str(conf_fd), "/conf/nix.conf"),
         *("--bind", str(scratch), "/tmp"),  # noqa: S108 - the sandbox' own
         *("--bind", "/nix", "/nix"),
@@ -129,8 +126,17 @@ def builder(*, scratch: Path, conf_fd: int, is_root: bool, command: Sequence[str
     ]
 
 
+# A view of the sandbox' own processes only. The kernel lets Nix' sandbox inside mount one more /proc only where the one
+# above it is shown whole, and for root bubblewrap covers parts of its own (bubblewrap.c, cover_proc_dirs): there
+# unshare(1) makes it. Either way all processes end with the first one.
+_PROCESSES = ("bwrap", "--unshare-pid", "--proc", "/proc")
+_ROOT_PROCESSES = (
+    *("unshare", "--pid", "--mount-proc", "--propagation", "private", "--fork", "--kill-child", "--"),
+    *("bwrap", "--bind", "/proc", "/proc"),
+)
 _BWRAP = (
-    *("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--uid", "65532", "--gid", "65532"),
+    *("--unshare-user", "--unshare-ipc", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
+    *("--die-with-parent", "--new-session", "--uid", "65532", "--gid", "65532"),
     *("--clearenv", "--setenv", "HOME", "/homeless", "--setenv", "USER", "nobody"),
     *("--setenv", "PATH", "/usr/bin:/bin", "--setenv", "NIX_CONF_DIR", "/conf", "--setenv", "NIX_REMOTE", "local"),
     *("--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin"),
