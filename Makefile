@@ -3,15 +3,65 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
-# Where the demo's lab lives; the other targets leave it alone.
+# The demo's lab has a folder of its own; that of lab-up is lab's default.
 DEMO_DIR ?= /var/lib/nixops-lab/demo
 KEEP ?=
+# More arguments for pytest, as in `make test ARGS="-k deletion"`.
+ARGS ?=
+# Quick ones first. Each row is one level, see tests/.
+QUICK := tests/test_repository.py tests/unit $(wildcard tests/crash)
+LEVELS := $(QUICK) $(wildcard tests/contract tests/component tests/lab/tests tests/cluster)
 
 .PHONY: help
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
 
 .PHONY: demo
 demo: ## the example's whole life on real parts; as root. KEEP=1 leaves it running
 	@tests/lab/set-up
 	@PYTHONPATH=tests/lab exec $(PYTHON) -m nixops_lab.demo --dir=$(DEMO_DIR) $(if $(KEEP),--keep)
+
+.PHONY: test
+test: lab-parts lint ## everything: lint, and the tests of all levels; as root
+	@exec $(PYTHON) -m pytest $(ARGS) $(LEVELS)
+
+.PHONY: check
+check: lint ## what is quick: lint, and the tests that need neither root nor the lab
+	@exec $(PYTHON) -m pytest $(ARGS) $(QUICK)
+
+.PHONY: lint
+lint: .venv ## style, types, import contracts, generated files
+	@$(PYTHON) -m ruff check --quiet
+	@$(PYTHON) -m ruff format --quiet --check || { echo 'make format mends it' >&2; exit 1; }
+	@$(PYTHON) -m mypy --no-error-summary
+	@out=$$(.venv/bin/lint-imports --no-logo 2>&1) || { printf "%s\n" "$$out"; exit 1; }
+	@$(PYTHON) -m nixops_operator.api.crd --check
+	@echo 'lint: nothing to complain about'
+
+.PHONY: format
+format: .venv ## brings the code into its form
+	@$(PYTHON) -m ruff check --quiet --fix --exit-zero
+	@$(PYTHON) -m ruff format
+
+.PHONY: generate
+generate: .venv ## CRDs, from the models in operator/nixops_operator/api
+	@$(PYTHON) -m nixops_operator.api.crd
+
+.PHONY: lab-up
+lab-up: .venv ## a lab to work in by hand, see tests/lab/README.md
+	@tests/lab/lab up
+
+.PHONY: lab-down
+lab-down: .venv ## takes it down
+	@tests/lab/lab down
+
+# The stamp inside decides whether there is something to do.
+.PHONY: .venv
+.venv:
+	@tests/lab/set-up
+
+# Compiled before the tests, where its progress is seen.
+.PHONY: lab-parts
+lab-parts:
+	@tests/lab/set-up --lab
+	@LAB_PYTHON=$(abspath $(PYTHON)) tests/lab/control_plane/build.sh >/dev/null

@@ -1,0 +1,245 @@
+"""What holds for the repository as a whole: layout, what tracked files may say, locks, and rights against their use."""
+
+import inspect
+import operator
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from nixops_operator.adapters.kube.api import KubernetesApi
+from nixops_operator.adapters.kube.lease import Lease
+from nixops_operator.facts.kube import Event, Key, Kind, OwnerReference
+from nixops_operator.ports.kube import Kube
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def tracked() -> Iterator[Path]:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listing.split("\0")):
+        if (ROOT / name).is_file():
+            yield ROOT / name
+
+
+# Layout
+
+
+def test_the_source_root_does_not_hide_the_standard_library() -> None:
+    assert not (ROOT / "operator" / "__init__.py").exists()
+    assert Path(operator.__file__).is_relative_to(Path(sys.base_prefix))
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", ".ci/run"])
+def test_what_people_expect_is_there(name: str) -> None:
+    assert (ROOT / name).stat().st_size > 0
+
+
+def test_decision_records_are_numbered_without_gaps() -> None:
+    numbers = sorted(int(path.name[:4]) for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+# What tracked files may say
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        pytest.param(rf"{re.escape(str(ROOT))}\b", id="the folder of this checkout"),
+        pytest.param(r"(?<!emit-)(extra-)?index-url|GOPROXY=http|https?://\S*/simple\b", id="a package mirror"),
+        pytest.param(r"-----BEGIN [A-Z ]*PRIVATE KEY-----\n[A-Za-z0-9+/=\n]{300}", id="a private key"),
+    ],
+)
+def test_no_tracked_file_holds(forbidden: str) -> None:
+    pattern = re.compile(forbidden)
+    own = Path(__file__).resolve()
+
+    found = [path.name for path in tracked() if path != own and pattern.search(path.read_text(errors="replace"))]
+
+    assert found == []
+
+
+def test_large_files_stay_out() -> None:
+    assert [path.name for path in tracked() if path.stat().st_size > 600_000] == []
+
+
+# Locks
+
+
+def locked(name: str) -> dict[str, Version]:
+    """Package → version, of one file of requirements/."""
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    pins = [Requirement(line.rstrip(" \\")) for line in lines if re.match(r"[A-Za-z0-9]", line)]
+    return {_canonical(pin.name): Version(next(iter(pin.specifier)).version) for pin in pins}
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        pytest.param("runtime.txt", PROJECT["project"]["dependencies"], id="runtime"),
+        pytest.param(
+            "dev.txt", PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"], id="development"
+        ),
+    ],
+)
+def test_the_lock_has_what_the_project_asks_for(file: str, wanted: list[str]) -> None:
+    pins = locked(file)
+
+    for requirement in map(Requirement, wanted):
+        assert pins[_canonical(requirement.name)] in requirement.specifier, requirement
+
+
+def test_development_tests_what_runs() -> None:
+    assert locked("runtime.txt").items() <= locked("dev.txt").items()
+
+
+def test_every_pin_has_a_hash() -> None:
+    for name in ("runtime.txt", "dev.txt"):
+        text = (ROOT / "requirements" / name).read_text()
+        pins = re.findall(r"^[A-Za-z0-9][^\n]*==[^\n]*\n(?:    --hash=)?", text, re.MULTILINE)
+        assert pins
+        assert [pin for pin in pins if not pin.endswith("--hash=")] == []
+
+
+def test_installed_versions_are_those_that_were_tried() -> None:
+    assert Version(version("boto3")) >= Version("1.43")  # a resolver under pressure goes back to 0.0.3
+    assert Version(version("python-dateutil")) < Version("3")  # botocore excludes it
+
+
+# Rights: those of the chart are those that the Kubernetes adapter uses
+
+
+class RecordingConnection:
+    """Takes every request and notes it as RBAC names it."""
+
+    def __init__(self) -> None:
+        self.used: set[tuple[str, str]] = set()
+
+    async def request(self, method: str, path: str, what: str, **_: object) -> dict[str, Any]:
+        self.used.add(_as_rbac(method, path))
+        return {"metadata": {"uid": "u", "resourceVersion": "1", "name": "x", "namespace": "default"}, "items": []}
+
+
+def _as_rbac(method: str, path: str) -> tuple[str, str]:
+    """("patch", "nixops.dev/nixmachines/status") of PATCH …/namespaces/default/nixmachines/x/status."""
+    parts = path.strip("/").split("/")
+    group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
+    if rest[0] == "namespaces" and len(rest) > 2:
+        rest = rest[2:]
+    resource, *more = rest
+    verb = {"GET": "get" if more else "list", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+    return verb[method], "/".join([group, resource, *more[1:]])
+
+
+def body(kind: Kind, finalizers: tuple[str, ...] = ()) -> dict[str, Any]:
+    metadata = {"name": "x", "namespace": "default", "uid": "u", "resourceVersion": "1", "finalizers": list(finalizers)}
+    return {"kind": kind.object_kind, "metadata": metadata, "spec": {}}
+
+
+Use = Callable[[KubernetesApi, Kind], Any]
+MACHINE_ONLY = {"create_machine", "replace_machine_spec", "delete_machine"}
+USES: dict[str, Use] = {
+    "cluster_id": lambda kube, _: kube.cluster_id(),
+    "list": lambda kube, kind: kube.list(kind),
+    "get": lambda kube, kind: kube.get(Key(kind, "default", "x")),
+    "add_finalizer": lambda kube, kind: kube.add_finalizer(body(kind)),
+    "remove_finalizer": lambda kube, kind: kube.remove_finalizer(body(kind, ("nixops.dev/finalizer",))),
+    "write_intent": lambda kube, kind: kube.write_intent(body(kind), {}),
+    "patch_status": lambda kube, kind: kube.patch_status(body(kind), {}),
+    "create_machine": lambda kube, kind: kube.create_machine(body(kind)),
+    "replace_machine_spec": lambda kube, kind: kube.replace_machine_spec(body(kind), {}, {}),
+    "delete_machine": lambda kube, kind: kube.delete_machine(body(kind)),
+    "get_secret": lambda kube, _: kube.get_secret("default", "x"),
+    "get_secret_owner": lambda kube, _: kube.get_secret_owner("default", "x"),
+    "create_secret": lambda kube, kind: kube.create_secret(
+        "default", "x", {}, owner=OwnerReference(kind, "x", "u"), type_="Opaque", immutable=True
+    ),
+    "patch_secret": lambda kube, _: kube.patch_secret("default", "x", {}),
+    "delete_secret": lambda kube, _: kube.delete_secret("default", "x"),
+    "get_config_map": lambda kube, _: kube.get_config_map("default", "x"),
+    "post_event": lambda kube, kind: kube.post_event(
+        Event(Key(kind, "default", "x"), "u", "Normal", "Ready", "the declared system runs")
+    ),
+}
+# Not sent by the adapter: kopf's watch, and what the API server asks of whoever sets a blocking owner reference.
+BESIDE_THE_ADAPTER = {
+    ("watch", "nixops.dev/nixdeployments"),
+    ("watch", "nixops.dev/nixmachines"),
+    ("update", "nixops.dev/nixdeployments/finalizers"),
+    ("update", "nixops.dev/nixmachines/finalizers"),
+}
+
+
+def chart_rights(kind: str) -> set[tuple[str, str]]:
+    """(verb, group/resource) of the chart's only role of this kind; conditions of the template taken as true."""
+    template = (ROOT / "helm/nixops-operator/templates/rbac.yaml").read_text()
+    lines = [line for line in template.splitlines() if not line.strip().startswith("{{")]
+    documents = yaml.safe_load_all(re.sub(r"\{\{.*?\}\}", "x", "\n".join(lines)))
+    (role,) = [document for document in documents if document["kind"] == kind]
+    return {
+        (verb, f"{group}/{resource}")
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_every_method_of_the_port_has_a_use_here() -> None:
+    methods = {name for name, _ in inspect.getmembers(Kube, inspect.isfunction) if not name.startswith("_")}
+
+    assert set(USES) == methods
+
+
+async def test_the_chart_gives_exactly_the_rights_that_the_adapter_uses() -> None:
+    connection = RecordingConnection()
+    for kind in Kind:
+        kube = KubernetesApi(connection)  # type: ignore[arg-type]
+        for name, use in USES.items():
+            if name in MACHINE_ONLY and kind is not Kind.MACHINE:
+                continue
+            # Twice: an Event that repeats is patched.
+            await use(kube, kind)
+            await use(kube, kind)
+
+    assert connection.used | BESIDE_THE_ADAPTER == chart_rights("ClusterRole")
+
+
+class LeaseServer(RecordingConnection):
+    """Keeps the one object that it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lease: dict[str, Any] | None = None
+
+    async def request(self, method: str, path: str, what: str, **given: Any) -> Any:
+        self.used.add(_as_rbac(method, path))
+        if method != "GET":
+            self.lease = given["body"]
+        return self.lease
+
+
+async def test_the_chart_gives_exactly_the_rights_that_the_lease_uses() -> None:
+    connection = LeaseServer()
+    lease = Lease(connection, "nixops-system", "nixops-operator", "me")  # type: ignore[arg-type]
+    await lease.acquire()
+    await lease.acquire()
+
+    rights = {(verb, resource) for verb, resource in chart_rights("Role") if resource.endswith("/leases")}
+    assert connection.used == rights
