@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from contract.host_benches import BENCHES, Bench, reached, request, seen
+from contract.host_benches import BENCHES, Bench, on_machine, reached, request, seen
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
 from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts
@@ -106,6 +106,25 @@ async def test_of_two_operators_one_holds_the_claim(bench: Bench, host: Host) ->
     holder = activation_of(await host.facts()).id
     assert [await host.claim(mine), await other.claim(theirs)] == [holder == mine.id, holder == theirs.id]
     await other.close()
+
+
+@pytest.mark.lab
+async def test_two_claims_never_look_at_the_link_at_the_same_time() -> None:
+    async with on_machine() as machine:
+        host = await reached(machine)
+        asked = request(await machine.deliver(host, "good"), await host.facts())
+        await machine.run("mkdir", "-p", "/var/lib/nixops/activation")
+        lock = "/var/lib/nixops/activation/lock"
+        await machine.run("systemd-run", "--unit=lock-holder", "flock", lock, "sleep", "infinity")
+        while (await machine.run("sh", "-c", f"flock --nonblock {lock} true && echo free || echo held")) != "held\n":
+            await machine.pause()
+        claim = asyncio.create_task(host.claim(asked))
+        for _ in range(10):
+            facts = await host.facts()
+        assert (claim.done(), facts.activation) == (False, None)
+        await machine.run("systemctl", "stop", "lock-holder.service")
+        assert await claim
+        await host.close()
 
 
 async def test_a_claim_needs_both_systems_on_the_machine(bench: Bench, host: Host) -> None:

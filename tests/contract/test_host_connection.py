@@ -203,7 +203,7 @@ async def hostile_host(answer: bytes, is_endless: bool = False) -> AsyncIterator
 async def test_an_answer_without_end_is_cut() -> None:
     async with hostile_host(b"x" * (1 << 16), is_endless=True) as target:
         host = await AsyncsshHosts().connect(target)
-        with pytest.raises(Retry):
+        with pytest.raises(Retry, match="longer than 1 MiB"):
             await host.facts()
         await host.close()
 

@@ -30,7 +30,8 @@ ANSWER_SECONDS = 30
 COMMIT_SECONDS = 300  # building a boot menu on a slow disk takes minutes
 ROOT_SECONDS = 120  # Nix waits for its own garbage collector
 
-REFUSED = 20  # exits of the agent, see agent.sh
+LOST = "the connection was cut"
+TOO_LONG = "the answer was longer than 1 MiB"
 
 _ID = re.compile(r"[0-9a-z]{8}-[0-9]{1,9}")
 _TRUSTED_PUBLIC_KEY = re.compile(r"[A-Za-z0-9._-]{1,128}:[A-Za-z0-9+/]{43}=")
@@ -134,7 +135,7 @@ class AsyncsshHost:
         except TimeoutError as error:
             raise Retry(Reason.CONNECT_TIMEOUT, f"{self._where} did not answer `{words[0]}` in time") from error
         except _Cut as error:
-            raise Retry(Reason.CONNECT_TIMEOUT, f"the connection to {self._where} was cut") from error
+            raise Retry(Reason.CONNECT_TIMEOUT, f"{self._where}: {error}") from error
         if answer.exit_status != 0:
             raise self._failed(words[0], answer)
         return answer
@@ -149,7 +150,7 @@ class AsyncsshHost:
                 Reason.CONNECT_TIMEOUT, f"{self._where} did not answer `{words[0]}` in time"
             ) from error
         except _Cut as error:
-            message = f"the connection to {self._where} was cut during `{words[0]}`"
+            message = f"{self._where}: during `{words[0]}` {error}"
             raise OutcomeUnknown(Reason.CONNECT_TIMEOUT, message) from error
         if answer.exit_status != 0:
             raise self._failed(words[0], answer)
@@ -161,7 +162,7 @@ class AsyncsshHost:
         except TimeoutError as error:
             raise Retry(Reason.CONNECT_TIMEOUT, f"{self._where} did not take the agent in time") from error
         except _Cut as error:
-            raise Retry(Reason.CONNECT_TIMEOUT, f"the connection to {self._where} was cut") from error
+            raise Retry(Reason.CONNECT_TIMEOUT, f"{self._where}: {error}") from error
 
     async def _place_agent(self) -> None:
         async with self._placing:
@@ -179,7 +180,7 @@ class AsyncsshHost:
             try:
                 process = await self._connection.create_process(command, encoding=None)
             except (asyncssh.Error, OSError) as error:
-                raise _Cut from error
+                raise _Cut(LOST) from error
             try:
                 return await _converse(process, stdin)
             finally:
@@ -206,7 +207,11 @@ class AsyncsshHost:
 
 
 class _Cut(Exception):
-    """The connection ended, or the answer outgrew its limit."""
+    """The connection ended, or the answer outgrew its limit; the text says which."""
+
+
+class _TooLong(OSError):
+    """The answer outgrew its limit."""
 
 
 async def _converse(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> _Answer:
@@ -217,9 +222,9 @@ async def _converse(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> 
             group.create_task(_write(process, stdin))
         await process.wait_closed()
     except* (asyncssh.Error, OSError) as errors:
-        raise _Cut from errors
+        raise _Cut(TOO_LONG if errors.subgroup(_TooLong) else LOST) from errors
     if process.exit_status is None or process.exit_status < 0:
-        raise _Cut
+        raise _Cut(LOST)
     return _Answer(process.exit_status, stdout.result(), stderr.result())
 
 
@@ -228,7 +233,7 @@ async def _read(reader: asyncssh.SSHReader[bytes]) -> str:
     while chunk := await reader.read(1 << 16):
         collected += chunk
         if len(collected) > ANSWER_BYTES:
-            raise OSError("the answer is too long")
+            raise _TooLong
     return collected.decode(errors="replace")
 
 
