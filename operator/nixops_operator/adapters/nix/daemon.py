@@ -68,14 +68,13 @@ class Daemon:
 
     async def add_text(self, name: str, content: bytes, references: Collection[str]) -> str:
         """Store a text, as derivations are; return its path. The references must be valid."""
-        return (await self._add(name, "text:sha256", references, content))[0]
+        return await self._add(name, "text:sha256", references, content)
 
     async def add_tree(self, name: str, nar: bytes, references: Collection[str] = ()) -> str:
         """Store a NAR's tree; return its path."""
-        return (await self._add(name, "fixed:r:sha256", references, nar))[0]
+        return await self._add(name, "fixed:r:sha256", references, nar)
 
-    async def _add(self, name: str, method: str, references: Collection[str], content: bytes) -> tuple[str, str]:
-        """Path and NAR hash (hexadecimal SHA-256)."""
+    async def _add(self, name: str, method: str, references: Collection[str], content: bytes) -> str:
         self._writer.write(
             _number(_ADD_TO_STORE) + padded(name.encode()) + padded(method.encode()) + _strings(references) + _number(0)
         )
@@ -86,14 +85,14 @@ class Daemon:
         self._writer.write(_number(0))
         await self._messages()
         path = await self._read_text()
-        await self._read_text()  # deriver
-        nar_hash = await self._read_text()
+        for _ in range(2):
+            await self._read_text()  # deriver, NAR hash
         await self._read_strings()  # references
         for _ in range(3):
             await self._read_number()  # registration time, NAR size, whether built here
         await self._read_strings()  # signatures
         await self._read_text()  # content address
-        return path, nar_hash
+        return path
 
     async def _messages(self) -> None:
         """Read log messages up to the end of the daemon's work. Raises DaemonError if it failed."""
