@@ -252,7 +252,9 @@ class Operator:
             scratch=Path(scratch),
             signing_key=await self._signing_key(),
             evaluations=chosen.evaluation.concurrency,
-            evaluation_limits=EvaluationLimits(chosen.evaluation.memory, chosen.evaluation.timeout),
+            evaluation_limits=EvaluationLimits(
+                chosen.evaluation.memory, chosen.evaluation.timeout, cpu=chosen.evaluation.timeout
+            ),
             build_limits=BuildLimits(max_jobs=chosen.max_jobs),
         )
         try:

@@ -41,6 +41,8 @@ def trio(previous: Sequence[Mapping[str, Any]], generation: int, verdict: Verdic
             return [ready(Truth.FALSE), stalled]
         case Outcome.DRIFT_REPORTED:
             return [ready(Truth.FALSE)]
+        case Outcome.SUSPENDED if verdict.is_settled:
+            return [ready(Truth.TRUE)]
         case Outcome.SUSPENDED | Outcome.LOOKING:
             return _unchanged(previous)
         case Outcome.WEDGED:

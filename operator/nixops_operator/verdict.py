@@ -36,6 +36,15 @@ class Verdict:
     message: str = ""
     condition: ConditionType | None = None
     look_again: timedelta | None = None  # None: at the next resync
+    is_settled: bool = False  # of SUSPENDED: nothing differs, so that the newest generation counts as observed
+
+
+def suspended_verdict(would_be: Verdict) -> Verdict:
+    """How a suspended object stands, from how it would stand otherwise."""
+    if would_be.outcome is Outcome.IN_SYNC:
+        return Verdict(Outcome.SUSPENDED, Reason.SUCCEEDED, would_be.message, is_settled=True)
+    message = f"suspended, nothing is changed; otherwise: {would_be.reason}: {would_be.message}"
+    return Verdict(Outcome.SUSPENDED, Reason.SUSPENDED, message)
 
 
 def verdict_of(error: OperatorError, condition: ConditionType | None = None) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -15,6 +15,7 @@ from nixops_operator.cache import Cache
 from nixops_operator.errors import Blocked, InvalidSpec
 from nixops_operator.facts.cloud import AwsIdentity
 from nixops_operator.facts.kube import Key
+from nixops_operator.facts.nix import Source
 from nixops_operator.jobs import Jobs
 from nixops_operator.looks.cloud import CloudLook, CloudLooks
 from nixops_operator.looks.hosts import HostLooks
@@ -47,6 +48,17 @@ class World:
     hosts: HostLooks
     jobs: Jobs[Key]
     wake: Callable[[Key], None]
+    _nixpkgs: dict[Path, Source] = field(default_factory=dict)
+
+    async def default_nixpkgs(self) -> Source:
+        """The operator's own nixpkgs in its store. Read once per process: hashing a whole nixpkgs takes seconds."""
+        path = self.policy.nixpkgs
+        if path is None:
+            message = "no nixpkgs: set the operator's nix.nixpkgs.path, or name spec.configuration.nixpkgs.path"
+            raise Blocked(Reason.SOURCE_NOT_FOUND, message)
+        if path not in self._nixpkgs:
+            self._nixpkgs[path] = await self.nix.add_path(path)
+        return self._nixpkgs[path]
 
     async def identity(self, namespace: str, aws: AwsSettings) -> AwsIdentity:
         """The AWS identity that a spec names. Raises Blocked (`CredentialsForbidden`, `SecretNotFound`,

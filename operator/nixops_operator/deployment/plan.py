@@ -22,7 +22,7 @@ from nixops_operator.deployment.sight import ChildSight, Desired, NetworkSight, 
 from nixops_operator.deployment.steps import Step
 from nixops_operator.errors import Blocked, OperatorError
 from nixops_operator.facts.cloud import KeyPair, SecurityGroup
-from nixops_operator.verdict import Outcome, Verdict, verdict_of
+from nixops_operator.verdict import Outcome, Verdict, suspended_verdict, verdict_of
 
 SOON = timedelta(seconds=2)
 _INFRASTRUCTURE = ConditionType.INFRASTRUCTURE_READY
@@ -40,11 +40,14 @@ Check = Callable[[Desired, Observed], Plan | None]
 
 
 def plan(desired: Desired, observed: Observed) -> Plan:
-    """The first answer of CHECKS."""
-    return next(answer for check in CHECKS if (answer := check(desired, observed)) is not None)
+    """The first answer of CHECKS; while suspended, without its steps."""
+    answer = next(answer for check in CHECKS if (answer := check(desired, observed)) is not None)
+    if desired.is_paused and not desired.is_deleting:
+        return Plan(suspended_verdict(answer.verdict))
+    return answer
 
 
-# --- deletion, suspension -----------------------------------------------------------------------------------------
+# --- deletion ----------------------------------------------------------------------------------------------------
 
 
 def deleting(desired: Desired, observed: Observed) -> Plan | None:
@@ -58,6 +61,8 @@ def deleting(desired: Desired, observed: Observed) -> Plan | None:
     if desired.account_id is None or network is None:
         return Plan(Verdict(Outcome.GONE))
     if network.error is not None:
+        if desired.spec.deletion_policy is DeletionPolicy.RETAIN and isinstance(network.error, Blocked):
+            return Plan(_gone())  # the way out of lost credentials: what is kept stays untagged
         message = (
             f"cannot look for what is left in account {desired.account_id}: {network.error.message}; "
             "repair the credentials, or set spec.deletionPolicy to Retain to let go of it"
@@ -125,12 +130,6 @@ def _revoke_naming(group: SecurityGroup, peer: str) -> list[Step]:
         if ids:
             found.append(steps.RevokeRules(group.id, direction, ids))
     return found
-
-
-def suspended(desired: Desired, observed: Observed) -> Plan | None:
-    if not desired.is_paused:
-        return None
-    return Plan(Verdict(Outcome.SUSPENDED, Reason.SUSPENDED, "suspended; nothing is changed until it is resumed"))
 
 
 def machines_valid(desired: Desired, observed: Observed) -> Plan | None:
@@ -337,12 +336,14 @@ def machines_ready(desired: Desired, observed: Observed) -> Plan | None:
     first = (stalled or waiting)[0]
     ready = first.ready if first.is_observed else None
     reason = ready.reason if ready is not None else Reason.ROLLING_OUT
-    what = ready.message if ready is not None else "not looked at yet"
+    what = ready.message if ready is not None else "suspended" if first.is_paused else "not looked at yet"
     message = f"{wanted[first.name]}: {what}"
     if stalled:
         return Plan(Verdict(Outcome.STALLED, reason, message))
-    is_failing = ready is not None and ready.status is Truth.FALSE
-    return Plan(Verdict(Outcome.RETRYING if is_failing else Outcome.WORKING, reason, message))
+    if ready is None or ready.status is not Truth.FALSE:
+        return Plan(Verdict(Outcome.WORKING, reason, message))
+    # False without being worked on is what driftPolicy Report leaves.
+    return Plan(Verdict(Outcome.RETRYING if first.is_reconciling else Outcome.DRIFT_REPORTED, reason, message))
 
 
 def groups_to_go(desired: Desired, observed: Observed) -> tuple[str, ...]:
@@ -407,7 +408,6 @@ def _differs_in_cloud(desired: Desired, observed: Observed) -> bool:
 
 CHECKS: tuple[Check, ...] = (
     deleting,  # first; works from every phase
-    suspended,
     machines_valid,
     credentials_usable,
     account_recorded,

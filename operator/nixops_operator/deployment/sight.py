@@ -122,8 +122,19 @@ class ChildSight:
 
     @property
     def is_stalled(self) -> bool:
-        stalled = find_condition(self.body, ConditionType.STALLED)
-        return self.is_observed and stalled is not None and stalled.status is Truth.TRUE
+        return self.is_observed and self._says(ConditionType.STALLED)
+
+    @property
+    def is_reconciling(self) -> bool:
+        return self._says(ConditionType.RECONCILING)
+
+    @property
+    def is_paused(self) -> bool:
+        return self._says(ConditionType.PAUSED)
+
+    def _says(self, kind: ConditionType) -> bool:
+        condition = find_condition(self.body, kind)
+        return condition is not None and condition.status is Truth.TRUE
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def status(desired: Desired, observed: Observed | None, plan: Plan, now: datetim
     if observed is not None:
         wanted += _conditions(desired, observed, verdict)
     fields: dict[str, Any] = {"conditions": merge_conditions(previous, wanted, now)}
-    if verdict.outcome is not Outcome.SUSPENDED:
+    if verdict.outcome is not Outcome.SUSPENDED or verdict.is_settled:
         fields["observedGeneration"] = desired.generation
     if desired.reconcile_request is not None:
         fields["lastHandledReconcileAt"] = desired.reconcile_request
@@ -64,8 +64,7 @@ def _conditions(desired: Desired, observed: Observed, verdict: Verdict) -> list[
             else:
                 found.append(condition(kind, Truth.TRUE, Reason.SUCCEEDED))
     if desired.is_paused and not desired.is_deleting:
-        message = "spec.suspend or the annotation nixops.dev/paused"
-        found.append(condition(ConditionType.PAUSED, Truth.TRUE, Reason.SUSPENDED, message))
+        found.append(condition(ConditionType.PAUSED, Truth.TRUE, Reason.SUSPENDED, verdict.message))
     return found
 
 

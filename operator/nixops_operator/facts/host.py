@@ -41,8 +41,8 @@ class ActivationFacts:
     toplevel: str
     previous: str  # the system to return to
     boot_id: str  # of the boot in which it began
-    is_unit_active: bool  # nixops-activate-<id>.service still runs
-    is_timer_armed: bool  # nixops-deadman-<id>.timer waits
+    is_unit_active: bool  # nixops-activate-<id>.service or nixops-rollback-<id>.service runs
+    is_timer_armed: bool  # nixops-deadman-<id>.timer or nixops-confirm-<id>.timer waits
     exit_status: int | None  # of switch-to-configuration; None while it runs or if it was killed
     service_result: str  # systemd's $SERVICE_RESULT: success, exit-code, timeout, signal, …; empty while it runs
 

@@ -250,8 +250,7 @@ async def _evaluate(given: SystemInput, world: World) -> Evaluation:
             {path.removeprefix(prefix): data for path, data in files.items() if path.startswith(prefix)}
         )
     else:
-        assert world.policy.nixpkgs is not None  # noqa: S101 - observe reports its absence
-        nixpkgs = await world.nix.add_path(world.policy.nixpkgs)
+        nixpkgs = await world.default_nixpkgs()
     return await world.nix.evaluate(
         EvaluationRequest(
             name=given.name,

@@ -15,13 +15,14 @@ from datetime import datetime, timedelta
 from nixops_operator.api.conditions import Truth, find_condition
 from nixops_operator.api.machine_spec import DeletionPolicy, DriftPolicy, ReplacePolicy
 from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.errors import Blocked
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.nix import Evaluation
 from nixops_operator.jobs import Done, Failed, JobState, Running
 from nixops_operator.machine import activation, steps
 from nixops_operator.machine.sight import CloudSight, Desired, Observed
 from nixops_operator.machine.steps import Step
-from nixops_operator.verdict import Outcome, Verdict, verdict_of
+from nixops_operator.verdict import Outcome, Verdict, suspended_verdict, verdict_of
 
 LAUNCH_VISIBLE_AFTER = timedelta(minutes=5)
 """NotFound proves nothing for that long after a launch (EC2 Developer Guide, "Eventual consistency")."""
@@ -48,6 +49,8 @@ Check = Callable[[Desired, Observed, datetime], Plan | None]
 def plan(desired: Desired, observed: Observed, now: datetime, progress_deadline: timedelta) -> Plan:
     """The first answer of CHECKS; `now` is aware UTC. Evaluation and build are started beside any other work."""
     answer = next(answer for check in CHECKS if (answer := check(desired, observed, now)) is not None)
+    if desired.is_paused and not desired.is_deleting:
+        return _suspended(desired, observed, answer)
     if answer.verdict.outcome in (Outcome.WORKING, Outcome.RETRYING):
         beside = _evaluation_beside(observed, answer)
         answer = replace(answer, steps=(*answer.steps, *beside))
@@ -55,6 +58,13 @@ def plan(desired: Desired, observed: Observed, now: datetime, progress_deadline:
     if answer.verdict.outcome is Outcome.WORKING and _merely_looking(desired, observed):
         answer = replace(answer, verdict=replace(answer.verdict, outcome=Outcome.LOOKING))
     return replace(answer, toplevel=toplevel_of(observed), wants=_wanted_jobs(desired, observed))
+
+
+def _suspended(desired: Desired, observed: Observed, answer: Plan) -> Plan:
+    """A person said stop: look and report only. Evaluating and building tell what is wanted, and change no machine."""
+    harmless = tuple(step for step in answer.steps if isinstance(step, steps.Evaluate | steps.Build))
+    verdict = suspended_verdict(answer.verdict)
+    return Plan(verdict, harmless, toplevel_of(observed), _wanted_jobs(desired, observed))
 
 
 def _merely_looking(desired: Desired, observed: Observed) -> bool:
@@ -86,7 +96,7 @@ def toplevel_of(observed: Observed) -> str | None:
     return job.result.toplevel if isinstance(job, Done) and isinstance(job.result, Evaluation) else None
 
 
-# --- deletion, suspension -----------------------------------------------------------------------------------------
+# --- deletion ----------------------------------------------------------------------------------------------------
 
 
 def deleting(desired: Desired, observed: Observed, now: datetime) -> Plan | None:
@@ -97,6 +107,8 @@ def deleting(desired: Desired, observed: Observed, now: datetime) -> Plan | None
     if cloud is None or desired.account_id is None:
         return Plan(Verdict(Outcome.GONE))
     if cloud.error is not None:
+        if desired.spec.deletion_policy is DeletionPolicy.RETAIN and isinstance(cloud.error, Blocked):
+            return Plan(_gone())  # the way out of lost credentials: what is kept stays untagged
         return Plan(_wedged_without_credentials(cloud, desired))
     if cloud.account_id != desired.account_id:
         return Plan(Verdict(Outcome.WEDGED, Reason.ACCESS_DENIED, _other_account(cloud, desired)))
@@ -147,13 +159,6 @@ def _wedged_without_credentials(cloud: CloudSight, desired: Desired) -> Verdict:
     )
     outcome = Outcome.WEDGED if found.outcome is Outcome.STALLED else Outcome.DELETING
     return Verdict(outcome, cloud.error.reason, message, ConditionType.CREDENTIALS_READY)
-
-
-def suspended(desired: Desired, observed: Observed, now: datetime) -> Plan | None:
-    """A person said stop: look and report only."""
-    if not desired.is_paused:
-        return None
-    return Plan(Verdict(Outcome.SUSPENDED, Reason.SUSPENDED, "suspended; nothing is changed until it is resumed"))
 
 
 # --- the instance -------------------------------------------------------------------------------------------------
@@ -388,7 +393,6 @@ def in_sync(desired: Desired, observed: Observed, now: datetime) -> Plan | None:
 
 CHECKS: tuple[Check, ...] = (
     deleting,  # first; works from every phase, an unanswered launch included
-    suspended,
     credentials_usable,
     account_recorded,
     launch_unanswered,  # before instance_missing, or a lost reply makes a second instance

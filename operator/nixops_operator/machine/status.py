@@ -38,7 +38,7 @@ def status(desired: Desired, observed: Observed | None, plan: Plan, now: datetim
     fields: dict[str, Any] = {
         "conditions": merge_conditions(desired.status.get("conditions", ()), wanted, now),
     }
-    if verdict.outcome is not Outcome.SUSPENDED:
+    if verdict.outcome is not Outcome.SUSPENDED or verdict.is_settled:
         fields["observedGeneration"] = desired.generation
     if desired.reconcile_request is not None:
         fields["lastHandledReconcileAt"] = desired.reconcile_request
@@ -69,9 +69,7 @@ def _conditions(desired: Desired, observed: Observed, plan: Plan) -> list[Condit
             _up_to_date(desired, observed, verdict),
         ]
     if desired.is_paused and not desired.is_deleting:
-        found.append(
-            _is(ConditionType.PAUSED, desired, Reason.SUSPENDED, "spec.suspend or the annotation nixops.dev/paused")
-        )
+        found.append(_is(ConditionType.PAUSED, desired, Reason.SUSPENDED, verdict.message))
     return found
 
 
