@@ -18,6 +18,7 @@ from packaging.version import Version
 
 from nixops_operator.adapters.kube.api import KubernetesApi
 from nixops_operator.adapters.kube.lease import Lease
+from nixops_operator.api.machine_of_deployment import machines_of
 from nixops_operator.facts.kube import Event, Key, Kind, OwnerReference
 from nixops_operator.ports.kube import Kube
 
@@ -52,6 +53,22 @@ def test_decision_records_are_numbered_without_gaps() -> None:
 
 
 # What tracked files may say
+
+
+def test_the_readme_s_first_example_is_one() -> None:
+    fences = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+    (child,) = machines_of(yaml.safe_load(fences[0]))
+
+    assert child.name == "example-webserver"
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    pages = [path for path in tracked() if path.suffix == ".md"]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())]
+
+    assert links
+    assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize(
