@@ -12,7 +12,7 @@ after a crash of either side:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from nixops_operator.api.machine_spec import DriftPolicy
 from nixops_operator.api.reasons import ConditionType, Reason
@@ -28,6 +28,8 @@ LOCK_HELD_EXIT = 11
 """switch-to-configuration's exit while another one holds its lock: a person switches
 (pkgs/by-name/sw/switch-to-configuration-ng)."""
 
+LOCK_HELD_WAIT = timedelta(seconds=15)
+
 _ENDED = (ActivationState.COMMITTED, ActivationState.ROLLED_BACK, ActivationState.FAILED)
 
 
@@ -39,7 +41,7 @@ class Move:
     steps: tuple[steps.Step, ...] = ()
 
 
-def next_move(desired: Desired, observed: Observed, toplevel: str) -> Move | None:
+def next_move(desired: Desired, observed: Observed, toplevel: str, now: datetime) -> Move | None:
     """None when `toplevel` runs, is confirmed and is the profile. Needs facts of the host."""
     facts = observed.host.facts
     assert facts is not None  # noqa: S101 - the caller checked that the host is reachable
@@ -50,6 +52,8 @@ def next_move(desired: Desired, observed: Observed, toplevel: str) -> Move | Non
         return _keep(desired, observed, facts, toplevel)
     if (refused := _bad_revision(desired, facts, toplevel)) is not None:
         return refused
+    if (waiting := _lock_held(desired, observed, facts, now)) is not None:
+        return waiting
     drift = drift_of(desired, facts, toplevel)
     if drift is not None and desired.spec.activation.drift_policy is DriftPolicy.REPORT:
         message = f"{drift[1]}; activation.driftPolicy is Report, so it stays"
@@ -132,6 +136,18 @@ def _bad_revision(desired: Desired, facts: HostFacts, toplevel: str) -> Move | N
         f"{how}; {back}. Change the configuration, or ask again with the annotation nixops.dev/reconcile-requested-at"
     )
     return Move(Verdict(Outcome.STALLED, Reason.ACTIVATION_FAILED, message, ConditionType.CONFIGURATION_ACTIVE))
+
+
+def _lock_held(desired: Desired, observed: Observed, facts: HostFacts, now: datetime) -> Move | None:
+    """The last attempt met somebody else's switch-to-configuration: let it end first."""
+    last, intent = facts.activation, desired.activation
+    if last is None or last.state is not ActivationState.FAILED or last.exit_status != LOCK_HELD_EXIT:
+        return None
+    if intent is None or intent.id != last.id or now - intent.started_at >= LOCK_HELD_WAIT:
+        return None
+    message = f"somebody else's switch-to-configuration runs on {observed.host.address}; trying again after it"
+    condition = ConditionType.CONFIGURATION_ACTIVE
+    return Move(Verdict(Outcome.RETRYING, Reason.ACTIVATING, message, condition, LOCK_HELD_WAIT))
 
 
 def _how_it_ended(last: ActivationFacts) -> str:

@@ -374,7 +374,7 @@ def system_active(desired: Desired, observed: Observed, now: datetime) -> Plan |
     """The desired system runs, is confirmed and is what the next boot starts; see activation.py for the protocol."""
     toplevel = toplevel_of(observed)
     assert toplevel is not None and observed.host.facts is not None  # noqa: S101, PT018 - the checks before
-    answer = activation.next_move(desired, observed, toplevel)
+    answer = activation.next_move(desired, observed, toplevel, now)
     return Plan(answer.verdict, answer.steps) if answer is not None else None
 
 

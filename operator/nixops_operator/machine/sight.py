@@ -39,6 +39,7 @@ class ActivationIntent:
     id: str
     toplevel: str
     attempt: int
+    started_at: datetime
     result: str | None
 
 
@@ -81,7 +82,11 @@ class Desired:
         if not activation:
             return None
         return ActivationIntent(
-            activation["id"], activation["toplevel"], activation["attempt"], activation.get("result")
+            activation["id"],
+            activation["toplevel"],
+            activation["attempt"],
+            datetime.fromisoformat(activation["startedAt"]),
+            activation.get("result"),
         )
 
     @property
