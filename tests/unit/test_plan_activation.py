@@ -1,0 +1,321 @@
+"""What a look at the host finds decides the next move, whoever started what is found there."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.errors import Blocked, Retry
+from nixops_operator.facts.host import ActivationRequest, ActivationState
+from nixops_operator.jobs import Failed, Running
+from nixops_operator.machine import steps
+from nixops_operator.verdict import Outcome
+from unit.builders import (
+    BUILT,
+    BY_HAND,
+    COPIED,
+    COPY,
+    NEW,
+    NOON,
+    OLD,
+    UID,
+    activation,
+    activation_id,
+    host,
+    host_machine,
+    on_host,
+    planned,
+    ran,
+    ready,
+    seen,
+)
+
+A = ActivationState
+ID = activation_id(NEW, 1)
+REPORT = {"activation": {"driftPolicy": "Report"}}
+
+
+def request(attempt: int = 1, previous: str = OLD, toplevel: str = NEW) -> ActivationRequest:
+    return ActivationRequest(toplevel, previous, attempt, timedelta(minutes=30), timedelta(seconds=60))
+
+
+@pytest.mark.parametrize(
+    ("desired", "found", "step"),
+    [
+        pytest.param(
+            host_machine(),
+            host(OLD, OLD, highest_attempt=0),
+            steps.RecordActivation(request(1)),
+            id="nothing there: intent",
+        ),
+        pytest.param(
+            host_machine(activation(attempt=1)),
+            host(OLD, OLD, highest_attempt=0),
+            steps.Activate(f"host:{ID}:activate", COPY, request(1)),
+            id="intent written, host not told: told, with the same id",
+        ),
+        pytest.param(
+            host_machine(activation(attempt=1)),
+            host(OLD, OLD, activation=on_host(A.PREPARED)),
+            steps.Activate(f"host:{ID}:activate", "", request(1)),
+            id="prepared: started, with the same id",
+        ),
+        pytest.param(
+            host_machine(activation(attempt=1)),
+            host(OLD, OLD, activation=on_host(A.SWITCHING, unit=False)),
+            steps.RollBack(f"host:{ID}:rollback", ID),
+            id="switching, no unit: unit and its end were killed, so back",
+        ),
+        pytest.param(
+            host_machine(activation(attempt=1)),
+            host(NEW, OLD, activation=on_host(A.SWITCHED)),
+            steps.Confirm(f"host:{ID}:confirm", ID),
+            id="switched: confirmed",
+        ),
+        pytest.param(
+            host_machine(),
+            host(NEW, OLD, activation=on_host(A.SWITCHED)),
+            steps.Confirm(f"host:{ID}:confirm", ID),
+            id="switched by an operator that died before its status: confirmed",
+        ),
+        pytest.param(
+            host_machine(activation(attempt=1)),
+            host(NEW, OLD, activation=on_host(A.CONFIRMED)),
+            steps.Commit(f"host:{ID}:commit", ID),
+            id="confirmed: committed",
+        ),
+        pytest.param(
+            host_machine(activation(attempt=1)),
+            host(NEW, OLD, activation=on_host(A.ROLLING_BACK)),
+            steps.RollBack(f"host:{ID}:rollback", ID),
+            id="rolling back, no unit: the rollback was cut, so again",
+        ),
+        pytest.param(
+            host_machine(activation(attempt=1)),
+            host(OLD, OLD, activation=on_host(A.PREPARED, boot="boot-0")),
+            steps.RecordActivation(request(2)),
+            id="prepared before a restart of the host: another attempt",
+        ),
+        pytest.param(
+            host_machine(activation(attempt=1)),
+            host(OLD, OLD, activation=on_host(A.SWITCHING, boot="boot-0")),
+            steps.RecordActivation(request(2)),
+            id="switching before a restart of the host: another attempt",
+        ),
+        pytest.param(
+            host_machine(activation(attempt=1)),
+            host(OLD, OLD, activation=on_host(A.SWITCHED, boot="boot-0")),
+            steps.RecordActivation(request(2)),
+            id="switched before a restart of the host: another attempt",
+        ),
+        pytest.param(
+            host_machine(),
+            host(OLD, OLD, activation=on_host(A.COMMITTED, OLD, 6), highest_attempt=6),
+            steps.RecordActivation(request(7)),
+            id="status lost: the attempt goes on from the host's directories",
+        ),
+        pytest.param(
+            host_machine(activation(OLD, attempt=8, result="Succeeded")),
+            host(OLD, OLD, highest_attempt=0),
+            steps.RecordActivation(request(9)),
+            id="host reinstalled: the attempt goes on from the status",
+        ),
+        pytest.param(
+            host_machine(),
+            host(NEW, OLD, highest_attempt=0),
+            steps.Adopt(f"host:{UID}:adopt:{NEW}", NEW),
+            id="the desired system runs already: it becomes profile and boot entry",
+        ),
+        pytest.param(
+            host_machine(activation(result="Succeeded") | ran()),
+            host(NEW, NEW, boot_entry_unsure=True),
+            steps.Adopt(f"host:{UID}:adopt:{NEW}", NEW),
+            id="a commit was cut: repeated",
+        ),
+        pytest.param(
+            host_machine(activation(result="Succeeded") | ran()),
+            host(BY_HAND, BY_HAND, activation=on_host(A.COMMITTED)),
+            steps.RecordActivation(request(2, previous=BY_HAND)),
+            id="switched by hand: back, as another attempt",
+        ),
+        pytest.param(
+            host_machine(activation(result="Succeeded") | ran()),
+            host(NEW, NEW, activation=on_host(A.COMMITTED), lists_left=True),
+            steps.RecordActivation(request(2, previous=NEW)),
+            id="the link moved but the switch was cut: it is completed",
+        ),
+    ],
+)
+def test_the_next_move_follows_from_what_the_host_shows(desired, found, step):
+    assert planned(desired, seen(host=found)).steps == (step,)
+
+
+@pytest.mark.parametrize(
+    ("state", "current", "reason"),
+    [
+        pytest.param(A.SWITCHING, OLD, Reason.ACTIVATING, id="switching"),
+        pytest.param(A.ROLLING_BACK, NEW, Reason.ROLLING_BACK, id="rolling back"),
+    ],
+)
+def test_a_unit_that_runs_is_followed_and_never_started_again(state, current, reason):
+    found = planned(host_machine(activation()), seen(host=host(current, OLD, activation=on_host(state, unit=True))))
+
+    assert found.steps == ()
+    assert (found.verdict.outcome, found.verdict.reason) == (Outcome.WORKING, reason)
+    assert found.verdict.look_again == timedelta(seconds=1)
+
+
+def test_an_activation_of_another_system_is_followed_to_its_end_first():
+    other = on_host(A.SWITCHED, BY_HAND, 3)
+
+    found = planned(host_machine(), seen(host=host(BY_HAND, OLD, activation=other, highest_attempt=3)))
+
+    assert found.steps == (steps.Confirm(f"host:{other.id}:confirm", other.id),)
+
+
+@pytest.mark.parametrize(
+    ("last", "says"),
+    [
+        pytest.param(
+            on_host(A.ROLLED_BACK, exit_status=0, result="success"),
+            "not be reached over a new connection within activation.confirmTimeout; the previous system runs again",
+            id="not confirmed in time",
+        ),
+        pytest.param(on_host(A.ROLLED_BACK, exit_status=2, result="exit-code"), "exit code 2", id="mixed: exit 2"),
+        pytest.param(
+            on_host(A.ROLLED_BACK, result="timeout"), "did not end within activation.timeout", id="switch timed out"
+        ),
+        pytest.param(on_host(A.ROLLED_BACK, result="signal"), "did not end by itself", id="switch was killed"),
+        pytest.param(
+            on_host(A.FAILED, exit_status=1, result="exit-code"),
+            "exit code 1; nothing was changed",
+            id="refused: exit 1",
+        ),
+    ],
+)
+def test_a_bad_revision_is_not_tried_again(last, says):
+    found = planned(host_machine(activation()), seen(host=host(OLD, OLD, activation=last)))
+
+    assert found.steps == ()
+    assert (found.verdict.outcome, found.verdict.reason) == (Outcome.STALLED, Reason.ACTIVATION_FAILED)
+    assert says in found.verdict.message
+
+
+@pytest.mark.parametrize(
+    ("desired", "last"),
+    [
+        pytest.param(
+            host_machine(activation(), annotations={"nixops.dev/reconcile-requested-at": "now"}),
+            on_host(A.ROLLED_BACK),
+            id="asked for by annotation",
+        ),
+        pytest.param(
+            host_machine(activation(), annotations={"reconcile.fluxcd.io/requestedAt": "now"}),
+            on_host(A.ROLLED_BACK),
+            id="asked for by Flux's annotation",
+        ),
+        pytest.param(
+            host_machine(activation(BY_HAND)), on_host(A.ROLLED_BACK, BY_HAND), id="another system is wanted now"
+        ),
+        pytest.param(host_machine(), on_host(A.ROLLED_BACK), id="an earlier life of this object tried it"),
+    ],
+)
+def test_a_failed_activation_is_tried_again(desired, last):
+    (step,) = planned(desired, seen(host=host(OLD, OLD, activation=last))).steps
+
+    assert step == steps.RecordActivation(request(2))
+
+
+def test_somebody_elses_switch_is_waited_for():
+    """Each attempt meets the lock at once: without a pause they would follow each other by the second."""
+    met = seen(host=host(OLD, OLD, activation=on_host(A.FAILED, exit_status=11, result="exit-code")))
+
+    soon = planned(host_machine(activation()), met, NOON + timedelta(seconds=14))
+    later = planned(host_machine(activation()), met, NOON + timedelta(seconds=15))
+
+    assert (soon.verdict.outcome, soon.steps) == (Outcome.RETRYING, ())
+    assert later.steps == (steps.RecordActivation(request(2)),)
+
+
+def test_an_answered_request_is_not_answered_again():
+    answered = activation() | {"lastHandledReconcileAt": "now"}
+    desired = host_machine(answered, annotations={"nixops.dev/reconcile-requested-at": "now"})
+
+    assert planned(desired, seen(host=host(OLD, OLD, activation=on_host(A.ROLLED_BACK)))).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        pytest.param(host(BY_HAND, BY_HAND), Reason.SYSTEM_DRIFT, id="switched by hand"),
+        pytest.param(host(BY_HAND, NEW, booted=BY_HAND), Reason.BOOT_DRIFT, id="booted another generation"),
+    ],
+)
+def test_drift_is_told_apart_and_reported_if_policy_says_so(found, reason):
+    enforced = planned(host_machine(activation() | ran()), seen(host=found))
+    reported = planned(host_machine(activation() | ran(), **REPORT), seen(host=found))
+
+    assert enforced.verdict.outcome is Outcome.WORKING
+    assert [type(step) for step in enforced.steps] == [steps.RecordActivation]
+    assert reported.steps == ()
+    assert (reported.verdict.outcome, reported.verdict.reason) == (Outcome.DRIFT_REPORTED, Reason.SYSTEM_DRIFT)
+
+
+def test_a_system_that_never_ran_is_new_and_no_drift_whatever_the_policy():
+    found = planned(host_machine(**REPORT), seen(host=host(OLD, OLD, highest_attempt=0)))
+
+    assert found.steps == (steps.RecordActivation(request(1)),)
+
+
+@pytest.mark.parametrize(
+    ("policy", "outcome", "count"),
+    [pytest.param({}, Outcome.REPAIRING, 1, id="Enforce"), pytest.param(REPORT, Outcome.IN_SYNC, 0, id="Report")],
+)
+def test_profile_drift_leaves_the_machine_serving(policy, outcome, count):
+    found = planned(host_machine(activation() | ran(), **policy), seen(host=host(NEW, BY_HAND)))
+
+    assert (found.verdict.outcome, found.verdict.reason) == (outcome, Reason.PROFILE_DRIFT)
+    assert found.verdict.condition is ConditionType.UP_TO_DATE
+    assert len(found.steps) == count
+
+
+def test_nothing_is_activated_on_a_host_without_a_system_to_return_to():
+    found = planned(host_machine(), seen(host=host(None, None, highest_attempt=0)))
+
+    assert (found.verdict.outcome, found.steps) == (Outcome.STALLED, ())
+
+
+def test_nothing_is_activated_before_its_copy_is_complete():
+    before = seen(host=host(OLD, OLD), jobs=BUILT)
+    during = seen(host=host(OLD, OLD), jobs={**BUILT, COPY: Running("1 of 2 copied")})
+    failed = seen(host=host(OLD, OLD), jobs={**BUILT, COPY: Failed(Retry(Reason.COPY_FAILED, "cut"))})
+    due = seen(host=host(OLD, OLD), jobs={**BUILT, COPY: Failed(Retry(Reason.COPY_FAILED, "cut"), is_due=True)})
+
+    assert planned(host_machine(), before).steps == (steps.Copy(COPY, NEW),)
+    assert planned(host_machine(), during).steps == ()
+    assert planned(host_machine(), during).verdict.message.endswith("1 of 2 copied")
+    assert planned(host_machine(), failed).verdict.outcome is Outcome.RETRYING
+    assert planned(host_machine(), failed).steps == ()
+    assert planned(host_machine(), due).steps == (steps.Copy(COPY, NEW),)
+
+
+def test_a_step_on_the_host_that_runs_is_not_asked_for_twice():
+    jobs = {**COPIED, f"host:{ID}:confirm": Running()}
+
+    assert (
+        planned(host_machine(activation()), seen(host=host(NEW, OLD, activation=on_host(A.SWITCHED)), jobs=jobs)).steps
+        == ()
+    )
+
+
+def test_a_profile_that_refuses_to_follow_leaves_the_machine_serving():
+    job = f"host:{UID}:adopt:{NEW}"
+    for error, outcome in (
+        (Retry(Reason.ACTIVATION_FAILED, "boot loader"), Outcome.REPAIRING),
+        (Blocked(Reason.ACTIVATION_FAILED, "boot loader"), Outcome.STALLED),
+    ):
+        jobs = {**COPIED, job: Failed(error)}
+        found = planned(host_machine(activation() | ran() | ready()), seen(host=host(NEW, OLD), jobs=jobs))
+        assert found.verdict.outcome is outcome

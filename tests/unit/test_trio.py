@@ -1,0 +1,68 @@
+"""Ready, Reconciling and Stalled by outcome, as kubectl wait and kstatus read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from nixops_operator.api.reasons import Reason
+from nixops_operator.trio import trio
+from nixops_operator.verdict import Outcome, Verdict
+from unit.builders import condition
+
+BEFORE = [condition("Ready", "True"), condition("Reachable", "False", "ConnectTimeout")]
+
+
+def told(outcome: Outcome, *, serves: bool = False, previous=(), generation: int = 3) -> dict[str, str]:
+    verdict = Verdict(outcome, Reason.PROVISIONING, "text")
+    return {one.type.value: one.status.value for one in trio(previous, generation, verdict, serves)}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "serves", "expected"),
+    [
+        pytest.param(Outcome.IN_SYNC, True, {"Ready": "True"}, id="in sync: Current"),
+        pytest.param(
+            Outcome.REPAIRING, True, {"Ready": "True", "Reconciling": "True"}, id="repairing beside a serving one"
+        ),
+        pytest.param(
+            Outcome.REPAIRING, False, {"Ready": "Unknown", "Reconciling": "True"}, id="repairing, not serving"
+        ),
+        pytest.param(
+            Outcome.WORKING, True, {"Ready": "Unknown", "Reconciling": "True"}, id="new spec on a serving one"
+        ),
+        pytest.param(
+            Outcome.WORKING, False, {"Ready": "Unknown", "Reconciling": "True"}, id="provisioning: InProgress"
+        ),
+        pytest.param(Outcome.RETRYING, False, {"Ready": "False", "Reconciling": "True"}, id="retrying: InProgress"),
+        pytest.param(Outcome.STALLED, True, {"Ready": "False", "Stalled": "True"}, id="needs a person: Failed"),
+        pytest.param(Outcome.DRIFT_REPORTED, False, {"Ready": "False"}, id="another system runs, Report"),
+        pytest.param(Outcome.DELETING, True, {"Ready": "False", "Reconciling": "True"}, id="deleting"),
+        pytest.param(Outcome.GONE, False, {"Ready": "False", "Reconciling": "True"}, id="deleting, nothing left"),
+        pytest.param(Outcome.WEDGED, False, {"Ready": "False", "Stalled": "True"}, id="deletion that needs a person"),
+    ],
+)
+def test_the_three_by_outcome(outcome, serves, expected):
+    assert told(outcome, serves=serves) == expected
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_reconciling_and_stalled_are_never_there_together(outcome):
+    assert not {"Reconciling", "Stalled"} <= told(outcome, serves=True).keys()
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SUSPENDED, Outcome.LOOKING])
+def test_what_changes_nothing_leaves_the_three_as_they_were(outcome):
+    kept = trio(BEFORE, 3, Verdict(outcome, Reason.SUSPENDED, "suspended"), is_serving=False)
+
+    assert [(one.type.value, one.status.value, one.message, one.observed_generation) for one in kept] == [
+        ("Ready", "True", "as before", 1)
+    ]
+
+
+def test_an_object_that_was_never_looked_at_has_no_ready_while_suspended():
+    assert told(Outcome.SUSPENDED) == {}
+
+
+def test_reason_and_message_go_to_the_conditions_unchanged():
+    for one in trio((), 3, Verdict(Outcome.WORKING, Reason.COPYING, "copying"), is_serving=False):
+        assert (one.reason, one.message, one.observed_generation) == (Reason.COPYING, "copying", 3)
