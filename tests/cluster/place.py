@@ -141,6 +141,10 @@ class Place:
 
     # --- what was done ------------------------------------------------------------------------------------------------
 
+    def mark(self) -> int:
+        """Where the audit log ends now."""
+        return len(self.lab.audit_log())
+
     def writes(self, since: int = 0) -> list[Thing]:
         """The operator's writing requests to the API server about this namespace, from the audit log; `since`: entries
         of the whole log to leave out."""
@@ -159,6 +163,18 @@ class Place:
                 if told:
                     found.append((told["status"], told["reason"]))
         return found
+
+    def calls(self, operation: str) -> list[Thing]:
+        """The operator's requests of that kind that took effect in EC2, as far as they carry this namespace's tag."""
+        tag = {"Key": "nixops.dev:namespace", "Value": self.namespace}
+        key, _ = self.operator_identity
+        return [
+            entry
+            for entry in self.lab.ec2_log()
+            if (entry["operation"], entry["caller"]) == (operation, key)
+            and entry["committed"]
+            and any(tag in part["Tags"] for part in entry["parameters"].get("TagSpecifications", []))
+        ]
 
     # --- EC2 ----------------------------------------------------------------------------------------------------------
 
