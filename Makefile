@@ -8,7 +8,9 @@ DEMO_DIR ?= /var/lib/nixops-lab/demo
 KEEP ?=
 # More arguments for pytest, as in `make test ARGS="-k deletion"`.
 ARGS ?=
-# Quick ones first. Each row is one level, see tests/.
+# Most levels wait for real parts more than they compute. A file's tests stay together: they share what they started.
+WORKERS ?= 3
+# Each row is one level, see tests/.
 QUICK := tests/test_repository.py tests/unit $(wildcard tests/crash)
 LEVELS := $(QUICK) $(wildcard tests/contract tests/component tests/lab/tests tests/cluster)
 
@@ -23,7 +25,7 @@ demo: ## the example's whole life on real parts; as root. KEEP=1 leaves it runni
 
 .PHONY: test
 test: lab-parts lint ## everything: lint, and the tests of all levels; as root
-	@exec $(PYTHON) -m pytest $(ARGS) $(LEVELS)
+	@exec $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS) $(LEVELS)
 
 .PHONY: check
 check: lint ## what is quick: lint, and the tests that need neither root nor the lab
