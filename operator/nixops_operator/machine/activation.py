@@ -61,6 +61,11 @@ def next_move(desired: Desired, observed: Observed, toplevel: str, now: datetime
     return _bring(desired, observed, facts, toplevel, drift)
 
 
+def copy_job_of(desired: Desired, toplevel: str) -> str:
+    """The job that brings a system to this very machine."""
+    return f"copy:{desired.host_id}:{toplevel}"
+
+
 def drift_of(desired: Desired, facts: HostFacts, toplevel: str) -> tuple[Reason, str] | None:
     """Why another system than `toplevel` runs although it ran before; None if it never did (then it is simply new)."""
     if not has_run_before(desired, toplevel) or facts.current_system == toplevel:
@@ -81,23 +86,25 @@ def _go_on(desired: Desired, observed: Observed, running: ActivationFacts) -> Mo
     match running.state:
         case ActivationState.PREPARED:
             request = _request(desired, running.toplevel, running.previous, running.attempt)
-            return _on_host(observed, "activate", running.id, Reason.ACTIVATING, f"activating on {where}", request)
+            return _on_host(
+                desired, observed, "activate", running.id, Reason.ACTIVATING, f"activating on {where}", request
+            )
         case ActivationState.SWITCHING if running.is_unit_active:
             return Move(_working(Reason.ACTIVATING, f"switching to the new system on {where}", FOLLOW_EVERY))
         case ActivationState.SWITCHING:
-            return _on_host(observed, "rollback", running.id, Reason.ROLLING_BACK, _cut(where))
+            return _on_host(desired, observed, "rollback", running.id, Reason.ROLLING_BACK, _cut(where))
         case ActivationState.SWITCHED:
             return _on_host(
-                observed, "confirm", running.id, Reason.CONFIRMING, f"reaching {where} over a new connection"
+                desired, observed, "confirm", running.id, Reason.CONFIRMING, f"reaching {where} over a new connection"
             )
         case ActivationState.CONFIRMED:
             text = f"making the new system the boot default of {where}"
-            return _on_host(observed, "commit", running.id, Reason.CONFIRMING, text)
+            return _on_host(desired, observed, "commit", running.id, Reason.CONFIRMING, text)
         case _:
             if running.is_unit_active:
                 return Move(_working(Reason.ROLLING_BACK, f"{where} returns to its previous system", FOLLOW_EVERY))
             text = f"{where} returns to its previous system"
-            return _on_host(observed, "rollback", running.id, Reason.ROLLING_BACK, text)
+            return _on_host(desired, observed, "rollback", running.id, Reason.ROLLING_BACK, text)
 
 
 def _cut(where: str | None) -> str:
@@ -113,7 +120,7 @@ def _keep(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str)
     if is_drift and desired.spec.activation.drift_policy is DriftPolicy.REPORT:
         text = f"{message}; activation.driftPolicy is Report, so it stays"
         return Move(Verdict(Outcome.IN_SYNC, Reason.PROFILE_DRIFT, text, ConditionType.UP_TO_DATE))
-    job = f"host:{desired.uid}:adopt:{toplevel}"
+    job = f"host:{desired.host_id}:adopt:{toplevel}"
     verdict = Verdict(Outcome.REPAIRING, Reason.PROFILE_DRIFT, f"{message}; putting it back", ConditionType.UP_TO_DATE)
     return _job_move(observed, steps.Adopt(job, toplevel), job, verdict)
 
@@ -166,7 +173,7 @@ def _bring(
     """Copy, then write the intent, then tell the host."""
     where = observed.host.address
     says = f"{drift[1]}; " if drift is not None else ""
-    copy_job = f"copy:{desired.uid}:{toplevel}"
+    copy_job = copy_job_of(desired, toplevel)
     copying = _working(Reason.COPYING, f"{says}copying the system to {where}")
     if (move := _job_move(observed, steps.Copy(copy_job, toplevel), copy_job, copying)) is not None:
         return move
@@ -178,7 +185,7 @@ def _bring(
     if intent is not None and intent.toplevel == toplevel and intent.result is None and attempt > facts.highest_attempt:
         request = _request(desired, toplevel, facts.current_system, attempt)
         activating = f"{says}activating on {where}"
-        return _on_host(observed, "activate", intent.id, Reason.ACTIVATING, activating, request, copy_job)
+        return _on_host(desired, observed, "activate", intent.id, Reason.ACTIVATING, activating, request, copy_job)
     request = _request(desired, toplevel, facts.current_system, 1 + max(attempt, facts.highest_attempt))
     return Move(_working(Reason.ACTIVATING, f"{says}activating on {where}"), (steps.RecordActivation(request),))
 
@@ -189,6 +196,7 @@ def _request(desired: Desired, toplevel: str, previous: str, attempt: int) -> Ac
 
 
 def _on_host(
+    desired: Desired,
     observed: Observed,
     action: str,
     activation_id: str,
@@ -197,7 +205,7 @@ def _on_host(
     request: ActivationRequest | None = None,
     copy_job: str = "",
 ) -> Move:
-    job = f"host:{activation_id}:{action}"
+    job = f"host:{desired.host_id}:{activation_id}:{action}"
     step: steps.Step
     match action:
         case "activate":

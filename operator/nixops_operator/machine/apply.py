@@ -129,7 +129,9 @@ async def _record_launch(step: steps.RecordLaunch, desired: Desired, body: Body,
         "instanceId": None,
         "refusedGeneration": None,
     }
-    return await world.kube.write_intent(body, {"launch": intent})
+    # What ran on an earlier instance says nothing about this one; the state version alone belongs to the machine.
+    forgotten = {name: None for name in desired.system if name != "stateVersion"}
+    return await world.kube.write_intent(body, {"launch": intent, "system": forgotten})
 
 
 def launch_request(

@@ -86,7 +86,7 @@ def _merely_looking(desired: Desired, observed: Observed) -> bool:
 def _wanted_jobs(desired: Desired, observed: Observed) -> frozenset[str]:
     wanted = {observed.system.evaluate_job}
     if (toplevel := toplevel_of(observed)) is not None:
-        wanted |= {_build_step(observed).job, f"copy:{desired.uid}:{toplevel}"}
+        wanted |= {_build_step(observed).job, activation.copy_job_of(desired, toplevel)}
     return frozenset(wanted)
 
 

@@ -77,6 +77,12 @@ class Desired:
         )
 
     @property
+    def host_id(self) -> str:
+        """Names one life of the machine: another instance has another disk, and nothing of the old one holds for it."""
+        launch = self.launch
+        return launch.instance_id if launch is not None and launch.instance_id is not None else self.uid
+
+    @property
     def activation(self) -> ActivationIntent | None:
         activation = self.status.get("activation")
         if not activation:

@@ -20,6 +20,12 @@ from nixops_operator.verdict import Outcome, Verdict
 _CREDENTIAL_REASONS = frozenset(
     {Reason.SECRET_NOT_FOUND, Reason.CREDENTIALS_FORBIDDEN, Reason.AUTH_FAILURE, Reason.EXPIRED, Reason.ACCESS_DENIED}
 )
+_UNCONFIRMED = (
+    ActivationState.PREPARED,
+    ActivationState.SWITCHING,
+    ActivationState.SWITCHED,
+    ActivationState.ROLLING_BACK,
+)
 _RESULTS = {
     ActivationState.COMMITTED: "Succeeded",
     ActivationState.ROLLED_BACK: "RolledBack",
@@ -53,8 +59,9 @@ def _serves(observed: Observed | None) -> bool:
         return False
     toplevel = toplevel_of(observed)
     facts = observed.host.facts
-    is_settled = facts.activation is None or facts.activation.state is not ActivationState.SWITCHED
-    return toplevel is not None and facts.current_system == toplevel and not facts.lists_left and is_settled
+    last = facts.activation
+    is_confirmed = last is None or last.boot_id != facts.boot_id or last.state not in _UNCONFIRMED
+    return toplevel is not None and facts.current_system == toplevel and not facts.lists_left and is_confirmed
 
 
 def _conditions(desired: Desired, observed: Observed, plan: Plan) -> list[Condition]:
