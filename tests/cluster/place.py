@@ -50,8 +50,10 @@ class Place:
     # --- Kubernetes ---------------------------------------------------------------------------------------------------
 
     def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
-        """Standard output, in this namespace."""
-        return self.lab.kubectl(f"--namespace={self.namespace}", *arguments, stdin=stdin, check=check).stdout
+        """Standard output, in this namespace unless another one is named."""
+        if not any(word.startswith("--namespace=") for word in arguments):
+            arguments = (f"--namespace={self.namespace}", *arguments)
+        return self.lab.kubectl(*arguments, stdin=stdin, check=check).stdout
 
     def apply(self, *things: Mapping[str, Any]) -> None:
         self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(things))
