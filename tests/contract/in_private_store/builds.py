@@ -219,7 +219,12 @@ async def far_store(folder: Path, trusted_public_key: str) -> AsyncIterator[tupl
         "NIX_CONFIG": f"build-users-group =\nrequire-sigs = true\ntrusted-public-keys = {trusted_public_key}\n",
     }
 
+    conversations: set[asyncio.Task[None]] = set()
+
     async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        conversation = asyncio.current_task()
+        assert conversation is not None
+        conversations.add(conversation)
         process = await asyncio.create_subprocess_exec(
             "nix-daemon", "--stdio", env=environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
@@ -227,6 +232,7 @@ async def far_store(folder: Path, trusted_public_key: str) -> AsyncIterator[tupl
         assert process.stdout is not None
         await asyncio.gather(pumped(reader, process.stdin), pumped(process.stdout, writer))
         await process.wait()
+        await writer.wait_closed()
 
     socket = folder / "socket"
     server = await asyncio.start_unix_server(joined, socket)
@@ -234,6 +240,8 @@ async def far_store(folder: Path, trusted_public_key: str) -> AsyncIterator[tupl
         yield socket, name
     finally:
         server.close()
+        # The far end hears of the end after the near one: a loop that closes between the two leaves an open socket.
+        await asyncio.gather(*conversations)
         await server.wait_closed()
 
 
