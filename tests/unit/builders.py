@@ -20,6 +20,7 @@ from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair,
 from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts
 from nixops_operator.facts.nix import Evaluation, Module
 from nixops_operator.jobs import Done, JobState
+from nixops_operator.machine.host_keys import Pins
 from nixops_operator.machine.plan import Plan, plan
 from nixops_operator.machine.sight import (
     CloudSight,
@@ -211,8 +212,7 @@ def cloud(*instances: Instance, missing_for: timedelta | None = None, **fields: 
         instances=instances,
         missing_for=missing_for,
         parameters=PARAMETERS,
-        pinned=("ssh-ed25519 AAAA",) if instances else (),
-        pinned_instance=instances[0].id if instances else None,
+        pins=Pins(instances[0].id, ("ssh-ed25519 AAAA",)) if instances else Pins(),
     )
     return replace(made, **fields)
 

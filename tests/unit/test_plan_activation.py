@@ -53,43 +53,43 @@ def request(attempt: int = 1, previous: str = OLD, toplevel: str = NEW) -> Activ
         pytest.param(
             host_machine(activation(attempt=1)),
             host(OLD, OLD, highest_attempt=0),
-            steps.Activate(f"host:{ID}:activate", COPY, request(1)),
+            steps.Activate(f"host:{UID}:{ID}:activate", COPY, request(1)),
             id="intent written, host not told: told, with the same id",
         ),
         pytest.param(
             host_machine(activation(attempt=1)),
             host(OLD, OLD, activation=on_host(A.PREPARED)),
-            steps.Activate(f"host:{ID}:activate", "", request(1)),
+            steps.Activate(f"host:{UID}:{ID}:activate", "", request(1)),
             id="prepared: started, with the same id",
         ),
         pytest.param(
             host_machine(activation(attempt=1)),
             host(OLD, OLD, activation=on_host(A.SWITCHING, unit=False)),
-            steps.RollBack(f"host:{ID}:rollback", ID),
+            steps.RollBack(f"host:{UID}:{ID}:rollback", ID),
             id="switching, no unit: unit and its end were killed, so back",
         ),
         pytest.param(
             host_machine(activation(attempt=1)),
             host(NEW, OLD, activation=on_host(A.SWITCHED)),
-            steps.Confirm(f"host:{ID}:confirm", ID),
+            steps.Confirm(f"host:{UID}:{ID}:confirm", ID),
             id="switched: confirmed",
         ),
         pytest.param(
             host_machine(),
             host(NEW, OLD, activation=on_host(A.SWITCHED)),
-            steps.Confirm(f"host:{ID}:confirm", ID),
+            steps.Confirm(f"host:{UID}:{ID}:confirm", ID),
             id="switched by an operator that died before its status: confirmed",
         ),
         pytest.param(
             host_machine(activation(attempt=1)),
             host(NEW, OLD, activation=on_host(A.CONFIRMED)),
-            steps.Commit(f"host:{ID}:commit", ID),
+            steps.Commit(f"host:{UID}:{ID}:commit", ID),
             id="confirmed: committed",
         ),
         pytest.param(
             host_machine(activation(attempt=1)),
             host(NEW, OLD, activation=on_host(A.ROLLING_BACK)),
-            steps.RollBack(f"host:{ID}:rollback", ID),
+            steps.RollBack(f"host:{UID}:{ID}:rollback", ID),
             id="rolling back, no unit: the rollback was cut, so again",
         ),
         pytest.param(
@@ -172,7 +172,7 @@ def test_an_activation_of_another_system_is_followed_to_its_end_first():
 
     found = planned(host_machine(), seen(host=host(BY_HAND, OLD, activation=other, highest_attempt=3)))
 
-    assert found.steps == (steps.Confirm(f"host:{other.id}:confirm", other.id),)
+    assert found.steps == (steps.Confirm(f"host:{UID}:{other.id}:confirm", other.id),)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_nothing_is_activated_before_its_copy_is_complete():
 
 
 def test_a_step_on_the_host_that_runs_is_not_asked_for_twice():
-    jobs = {**COPIED, f"host:{ID}:confirm": Running()}
+    jobs = {**COPIED, f"host:{UID}:{ID}:confirm": Running()}
 
     assert (
         planned(host_machine(activation()), seen(host=host(NEW, OLD, activation=on_host(A.SWITCHED)), jobs=jobs)).steps

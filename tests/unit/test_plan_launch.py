@@ -10,6 +10,7 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.machine import steps
+from nixops_operator.machine.host_keys import Pins
 from nixops_operator.verdict import Outcome
 from unit.builders import (
     ACCOUNT,
@@ -105,13 +106,13 @@ def intent_of(desired):
         ),
         pytest.param(
             ec2_machine(launch(1, instance="i-1")),
-            cloud(instance(), pinned_instance=None, pinned=()),
+            cloud(instance(), pins=Pins()),
             steps.PinHostKey("i-1", 1),
             id="its host key is pinned before anybody connects",
         ),
         pytest.param(
             ec2_machine(launch(2, instance="i-2")),
-            cloud(instance("i-2", attempt=2), pinned_instance="i-1"),
+            cloud(instance("i-2", attempt=2), pins=Pins("i-1")),
             steps.PinHostKey("i-2", 2),
             id="the replacement's key is not its predecessor's",
         ),

@@ -16,28 +16,24 @@ from nixops_operator.trio import trio
 from nixops_operator.verdict import Outcome, Verdict
 
 
-def status(desired: Desired, observed: Observed | None, plan: Plan, now: datetime) -> dict[str, Any]:
-    """The whole status that this pass stands for. `observed` None: the spec could not even be looked at."""
+def status(desired: Desired, observed: Observed, plan: Plan, now: datetime) -> dict[str, Any]:
+    """The whole status that this pass stands for."""
     verdict = plan.verdict
     previous = desired.status.get("conditions", ())
     wanted = trio(previous, desired.generation, verdict, _serves(desired, observed))
-    if observed is not None:
-        wanted += _conditions(desired, observed, verdict)
+    wanted += _conditions(desired, observed, verdict)
     fields: dict[str, Any] = {"conditions": merge_conditions(previous, wanted, now)}
     if verdict.outcome is not Outcome.SUSPENDED or verdict.is_settled:
         fields["observedGeneration"] = desired.generation
     if desired.reconcile_request is not None:
         fields["lastHandledReconcileAt"] = desired.reconcile_request
-    if observed is not None:
-        fields |= _network(observed)
-        if desired.invalid is None:
-            fields |= {"machines": _machines(desired, observed), "revision": _revision(desired, observed)}
+    fields |= _network(observed)
+    if desired.invalid is None:
+        fields |= {"machines": _machines(desired, observed), "revision": _revision(desired, observed)}
     return fields
 
 
-def _serves(desired: Desired, observed: Observed | None) -> bool:
-    if observed is None:
-        return False
+def _serves(desired: Desired, observed: Observed) -> bool:
     found = [observed.child(child.name) for child in desired.children]
     return all(child is not None and child.is_ready for child in found)
 

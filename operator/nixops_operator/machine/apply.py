@@ -212,23 +212,28 @@ async def _record_instance(instance_id: str, attempt: int, desired: Desired, bod
 
 async def _pin_host_key(step: steps.PinHostKey, desired: Desired, world: World) -> None:
     namespace, machine = desired.key.namespace, desired.key.name
-    launch = await world.kube.get_secret(namespace, names.launch_secret(machine, step.attempt))
+    secret = names.host_keys_secret(machine)
+    if not step.is_pinned:
+        data = host_keys.pins_secret(step.instance_id, (await _launched_host_key(step, desired, world),))
+        if not await world.kube.create_secret(
+            namespace, secret, data, owner=_owner(desired), type_=PINS_SECRET_TYPE, immutable=False
+        ):
+            await world.kube.patch_secret(namespace, secret, data)
+    # Lower attempts may have been left by a crash. The mark in the pins goes last: until then this is done again.
+    for attempt in range(1, step.attempt + 1):
+        await world.kube.delete_secret(namespace, names.launch_secret(machine, attempt))
+    await world.kube.patch_secret(namespace, secret, {host_keys.LAUNCHES_LEFT: b""})
+
+
+async def _launched_host_key(step: steps.PinHostKey, desired: Desired, world: World) -> str:
+    launch = await world.kube.get_secret(desired.key.namespace, names.launch_secret(desired.key.name, step.attempt))
     if launch is None:
         message = (
             f"the host key of {step.instance_id} is not known: its launch Secret is gone. Delete the instance to get "
             "another one (with disruption.replace: WhenLost), or delete this machine"
         )
         raise Blocked(Reason.HOST_KEY_UNKNOWN, message)
-    public = host_keys.public_key_of(json.loads(launch["request"])["UserData"])
-    secret, data = names.host_keys_secret(machine), host_keys.pins_secret(step.instance_id, (public,))
-    if not await world.kube.create_secret(
-        namespace, secret, data, owner=_owner(desired), type_=PINS_SECRET_TYPE, immutable=False
-    ):
-        await world.kube.patch_secret(namespace, secret, data)
-    # The frozen requests hold private host keys; pinned, they have served. Lower attempts may have been left by a
-    # crash.
-    for attempt in range(1, step.attempt + 1):
-        await world.kube.delete_secret(namespace, names.launch_secret(machine, attempt))
+    return host_keys.public_key_of(json.loads(launch["request"])["UserData"])
 
 
 async def _terminate(instance_id: str, desired: Desired, world: World) -> None:

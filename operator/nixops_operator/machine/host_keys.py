@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 PRIVATE_LINE = "SSH_HOST_ED25519_KEY:"
 PUBLIC_LINE = "SSH_HOST_ED25519_KEY_PUB:"
+LAUNCHES_LEFT = "launchesLeft"
 
 
 def generate_key() -> tuple[str, str]:
@@ -38,13 +40,29 @@ def public_key_of(text: str) -> str:
     return next(line.removeprefix(PUBLIC_LINE) for line in text.splitlines() if line.startswith(PUBLIC_LINE))
 
 
-def pins(secret: Mapping[str, bytes] | None) -> tuple[str | None, tuple[str, ...]]:
-    """Instance id and pinned keys, sorted, out of the machine's host-keys Secret; (None, ()) if there is none yet."""
+@dataclass(frozen=True)
+class Pins:
+    """The machine's host-keys Secret. `instance_id` None: there is none yet. `launches_left`: frozen launch requests,
+    which hold the
+    private host key, may still lie about."""
+
+    instance_id: str | None = None
+    keys: tuple[str, ...] = ()  # sorted
+    launches_left: bool = False
+
+
+def pins(secret: Mapping[str, bytes] | None) -> Pins:
+    """What the Secret's data says."""
     if secret is None or "instanceId" not in secret:
-        return None, ()
-    return secret["instanceId"].decode(), tuple(sorted(json.loads(secret["pinned"])))
+        return Pins()
+    keys = tuple(sorted(json.loads(secret["pinned"])))
+    return Pins(secret["instanceId"].decode(), keys, bool(secret.get(LAUNCHES_LEFT)))
 
 
 def pins_secret(instance_id: str, pinned: tuple[str, ...]) -> dict[str, bytes]:
-    """The Secret's data for these pins."""
-    return {"instanceId": instance_id.encode(), "pinned": json.dumps(sorted(pinned)).encode()}
+    """The Secret's data for these pins, as long as the launch requests are not removed."""
+    return {
+        "instanceId": instance_id.encode(),
+        "pinned": json.dumps(sorted(pinned)).encode(),
+        LAUNCHES_LEFT: b"true",
+    }

@@ -82,10 +82,8 @@ async def _sight(
     sight = CloudSight(account_id=snapshot.account_id, instances=instances, missing_for=missing_for)
     if desired.is_deleting:
         return sight
-    pinned_instance, pinned = host_keys.pins(
-        await world.kube.get_secret(desired.key.namespace, names.host_keys_secret(desired.key.name))
-    )
-    sight = replace(sight, pinned=pinned, pinned_instance=pinned_instance)
+    secret = await world.kube.get_secret(desired.key.namespace, names.host_keys_secret(desired.key.name))
+    sight = replace(sight, pins=host_keys.pins(secret))
     try:
         groups = _security_groups(desired, ec2, snapshot)
     except OperatorError as error:
@@ -190,7 +188,7 @@ async def _observe_host(desired: Desired, cloud: CloudSight | None, world: World
             pinned = desired.spec.ssh.pinned_host_keys
         else:
             address = _instance_address(desired, cloud)
-            pinned = cloud.pinned
+            pinned = cloud.pins.keys
         if address is None or not pinned:
             await world.hosts.drop(desired.key)
             return HostReach(host_keys=pinned)
@@ -224,7 +222,7 @@ async def _given_address(desired: Desired, world: World) -> str:
 
 def _instance_address(desired: Desired, cloud: CloudSight) -> str | None:
     instance: Instance | None = cloud.instance(desired.launch.instance_id) if desired.launch else None
-    if instance is None or instance.state is not InstanceState.RUNNING or cloud.pinned_instance != instance.id:
+    if instance is None or instance.state is not InstanceState.RUNNING or cloud.pins.instance_id != instance.id:
         return None
     match desired.spec.ssh.address:
         case AddressKind.PRIVATE:

@@ -258,11 +258,14 @@ def _new_launch(desired: Desired, cloud: CloudSight, message: str) -> Plan:
 
 
 def host_key_pinned(desired: Desired, observed: Observed, now: datetime) -> Plan | None:
-    """The key that went into user data is the only one that this instance may show."""
+    """The key that went into user data is the only one that this instance may show; its private half is not kept."""
     cloud, launch = observed.cloud, desired.launch
-    if cloud is None or launch is None or launch.instance_id is None or cloud.pinned_instance == launch.instance_id:
+    if cloud is None or launch is None or launch.instance_id is None:
         return None
-    step = steps.PinHostKey(launch.instance_id, launch.attempt)
+    is_pinned = cloud.pins.instance_id == launch.instance_id
+    if is_pinned and not cloud.pins.launches_left:
+        return None
+    step = steps.PinHostKey(launch.instance_id, launch.attempt, is_pinned=is_pinned)
     return Plan(_provisioning(f"pinning the host key of {launch.instance_id}"), (step,))
 
 

@@ -16,6 +16,7 @@ from nixops_operator.facts.host import HostFacts
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.facts.nix import Module
 from nixops_operator.jobs import JobState
+from nixops_operator.machine.host_keys import Pins
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,7 @@ class CloudSight:
     parameters: LaunchParameters | None = None  # None: not needed, or `dependency_error` says why not
     dependency_error: OperatorError | None = None
     security_group_ids: tuple[str, ...] | None = None  # that the instance should have; None: unknown, or the default
-    pinned: tuple[str, ...] = ()  # host keys pinned for `pinned_instance`
-    pinned_instance: str | None = None
+    pins: Pins = field(default_factory=Pins)
     image_name: str | None = None
 
     @property

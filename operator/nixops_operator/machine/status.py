@@ -33,13 +33,10 @@ _RESULTS = {
 }
 
 
-def status(desired: Desired, observed: Observed | None, plan: Plan, now: datetime) -> dict[str, Any]:
-    """The whole status that this pass stands for, except what intents wrote. Keys with None are to be removed.
-
-    `observed` None: the spec could not even be looked at (InvalidSpec); facts of earlier passes stay.
-    """
+def status(desired: Desired, observed: Observed, plan: Plan, now: datetime) -> dict[str, Any]:
+    """The whole status that this pass stands for, except what intents wrote. Keys with None are to be removed."""
     verdict = plan.verdict
-    wanted = _conditions(desired, observed, plan) if observed is not None else []
+    wanted = _conditions(desired, observed, plan)
     wanted += trio(desired.status.get("conditions", ()), desired.generation, verdict, _serves(observed))
     fields: dict[str, Any] = {
         "conditions": merge_conditions(desired.status.get("conditions", ()), wanted, now),
@@ -48,14 +45,12 @@ def status(desired: Desired, observed: Observed | None, plan: Plan, now: datetim
         fields["observedGeneration"] = desired.generation
     if desired.reconcile_request is not None:
         fields["lastHandledReconcileAt"] = desired.reconcile_request
-    if observed is not None:
-        fields |= _infrastructure(desired, observed) | _system(desired, observed, now)
-    return fields
+    return fields | _infrastructure(desired, observed) | _system(desired, observed, now)
 
 
-def _serves(observed: Observed | None) -> bool:
+def _serves(observed: Observed) -> bool:
     """Whether the desired system runs, confirmed: what Ready is about."""
-    if observed is None or observed.host.facts is None:
+    if observed.host.facts is None:
         return False
     toplevel = toplevel_of(observed)
     facts = observed.host.facts

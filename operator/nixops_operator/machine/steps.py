@@ -49,10 +49,13 @@ class RecordInstance:
 
 @dataclass(frozen=True)
 class PinHostKey:
-    """Pin the host key that the instance got with its user data."""
+    """Pin the host key that the instance got with its user data, then remove the launch Secrets, which hold its private
+    half.
+    `is_pinned`: only the removal is left."""
 
     instance_id: str
     attempt: int
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True)
