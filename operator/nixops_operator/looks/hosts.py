@@ -44,6 +44,7 @@ class HostLook:
         self._wake = wake
         self._host: Host | None = None
         self._hurried_until = float("-inf")
+        self._logs: dict[str, str] = {}
         self._nudge = asyncio.Event()
         self._asking = asyncio.Lock()
         self._task = asyncio.get_running_loop().create_task(self._look_for_ever(), name=f"host {target.address}")
@@ -53,6 +54,16 @@ class HostLook:
         if self._host is None or not self._host.is_open:
             raise Retry(Reason.CONNECT_TIMEOUT, f"no connection to {self.target.address} now")
         return self._host
+
+    async def activation_log(self, activation_id: str) -> str:
+        """As Host.activation_log, asked once: an activation that has ended says nothing more. Empty while there is no
+        answer."""
+        if activation_id not in self._logs:
+            try:
+                self._logs[activation_id] = await self.host().activation_log(activation_id)
+            except OperatorError:
+                return ""  # words for people; the facts stand without them, and the next look asks again
+        return self._logs[activation_id]
 
     async def connect_anew(self) -> Host:
         """A second, fresh connection: what it proves, the held one cannot. The caller closes it."""

@@ -50,7 +50,7 @@ def next_move(desired: Desired, observed: Observed, toplevel: str, now: datetime
         return _go_on(desired, observed, running)
     if facts.current_system == toplevel and not facts.lists_left:
         return _keep(desired, observed, facts, toplevel)
-    if (refused := _bad_revision(desired, facts, toplevel)) is not None:
+    if (refused := _bad_revision(desired, observed, facts, toplevel)) is not None:
         return refused
     if (waiting := _lock_held(desired, observed, facts, now)) is not None:
         return waiting
@@ -125,7 +125,7 @@ def _keep(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str)
     return _job_move(observed, steps.Adopt(job, toplevel), job, verdict)
 
 
-def _bad_revision(desired: Desired, facts: HostFacts, toplevel: str) -> Move | None:
+def _bad_revision(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Move | None:
     """The newest activation was of this very system and ended badly: not again, until something changes."""
     last = facts.activation
     if last is None or last.toplevel != toplevel or desired.reconcile_request is not None:
@@ -137,7 +137,8 @@ def _bad_revision(desired: Desired, facts: HostFacts, toplevel: str) -> Move | N
     if desired.activation is None or desired.activation.id != last.id:
         # Not our attempt, as far as the status remembers: an older life of this object may have made it.
         return None
-    how = _how_it_ended(last)
+    words = observed.host.telling_line
+    how = _how_it_ended(last) + (f" ({words})" if words else "")
     back = "the previous system runs again" if last.state is ActivationState.ROLLED_BACK else "nothing was changed"
     message = (
         f"{how}; {back}. Change the configuration, or ask again with the annotation nixops.dev/reconcile-requested-at"

@@ -18,10 +18,11 @@ from nixops_operator.api.machine_spec import AddressKind, Ec2Target, System
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
 from nixops_operator.facts.cloud import CloudSnapshot, Image, Instance, InstanceState
-from nixops_operator.facts.host import HostTarget
+from nixops_operator.facts.host import ActivationState, HostTarget
 from nixops_operator.facts.nix import Module
 from nixops_operator.looks.cloud import CloudLook
 from nixops_operator.machine import host_keys
+from nixops_operator.machine.activation_log import telling_line
 from nixops_operator.machine.sight import (
     CloudSight,
     Desired,
@@ -34,6 +35,7 @@ from nixops_operator.machine.sight import (
 from nixops_operator.world import World
 
 _ARCHITECTURES = {"x86_64": System.X86_64_LINUX.value, "arm64": System.AARCH64_LINUX.value}
+_ENDED_BADLY = (ActivationState.FAILED, ActivationState.ROLLED_BACK)
 _RELEASE = re.compile(r"nixos/(\d\d\.\d\d)")
 
 
@@ -197,7 +199,11 @@ async def _observe_host(desired: Desired, cloud: CloudSight | None, world: World
         await world.hosts.drop(desired.key)
         return HostReach(address=address, error=error)
     look = await world.hosts.watch(desired.key, target)
-    return HostReach(address, look.sight.error, look.sight.facts, pinned)
+    facts = look.sight.facts
+    words = ""
+    if facts is not None and facts.activation is not None and facts.activation.state in _ENDED_BADLY:
+        words = telling_line(await look.activation_log(facts.activation.id))
+    return HostReach(address, look.sight.error, facts, pinned, words)
 
 
 async def _given_address(desired: Desired, world: World) -> str:

@@ -209,6 +209,7 @@ class HostReach:
     error: OperatorError | None = None
     facts: HostFacts | None = None
     host_keys: tuple[str, ...] = ()
+    telling_line: str = ""  # of the output of an activation that ended badly
 
 
 @dataclass(frozen=True)
