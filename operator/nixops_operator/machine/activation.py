@@ -28,6 +28,8 @@ LOCK_HELD_EXIT = 11
 """switch-to-configuration's exit while another one holds its lock: a person switches
 (pkgs/by-name/sw/switch-to-configuration-ng)."""
 
+UNITS_FAILED_EXIT = 4
+"""Its exit when a unit is failed at the end; it can hide a failed activation script."""
 LOCK_HELD_WAIT = timedelta(seconds=15)
 
 _ENDED = (ActivationState.COMMITTED, ActivationState.ROLLED_BACK, ActivationState.FAILED)
@@ -161,7 +163,9 @@ def _lock_held(desired: Desired, observed: Observed, facts: HostFacts, now: date
 def _how_it_ended(last: ActivationFacts) -> str:
     if last.service_result == "timeout":
         return "switch-to-configuration did not end within activation.timeout"
-    if last.exit_status in (0, 4) and last.service_result in ("success", "exit-code"):
+    if last.exit_status == UNITS_FAILED_EXIT:
+        return "units or activation scripts failed (exit code 4), and the new system was not confirmed"
+    if last.exit_status == 0:
         return "the new system could not be reached over a new connection within activation.confirmTimeout"
     if last.exit_status is not None:
         return f"switch-to-configuration ended with exit code {last.exit_status}"
