@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,7 +116,8 @@ class Place:
                 "kind": "Secret",
                 "type": kind,
                 "metadata": {"name": name},
-                "stringData": dict(content),
+                # Not stringData, which would leave the keys of an earlier content where they are.
+                "data": {key: base64.b64encode(text.encode()).decode() for key, text in content.items()},
             }
         )
 
