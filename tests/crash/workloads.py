@@ -1,0 +1,159 @@
+"""What is done to the worlds, and how it ends where nothing is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crash.bench import Crash, Cut, Operator, Worlds
+from fakes.effects import Effects
+from nixops_operator.facts.cloud import InstanceState
+from nixops_operator.facts.kube import Key, Kind
+from unit.fake_time import run
+
+SHOP = Key(Kind.DEPLOYMENT, "default", "shop")
+
+
+def _port(number: int) -> dict[str, Any]:
+    return {"fromPort": number, "toPort": number, "cidrs": ["0.0.0.0/0"]}
+
+
+def _machine(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "target": {"ec2": {"instanceType": "t3.small", "keyPair": "main", "securityGroups": ["http", "ssh"]}},
+        "configuration": {"modules": [{"inline": "{ services.httpd.enable = true; }"}]},
+        "disruption": {"replace": "WhenLost"},
+    }
+
+
+DEPLOYMENT: dict[str, Any] = {
+    "apiVersion": "nixops.dev/v1alpha1",
+    "kind": "NixDeployment",
+    "metadata": {"namespace": "default", "name": "shop"},
+    "spec": {
+        "aws": {"region": "us-west-2", "credentials": {"secretRef": {"name": "aws"}}},
+        "keyPairs": [{"name": "main"}],
+        "securityGroups": [
+            {"name": "http", "description": "Web", "ingress": [_port(80)]},
+            {"name": "ssh", "description": "SSH", "ingress": [_port(22)]},
+        ],
+        "machines": [_machine("db"), _machine("web")],
+    },
+}
+
+
+def create(worlds: Worlds) -> None:
+    """kubectl apply of a deployment with a key pair, two groups and two machines."""
+    worlds.kube.apply(DEPLOYMENT)
+
+
+def reconfigure(worlds: Worlds) -> None:
+    """Another module for one machine, another port in a group."""
+
+    def change(body: dict[str, Any]) -> None:
+        body["spec"]["machines"][1]["configuration"]["modules"] = [{"inline": "{ services.nginx.enable = true; }"}]
+        body["spec"]["securityGroups"][0]["ingress"] = [_port(8080)]
+
+    worlds.kube.edit(SHOP, change)
+
+
+def replace(worlds: Worlds) -> None:
+    """One instance is terminated by hand; its machine allows another."""
+    first = min(worlds.cloud.instances)
+    worlds.cloud.set_state(first, InstanceState.TERMINATED, "Client.UserInitiatedShutdown")
+
+
+def delete(worlds: Worlds) -> None:
+    """kubectl delete."""
+    worlds.kube.delete(SHOP)
+
+
+WORKLOADS: dict[str, Callable[[Worlds], None]] = {
+    "create": create,
+    "reconfigure": reconfigure,
+    "replace": replace,
+    "delete": delete,
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Worlds at rest, and what time it is there."""
+
+    worlds: Worlds
+    now: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A workload without a cut: its effects in order, and what came of it."""
+
+    trace: tuple[str, ...]
+    end: dict[str, Any]
+    after: Snapshot
+
+
+@functools.cache
+def _nixpkgs() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="nixpkgs-"))
+    (folder / "default.nix").write_text("{ }: { }\n")
+    return folder
+
+
+@functools.cache
+def at_rest() -> Snapshot:
+    """Worlds in which the deployment is ready."""
+    return reference("create").after
+
+
+@functools.cache
+def reference(workload: str) -> Reference:
+    """The workload's life without a cut."""
+    worlds, operator, now = _play(workload, None)
+    return Reference(tuple(operator.trace), worlds.end_state(), Snapshot(worlds, now))
+
+
+def play(workload: str, cut: Cut) -> tuple[Worlds, bool]:
+    """The workload with a cut, then a new operator until rest. Returns the worlds and whether the cut was met."""
+    worlds, operator, _ = _play(workload, cut)
+    return worlds, operator.trace.count(cut.effect) >= cut.number
+
+
+def _play(workload: str, cut: Cut | None) -> tuple[Worlds, Operator, float]:
+    before = None if workload == "create" else at_rest()
+
+    async def lives() -> tuple[Worlds, Operator, float]:
+        worlds = Worlds(_nixpkgs()) if before is None else copy.deepcopy(before.worlds)
+        WORKLOADS[workload](worlds)
+        asyncio.get_running_loop().set_exception_handler(_only_real_errors)
+        turning = asyncio.create_task(worlds.turn())
+        first = Operator(worlds, cut)
+        try:
+            if not await first.live():
+                await Operator(worlds).live()
+        finally:
+            turning.cancel()
+            await asyncio.gather(turning, return_exceptions=True)
+        _forget_calls(worlds)
+        return worlds, first, asyncio.get_running_loop().time()
+
+    return run(lives(), 0.0 if before is None else before.now)
+
+
+def _only_real_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A task that met the cut ends with it, and nobody asks for its result."""
+    if not isinstance(context.get("exception"), Crash):
+        loop.default_exception_handler(context)
+
+
+def _forget_calls(worlds: Worlds) -> None:
+    for fake in (worlds.kube, worlds.cloud, worlds.hosts, worlds.nix):
+        log: Effects = fake.effects
+        log.calls.clear()
