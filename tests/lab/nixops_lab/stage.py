@@ -101,6 +101,8 @@ class Stage:
             now = time.monotonic()
             if now - began > limit:
                 raise NotSeenError(f"{what}: not within {limit:.0f} s")
+            if not self.lab.operator.is_running:
+                raise NotSeenError(f"{what}: not seen, the operator has ended")
             if now - began > QUIET_SECONDS:
                 line = standing(self.objects())
                 if line != said or now - said_at > REPEAT_SECONDS:
