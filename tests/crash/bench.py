@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
-from fakes.cloud import NIXOS_OWNER, FakeCloud, FakeClouds
+from fakes.cloud import DEFAULT_GROUP, NIXOS_OWNER, FakeCloud, FakeClouds
 from fakes.effects import Effects
 from fakes.host import UNDER_WAY, FakeHosts, FakeMachine
 from fakes.kube import CLUSTER_ID, FakeKube, Secret, key_of
@@ -47,6 +47,7 @@ RESYNC = timedelta(seconds=30)
 QUIET = 2 * RESYNC.total_seconds()  # nothing but looks for so long: everything has come to rest
 PATIENCE = 30 * 60.0  # seconds of the worlds' time for one life; the longest wait in the core is ten minutes
 BOOT_SECONDS = 5.0
+HIDDEN_SECONDS = 8.0
 BEGINNING = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
@@ -98,6 +99,10 @@ class _Watched(Effects):
         self._worlds.judge_call(effect, arguments)
         await super().begin(effect, arguments)
 
+    def end(self, effect: str) -> None:
+        self._worlds.hide_what_is_new()
+        super().end(effect)
+
 
 @dataclass
 class Worlds:
@@ -111,6 +116,7 @@ class Worlds:
     requests: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # client token → first request
     broken: list[str] = field(default_factory=list)  # invariants that did not hold
     was_terminated: bool = False
+    shown_at: dict[str, datetime] = field(default_factory=dict)  # instance, group, key pair → since when EC2 shows it
 
     def __post_init__(self) -> None:
         self.kube = FakeKube(now=clock)
@@ -137,7 +143,15 @@ class Worlds:
             self.judge()
             last = now
 
+    def hide_what_is_new(self) -> None:
+        """EC2 does not show at once what it made (EC2 Developer Guide, "Eventual consistency")."""
+        made = {*self.cloud.instances, *self.cloud.key_pairs, *self.cloud.security_groups} - {DEFAULT_GROUP}
+        for new in made - self.shown_at.keys():
+            self.shown_at[new] = clock() + timedelta(seconds=HIDDEN_SECONDS)
+            self.cloud.hidden.add(new)
+
     def _boot(self) -> None:
+        self.cloud.hidden -= {new for new, moment in self.shown_at.items() if moment <= clock()}
         due = clock() - timedelta(seconds=BOOT_SECONDS)
         for instance in list(self.cloud.instances.values()):
             if instance.state is InstanceState.PENDING and instance.launch_time <= due:

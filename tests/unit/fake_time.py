@@ -35,6 +35,7 @@ class _JumpingSelector(selectors.SelectSelector):
         found = super().select(0)
         self.rounds += 1
         if self.rounds > ROUNDS_AT_ONE_TIME:
+            self.rounds = 0  # what ends now may need some more
             raise HotLoopError
         if not found and timeout is None:
             raise EverythingWaitsError
