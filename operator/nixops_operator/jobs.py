@@ -107,9 +107,11 @@ class Jobs(Generic[K]):
             state = self._state(known)
             if isinstance(state, Running):
                 return
-            if isinstance(state, Done) or not state.is_due:
+            if isinstance(state, Done):
                 self._wake(waiter)
                 return
+            if not state.is_due:
+                return  # its timer wakes all waiters; waking now would be a hot loop
         job = _Job[K](Running(), {waiter}, is_kept=keep)
         if known is not None:
             job.waiters, job.failures = known.waiters, known.failures
@@ -125,13 +127,14 @@ class Jobs(Generic[K]):
             del self._jobs[name]
 
     def release(self, waiter: K, wanted: frozenset[str], abandon: tuple[str, ...]) -> None:
-        """The waiter wants only `wanted` from now on: jobs of the kinds `abandon` that nobody waits for any more are
-        cancelled."""
+        """Of the kinds `abandon` the waiter wants only `wanted` from now on; what nobody waits for any more is
+        cancelled.
+        Jobs of other kinds stay: they are the waiter's own, and their failures must be seen."""
         for name, job in list(self._jobs.items()):
-            if name in wanted or waiter not in job.waiters:
+            if name.partition(":")[0] not in abandon or name in wanted or waiter not in job.waiters:
                 continue
             job.waiters.discard(waiter)
-            if not job.waiters and job.task is not None and name.partition(":")[0] in abandon:
+            if not job.waiters and job.task is not None:
                 job.task.cancel()
 
     def running(self) -> Mapping[str, int]:
