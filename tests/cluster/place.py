@@ -158,15 +158,19 @@ class Place:
             if (entry.get("objectRef") or {}).get("namespace") == self.namespace
         ]
 
+    def statuses(self, name: str, since: int = 0) -> list[Thing]:
+        """Each status with conditions that the operator wrote for the object, in order, as `{"status": …}`."""
+        return [
+            entry["requestObject"]
+            for entry in self.writes(since)
+            if (entry["objectRef"].get("name"), entry["objectRef"].get("subresource")) == (name, "status")
+            and ((entry.get("requestObject") or {}).get("status") or {}).get("conditions")
+        ]
+
     def told(self, name: str, kind: str, since: int = 0) -> list[tuple[str, str]]:
         """(status, reason) of a condition in each status that the operator wrote for the object, in order."""
-        found: list[tuple[str, str]] = []
-        for entry in self.writes(since):
-            if entry["objectRef"].get("name") == name and entry["objectRef"].get("subresource") == "status":
-                told = condition(entry.get("requestObject") or {}, kind)
-                if told:
-                    found.append((told["status"], told["reason"]))
-        return found
+        found = [condition(each, kind) for each in self.statuses(name, since)]
+        return [(each["status"], each["reason"]) for each in found if each]
 
     def calls(self, operation: str) -> list[Thing]:
         """The operator's requests of that kind that took effect in EC2, as far as they carry this namespace's tag."""

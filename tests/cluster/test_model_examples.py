@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster import specs
-from cluster.place import GIVEN_HOST, Place
+from cluster.place import GIVEN_HOST, Place, condition
 from cluster.polling import eventually
 
 DEPLOYMENT, MACHINE = "nixdeployment/example", "example-webserver"
@@ -147,6 +147,13 @@ def test_on_a_given_host(place: Place, example: Path) -> None:
     assert place.title(address) == EDITED
     system = place.get("nixmachine", MACHINE)["status"]["system"]["current"]
     assert place.system_of(GIVEN_HOST) == system
+
+    early = [
+        each
+        for each in place.statuses(MACHINE)
+        if condition(each, "ConfigurationActive")["status"] == "True" and condition(each, "Ready")["status"] != "True"
+    ]
+    assert {condition(each, "Ready")["reason"] for each in early} <= {"Confirming"}, "active only once confirmed"
 
     boot = place.leader(GIVEN_HOST)
     place.kubectl("delete", "--kustomize", str(target), "--timeout=60s")
