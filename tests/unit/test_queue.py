@@ -1,0 +1,177 @@
+"""Keys wait their turn: one run at a time, coalesced, slower after failures."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import timedelta
+
+import pytest
+
+from nixops_operator.workqueue import Closed, WorkQueue
+from unit.fake_time import run
+
+Queue = WorkQueue[tuple[str, str]]
+A, B, C = ("machine", "a"), ("machine", "b"), ("deployment", "c")
+
+
+def queue(longest: timedelta = timedelta(minutes=5)) -> Queue:
+    return WorkQueue(lambda key: key[0], random.Random(1), longest)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def test_adds_before_a_run_coalesce():
+    async def go() -> int:
+        waiting = queue()
+        for _ in range(3):
+            waiting.add(A)
+        return len(waiting)
+
+    assert run(go()) == 1
+
+
+def test_adds_during_a_run_give_exactly_one_more_after_it():
+    async def go() -> tuple[int, int, int]:
+        waiting = queue()
+        waiting.add(A)
+        key = await waiting.get()
+        waiting.add(A)
+        waiting.add(A)
+        during = len(waiting)
+        waiting.done(key)
+        after = len(waiting)
+        waiting.done(await waiting.get())
+        return during, after, len(waiting)
+
+    assert run(go()) == (0, 1, 0)
+
+
+def test_two_workers_never_run_the_same_key():
+    running: set[tuple[str, str]] = set()
+    runs = 0
+
+    async def worker(waiting: Queue) -> None:
+        nonlocal runs
+        while True:
+            try:
+                key = await waiting.get()
+            except Closed:
+                return
+            assert key not in running
+            running.add(key)
+            await asyncio.sleep(3)
+            running.discard(key)
+            runs += 1
+            waiting.done(key)
+
+    async def go() -> None:
+        waiting = queue()
+        workers = [asyncio.create_task(worker(waiting)) for _ in range(3)]
+        for _ in range(10):
+            waiting.add(A)
+            waiting.add_after(A, timedelta(seconds=1))
+            await asyncio.sleep(1)
+        await asyncio.sleep(20)
+        waiting.close()
+        await asyncio.gather(*workers)
+
+    run(go())
+    assert 3 <= runs <= 6
+
+
+def test_an_edit_goes_before_periodic_looks():
+    async def go() -> tuple[str, str]:
+        waiting = queue()
+        waiting.add_after(A, timedelta(seconds=1))
+        await asyncio.sleep(2)
+        waiting.add(B)
+        return await waiting.get()
+
+    assert run(go()) == B
+
+
+def test_kinds_take_turns():
+    async def go() -> list[tuple[str, str]]:
+        waiting = queue()
+        for key in (A, B, C):
+            waiting.add(key)
+        return [await waiting.get() for _ in range(3)]
+
+    assert run(go()) == [A, C, B]
+
+
+@pytest.mark.parametrize("failures", range(12))
+def test_failures_back_off_to_five_minutes_with_jitter(failures):
+    async def go() -> timedelta:
+        waiting = queue()
+        for _ in range(failures):
+            waiting.backoff(A)
+        return waiting.backoff(A)
+
+    expected = min(2**failures, 300)
+    assert 0.8 * expected <= run(go()).total_seconds() <= 1.2 * expected
+
+
+def test_a_success_ends_the_backoff():
+    async def go() -> timedelta:
+        waiting = queue()
+        for _ in range(6):
+            waiting.backoff(A)
+        waiting.succeeded(A)
+        return waiting.backoff(A)
+
+    assert run(go()) <= timedelta(seconds=1.2)
+
+
+def test_an_edit_does_not_wait_for_the_backoff():
+    async def go() -> tuple[float, int]:
+        waiting = queue()
+        for _ in range(8):
+            waiting.backoff(A)
+        waiting.add(A)
+        waiting.done(await waiting.get())
+        asked = now()
+        await asyncio.sleep(400)
+        return asked, len(waiting)
+
+    assert run(go()) == (0.0, 0), "and the planned run is not made as well"
+
+
+def test_the_earliest_of_two_planned_runs_counts():
+    async def go() -> float:
+        waiting = queue()
+        waiting.add_after(A, timedelta(seconds=10))
+        waiting.add_after(A, timedelta(seconds=60))
+        await waiting.get()
+        return now()
+
+    assert 9 <= run(go()) <= 11
+
+
+def test_a_forgotten_key_does_not_come_back():
+    async def go() -> int:
+        waiting = queue()
+        waiting.add(A)
+        waiting.add_after(A, timedelta(seconds=1))
+        waiting.backoff(A)
+        waiting.forget(A)
+        await asyncio.sleep(600)
+        return len(waiting)
+
+    assert run(go()) == 0
+
+
+def test_a_closed_queue_sends_its_workers_home():
+    async def go() -> None:
+        waiting = queue()
+        getting = asyncio.create_task(waiting.get())
+        await asyncio.sleep(1)
+        waiting.close()
+        waiting.add(A)
+        await getting
+
+    with pytest.raises(Closed):
+        run(go())
