@@ -1,0 +1,429 @@
+"""One pass: finalizer, look, plan, steps, one status; and when it looks again."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from fakes.kube import FakeKube, key_of
+from nixops_operator.api import names
+from nixops_operator.api.conditions import Condition, Truth, merge_conditions
+from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.cache import Cache
+from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError, Retry
+from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.reconcile import Reconciler
+from nixops_operator.verdict import Outcome, Verdict
+from nixops_operator.watch import Intake
+from nixops_operator.workqueue import WorkQueue
+from unit.builders import NOON
+from unit.fake_time import run
+
+WEB = Key(Kind.MACHINE, "default", "web")
+SHOP = Key(Kind.DEPLOYMENT, "default", "shop")
+RESYNC = timedelta(seconds=60)
+WORKING = Verdict(Outcome.WORKING, Reason.PROVISIONING, "working")
+IN_SYNC = Verdict(Outcome.IN_SYNC, Reason.SUCCEEDED, "runs")
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str = "step"
+
+
+@dataclass(frozen=True)
+class Other:
+    name: str = "other"
+
+
+@dataclass(frozen=True)
+class Plan:
+    verdict: Verdict
+    steps: tuple[Any, ...] = ()
+
+
+@dataclass
+class Script:
+    """A controller that follows a test: `plan` may change between passes; `errors` are raised by steps, by name."""
+
+    kube: FakeKube
+    plan_now: Plan = field(default_factory=lambda: Plan(IN_SYNC))
+    errors: dict[str, OperatorError] = field(default_factory=dict)
+    invalid: InvalidSpec | None = None
+    taken: list[tuple[float, str]] = field(default_factory=list)
+    passes: list[float] = field(default_factory=list)
+    forgotten: list[Key] = field(default_factory=list)
+    after_step: Callable[[Any], None] = lambda _: None
+
+    def desired(self, body: Body) -> Body:
+        if self.invalid is not None:
+            raise self.invalid
+        return body
+
+    async def observe(self, desired: Body) -> None:
+        self.passes.append(asyncio.get_running_loop().time())
+
+    def plan(self, desired: Body, observed: None, now: Any) -> Plan:
+        return self.plan_now
+
+    async def apply(self, step: Any, desired: Body, body: Body) -> Body:
+        self.taken.append((asyncio.get_running_loop().time(), step.name))
+        if step.name in self.errors:
+            raise self.errors[step.name]
+        self.after_step(step)
+        return await self.kube.write_intent(body, {"accountId": "1"}) if step.name == "intent" else body
+
+    def status(self, desired: Body, observed: None, plan: Plan, now: Any) -> dict[str, Any]:
+        verdict, generation = plan.verdict, desired["metadata"]["generation"]
+        truth = Truth.TRUE if verdict.outcome is Outcome.IN_SYNC else Truth.UNKNOWN
+        ready = Condition(ConditionType.READY, truth, verdict.reason, verdict.message, generation)
+        previous = desired["status"].get("conditions", ())
+        return {"conditions": merge_conditions(previous, [ready], now), "observedGeneration": generation}
+
+    def settle(self, desired: Body, plan: Plan) -> None:
+        """Nothing to let go of."""
+
+    async def forget(self, key: Key) -> None:
+        self.forgotten.append(key)
+
+
+class Bench:
+    """A reconciler with one worker on a fake API server whose watch is never late."""
+
+    def __init__(self) -> None:
+        self.kube = FakeKube(now=lambda: NOON)
+        self.cache = Cache()
+        self.queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random(1))
+        self.intake = Intake(self.cache, self.queue)
+        self.is_watching = True
+        self.kube.watchers.append(self._hear)
+        self.machine = Script(self.kube)
+        self.deployment = Script(self.kube)
+        both = {Kind.MACHINE: self.machine, Kind.DEPLOYMENT: self.deployment}
+        self.reconciler = Reconciler(self.kube, self.cache, self.queue, both, RESYNC, lambda: NOON)
+
+    def _hear(self, what: str, body: Body) -> None:
+        if not self.is_watching:
+            return
+        if what == "DELETED":
+            self.intake.gone(key_of(body))
+        else:
+            self.intake.saw(key_of(body).kind, body)
+
+    def apply(self, **spec: Any) -> None:
+        self.kube.apply({"kind": "NixMachine", "metadata": {"namespace": "default", "name": "web"}, "spec": spec})
+
+    def writes(self) -> list[str]:
+        return [call.effect for call in self.kube.effects.calls if call.effect.startswith("kube.")]
+
+    def ready(self) -> tuple[str, str]:
+        body = self.kube.body(WEB)
+        assert body is not None
+        ready = body["status"]["conditions"][0]
+        return ready["status"], ready["message"]
+
+
+def living(test: Callable[[Bench], Any]) -> Bench:
+    """Run a test beside a worker."""
+
+    async def go() -> Bench:
+        bench = Bench()
+        worker = asyncio.create_task(bench.reconciler.work())
+        await test(bench)
+        bench.queue.close()
+        await worker
+        return bench
+
+    return run(go())
+
+
+def test_the_finalizer_is_on_before_anything_is_looked_at():
+    async def test(bench: Bench) -> None:
+        bench.kube.effects.gates["kube.set_finalizer"] = asyncio.Event()
+        bench.apply()
+        await asyncio.sleep(1)
+        assert bench.machine.passes == []
+        bench.kube.effects.gates["kube.set_finalizer"].set()
+        await asyncio.sleep(1)
+
+    bench = living(test)
+    assert bench.machine.passes
+    assert bench.writes()[0] == "kube.set_finalizer"
+
+
+def test_a_pass_writes_one_status_and_none_where_nothing_differs():
+    async def test(bench: Bench) -> None:
+        bench.apply()
+        await asyncio.sleep(1)
+        assert len(bench.kube.effects.of("kube.patch_status")) == 1
+        await asyncio.sleep(600)
+
+    bench = living(test)
+    assert len(bench.machine.passes) >= 10
+    assert bench.writes() == ["kube.set_finalizer", "kube.patch_status", "kube.post_event"]
+
+
+def test_an_object_at_rest_is_looked_at_once_a_resync():
+    async def test(bench: Bench) -> None:
+        bench.apply()
+        await asyncio.sleep(1)
+        bench.machine.passes.clear()
+        await asyncio.sleep(600)
+
+    assert 9 <= len(living(test).machine.passes) <= 11
+
+
+def test_merely_looking_writes_nothing():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan(Verdict(Outcome.LOOKING))
+        bench.apply()
+        await asyncio.sleep(60)
+
+    assert living(test).writes() == ["kube.set_finalizer"]
+
+
+def test_steps_run_in_order_and_the_next_pass_follows_at_once():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan(WORKING, (Step("one"), Other("two")))
+
+        def done(step: Any) -> None:
+            if step.name == "two":
+                bench.machine.plan_now = Plan(IN_SYNC)
+
+        bench.machine.after_step = done
+        bench.apply()
+        await asyncio.sleep(0.5)
+
+    bench = living(test)
+    assert bench.machine.taken == [(0.0, "one"), (0.0, "two")]
+    assert bench.machine.passes == [0.0, 0.0]
+    assert bench.ready() == ("True", "runs")
+
+
+def test_the_status_is_written_on_what_an_intent_left():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan(WORKING, (Step("intent"),))
+        bench.apply()
+        await asyncio.sleep(0.1)
+
+    bench = living(test)
+    body = bench.kube.body(WEB)
+    assert body is not None
+    assert body["status"]["accountId"] == "1"
+    assert bench.writes()[:3] == ["kube.set_finalizer", "kube.write_intent", "kube.patch_status"]
+
+
+def test_a_step_that_changes_nothing_becomes_no_hot_loop():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan(WORKING, (Step(),))
+        bench.apply()
+        await asyncio.sleep(600)
+
+    assert len(living(test).machine.taken) <= 20
+
+
+def test_a_failed_step_is_held_back_longer_and_longer():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan(WORKING, (Step(),))
+        bench.machine.errors["step"] = Retry(Reason.THROTTLED, "slow down")
+        bench.apply()
+        await asyncio.sleep(600)
+
+    bench = living(test)
+    moments = [moment for moment, _ in bench.machine.taken]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    assert all(gap >= 2 * 2**number * 0.99 for number, gap in enumerate(gaps))
+    assert len(moments) <= 9
+    assert len(bench.kube.effects.of("kube.patch_status")) == 1, "retries tell nothing new"
+    assert len(bench.kube.events) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "least"),
+    [
+        pytest.param(Blocked(Reason.QUOTA_EXCEEDED, "quota"), 540, id="a person is needed: slowly"),
+        pytest.param(Retry(Reason.THROTTLED, "slow", timedelta(seconds=90)), 89, id="with advice: as advised"),
+    ],
+)
+def test_how_long_a_failed_step_waits(error, least):
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan(WORKING, (Step(),))
+        bench.machine.errors["step"] = error
+        bench.apply()
+        await asyncio.sleep(900)
+
+    assert least <= living(test).machine.taken[1][0] <= 1.25 * least
+
+
+def test_other_steps_go_on_while_one_is_held_back():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan(WORKING, (Step(), Other()))
+        bench.machine.errors["step"] = Blocked(Reason.QUOTA_EXCEEDED, "quota")
+        bench.apply()
+        await asyncio.sleep(100)
+
+    taken = [name for _, name in living(test).machine.taken]
+    assert taken.count("step") == 1
+    assert taken.count("other") > 1
+
+
+def test_an_edit_ends_the_hold():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan(WORKING, (Step(),))
+        bench.machine.errors["step"] = Blocked(Reason.IMAGE_NOT_FOUND, "no such image")
+        bench.apply()
+        await asyncio.sleep(10)
+        assert len(bench.machine.taken) == 1
+        bench.machine.errors.clear()
+        bench.apply(target="another")
+        await asyncio.sleep(0.1)
+
+    bench = living(test)
+    assert [moment for moment, _ in bench.machine.taken][:2] == [0.0, 10.0]
+
+
+def test_the_error_of_a_step_is_what_the_status_says():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan(WORKING, (Step(),))
+        bench.machine.errors["step"] = Blocked(Reason.IMAGE_NOT_FOUND, "no such image")
+        bench.apply()
+        await asyncio.sleep(100)
+
+    assert living(test).ready()[1] == "no such image"
+
+
+def test_an_unusable_spec_is_told_and_mended_by_an_edit():
+    async def test(bench: Bench) -> None:
+        bench.machine.invalid = InvalidSpec("spec.target", "missing")
+        bench.apply()
+        await asyncio.sleep(1)
+        assert bench.ready() == ("False", "spec.target: missing")
+        bench.machine.invalid = None
+        bench.apply(target="here")
+        await asyncio.sleep(1)
+
+    assert living(test).ready() == ("True", "runs")
+
+
+def test_a_conflict_starts_again_from_the_newest_object():
+    async def test(bench: Bench) -> None:
+        bench.apply()
+        await asyncio.sleep(1)
+        bench.is_watching = False
+        bench.kube.edit(WEB, lambda body: body["metadata"].update(labels={"a": "b"}))
+        bench.machine.plan_now = Plan(WORKING)
+        bench.queue.add(WEB)
+        await asyncio.sleep(5)
+
+    bench = living(test)
+    assert bench.ready() == ("Unknown", "working")
+    cached = bench.cache.get(WEB)
+    assert cached is not None
+    assert cached["metadata"]["labels"] == {"a": "b"}
+
+
+def test_a_conflict_in_a_step_ends_the_pass():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan(WORKING, (Step(), Other()))
+        bench.machine.errors["step"] = Conflict("changed meanwhile")
+        bench.apply()
+        await asyncio.sleep(0.5)
+
+    bench = living(test)
+    assert {name for _, name in bench.machine.taken} == {"step"}
+    assert "kube.patch_status" not in bench.writes()
+
+
+def test_the_api_servers_errors_back_off():
+    async def test(bench: Bench) -> None:
+        bench.kube.effects.standing_error["kube.patch_status"] = Retry(Reason.PROGRESSING_WITH_RETRY, "HTTP 500")
+        bench.apply()
+        await asyncio.sleep(300)
+
+    assert len(living(test).machine.passes) <= 12
+
+
+def test_a_bug_in_one_object_does_not_end_the_worker():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan(WORKING, ("no step",))
+        bench.apply()
+        bench.kube.apply({"kind": "NixDeployment", "metadata": {"namespace": "default", "name": "shop"}, "spec": {}})
+        await asyncio.sleep(5)
+
+    assert living(test).deployment.passes
+
+
+# --- the way out ------------------------------------------------------------------------------------------------------
+
+
+def test_the_finalizer_stays_until_nothing_is_left():
+    async def test(bench: Bench) -> None:
+        bench.apply()
+        await asyncio.sleep(1)
+        bench.machine.plan_now = Plan(
+            Verdict(Outcome.DELETING, Reason.DELETING, "waiting", look_again=timedelta(seconds=2))
+        )
+        bench.kube.delete(WEB)
+        await asyncio.sleep(100)
+        body = bench.kube.body(WEB)
+        assert body is not None
+        assert body["metadata"]["finalizers"] == [names.FINALIZER]
+        bench.machine.plan_now = Plan(Verdict(Outcome.GONE))
+        await asyncio.sleep(5)
+        assert bench.kube.body(WEB) is None
+
+    assert living(test).machine.forgotten[0] == WEB
+
+
+def test_an_object_in_deletion_without_our_finalizer_is_left_alone():
+    async def test(bench: Bench) -> None:
+        bench.is_watching = False
+        bench.apply()
+        bench.kube.edit(WEB, lambda body: body["metadata"].update(finalizers=["example.org/other"]))
+        bench.is_watching = True
+        bench.kube.delete(WEB)
+        await asyncio.sleep(100)
+
+    bench = living(test)
+    assert bench.machine.passes == []
+    assert bench.writes() == []
+
+
+def test_an_object_that_is_gone_is_forgotten():
+    async def test(bench: Bench) -> None:
+        bench.apply()
+        await asyncio.sleep(1)
+        bench.kube.edit(WEB, lambda body: body["metadata"].pop("finalizers"))
+        bench.is_watching = True
+        bench.kube.delete(WEB)
+        await asyncio.sleep(1)
+
+    assert WEB in living(test).machine.forgotten
+
+
+# --- owners -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_written_status_wakes_the_owner():
+    async def test(bench: Bench) -> None:
+        shop = bench.kube.apply(
+            {"kind": "NixDeployment", "metadata": {"namespace": "default", "name": "shop"}, "spec": {}}
+        )
+        owner = {"kind": "NixDeployment", "name": "shop", "uid": shop["metadata"]["uid"], "controller": True}
+        metadata = {"namespace": "default", "name": "web", "ownerReferences": [owner]}
+        bench.kube.apply({"kind": "NixMachine", "metadata": metadata, "spec": {}})
+        await asyncio.sleep(10)
+        bench.is_watching = False
+        bench.deployment.passes.clear()
+        bench.machine.plan_now = Plan(WORKING)
+        bench.queue.add(WEB)
+        await asyncio.sleep(1)
+
+    assert living(test).deployment.passes == [10.0]
