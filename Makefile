@@ -29,7 +29,7 @@ test: lab-parts lint ## everything: lint, and the tests of all levels; as root
 
 .PHONY: check
 check: lint ## what is quick: lint, and the tests that need neither root nor the lab
-	@exec $(PYTHON) -m pytest $(ARGS) $(QUICK)
+	@exec $(PYTHON) -m pytest --numprocesses=2 --dist=worksteal $(ARGS) $(QUICK)
 
 .PHONY: lint
 lint: .venv ## style, types, import contracts, generated files
