@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import asyncssh
@@ -230,27 +230,39 @@ async def test_an_answer_of_another_form_is_refused_and_not_quoted() -> None:
         await host.close()
 
 
+async def ended(writer: asyncio.StreamWriter) -> None:
+    """The connection's end, whoever ends it first."""
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
 async def test_something_else_than_ssh_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_ended = asyncio.Event()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 2000)
-        writer.close()
+        await ended(writer)
+        has_ended.set()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(Retry) as caught:
         await AsyncsshHosts().connect(HostTarget("127.0.0.1", port, "root", private(new_key()), (public(new_key()),)))
     assert caught.value.reason in {Reason.CONNECTION_REFUSED, Reason.CONNECT_TIMEOUT}
+    await has_ended.wait()
     server.close()
     await server.wait_closed()
 
 
 async def test_a_server_that_says_nothing_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh_hosts, "CONNECT_TIMEOUT", 1)
-    is_over = asyncio.Event()
+    is_over, has_ended = asyncio.Event(), asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await is_over.wait()
-        writer.close()
+        await ended(writer)
+        has_ended.set()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -258,5 +270,6 @@ async def test_a_server_that_says_nothing_times_out(monkeypatch: pytest.MonkeyPa
         await AsyncsshHosts().connect(HostTarget("127.0.0.1", port, "root", private(new_key()), (public(new_key()),)))
     assert caught.value.reason is Reason.CONNECT_TIMEOUT
     is_over.set()
+    await has_ended.wait()
     server.close()
     await server.wait_closed()
