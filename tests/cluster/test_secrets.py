@@ -95,12 +95,13 @@ def test_secret_bytes_are_nowhere_but_in_secrets(place: Place) -> None:
     lab = place.lab
     place.aws_secret()
     place.ssh_secret()
+    # The Secret with the host key of a launch goes once the launch is answered: long enough to be read here.
+    lab.fault(match={"op": "RunInstances"}, do="delay", seconds=5)
     with watched(place) as watch:
         place.apply(specs.on_ec2(specs.page("Of a life")), specs.on_host(lab, specs.page("Of a host")))
         marks: dict[str, set[str]] = {}
 
         def are_ready() -> bool:
-            # Looked at all the time: the Secret with the host key of a launch goes once the launch is answered.
             marks.update(secrets_of(place, place.namespace))
             return all(is_ready(thing) for thing in place.objects())
 
