@@ -15,7 +15,8 @@ RUN /opt/nixops-operator/bin/pip install --no-cache-dir --no-deps .
 FROM python
 # Nix comes from Debian's next release: trixie has 2.26.3, and CVE-2026-39860 is fixed from 2.34.5 on. Its programs lie in
 # /usr/bin, so that /nix may be an empty volume.
-RUN printf '%s\n' 'Types: deb' 'URIs: http://deb.debian.org/debian' 'Suites: forky' 'Components: main' \
+RUN mirror=$(sed --quiet 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources | head --lines=1) \
+ && printf '%s\n' 'Types: deb' "URIs: $mirror" 'Suites: forky' 'Components: main' \
       'Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg' > /etc/apt/sources.list.d/forky.sources \
  && printf '%s\n' 'Package: *' 'Pin: release n=forky' 'Pin-Priority: 100' > /etc/apt/preferences.d/forky \
  && apt-get update \
