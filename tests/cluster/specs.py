@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nixops_lab.paths import CHECKOUT
 from nixops_lab.testing import Lab
 
@@ -94,7 +92,3 @@ def edit_page(example_folder: Path, title: str) -> None:
     other = f'pkgs.writeTextDir "index.html" "<html><head><title>{title}</title></head></html>"'
     lines[place] = f"  services.httpd.virtualHosts.localhost.documentRoot = {other};"
     module.write_text("\n".join(lines) + "\n")
-
-
-def as_text(*things: dict[str, Any]) -> str:
-    return yaml.safe_dump_all(things)

@@ -83,17 +83,28 @@ def stalled(reason: str, **more: str) -> dict[str, str]:
     return {"Ready": f"False/{reason}", "Stalled": f"True/{reason}", **more}
 
 
-def wrong_aws_secret(place: Place) -> None:
+def with_syntax_error(place: Place) -> None:
+    place.apply(source(SYNTAX_ERROR))
+    host(place, "syntax-error", configuration=from_source())
+
+
+def with_wrong_ssh_key(place: Place) -> None:
+    place.secret("wrong", {"ssh-privatekey": key_text()}, "kubernetes.io/ssh-auth")
+    host(place, "wrong-ssh-key", ssh=ssh(place, "wrong"))
+
+
+def with_wrong_aws_secret(place: Place) -> None:
     key, _ = place.operator_identity
     text = f"[nixops-example]\naws_access_key_id = {key}\naws_secret_access_key = {'x' * 40}\n"
     place.secret("aws-wrong", {"credentials": text})
+    site(place, "wrong-aws-secret", "aws-wrong")
 
 
 ON_HOST = (
     Mistake(
         "nixmachine",
         "syntax-error",
-        lambda place: (place.apply(source(SYNTAX_ERROR)), host(place, "syntax-error", configuration=from_source())),
+        with_syntax_error,
         stalled("EvaluationFailed", ConfigurationBuilt="False/EvaluationFailed"),
         ("web.nix:3:30", "syntax error"),
         lambda place: place.apply(source("{ }")),
@@ -121,10 +132,7 @@ ON_HOST = (
     Mistake(
         "nixmachine",
         "wrong-ssh-key",
-        lambda place: (
-            place.secret("wrong", {"ssh-privatekey": key_text()}, "kubernetes.io/ssh-auth"),
-            host(place, "wrong-ssh-key", ssh=ssh(place, "wrong")),
-        ),
+        with_wrong_ssh_key,
         stalled("AuthenticationFailed", Reachable="False/AuthenticationFailed"),
         ("192.0.2.10", "refused the client key for root", "ssh.privateKeySecretRef"),
         lambda place: place.ssh_secret("wrong"),
@@ -188,7 +196,7 @@ ON_EC2 = (
     Mistake(
         "nixdeployment",
         "wrong-aws-secret",
-        lambda place: (wrong_aws_secret(place), site(place, "wrong-aws-secret", "aws-wrong")),
+        with_wrong_aws_secret,
         stalled("AuthFailure", CredentialsReady="False/AuthFailure"),
         ("secret access key",),
         lambda place: place.aws_secret("aws-wrong"),

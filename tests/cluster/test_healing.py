@@ -146,7 +146,7 @@ def test_an_edited_child_is_put_back(site: Place) -> None:
 
     def is_back() -> bool:
         now = site.get("nixmachine", MACHINE)
-        return now["spec"] == declared["spec"] and now["metadata"]["labels"] == declared["metadata"]["labels"]
+        return bool(now["spec"] == declared["spec"] and now["metadata"]["labels"] == declared["metadata"]["labels"])
 
     eventually(is_back, "spec and labels are as before")
     await_whole(site)
