@@ -22,7 +22,7 @@ class HotLoopError(Exception):
     """Callbacks follow each other without end while no time passes: a real loop would keep a processor busy."""
 
 
-ROUNDS_AT_ONE_TIME = 20_000  # an arbitrary number, far beyond what real work at one instant takes
+ROUNDS_AT_ONE_TIME = 3_000  # an arbitrary number, far beyond what real work at one instant takes
 
 
 class _JumpingSelector(selectors.SelectSelector):

@@ -69,6 +69,7 @@ class Script:
 
     async def observe(self, desired: Body) -> None:
         self.passes.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0)  # as every real look does; without it a hot loop would never come by the loop's clock
 
     def plan(self, desired: Body, observed: None, now: Any) -> Plan:
         return self.plan_now
