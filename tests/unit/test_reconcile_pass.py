@@ -60,6 +60,7 @@ class Script:
     taken: list[tuple[float, str]] = field(default_factory=list)
     passes: list[float] = field(default_factory=list)
     forgotten: list[Key] = field(default_factory=list)
+    told_of: list[Body] = field(default_factory=list)  # the objects that statuses were worked out from
     after_step: Callable[[Any], None] = lambda _: None
 
     def desired(self, body: Body) -> Body:
@@ -82,6 +83,7 @@ class Script:
         return await self.kube.write_intent(body, {"accountId": "1"}) if step.name == "intent" else body
 
     def status(self, desired: Body, observed: None, plan: Plan, now: Any) -> dict[str, Any]:
+        self.told_of.append(desired)
         verdict, generation = plan.verdict, desired["metadata"]["generation"]
         truth = Truth.TRUE if verdict.outcome is Outcome.IN_SYNC else Truth.UNKNOWN
         ready = Condition(ConditionType.READY, truth, verdict.reason, verdict.message, generation)
@@ -218,6 +220,7 @@ def test_the_status_is_written_on_what_an_intent_left():
     body = bench.kube.body(WEB)
     assert body is not None
     assert body["status"]["accountId"] == "1"
+    assert bench.machine.told_of[0]["status"]["accountId"] == "1", "an older object's status would take it back"
     assert bench.writes()[:3] == ["kube.set_finalizer", "kube.write_intent", "kube.patch_status"]
 
 
