@@ -427,6 +427,20 @@ def test_the_way_out(desired, observed, taken, outcome):
     assert found.verdict.outcome is outcome
 
 
+def test_a_machine_whose_deletion_is_stuck_is_named():
+    """Waiting for a machine that waits for a person is no progress; whoever looks at the deployment must read why."""
+    status = {
+        "observedGeneration": 1,
+        "conditions": [condition("Ready", "False", "AuthFailure"), condition("Stalled", "True", "AuthFailure")],
+    }
+    stuck = child(LEAVING, deleting=True, status=status)
+
+    verdict = plan(LEAVING, sees(LEAVING, network=network(), children=(stuck,))).verdict
+
+    assert (verdict.outcome, verdict.reason) == (Outcome.WEDGED, Reason.AUTH_FAILURE)
+    assert verdict.message == f"{stuck.name}: as before"
+
+
 def test_the_wait_for_a_group_names_what_holds_it():
     uses = {"sg-http": GroupUse(("eni-1 (i-1)",), ()), "sg-ssh": GroupUse((), ("sg-alien",))}
 

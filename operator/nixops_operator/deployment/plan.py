@@ -56,6 +56,9 @@ def deleting(desired: Desired, observed: Observed) -> Plan | None:
         return None
     if observed.children:
         going = tuple(steps.DeleteMachine(child.name) for child in observed.children if not child.is_deleting)
+        stuck = next((child for child in observed.children if child.is_deleting and child.is_stalled), None)
+        if stuck is not None and stuck.ready is not None:
+            return Plan(Verdict(Outcome.WEDGED, stuck.ready.reason, f"{stuck.name}: {stuck.ready.message}"), going)
         return Plan(_deleting(f"waiting for {_listed(child.name for child in observed.children)} to go"), going)
     network = observed.network
     if desired.account_id is None or network is None:
