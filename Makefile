@@ -12,7 +12,8 @@ ARGS ?=
 WORKERS ?= 3
 # Each row is one level, see tests/.
 QUICK := tests/test_repository.py tests/unit $(wildcard tests/crash)
-LEVELS := $(QUICK) $(wildcard tests/contract tests/component tests/lab/tests tests/cluster)
+# The longest first, or the last ones run alone; the quick ones are in `make check`.
+LEVELS := $(wildcard tests/cluster tests/contract tests/component tests/lab/tests) $(QUICK)
 
 .PHONY: help
 help: ## what there is
@@ -25,7 +26,7 @@ demo: ## the example's whole life on real parts; as root. KEEP=1 leaves it runni
 
 .PHONY: test
 test: lab-parts lint ## everything: lint, and the tests of all levels; as root
-	@exec $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS) $(LEVELS)
+	@exec $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS) $(LEVELS)
 
 .PHONY: check
 check: lint ## what is quick: lint, and the tests that need neither root nor the lab
