@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import functools
 import hashlib
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,8 +101,10 @@ def build() -> SignedSystems:
 
 @functools.cache
 def assembled() -> Path:
-    """The miniature nixpkgs as it is now."""
-    nixpkgs = cache_folder() / "contract-nixpkgs"
+    """The miniature nixpkgs as it is now; a copy for this process alone, because others may be replacing theirs."""
+    folder = Path(tempfile.mkdtemp(prefix="contract-nixpkgs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    nixpkgs = folder / "nixpkgs"
     subprocess.run([str(ASSEMBLE), str(nixpkgs)], check=True, capture_output=True)
     return nixpkgs
 

@@ -13,8 +13,11 @@ dest=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/nixops-lab
 
 docs=$cache/valgrind-html
+mkdir -p "$cache"
+# Several labs may come up at once, none with the manual yet.
+exec 9>"$cache/valgrind-html.lock"
+flock 9
 if [ ! -e "$docs/index.html" ]; then
-  mkdir -p "$cache"
   work=$(mktemp -d "$cache/valgrind.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   # As root apt drops to user _apt for the download, who cannot enter a private cache.
@@ -27,6 +30,7 @@ if [ ! -e "$docs/index.html" ]; then
   rm -rf "$docs"
   mv "$work/root/usr/share/doc/valgrind/html" "$docs"
 fi
+exec 9>&-
 
 new=$dest.new.$$
 rm -rf "$new"
