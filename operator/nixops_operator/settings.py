@@ -99,6 +99,7 @@ class Nix(_Part):
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="NIXOPS_",
+        env_prefix_target="all",  # else `WORKERS` and `LOG` would count: the file's names are aliases
         env_nested_delimiter="__",
         alias_generator=to_camel,
         populate_by_name=True,

@@ -47,6 +47,16 @@ def test_a_variable_wins_over_the_file(config, monkeypatch):
     assert (chosen.resync_period, chosen.nix.max_jobs) == (timedelta(seconds=5), 4)
 
 
+def test_variables_of_others_mean_nothing(config, monkeypatch):
+    config.write_text("workers: 3\n")
+    for name in ("WORKERS", "workers", "LOG", "RESYNCPERIOD", "CLUSTERID"):
+        monkeypatch.setenv(name, "2")
+
+    chosen = settings.load()
+
+    assert (chosen.workers, chosen.cluster_id, chosen.resync_period) == (3, None, timedelta(seconds=60))
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
