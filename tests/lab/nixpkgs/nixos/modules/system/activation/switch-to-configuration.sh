@@ -49,7 +49,10 @@ if ! flock -n 9; then
   say "Could not acquire lock"
   exit 11
 fi
-if [ -n "${TEST_SPIN_WITH_LOCK-}" ]; then while :; do :; done; fi
+if [ -n "${TEST_SPIN_WITH_LOCK-}" ]; then
+  say "spinning with the lock"
+  while :; do :; done
+fi
 
 pass_through check
 if [ "${NIXOS_NO_CHECK-}" != 1 ] && ! "$PRE_SWITCH_CHECK" "$TOPLEVEL" "$action" 9>&-; then
