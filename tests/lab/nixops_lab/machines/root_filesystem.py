@@ -36,6 +36,9 @@ RELEASES = ("25.05", "25.11")
 HERE = Path(__file__).parent
 # What apt needs to reach its sources from here: proxies, certificates, tolerance for an old mirror.
 APT_REACH = re.compile(r'^(Acquire::(?:https?::.*|Check-.*|Retries) ".+");$', re.MULTILINE)
+# Killed, mmdebstrap leaves its /dev, /proc and /sys mounted in the folder, and its children alive. In namespaces of its
+# own both end with it.
+ALONE = ("unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
 
 
 def build(nixpkgs: Path) -> Path:
@@ -85,7 +88,7 @@ def _make_debian(partial: Path, suite: str) -> None:
     options = [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
     options += [f"--aptopt={setting}" for setting in APT_REACH.findall(_output("apt-config", "dump"))]
     argv = ["mmdebstrap", "--mode=root", "--variant=essential", f"--include={','.join(PACKAGES)}", *options]
-    _talk([*argv, suite, str(partial), "-"], sources)
+    _talk([*ALONE, *argv, suite, str(partial), "-"], sources)
 
 
 def _make_root(partial: Path, debian: Path, nixpkgs: Path) -> None:
@@ -101,10 +104,21 @@ def _make_root(partial: Path, debian: Path, nixpkgs: Path) -> None:
 
 def _in_one_step(place: Path, make: Callable[[Path], None]) -> None:
     partial = place.with_name(f"{place.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
+    remove_interrupted(partial)
     make(partial)
     partial.rename(place)
+
+
+def remove_interrupted(partial: Path) -> None:
+    """What an interrupted attempt left, if anything, but nothing of what is mounted in it. Raises LabError with the
+    remedy."""
+    argv = ["rm", "-rf", "--one-file-system", "--", str(partial)]
+    removed = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if removed.returncode != 0:
+        raise LabError(
+            f"{partial} is left of an interrupted start and cannot be removed; unmount what is mounted in it "
+            f"(`findmnt --list | grep {partial.name}`), and start again:\n{removed.stderr[-1000:].strip()}"
+        )
 
 
 def _talk(argv: list[str], stdin: str = "") -> None:
