@@ -40,9 +40,20 @@ if [ -z "$go" ] || ! "$go" version | grep -Eq 'go1\.(2[6-9]|[3-9][0-9])'; then
 fi
 export GOTOOLCHAIN=local GOFLAGS="-buildvcs=false -mod=readonly"
 
+fetch() { # fetch FOLDER PACKAGE: the modules that it needs. A module proxy has bad minutes, and Go itself asks it only once.
+  local pause
+  for pause in 5 15 45 90 last; do
+    (cd "$here/$1" && "$go" list -deps "$2" >/dev/null) && return
+    [ "$pause" = last ] || { say "${2##*/}'s modules did not come, trying again in $pause s"; sleep "$pause"; }
+  done
+  say "${2##*/}'s modules could not be downloaded, see above; what has come stays, so run the same again later"
+  return 1
+}
+
 build() { # build FOLDER PACKAGE LDFLAGS
   local name=${2##*/} began=$SECONDS
   [ -x "$out/$name" ] && return
+  fetch "$1" "$2"
   say "compiling $name (kube-apiserver takes about 7 minutes on two cores, the others 1 to 3)"
   (cd "$here/$1" && exec "$go" build -trimpath -ldflags "$3" -o "$out/$name.new" "$2") &
   local compiler=$!
