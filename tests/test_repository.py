@@ -1,5 +1,6 @@
 """What holds for the repository as a whole: layout, what tracked files may say, locks, and rights against their use."""
 
+import ast
 import inspect
 import operator
 import re
@@ -50,6 +51,21 @@ def test_decision_records_are_numbered_without_gaps() -> None:
     numbers = sorted(int(path.name[:4]) for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_nothing_is_raised_inside_except_star() -> None:
+    """Debian 12 has Python 3.11.2; before 3.11.4 it comes out wrapped in a group (CPython issue 103590)."""
+    raising = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "operator").rglob("*.py"))
+        for block in ast.walk(ast.parse(path.read_text()))
+        if isinstance(block, ast.TryStar)
+        for handler in block.handlers
+        for node in ast.walk(handler)
+        if isinstance(node, ast.Raise) and node.exc is not None
+    ]
+
+    assert raising == []
 
 
 # What tracked files may say

@@ -221,7 +221,13 @@ async def _converse(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> 
             stderr = group.create_task(_read(process.stderr))
             group.create_task(_write(process, stdin))
         await process.wait_closed()
-    except* (asyncssh.Error, OSError) as errors:
+    except (asyncssh.Error, OSError) as error:
+        raise _Cut(LOST) from error
+    # Not `except*`: before Python 3.11.4 what is raised in it comes out in a group (CPython issue 103590).
+    except ExceptionGroup as errors:
+        _, others = errors.split((asyncssh.Error, OSError))
+        if others is not None:
+            raise
         raise _Cut(TOO_LONG if errors.subgroup(_TooLong) else LOST) from errors
     if process.exit_status is None or process.exit_status < 0:
         raise _Cut(LOST)
