@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from contract import nix_namespace
 from fakes.host import Switch
 from nixops_lab.paths import cache_folder
 
@@ -151,6 +152,7 @@ def _in_store(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
 
 
 def _entering(folder: Path, *argv: str) -> list[str]:
+    nix_namespace.make_mount_point()
     setting = ["/usr/bin/env", "-i", f"PATH={os.environ['PATH']}", f"HOME={folder}", f"NIX_CONF_DIR={folder}/conf"]
     bind = ["sh", "-c", 'mount --bind "$0/nix" /nix && exec "$@"', str(folder)]
     return ["unshare", "--mount", "--propagation=private", *bind, *setting, *argv]

@@ -43,7 +43,7 @@ exec setpriv --reuid "$uid" --regid "$uid" --clear-groups --inh-caps=-all --no-n
 
 def command(argv: Sequence[str], *, store: Path, uid: int, aside: Path) -> list[str]:
     """The command line that runs `argv` there. Needs root. `store` becomes /nix; `aside` is an empty folder."""
-    Path("/nix").mkdir(exist_ok=True)
+    make_mount_point()
     return [
         *("unshare", "--mount", "--propagation", "private", "sh", "-eu", "-c", _SCRIPT, "sh"),
         *(str(store), str(uid), str(aside)),
@@ -51,6 +51,11 @@ def command(argv: Sequence[str], *, store: Path, uid: int, aside: Path) -> list[
         "--",
         *argv,
     ]
+
+
+def make_mount_point() -> None:
+    """/nix, empty: Debian's nix-bin does not bring it, and a bind mount needs it."""
+    Path("/nix").mkdir(exist_ok=True)
 
 
 def _hidden_from_others(paths: Sequence[Path]) -> list[str]:

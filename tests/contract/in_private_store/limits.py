@@ -78,7 +78,7 @@ async def test_messages_without_end_are_cut(scratch: Path) -> None:
 async def test_no_more_at_once_than_there_are_places(scratch: Path) -> None:
     evaluator = Evaluator(scratch, GENEROUS, 1)
     first = asyncio.create_task(evaluator.value(ENDLESS))
-    await until(lambda: any("nix-instantiate" in arguments_of(pid) for pid in descendants()))
+    await until(lambda: any(arguments_of(pid).startswith("nix-instantiate") for pid in descendants()))
     second = asyncio.create_task(evaluator.value("1 + 1"))
     for _ in range(100):
         await asyncio.sleep(0)
@@ -89,7 +89,7 @@ async def test_no_more_at_once_than_there_are_places(scratch: Path) -> None:
 
 async def test_cancelling_ends_every_process(scratch: Path) -> None:
     task = asyncio.create_task(Evaluator(scratch, GENEROUS, 1).value(ENDLESS))
-    await until(lambda: any("nix-instantiate" in arguments_of(pid) for pid in descendants()))
+    await until(lambda: any(arguments_of(pid).startswith("nix-instantiate") for pid in descendants()))
     started = descendants()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
