@@ -199,7 +199,6 @@ USES: dict[str, Use] = {
     "replace_machine_spec": lambda kube, kind: kube.replace_machine_spec(body(kind), {}, {}),
     "delete_machine": lambda kube, kind: kube.delete_machine(body(kind)),
     "get_secret": lambda kube, _: kube.get_secret("default", "x"),
-    "get_secret_owner": lambda kube, _: kube.get_secret_owner("default", "x"),
     "create_secret": lambda kube, kind: kube.create_secret(
         "default", "x", {}, owner=OwnerReference(kind, "x", "u"), type_="Opaque", immutable=True
     ),

@@ -33,6 +33,8 @@ class World(Protocol):
 
     async def put_secret(self, name: str, data: Mapping[str, bytes]) -> None: ...
 
+    async def secret_owner(self, name: str) -> str | None: ...
+
     async def event_counts(self, name: str) -> list[tuple[str, int]]: ...
 
 
@@ -55,6 +57,10 @@ class FakeWorld:
 
     async def put_secret(self, name: str, data: Mapping[str, bytes]) -> None:
         self.kube.secrets[self.namespace, name] = Secret(dict(data))
+
+    async def secret_owner(self, name: str) -> str | None:
+        secret = self.kube.secrets[self.namespace, name]
+        return None if secret.owner is None else secret.owner.uid
 
     async def event_counts(self, name: str) -> list[tuple[str, int]]:
         return sorted(
@@ -98,6 +104,11 @@ class RealWorld:
     async def put_secret(self, name: str, data: Mapping[str, bytes]) -> None:
         body = {"metadata": {"name": name}, "data": _encoded(data)}
         await self._request("POST", f"/api/v1/namespaces/{self.namespace}/secrets", body)
+
+    async def secret_owner(self, name: str) -> str | None:
+        secret = await self._request("GET", f"/api/v1/namespaces/{self.namespace}/secrets/{name}") or {}
+        owners = secret["metadata"].get("ownerReferences", [])
+        return next((str(one["uid"]) for one in owners if one["controller"]), None)
 
     async def event_counts(self, name: str) -> list[tuple[str, int]]:
         events = await self._request("GET", f"/api/v1/namespaces/{self.namespace}/events") or {}

@@ -237,7 +237,7 @@ async def test_a_secret_is_made_once_and_never_overwritten(world: World) -> None
     assert not await put(namespace, "keys", {"a": b"two"}, owner=None, type_="Opaque", immutable=False)
 
     assert await world.kube.get_secret(namespace, "keys") == {"a": b"\x00one"}
-    assert await world.kube.get_secret_owner(namespace, "keys") is None
+    assert await world.secret_owner("keys") is None
 
 
 async def test_a_secret_names_its_owner(world: World) -> None:
@@ -247,7 +247,7 @@ async def test_a_secret_names_its_owner(world: World) -> None:
         world.namespace, "keys", {"a": b"1"}, owner=owner(body), type_="Opaque", immutable=True
     )
 
-    assert await world.kube.get_secret_owner(world.namespace, "keys") == body["metadata"]["uid"]
+    assert await world.secret_owner("keys") == body["metadata"]["uid"]
 
 
 async def test_a_secret_is_patched_key_by_key(world: World) -> None:
@@ -275,7 +275,6 @@ async def test_an_immutable_secret_stays_and_its_content_is_not_told(world: Worl
 
 async def test_a_missing_secret(world: World) -> None:
     assert await world.kube.get_secret(world.namespace, "nothing") is None
-    assert await world.kube.get_secret_owner(world.namespace, "nothing") is None
     await world.kube.delete_secret(world.namespace, "nothing")
     with pytest.raises(Conflict):
         await world.kube.patch_secret(world.namespace, "nothing", {"a": b"1"})

@@ -183,10 +183,6 @@ class FakeCloud:
             and (tags or {}).items() <= one.tags.items()
         )
 
-    @effect("find_security_groups")
-    async def find_security_groups(self, group_ids: Sequence[str]) -> tuple[SecurityGroup, ...]:
-        return tuple(one for one in sorted(self._shown_groups(), key=lambda one: one.id) if one.id in group_ids)
-
     @effect("find_security_group_by_name")
     async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
         return next((one for one in self._shown_groups() if (one.name, one.vpc_id) == (name, vpc_id)), None)

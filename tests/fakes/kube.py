@@ -182,11 +182,6 @@ class FakeKube:
         secret = self.secrets.get((namespace, name))
         return None if secret is None else dict(secret.data)
 
-    @effect("get_secret_owner")
-    async def get_secret_owner(self, namespace: str, name: str) -> str | None:
-        secret = self.secrets.get((namespace, name))
-        return None if secret is None or secret.owner is None else secret.owner.uid
-
     @effect("kube.put_secret")
     async def create_secret(
         self,

@@ -21,7 +21,6 @@ FLUX_RECONCILE_ANNOTATION = "reconcile.fluxcd.io/requestedAt"
 OPERATOR_NAMESPACE = "nixops-system"
 LEASE = "nixops-operator"
 SIGNING_KEY_SECRET = "nixops-signing-key"  # noqa: S105 - a name
-DIGEST_KEY_SECRET = "nixops-digest-key"  # noqa: S105 - a name
 SSH_SECRET_TYPE = "kubernetes.io/ssh-auth"  # noqa: S105 - a name
 SSH_PRIVATE_KEY = "ssh-privatekey"
 
@@ -56,11 +55,6 @@ def host_keys_secret(machine: str) -> str:
 def launch_secret(machine: str, attempt: int) -> str:
     """Immutable Secret with the frozen request of one launch."""
     return f"{machine}-launch-{attempt}"
-
-
-def log_config_map(machine: str) -> str:
-    """ConfigMap with the tail of the last failed build or activation."""
-    return f"{machine}-log"
 
 
 def machine_name(body: Mapping[str, object]) -> str:

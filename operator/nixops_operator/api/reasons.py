@@ -86,7 +86,6 @@ class Reason(StrEnum):
     COPY_FAILED = "CopyFailed"
     ACTIVATION_FAILED = "ActivationFailed"
     ROLLED_BACK = "RolledBack"
-    REBOOT_REQUIRED = "RebootRequired"
 
     # Drift.
     INSTANCE_DRIFT = "InstanceDrift"
@@ -94,6 +93,3 @@ class Reason(StrEnum):
     SYSTEM_DRIFT = "SystemDrift"
     PROFILE_DRIFT = "ProfileDrift"
     BOOT_DRIFT = "BootDrift"
-
-    # A deployment's machines.
-    MACHINES_NOT_READY = "MachinesNotReady"

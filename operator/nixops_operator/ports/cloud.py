@@ -56,9 +56,6 @@ class Cloud(Protocol):
         """Instances that match every filter given, in every state. By filter, never by id list: an unknown id gives an
         empty answer."""
 
-    async def find_security_groups(self, group_ids: Sequence[str]) -> tuple[SecurityGroup, ...]:
-        """The groups of these ids that exist, whoever owns them. Used for `sg-…` references."""
-
     async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
         """The group of that name in that VPC, whoever owns it; to judge an `InvalidGroup.Duplicate`."""
 

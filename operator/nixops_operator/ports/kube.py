@@ -55,9 +55,6 @@ class Kube(Protocol):
     async def get_secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
         """Decoded data of a Secret, or None. Callers never put it in logs, status, Events, argv or environment."""
 
-    async def get_secret_owner(self, namespace: str, name: str) -> str | None:
-        """The uid of a Secret's controlling owner; None if there is no Secret or no owner."""
-
     async def create_secret(
         self,
         namespace: str,

@@ -79,12 +79,6 @@ class Boto3Cloud:
             and (tags or {}).items() <= instance.tags.items()
         )
 
-    async def find_security_groups(self, group_ids: Sequence[str]) -> tuple[SecurityGroup, ...]:
-        found: list[SecurityGroup] = []
-        for some in _batches(sorted(set(group_ids)), FILTER_VALUES):
-            found += await self._groups(_filters({"group-id": some}))
-        return tuple(sorted((group for group in found if group.id in group_ids), key=lambda group: group.id))
-
     async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
         found = await self._groups(_filters({"group-name": [name], "vpc-id": [vpc_id]}))
         return next((group for group in found if (group.name, group.vpc_id) == (name, vpc_id)), None)

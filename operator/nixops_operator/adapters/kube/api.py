@@ -118,11 +118,6 @@ class KubernetesApi:
         secret = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
         return None if secret is None else _decoded(secret.get("data"))
 
-    async def get_secret_owner(self, namespace: str, name: str) -> str | None:
-        secret = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
-        owners = [] if secret is None else secret["metadata"].get("ownerReferences", [])
-        return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
-
     async def create_secret(
         self,
         namespace: str,

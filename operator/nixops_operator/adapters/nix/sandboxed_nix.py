@@ -203,14 +203,6 @@ class SandboxedNix:
         if status != 0:
             raise Retry(Reason.COPY_FAILED, story.failure() or last or f"the copy ended with status {status}")
 
-    async def closure(self, store_path: str) -> frozenset[str]:
-        """All store paths that this one needs, itself included. Raises Retry if it is not in the store."""
-        try:
-            listed = await output_of(("nix-store", "--query", "--requisites", store_path), self._environment)
-        except (NixFailedError, OSError) as error:
-            raise Retry(Reason.BUILDING, f"the closure of {name_of(store_path)} is not known: {error}") from error
-        return frozenset(listed.split())
-
 
 class _Report:
     """Hands events to the story, and to people at most once a second."""
