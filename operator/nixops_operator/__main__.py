@@ -315,8 +315,7 @@ class Operator:
         watching = asyncio.create_task(watch.watch_for_ever(self._intake, self._watch_stop, ready), name="kopf")
         await asyncio.wait([watching, asyncio.create_task(ready.wait())], return_when=asyncio.FIRST_COMPLETED)
         # At its end kopf cancels every task that was made after its start, passes included. So it must end last, and
-        # not
-        # hear of signals first.
+        # not hear of signals first.
         _take_signals(stop)
         await watching
 

@@ -1,14 +1,13 @@
 """Names of all effects, and layers around ports.
 
 Every call that changes something outside the process has a stable dotted name. The composition root wraps each port in
-layers: the fence (refuse when
-another operator may lead), audit and metrics always; a test bench may add its own.
+layers: the fence (refuse when another operator may lead), audit and metrics always; a test bench may add its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 EFFECTS: dict[str, dict[str, str]] = {
@@ -63,6 +62,9 @@ EFFECTS: dict[str, dict[str, str]] = {
 }
 """Port → method → effect."""
 
+_SPANS = frozenset({"host.copy"})
+"""Effects that last: their method gives an asynchronous context manager, and the layers are around all of it."""
+
 Layer = Callable[[str], AbstractAsyncContextManager[None]]
 """Called with the effect's name; entered before the call, left after it with its error, if any."""
 
@@ -83,8 +85,10 @@ class Layered:
         target = getattr(self._port, method)
         effect = EFFECTS[self._name].get(method)
         given = self._gives.get(method)
-        if method == "nix_daemon" or (effect is None and given is None):
+        if effect is None and given is None:
             return target
+        if effect in _SPANS:
+            return lambda *args, **kwargs: self._span(effect, target(*args, **kwargs))
         if effect is None and given is not None:
             return lambda *args, **kwargs: Layered(target(*args, **kwargs), given, self._layers)
 
@@ -93,6 +97,13 @@ class Layered:
             return Layered(result, given, self._layers) if given is not None else result
 
         return call
+
+    @asynccontextmanager
+    async def _span(self, effect: str, entered: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
+        async with AsyncExitStack() as stack:
+            for layer in self._layers:
+                await stack.enter_async_context(layer(effect))
+            yield await stack.enter_async_context(entered)
 
 
 async def _within(layers: tuple[Layer, ...], effect: str, call: Callable[[], Awaitable[Any]]) -> Any:
