@@ -170,8 +170,10 @@ async def _launch(intent: LaunchIntent, desired: Desired, body: Body, world: Wor
         return await _refuse(desired, body, world)
     try:
         instance_id = await look.cloud.run_instances(json.loads(text), intent.token)
-    except Blocked:
+    except Blocked as error:
         await _refuse(desired, body, world)
+        if error.reason in _MENDED_BY_DEPLOYMENT and desired.deployment_uid is not None:
+            raise Retry(error.reason, error.message) from error
         raise
     except Lost as error:
         if error.reason is Reason.LAUNCH_AMBIGUOUS:
@@ -181,6 +183,11 @@ async def _launch(intent: LaunchIntent, desired: Desired, body: Body, world: Wor
         look.note_write(desired.uid)
     # From here on the id must not be lost, or the next pass has to find it by token: no cancellation may come between.
     return await asyncio.shield(_record_instance(instance_id, intent.attempt, desired, body, world))
+
+
+_MENDED_BY_DEPLOYMENT = frozenset({Reason.KEY_PAIR_NOT_READY, Reason.SECURITY_GROUP_NOT_READY})
+"""EC2 does not know the key pair or group: not yet (EC2 Developer Guide, "Eventual consistency"), or until the
+deployment puts back what was deleted by hand. The next attempt asks with what exists then."""
 
 
 async def _refuse(desired: Desired, body: Body, world: World) -> Body:
