@@ -88,8 +88,7 @@ class DeploymentController:
     def plan(
         self, desired: deployment_sight.Desired, observed: deployment_sight.Observed, now: datetime
     ) -> deployment_plan.Plan:
-        del now  # a deployment's plan depends on no clock: its machines have their own deadlines
-        return deployment_plan.plan(desired, observed)
+        return deployment_plan.plan(desired, observed, now)
 
     async def apply(self, step: DeploymentStep, desired: deployment_sight.Desired, body: Body) -> Body:
         return await deployment_apply.apply(step, desired, body, self.world)

@@ -150,7 +150,7 @@ class Reconciler:
         observed = await controller.observe(desired)
         plan = controller.plan(desired, observed, self._now())
         if plan.verdict.outcome is Outcome.GONE:
-            await self._let_go(key, body)
+            await self._let_go(key, body, plan.verdict)
             return
         body, verdict, has_changed = await self._apply(key, body, desired, plan, controller)
         controller.settle(desired, plan)
@@ -199,7 +199,7 @@ class Reconciler:
         known = holds.get(_gate(step))
         failures = known.failures + 1 if known is not None and known.generation == generation else 1
         if isinstance(error, Blocked):
-            wait = BLOCKED_HOLD
+            wait = getattr(step, "blocked_hold", BLOCKED_HOLD)
         else:
             wait = getattr(error, "after", None) or min(FIRST_HOLD * 2 ** min(failures - 1, 10), LONGEST_HOLD)
         until = asyncio.get_running_loop().time() + wait.total_seconds()
@@ -233,12 +233,15 @@ class Reconciler:
             log.info("%s: %s: %s", key, event.reason, event.message, extra={"reason": event.reason})
             await self._kube.post_event(event)
 
-    async def _let_go(self, key: Key, body: Body) -> None:
+    async def _let_go(self, key: Key, body: Body, verdict: Verdict) -> None:
+        """`verdict` has a message only if something stays behind; that is told first, since a repeat tells it once."""
+        if verdict.message:
+            await self._kube.post_event(Event(key, body["metadata"]["uid"], "Warning", verdict.reason, verdict.message))
         await self._kube.remove_finalizer(body)
         self._cache.drop(key)
         await self._forget(key)
         self._wake_owner(body)
-        log.info("%s: deleted, nothing of it is left", key)
+        log.info("%s: deleted, %s", key, verdict.message or "nothing of it is left")
 
     async def _forget(self, key: Key) -> None:
         self._holds.pop(key, None)

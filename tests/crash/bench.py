@@ -116,6 +116,7 @@ class Worlds:
     requests: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # client token → first request
     broken: list[str] = field(default_factory=list)  # invariants that did not hold
     was_terminated: bool = False
+    may_leave_untagged: bool = False  # EC2 refuses to tag, for ever
     shown_at: dict[str, datetime] = field(default_factory=dict)  # instance, group, key pair → since when EC2 shows it
 
     def __post_init__(self) -> None:
@@ -218,8 +219,8 @@ class Worlds:
         uid = body["metadata"]["uid"]
         there = [one for one in self.cloud.instances.values() if one.state is not InstanceState.TERMINATED]
         things = [*there, *self.cloud.security_groups.values(), *self.cloud.key_pairs.values()]
-        left = [one.id for one in things if one.tags.get(names.UID_TAG) == uid]
-        self._require(not left, f"{key_of(body)} was let go while {left} was left")
+        left = [one.id for one in things if one.tags.get(names.UID_TAG) == uid and names.RETAINED_TAG not in one.tags]
+        self._require(not left or self.may_leave_untagged, f"{key_of(body)} was let go while {left} was left")
 
     def _require(self, holds: bool, otherwise: str) -> None:
         """Written down as well: the core survives any error of a call."""
@@ -278,6 +279,11 @@ class Worlds:
                     tuple(machine.switches),
                 )
                 for machine in self.hosts.machines.values()
+            ),
+            "retained": sum(
+                names.RETAINED_TAG in one.tags
+                for things in (cloud.instances, cloud.security_groups, cloud.key_pairs)
+                for one in things.values()  # type: ignore[attr-defined]  # all have tags
             ),
             "terminations asked for": self.was_terminated,
         }

@@ -75,11 +75,18 @@ def delete(worlds: Worlds) -> None:
     worlds.kube.delete(SHOP)
 
 
+def retain(worlds: Worlds) -> None:
+    """kubectl delete, right after deletionPolicy became Retain."""
+    worlds.kube.edit(SHOP, lambda body: body["spec"].update(deletionPolicy="Retain"))
+    worlds.kube.delete(SHOP)
+
+
 WORKLOADS: dict[str, Callable[[Worlds], None]] = {
     "create": create,
     "reconfigure": reconfigure,
     "replace": replace,
     "delete": delete,
+    "retain": retain,
 }
 
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from nixops_operator.api import names
 from nixops_operator.api.machine_of_deployment import machines_of
 from nixops_operator.api.parse import parse_deployment, parse_machine
@@ -33,6 +35,7 @@ from nixops_operator.machine.sight import (
     desired_machine,
 )
 from nixops_operator.machine.status import status
+from nixops_operator.verdict import Outcome
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DEADLINE = timedelta(minutes=30)
@@ -173,6 +176,24 @@ def condition(
         "observedGeneration": generation,
         "lastTransitionTime": stamp(since),
     }
+
+
+def wedged(since: datetime, generation: int = 1) -> dict[str, Any]:
+    """Conditions of a way out that has been Stalled since then."""
+    return {"conditions": [condition("Stalled", generation=generation, since=since)]}
+
+
+PATIENCE_WITH_REFUSALS = pytest.mark.parametrize(
+    ("status", "minutes", "outcome"),
+    [
+        pytest.param({}, 0, Outcome.WEDGED, id="a passing refusal is waited out"),
+        pytest.param(wedged(NOON), 4.9, Outcome.WEDGED, id="less than five minutes"),
+        pytest.param(wedged(NOON - timedelta(hours=1)), 4.9, Outcome.WEDGED, id="stalled long before the deletion"),
+        pytest.param(wedged(NOON, generation=0), 5, Outcome.WEDGED, id="not tried for this generation"),
+        pytest.param(wedged(NOON), 5, Outcome.GONE, id="five minutes"),
+    ],
+)
+"""How long both kinds wait with deletionPolicy Retain before they let go untagged."""
 
 
 # --- EC2 ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,21 @@ from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.machine import steps
 from nixops_operator.verdict import Outcome
-from unit.builders import OTHER_ACCOUNT, cloud, ec2_machine, host_machine, instance, launch, planned, ready, seen
+from unit.builders import (
+    ACCOUNT,
+    NOON,
+    OTHER_ACCOUNT,
+    PATIENCE_WITH_REFUSALS,
+    cloud,
+    ec2_machine,
+    host_machine,
+    instance,
+    launch,
+    planned,
+    ready,
+    seen,
+    wedged,
+)
 
 SHOWN_ONCE = {"instance": {"id": "i-1"}}
 YOUNG = timedelta(minutes=4)
@@ -157,9 +171,31 @@ def test_a_wedged_deletion_names_its_remedies():
     )
 
 
-def test_retain_lets_go_without_credentials():
-    """The remedy that a wedged deletion names must work: with Retain nothing has to be looked for."""
-    released = ec2_machine(launch(instance="i-1"), deleting=True, deletionPolicy="Retain")
+@PATIENCE_WITH_REFUSALS
+def test_retain_lets_go_without_credentials_after_a_while(status, minutes, outcome):
+    """The remedy that a wedged deletion names must work: nothing has to be looked for."""
+    released = ec2_machine({**launch(instance="i-1"), **status}, deleting=True, deletionPolicy="Retain")
     shown = cloud(error=Blocked(Reason.SECRET_NOT_FOUND, "Secret aws does not exist"))
 
-    assert planned(released, seen(shown)).verdict.outcome is Outcome.GONE
+    verdict = planned(released, seen(shown), NOON + timedelta(minutes=minutes)).verdict
+
+    assert (verdict.outcome, verdict.reason) == (outcome, Reason.SECRET_NOT_FOUND)
+    assert f"account {ACCOUNT}" in verdict.message
+
+
+def test_a_throttled_look_never_lets_go():
+    released = ec2_machine({**launch(instance="i-1"), **wedged(NOON)}, deleting=True, deletionPolicy="Retain")
+    shown = cloud(error=Retry(Reason.THROTTLED, "slow down"))
+
+    assert planned(released, seen(shown), NOON + timedelta(hours=1)).verdict.outcome is Outcome.DELETING
+
+
+def test_retain_lets_go_of_what_cannot_be_tagged_after_a_while():
+    released = ec2_machine({**launch(instance="i-1"), **wedged(NOON)}, deleting=True, deletionPolicy="Retain")
+
+    early = planned(released, seen(cloud(instance())), NOON + timedelta(minutes=4.9))
+    late = planned(released, seen(cloud(instance())), NOON + timedelta(minutes=5))
+
+    assert early.steps == (steps.RetainInstance("i-1"),)
+    assert (late.verdict.outcome, late.steps) == (Outcome.GONE, ())
+    assert "i-1" in late.verdict.message

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
 from nixops_operator.api import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.api.security_group_rules import Direction
+from nixops_operator.deployment import plan as deployment_plan
 from nixops_operator.deployment import steps
-from nixops_operator.deployment.plan import groups_to_go, plan
+from nixops_operator.deployment.plan import Plan, groups_to_go
 from nixops_operator.deployment.sight import GroupUse, KeySight
 from nixops_operator.deployment.status import status
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
@@ -23,6 +25,7 @@ from unit.builders import (
     KEY_NAME,
     NOON,
     OTHER_ACCOUNT,
+    PATIENCE_WITH_REFUSALS,
     PUBLIC_KEY,
     SSH,
     UID,
@@ -36,6 +39,7 @@ from unit.builders import (
     rule,
     sees,
     told,
+    wedged,
 )
 
 SHOP = deployment()
@@ -43,6 +47,10 @@ SERVING = deployment(ready())
 REPORTING = deployment(ready(), driftPolicy="Report")
 OLD_GROUP = group({"name": "old", "description": "Old"}, rule(81))
 UNUSED = GroupUse((), ())
+
+
+def plan(desired, observed, now: datetime = NOON) -> Plan:
+    return deployment_plan.plan(desired, observed, now)
 
 
 def group_name(entry) -> str:
@@ -450,11 +458,31 @@ def test_the_wait_for_a_group_names_what_holds_it():
     assert "sg-alien" in message
 
 
-def test_retain_lets_go_without_credentials():
-    """The remedy that a wedged deletion names must work."""
-    found = plan(RETAINED, sees(RETAINED, network=network(error=Blocked(Reason.AUTH_FAILURE, "wrong")), children=()))
+REFUSED = Blocked(Reason.AUTH_FAILURE, "wrong")
 
-    assert found.verdict.outcome is Outcome.GONE
+
+@PATIENCE_WITH_REFUSALS
+def test_retain_lets_go_without_credentials_after_a_while(status, minutes, outcome):
+    """The remedy that a wedged deletion names must work."""
+    retained = deployment({**ready(), **status}, deleting=True, deletionPolicy="Retain")
+    observed = sees(retained, network=network(error=REFUSED), children=())
+
+    verdict = plan(retained, observed, NOON + timedelta(minutes=minutes)).verdict
+
+    assert (verdict.outcome, verdict.reason) == (outcome, Reason.AUTH_FAILURE)
+    assert f"account {ACCOUNT}" in verdict.message
+
+
+def test_retain_lets_go_of_what_cannot_be_tagged_after_a_while():
+    retained = deployment({**ready(), **wedged(NOON)}, deleting=True, deletionPolicy="Retain")
+    observed = sees(retained, network=network(key_pairs=()), children=())
+
+    early = plan(retained, observed, NOON + timedelta(minutes=4.9))
+    late = plan(retained, observed, NOON + timedelta(minutes=5))
+
+    assert early.steps == (steps.Retain(("sg-http", "sg-ssh")),)
+    assert (late.verdict.outcome, late.steps) == (Outcome.GONE, ())
+    assert "sg-http, sg-ssh" in late.verdict.message
 
 
 def test_retained_things_are_let_go_once_they_are_tagged():

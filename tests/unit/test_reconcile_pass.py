@@ -386,6 +386,19 @@ def test_the_finalizer_stays_until_nothing_is_left():
     assert living(test).machine.forgotten[0] == WEB
 
 
+def test_what_stays_behind_is_told_by_an_event():
+    async def test(bench: Bench) -> None:
+        bench.apply()
+        await asyncio.sleep(1)
+        bench.machine.plan_now = Plan(Verdict(Outcome.GONE, Reason.AUTH_FAILURE, "let go of i-1 untagged"))
+        bench.kube.delete(WEB)
+        await asyncio.sleep(5)
+        assert bench.kube.body(WEB) is None
+
+    told = [(one.event.type, one.event.reason, one.event.message) for one in living(test).kube.events]
+    assert told[-1] == ("Warning", "AuthFailure", "let go of i-1 untagged")
+
+
 def test_an_object_in_deletion_without_our_finalizer_is_left_alone():
     async def test(bench: Bench) -> None:
         bench.is_watching = False

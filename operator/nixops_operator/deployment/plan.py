@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from nixops_operator import retain
 from nixops_operator.api import names
 from nixops_operator.api.conditions import Truth, find_condition
 from nixops_operator.api.deployment_spec import SecurityGroupEntry
@@ -39,22 +40,24 @@ class Plan:
 Check = Callable[[Desired, Observed], Plan | None]
 
 
-def plan(desired: Desired, observed: Observed) -> Plan:
-    """The first answer of CHECKS; while suspended, without its steps."""
+def plan(desired: Desired, observed: Observed, now: datetime) -> Plan:
+    """The way out, or else the first answer of CHECKS; while suspended, without its steps. `now` is aware UTC."""
+    if desired.is_deleting:
+        return deleting(desired, observed, now)
     answer = next(answer for check in CHECKS if (answer := check(desired, observed)) is not None)
-    if desired.is_paused and not desired.is_deleting:
-        return Plan(suspended_verdict(answer.verdict))
-    return answer
+    return Plan(suspended_verdict(answer.verdict)) if desired.is_paused else answer
 
 
 # --- deletion ----------------------------------------------------------------------------------------------------
 
 
-def deleting(desired: Desired, observed: Observed) -> Plan | None:
-    """Machines first, then groups, then key pairs: EC2 refuses to delete a group that is in use."""
-    if not desired.is_deleting:
-        return None
+def deleting(desired: Desired, observed: Observed, now: datetime) -> Plan:
+    """Machines first, then groups, then key pairs: EC2 refuses to delete a group that is in use. Works from every
+    phase."""
     if observed.children:
+        # Machines read their own spec when they go: Retain that came just before the deletion, or after it, counts too.
+        if kept := _children_to_retain(desired, observed):
+            return Plan(_deleting("telling the machines that their instances stay"), kept)
         going = tuple(steps.DeleteMachine(child.name) for child in observed.children if not child.is_deleting)
         stuck = next((child for child in observed.children if child.is_deleting and child.is_stalled), None)
         if stuck is not None and stuck.ready is not None:
@@ -63,9 +66,10 @@ def deleting(desired: Desired, observed: Observed) -> Plan | None:
     network = observed.network
     if desired.account_id is None or network is None:
         return Plan(Verdict(Outcome.GONE))
+    is_over = retain.is_patience_over(desired.status, desired.generation, desired.deleted_at, now)
     if network.error is not None:
         if desired.spec.deletion_policy is DeletionPolicy.RETAIN and isinstance(network.error, Blocked):
-            return Plan(_gone())  # the way out of lost credentials: what is kept stays untagged
+            return Plan(retain.without_credentials(network.error, desired.account_id, is_over=is_over))
         message = (
             f"cannot look for what is left in account {desired.account_id}: {network.error.message}; "
             "repair the credentials, or set spec.deletionPolicy to Retain to let go of it"
@@ -76,8 +80,12 @@ def deleting(desired: Desired, observed: Observed) -> Plan | None:
         return Plan(Verdict(Outcome.WEDGED, Reason.ACCESS_DENIED, _other_account(desired, network)))
     if desired.spec.deletion_policy is DeletionPolicy.RETAIN:
         things: tuple[SecurityGroup | KeyPair, ...] = (*network.groups, *network.key_pairs)
-        kept = tuple(thing.id for thing in things if names.RETAINED_TAG not in thing.tags)
-        return Plan(_deleting("tagging what is kept as retained"), (steps.Retain(kept),)) if kept else Plan(_gone())
+        untagged = tuple(thing.id for thing in things if names.RETAINED_TAG not in thing.tags)
+        if not untagged:
+            return Plan(_gone())
+        if is_over:
+            return Plan(retain.let_go_untagged(Reason.ACCESS_DENIED, _listed(untagged)))
+        return Plan(_deleting(f"tagging {_listed(untagged)} as retained"), (steps.Retain(untagged),))
     if network.groups:
         return _groups_go(network, network.groups)
     if network.key_pairs:
@@ -85,6 +93,17 @@ def deleting(desired: Desired, observed: Observed) -> Plan | None:
             _deleting("deleting key pairs"), tuple(steps.DeleteKeyPair(pair.name) for pair in network.key_pairs)
         )
     return Plan(_gone())
+
+
+def _children_to_retain(desired: Desired, observed: Observed) -> tuple[Step, ...]:
+    """Never the other way: a machine that a person told to let go stays so."""
+    return tuple(
+        steps.ReplaceMachineSpec(child)
+        for child in desired.children
+        if child.spec.get("deletionPolicy") == DeletionPolicy.RETAIN
+        and (seen := observed.child(child.name)) is not None
+        and seen.body["spec"].get("deletionPolicy") != DeletionPolicy.RETAIN
+    )
 
 
 def _gone() -> Verdict:
@@ -410,7 +429,6 @@ def _differs_in_cloud(desired: Desired, observed: Observed) -> bool:
 
 
 CHECKS: tuple[Check, ...] = (
-    deleting,  # first; works from every phase
     machines_valid,
     credentials_usable,
     account_recorded,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from nixops_operator.api import names
 from nixops_operator.api.conditions import Condition, Truth, find_condition
@@ -23,6 +24,7 @@ class Desired:
     uid: str
     generation: int
     is_deleting: bool
+    deleted_at: datetime | None
     is_paused: bool
     spec: NixDeploymentSpec
     children: tuple[ChildMachine, ...]
@@ -47,12 +49,14 @@ def desired_deployment(
     metadata = body["metadata"]
     status = body.get("status") or {}
     annotations = metadata.get("annotations") or {}
+    deleted = metadata.get("deletionTimestamp")
     request = annotations.get(names.RECONCILE_ANNOTATION) or annotations.get(names.FLUX_RECONCILE_ANNOTATION)
     return Desired(
         key=Key(Kind.DEPLOYMENT, metadata["namespace"], metadata["name"]),
         uid=metadata["uid"],
         generation=metadata["generation"],
-        is_deleting=bool(metadata.get("deletionTimestamp")),
+        is_deleting=deleted is not None,
+        deleted_at=datetime.fromisoformat(deleted) if deleted else None,
         is_paused=spec.suspend or annotations.get(names.PAUSED_ANNOTATION) == "true",
         spec=spec,
         children=children,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nixops_operator import retain
 from nixops_operator.api.machine_of_deployment import ChildMachine
 from nixops_operator.api.security_group_rules import Direction, Rule
 
@@ -72,6 +73,8 @@ class Retain:
     """Tag resources as let go; they are not ours any more."""
 
     resource_ids: tuple[str, ...]
+
+    blocked_hold = retain.LOOK_AGAIN
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from nixops_operator import retain
 from nixops_operator.api.conditions import Truth, find_condition
 from nixops_operator.api.machine_spec import DeletionPolicy, DriftPolicy, ReplacePolicy
 from nixops_operator.api.reasons import ConditionType, Reason
@@ -106,15 +107,21 @@ def deleting(desired: Desired, observed: Observed, now: datetime) -> Plan | None
     cloud = observed.cloud
     if cloud is None or desired.account_id is None:
         return Plan(Verdict(Outcome.GONE))
+    is_over = retain.is_patience_over(desired.status, desired.generation, desired.deleted_at, now)
     if cloud.error is not None:
         if desired.spec.deletion_policy is DeletionPolicy.RETAIN and isinstance(cloud.error, Blocked):
-            return Plan(_gone())  # the way out of lost credentials: what is kept stays untagged
+            return Plan(retain.without_credentials(cloud.error, desired.account_id, is_over=is_over))
         return Plan(_wedged_without_credentials(cloud, desired))
     if cloud.account_id != desired.account_id:
         return Plan(Verdict(Outcome.WEDGED, Reason.ACCESS_DENIED, _other_account(cloud, desired)))
     if desired.spec.deletion_policy is DeletionPolicy.RETAIN:
-        retained = tuple(steps.RetainInstance(i.id) for i in cloud.live if not _is_retained(i))
-        return Plan(_deleting(f"tagging {_ids(cloud.live)} as retained"), retained) if retained else Plan(_gone())
+        untagged = [instance for instance in cloud.live if not _is_retained(instance)]
+        if not untagged:
+            return Plan(_gone())
+        if is_over:
+            return Plan(retain.let_go_untagged(Reason.ACCESS_DENIED, _ids(untagged)))
+        taking = tuple(steps.RetainInstance(instance.id) for instance in untagged)
+        return Plan(_deleting(f"tagging {_ids(untagged)} as retained"), taking)
     if cloud.live:
         terminations = tuple(steps.TerminateInstance(instance.id) for instance in cloud.live)
         return Plan(_deleting(f"terminating {_ids(cloud.live)}"), terminations)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nixops_operator import retain
 from nixops_operator.facts.host import ActivationRequest
 from nixops_operator.machine.sight import LaunchIntent, LaunchParameters, SystemInput
 
@@ -81,6 +82,8 @@ class RetainInstance:
     """Tag it as let go; it is not ours any more."""
 
     instance_id: str
+
+    blocked_hold = retain.LOOK_AGAIN
 
 
 @dataclass(frozen=True)
