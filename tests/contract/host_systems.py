@@ -52,7 +52,7 @@ SYSTEMS: Mapping[str, System] = {
     "hangs before": System("{ test.stc.hangAt = ''check''; }", Switch(seconds=float("inf"))),
     "hangs midway": System("{ test.stc.hangAt = ''restart''; }", Switch(seconds=float("inf"))),
     "spins with the lock": System("{ test.stc.spinWithLock = true; }", Switch(seconds=float("inf"))),
-    "takes a while": System("{ test.stc.slow = 2; }", Switch(seconds=2)),
+    "takes a while": System("{ test.stc.slow = 60; }", Switch(seconds=60)),
     "stops sshd": System("{ test.stc.killSshd = true; }", Switch(stops_sshd=True)),
     "drops the network": System("{ test.stc.dropNetwork = true; }", Switch(drops_network=True)),
     "refuses to boot": System("{ test.stc.bootLoaderFails = true; }", Switch(boot_loader_error="no space in /boot")),

@@ -175,7 +175,8 @@ async def test_without_confirmation_the_machine_returns_by_itself(bench: Bench, 
 async def test_an_end_of_switch_to_configuration(
     bench: Bench, host: Host, name: str, state: ActivationState, exit_status: int | None, service_result: str
 ) -> None:
-    asked = request(await bench.deliver(host, name), await host.facts(), timeout=3)
+    seconds = 3 if service_result == "timeout" else 60
+    asked = request(await bench.deliver(host, name), await host.facts(), timeout=seconds)
     assert await host.claim(asked)
     await host.activate(asked)
 
