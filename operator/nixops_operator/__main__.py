@@ -196,7 +196,7 @@ class Operator:
                 case _, Ended():
                     raise error
                 case _, watch.WatchDeadError():
-                    raise Ended(Exit.WATCH_DEAD, "changes are listed that the watch never told of")
+                    raise Ended(Exit.WATCH_DEAD, str(error))
                 case name, _:
                     raise Ended(Exit.FAILED, f"{name} ended: {error!r}") from error
 

@@ -19,7 +19,7 @@ import structlog
 from nixops_operator.api import names
 from nixops_operator.api.conditions import merge_conditions
 from nixops_operator.api.reasons import ConditionType
-from nixops_operator.cache import Cache, owner_uid
+from nixops_operator.cache import Cache, owner_uid, resource_version
 from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError
 from nixops_operator.facts.kube import Body, Event, Key, Kind
 from nixops_operator.ports.kube import Kube
@@ -238,7 +238,7 @@ class Reconciler:
         if verdict.message:
             await self._kube.post_event(Event(key, body["metadata"]["uid"], "Warning", verdict.reason, verdict.message))
         await self._kube.remove_finalizer(body)
-        self._cache.drop(key)
+        self._cache.drop(key, resource_version(body))
         await self._forget(key)
         self._wake_owner(body)
         log.info("%s: deleted, %s", key, verdict.message or "nothing of it is left")
@@ -262,6 +262,7 @@ class Reconciler:
 
     async def _read_anew(self, key: Key) -> None:
         """After a conflict the cache may be behind by more than the watch will tell soon."""
+        known = self._cache.get(key)
         try:
             fresh = await self._kube.get(key)
         except OperatorError as error:
@@ -269,6 +270,8 @@ class Reconciler:
             return
         if fresh is not None:
             self._cache.put(key, fresh)
+        elif known is not None and self._cache.drop(key, resource_version(known)) is not None:
+            self._wake_owner(known)
 
 
 def _gate(step: Any) -> str:

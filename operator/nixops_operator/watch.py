@@ -17,7 +17,7 @@ from typing import Any
 import kopf
 
 from nixops_operator.api.crd import GROUP, VERSION
-from nixops_operator.cache import Cache, owner_uid
+from nixops_operator.cache import Cache, owner_uid, resource_version
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.ports.kube import Kube
@@ -59,9 +59,9 @@ class Intake:
             self._wake_owner(body)
         return True
 
-    def gone(self, key: Key) -> bool:
-        """An object does not exist any more. Returns whether that was news."""
-        known = self._cache.drop(key)
+    def gone(self, key: Key, version: int) -> bool:
+        """An object did not exist at that version. Returns whether that was news."""
+        known = self._cache.drop(key, version)
         if known is None:
             return False
         self._queue.add(key)
@@ -105,7 +105,8 @@ def _register(handlers: kopf.OperatorRegistry, kind: Kind, intake: Intake) -> No
         body = dict(event["object"])
         body["metadata"] = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
         if event.get("type") == "DELETED":
-            intake.gone(Key(kind, body["metadata"]["namespace"], body["metadata"]["name"]))
+            key = Key(kind, body["metadata"]["namespace"], body["metadata"]["name"])
+            intake.gone(key, resource_version(body))
         else:
             intake.saw(kind, body)
 
@@ -143,18 +144,23 @@ async def watch_for_ever(intake: Intake, stop: asyncio.Event, ready: asyncio.Eve
 
 
 class WatchDeadError(Exception):
-    """Lists show changes that no event told of, twice running: only a new process can be trusted to hear again."""
+    """What is known here does not go together with what the API server lists: only a new process, which knows nothing,
+    can be trusted again."""
 
 
 async def resync(kube: Kube, cache: Cache, intake: Intake) -> int:
     """Compare everything that exists with the cache; wake what differs. Returns how many did. Raises what the port
-    raises."""
+    raises, and WatchDeadError when versions have gone back, as they do when etcd is restored from a backup."""
     news = 0
     for kind in Kind:
-        bodies, _ = await kube.list(kind)
+        newest = cache.newest_version(kind)
+        bodies, text = await kube.list(kind)
+        version = int(text)
+        if version < newest:
+            raise WatchDeadError(f"the API server lists version {version}, but {newest} was seen before")
         listed = {Key(kind, body["metadata"]["namespace"], body["metadata"]["name"]) for body in bodies}
         news += sum(intake.saw(kind, body) for body in bodies)
-        news += sum(intake.gone(key) for key in cache.known() if key.kind is kind and key not in listed)
+        news += sum(intake.gone(key, version) for key in cache.known() if key.kind is kind and key not in listed)
     return news
 
 
@@ -174,4 +180,4 @@ async def resync_for_ever(
         told()
         deaf_rounds = deaf_rounds + 1 if news and intake.events == events else 0
         if deaf_rounds >= 2:
-            raise WatchDeadError
+            raise WatchDeadError("changes are listed that the watch never told of, twice running")

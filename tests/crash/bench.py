@@ -26,7 +26,7 @@ from fakes.kube import CLUSTER_ID, FakeKube, Secret, key_of
 from fakes.nix import FakeNix
 from nixops_operator.api import names
 from nixops_operator.api.reasons import Reason
-from nixops_operator.cache import Cache
+from nixops_operator.cache import Cache, resource_version
 from nixops_operator.controllers import controllers
 from nixops_operator.deployment import key_pairs
 from nixops_operator.effects import Layered
@@ -370,7 +370,7 @@ class Operator:
         def hear(what: str, body: Body) -> None:
             kind = next(kind for kind in Kind if kind.object_kind == body["kind"])
             if what == "DELETED":
-                intake.gone(key_of(body))
+                intake.gone(key_of(body), resource_version(body))
             else:
                 intake.saw(kind, body)
 

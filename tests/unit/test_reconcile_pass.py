@@ -16,7 +16,7 @@ from fakes.kube import FakeKube, key_of
 from nixops_operator.api import names
 from nixops_operator.api.conditions import Condition, Truth, merge_conditions
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.cache import Cache
+from nixops_operator.cache import Cache, resource_version
 from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError, Retry
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.reconcile import Reconciler
@@ -116,7 +116,7 @@ class Bench:
         if not self.is_watching:
             return
         if what == "DELETED":
-            self.intake.gone(key_of(body))
+            self.intake.gone(key_of(body), resource_version(body))
         else:
             self.intake.saw(key_of(body).kind, body)
 
@@ -428,14 +428,18 @@ def test_an_object_that_is_gone_is_forgotten():
 # --- owners -----------------------------------------------------------------------------------------------------------
 
 
+def apply_owned(bench: Bench) -> None:
+    """The machine web, of the deployment shop."""
+    metadata = {"namespace": "default", "name": "shop"}
+    shop = bench.kube.apply({"kind": "NixDeployment", "metadata": metadata, "spec": {}})
+    owner = {"kind": "NixDeployment", "name": "shop", "uid": shop["metadata"]["uid"], "controller": True}
+    metadata = {"namespace": "default", "name": "web", "ownerReferences": [owner]}
+    bench.kube.apply({"kind": "NixMachine", "metadata": metadata, "spec": {}})
+
+
 def test_a_written_status_wakes_the_owner():
     async def test(bench: Bench) -> None:
-        shop = bench.kube.apply(
-            {"kind": "NixDeployment", "metadata": {"namespace": "default", "name": "shop"}, "spec": {}}
-        )
-        owner = {"kind": "NixDeployment", "name": "shop", "uid": shop["metadata"]["uid"], "controller": True}
-        metadata = {"namespace": "default", "name": "web", "ownerReferences": [owner]}
-        bench.kube.apply({"kind": "NixMachine", "metadata": metadata, "spec": {}})
+        apply_owned(bench)
         await asyncio.sleep(10)
         bench.is_watching = False
         bench.deployment.passes.clear()
@@ -444,3 +448,21 @@ def test_a_written_status_wakes_the_owner():
         await asyncio.sleep(1)
 
     assert living(test).deployment.passes == [10.0]
+
+
+def test_an_object_that_a_conflict_shows_to_be_gone_is_dropped_and_its_owner_woken():
+    async def test(bench: Bench) -> None:
+        apply_owned(bench)
+        await asyncio.sleep(10)
+        bench.is_watching = False
+        bench.kube.edit(WEB, lambda body: body["metadata"].pop("finalizers"))
+        bench.kube.delete(WEB)
+        bench.deployment.passes.clear()
+        bench.machine.plan_now = Plan(WORKING)
+        bench.queue.add(WEB)
+        await asyncio.sleep(1)
+
+    bench = living(test)
+    assert bench.cache.get(WEB) is None
+    assert WEB in bench.machine.forgotten
+    assert bench.deployment.passes == [10.0]
