@@ -203,6 +203,8 @@ USES: dict[str, Use] = {
         "default", "x", {}, owner=OwnerReference(kind, "x", "u"), type_="Opaque", immutable=True
     ),
     "patch_secret": lambda kube, _: kube.patch_secret("default", "x", {}),
+    "is_secret_owned": lambda kube, _: kube.is_secret_owned("default", "x", "u"),
+    "disown_secret": lambda kube, _: kube.disown_secret("default", "x", "u"),
     "delete_secret": lambda kube, _: kube.delete_secret("default", "x"),
     "get_config_map": lambda kube, _: kube.get_config_map("default", "x"),
     "post_event": lambda kube, kind: kube.post_event(

@@ -21,6 +21,7 @@ EFFECTS: dict[str, dict[str, str]] = {
         "delete_machine": "kube.delete_machine",
         "create_secret": "kube.put_secret",
         "patch_secret": "kube.put_secret",
+        "disown_secret": "kube.put_secret",
         "delete_secret": "kube.put_secret",
         "post_event": "kube.post_event",
     },

@@ -275,9 +275,29 @@ async def test_an_immutable_secret_stays_and_its_content_is_not_told(world: Worl
 
 async def test_a_missing_secret(world: World) -> None:
     assert await world.kube.get_secret(world.namespace, "nothing") is None
+    assert not await world.kube.is_secret_owned(world.namespace, "nothing", "uid")
+    await world.kube.disown_secret(world.namespace, "nothing", "uid")
     await world.kube.delete_secret(world.namespace, "nothing")
     with pytest.raises(Conflict):
         await world.kube.patch_secret(world.namespace, "nothing", {"a": b"1"})
+
+
+async def test_a_secret_may_be_let_stay_when_its_owner_goes(world: World) -> None:
+    body = await world.apply(machine(world.namespace))
+    uid, of = body["metadata"]["uid"], owner(body)
+    for name in ("keys", "others"):
+        await world.kube.create_secret(world.namespace, name, {"a": b"1"}, owner=of, type_="Opaque", immutable=True)
+    assert await world.kube.is_secret_owned(world.namespace, "keys", uid)
+    assert not await world.kube.is_secret_owned(world.namespace, "keys", "another")
+
+    await world.kube.disown_secret(world.namespace, "keys", uid)
+    await world.kube.disown_secret(world.namespace, "keys", uid)
+    await world.kube.disown_secret(world.namespace, "others", "another")
+
+    assert await world.secret_owner("keys") is None
+    assert not await world.kube.is_secret_owned(world.namespace, "keys", uid)
+    assert await world.secret_owner("others") == uid
+    assert await world.kube.get_secret(world.namespace, "keys") == {"a": b"1"}
 
 
 async def test_a_secret_is_deleted(world: World) -> None:

@@ -285,6 +285,9 @@ class Worlds:
                 for things in (cloud.instances, cloud.security_groups, cloud.key_pairs)
                 for one in things.values()  # type: ignore[attr-defined]  # all have tags
             ),
+            "secrets of nobody": sorted(
+                name for (_, name), secret in self.kube.secrets.items() if secret.owner is None
+            ),
             "terminations asked for": self.was_terminated,
         }
 

@@ -7,7 +7,8 @@ from unittest import mock
 import pytest
 
 from crash.bench import Worlds
-from crash.workloads import WORKLOADS, at_rest, reference, retain
+from crash.workloads import SHOP, WORKLOADS, at_rest, reference, retain
+from nixops_operator.api import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked
 
@@ -20,6 +21,8 @@ def test_retain_that_came_just_before_the_deletion_counts():
 
     assert not end["terminations asked for"]
     assert (end["objects"], end["retained"]) == ({}, THINGS)
+    kept = set(end["secrets of nobody"]) - set(reference("delete").end["secrets of nobody"])
+    assert kept == {names.key_pair_secret(SHOP.name, "main")}
 
 
 @pytest.mark.parametrize(("workload", "retained"), [("tagging is refused once", THINGS), ("tagging stays refused", 0)])

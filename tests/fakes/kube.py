@@ -208,6 +208,17 @@ class FakeKube:
             raise Blocked(Reason.INVALID_SPEC, f"Secret/{namespace}/{name} is immutable")
         secret.data = changed
 
+    @effect("is_secret_owned")
+    async def is_secret_owned(self, namespace: str, name: str, uid: str) -> bool:
+        secret = self.secrets.get((namespace, name))
+        return secret is not None and secret.owner is not None and secret.owner.uid == uid
+
+    @effect("kube.put_secret")
+    async def disown_secret(self, namespace: str, name: str, uid: str) -> None:
+        secret = self.secrets.get((namespace, name))
+        if secret is not None and secret.owner is not None and secret.owner.uid == uid:
+            secret.owner = None
+
     @effect("kube.put_secret")
     async def delete_secret(self, namespace: str, name: str) -> None:
         self.secrets.pop((namespace, name), None)

@@ -431,9 +431,10 @@ def sees(
     network: NetworkSight | None = None,
     children: tuple[ChildSight, ...] | None = None,
     keys: Mapping[str, KeySight] | None = None,
+    going_keys: tuple[str, ...] = (),
 ) -> ObservedDeployment:
     """What a pass over a deployment sees; by default everything is as declared."""
     if children is None:
         children = tuple(child(desired, one.machine) for one in desired.children)
     known = {entry.name: KeySight(PUBLIC_KEY) for entry in desired.spec.key_pairs} if keys is None else keys
-    return ObservedDeployment(network, known, children)
+    return ObservedDeployment(network, known, children, going_keys)

@@ -473,6 +473,18 @@ def test_retain_lets_go_without_credentials_after_a_while(status, minutes, outco
     assert f"account {ACCOUNT}" in verdict.message
 
 
+@pytest.mark.parametrize("deleting", [False, True])
+def test_what_is_retained_keeps_its_key(deleting):
+    """Before the deletion already: the garbage collector may come first, as with a foreground deletion."""
+    retained = deployment(ready(), deleting=deleting, deletionPolicy="Retain")
+    refused = network(error=REFUSED) if deleting else network()
+
+    found = plan(retained, sees(retained, network=refused, going_keys=("shop-key",)), NOON)
+
+    assert found.steps == (steps.KeepKeys(("shop-key",)),)
+    assert found.verdict.outcome is (Outcome.DELETING if deleting else Outcome.WORKING)
+
+
 def test_retain_lets_go_of_what_cannot_be_tagged_after_a_while():
     retained = deployment({**ready(), **wedged(NOON)}, deleting=True, deletionPolicy="Retain")
     observed = sees(retained, network=network(key_pairs=()), children=())

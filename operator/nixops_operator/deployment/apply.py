@@ -29,6 +29,9 @@ async def apply(step: Step, desired: Desired, body: Body, world: World) -> Body:
                 type_=names.SSH_SECRET_TYPE,
                 immutable=False,
             )
+        case steps.KeepKeys(secrets):
+            for secret in secrets:
+                await world.kube.disown_secret(desired.key.namespace, secret, desired.uid)
         case steps.CreateMachine(child):
             created = await world.kube.create_machine(
                 {

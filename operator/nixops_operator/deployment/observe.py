@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from nixops_operator.api import names
 from nixops_operator.api.deployment_spec import KeyPairEntry
+from nixops_operator.api.machine_spec import DeletionPolicy
 from nixops_operator.api.reasons import Reason
 from nixops_operator.deployment import key_pairs, plan
 from nixops_operator.deployment.sight import ChildSight, Desired, GroupUse, KeySight, NetworkSight, Observed
@@ -23,7 +24,7 @@ async def observe(desired: Desired, world: World) -> Observed:
     keys = {}
     if not desired.is_deleting:
         keys = {entry.name: await _observe_key(desired, entry, world) for entry in desired.spec.key_pairs}
-    observed = Observed(network, keys, children)
+    observed = Observed(network, keys, children, await _going_keys(desired, world))
     return await _with_uses(desired, observed, world)
 
 
@@ -63,6 +64,14 @@ async def _observe_key(desired: Desired, entry: KeyPairEntry, world: World) -> K
         return KeySight(key_pairs.public_key(data[key], f"key {key} of Secret {name}"))
     except OperatorError as error:
         return KeySight(error=error)
+
+
+async def _going_keys(desired: Desired, world: World) -> tuple[str, ...]:
+    if desired.spec.deletion_policy is not DeletionPolicy.RETAIN:
+        return ()
+    generated = [entry.name for entry in desired.spec.key_pairs if entry.private_key_secret_ref is None]
+    secrets = [names.key_pair_secret(desired.key.name, name) for name in generated]
+    return tuple([s for s in secrets if await world.kube.is_secret_owned(desired.key.namespace, s, desired.uid)])
 
 
 async def _with_uses(desired: Desired, observed: Observed, world: World) -> Observed:

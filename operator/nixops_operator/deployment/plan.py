@@ -37,6 +37,8 @@ class Plan:
     steps: tuple[Step, ...] = ()
 
 
+KEEPING_KEYS = "letting the Secrets with generated private keys stay"
+
 Check = Callable[[Desired, Observed], Plan | None]
 
 
@@ -54,15 +56,10 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> Plan:
 def deleting(desired: Desired, observed: Observed, now: datetime) -> Plan:
     """Machines first, then groups, then key pairs: EC2 refuses to delete a group that is in use. Works from every
     phase."""
+    if desired.account_id is not None and observed.going_keys:
+        return Plan(_deleting(KEEPING_KEYS), (steps.KeepKeys(observed.going_keys),))
     if observed.children:
-        # Machines read their own spec when they go: Retain that came just before the deletion, or after it, counts too.
-        if kept := _children_to_retain(desired, observed):
-            return Plan(_deleting("telling the machines that their instances stay"), kept)
-        going = tuple(steps.DeleteMachine(child.name) for child in observed.children if not child.is_deleting)
-        stuck = next((child for child in observed.children if child.is_deleting and child.is_stalled), None)
-        if stuck is not None and stuck.ready is not None:
-            return Plan(Verdict(Outcome.WEDGED, stuck.ready.reason, f"{stuck.name}: {stuck.ready.message}"), going)
-        return Plan(_deleting(f"waiting for {_listed(child.name for child in observed.children)} to go"), going)
+        return _machines_go(desired, observed)
     network = observed.network
     if desired.account_id is None or network is None:
         return Plan(Verdict(Outcome.GONE))
@@ -93,6 +90,17 @@ def deleting(desired: Desired, observed: Observed, now: datetime) -> Plan:
             _deleting("deleting key pairs"), tuple(steps.DeleteKeyPair(pair.name) for pair in network.key_pairs)
         )
     return Plan(_gone())
+
+
+def _machines_go(desired: Desired, observed: Observed) -> Plan:
+    # Machines read their own spec when they go: Retain that came just before the deletion, or after it, counts too.
+    if kept := _children_to_retain(desired, observed):
+        return Plan(_deleting("telling the machines that their instances stay"), kept)
+    going = tuple(steps.DeleteMachine(child.name) for child in observed.children if not child.is_deleting)
+    stuck = next((child for child in observed.children if child.is_deleting and child.is_stalled), None)
+    if stuck is not None and stuck.ready is not None:
+        return Plan(Verdict(Outcome.WEDGED, stuck.ready.reason, f"{stuck.name}: {stuck.ready.message}"), going)
+    return Plan(_deleting(f"waiting for {_listed(child.name for child in observed.children)} to go"), going)
 
 
 def _children_to_retain(desired: Desired, observed: Observed) -> tuple[Step, ...]:
@@ -198,6 +206,14 @@ def keys_present(desired: Desired, observed: Observed) -> Plan | None:
                 return Plan(Verdict(Outcome.STALLED, Reason.SECRET_NOT_FOUND, message, _INFRASTRUCTURE))
             generate.append(steps.GenerateKey(entry.name))
     return Plan(_provisioning("generating keys"), tuple(generate)) if generate else None
+
+
+def keys_kept(desired: Desired, observed: Observed) -> Plan | None:
+    """With Retain from the first, not only in deletion: the garbage collector may come before us then."""
+    del desired
+    if not observed.going_keys:
+        return None
+    return Plan(_provisioning(KEEPING_KEYS), (steps.KeepKeys(observed.going_keys),))
 
 
 def _knows_key_pair(desired: Desired, observed: Observed, entry: str) -> bool:
@@ -433,6 +449,7 @@ CHECKS: tuple[Check, ...] = (
     credentials_usable,
     account_recorded,
     keys_present,
+    keys_kept,
     key_pairs_imported,
     groups_created,
     rules_as_declared,

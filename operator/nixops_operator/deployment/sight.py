@@ -148,6 +148,7 @@ class Observed:
     network: NetworkSight | None  # None: the deployment has nothing in EC2
     keys: Mapping[str, KeySight]  # entry name → key
     children: tuple[ChildSight, ...]  # by name
+    going_keys: tuple[str, ...] = ()  # Secrets of keys that are to stay, but would go with the deployment
 
     def child(self, name: str) -> ChildSight | None:
         return next((child for child in self.children if child.name == name), None)

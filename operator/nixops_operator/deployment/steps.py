@@ -24,6 +24,13 @@ class GenerateKey:
 
 
 @dataclass(frozen=True)
+class KeepKeys:
+    """Let Secrets with generated keys stay when the deployment goes: what is retained is reached by no other key."""
+
+    secrets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ImportKeyPair:
     entry: str
     name: str
@@ -95,6 +102,7 @@ class DeleteMachine:
 Step = (
     RecordAccount
     | GenerateKey
+    | KeepKeys
     | ImportKeyPair
     | DeleteKeyPair
     | CreateGroup

@@ -70,6 +70,13 @@ class Kube(Protocol):
     async def patch_secret(self, namespace: str, name: str, data: Mapping[str, bytes]) -> None:
         """Effect: `kube.put_secret`. Merge-patch the data of a Secret that we own."""
 
+    async def is_secret_owned(self, namespace: str, name: str, uid: str) -> bool:
+        """Whether it exists and names the object of that uid as an owner, so that it goes with it."""
+
+    async def disown_secret(self, namespace: str, name: str, uid: str) -> None:
+        """Effect: `kube.put_secret`. It stays when the object of that uid goes. NotFound is success; raises Conflict if
+        it changed meanwhile."""
+
     async def delete_secret(self, namespace: str, name: str) -> None:
         """Effect: `kube.put_secret`. Only of Secrets that we own; NotFound is success."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nixops_operator.adapters.kube.connection import JSON, JSON_PATCH, MERGE_PATCH, Connection, path_of
@@ -155,6 +155,26 @@ class KubernetesApi:
             says_content=False,
         )
 
+    async def is_secret_owned(self, namespace: str, name: str, uid: str) -> bool:
+        secret = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
+        return secret is not None and any(owner["uid"] == uid for owner in _owners(secret))
+
+    async def disown_secret(self, namespace: str, name: str, uid: str) -> None:
+        secret = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
+        if secret is None:
+            return
+        others = [owner for owner in _owners(secret) if owner["uid"] != uid]
+        version = secret["metadata"]["resourceVersion"]
+        await self._connection.request(
+            "PATCH",
+            _secret_path(namespace, name),
+            f"patch secret {namespace}/{name}",
+            body={"metadata": {"resourceVersion": version, "ownerReferences": others}},
+            content_type=MERGE_PATCH,
+            accepted=(404,),
+            says_content=False,
+        )
+
     async def delete_secret(self, namespace: str, name: str) -> None:
         await self._connection.request(
             "DELETE", _secret_path(namespace, name), f"delete secret {namespace}/{name}", accepted=(404,)
@@ -219,6 +239,10 @@ def _secret_path(namespace: str, name: str) -> str:
 def _pointer(name: str) -> str:
     """RFC 6901."""
     return name.replace("~", "~0").replace("/", "~1")
+
+
+def _owners(body: Body) -> Sequence[Mapping[str, Any]]:
+    return body["metadata"].get("ownerReferences") or ()
 
 
 def _owned(owner: OwnerReference | None) -> dict[str, Any]:
