@@ -27,7 +27,7 @@ from typing import Any, cast
 
 import pydantic
 
-from nixops_operator import logs, settings, watch
+from nixops_operator import logs, names, settings, watch
 from nixops_operator.adapters.aws.clouds import Boto3Clouds
 from nixops_operator.adapters.kube.api import KubernetesApi
 from nixops_operator.adapters.kube.connection import Connection
@@ -37,7 +37,6 @@ from nixops_operator.adapters.nix.probe import SandboxUnsafe
 from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
 from nixops_operator.adapters.nix.signing import generate_signing_key
 from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
-from nixops_operator.api import names
 from nixops_operator.api.crd import GROUP, VERSION
 from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import Cache
@@ -45,9 +44,9 @@ from nixops_operator.controllers import controllers
 from nixops_operator.effects import Layer, Layered
 from nixops_operator.errors import OperatorError, Retry
 from nixops_operator.facts.kube import Key, Kind
+from nixops_operator.informers.cloud import CloudInformers
+from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.jobs import Jobs
-from nixops_operator.looks.cloud import CloudLooks
-from nixops_operator.looks.hosts import HostLooks
 from nixops_operator.metrics import Metrics
 from nixops_operator.ports.cloud import Clouds
 from nixops_operator.ports.host import Hosts
@@ -221,10 +220,10 @@ class Operator:
         }
         jobs: Jobs[Key] = Jobs(limits, self._queue.add)
         stack.push_async_callback(jobs.close)
-        cloud_looks = CloudLooks(clouds, chosen.ec2.sweep_period, chosen.ec2.network_period, self._queue.add)
-        stack.push_async_callback(cloud_looks.close)
-        host_looks = HostLooks(hosts, chosen.hosts.facts_period, self._queue.add)
-        stack.push_async_callback(host_looks.close)
+        cloud_informers = CloudInformers(clouds, chosen.ec2.sweep_period, chosen.ec2.network_period, self._queue.add)
+        stack.push_async_callback(cloud_informers.close)
+        host_informers = HostInformers(hosts, chosen.hosts.facts_period, self._queue.add)
+        stack.push_async_callback(host_informers.close)
         self._jobs = jobs
         return World(
             cluster_id=chosen.cluster_id or await self._patiently(self._kube.cluster_id),
@@ -239,8 +238,8 @@ class Operator:
             kube=self._kube,
             nix=nix,
             cache=self._cache,
-            clouds=cloud_looks,
-            hosts=host_looks,
+            clouds=cloud_informers,
+            hosts=host_informers,
             jobs=jobs,
             wake=self._queue.add,
         )

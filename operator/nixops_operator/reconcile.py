@@ -16,14 +16,14 @@ from typing import Any, Protocol
 
 import structlog
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.conditions import merge_conditions
 from nixops_operator.api.reasons import ConditionType
 from nixops_operator.cache import Cache, owner_uid, resource_version
 from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError
 from nixops_operator.facts.kube import Body, Event, Key, Kind
 from nixops_operator.ports.kube import Kube
-from nixops_operator.trio import trio
+from nixops_operator.ready import ready_conditions
 from nixops_operator.verdict import Outcome, Verdict, verdict_of
 from nixops_operator.workqueue import Closed, WorkQueue
 
@@ -294,7 +294,7 @@ def _with_error(verdict: Verdict, error: OperatorError) -> Verdict:
 def _invalid_status(body: Body, error: InvalidSpec, now: datetime) -> dict[str, Any]:
     previous = (body.get("status") or {}).get("conditions") or ()
     generation = body["metadata"]["generation"]
-    wanted = trio(previous, generation, verdict_of(error), is_serving=False)
+    wanted = ready_conditions(previous, generation, verdict_of(error), is_serving=False)
     return {"conditions": merge_conditions(previous, wanted, now), "observedGeneration": generation}
 
 

@@ -8,17 +8,17 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
-from nixops_operator.api.aws_credentials import aws_identity
 from nixops_operator.api.machine_spec import AwsSettings
 from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import Cache
+from nixops_operator.ec2.credentials import aws_identity
 from nixops_operator.errors import Blocked, InvalidSpec
 from nixops_operator.facts.cloud import AwsIdentity
 from nixops_operator.facts.kube import Key
 from nixops_operator.facts.nix import Source
+from nixops_operator.informers.cloud import CloudInformer, CloudInformers
+from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.jobs import Jobs
-from nixops_operator.looks.cloud import CloudLook, CloudLooks
-from nixops_operator.looks.hosts import HostLooks
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ports.nix import Nix
 
@@ -44,8 +44,8 @@ class World:
     kube: Kube
     nix: Nix
     cache: Cache
-    clouds: CloudLooks
-    hosts: HostLooks
+    clouds: CloudInformers
+    hosts: HostInformers
     jobs: Jobs[Key]
     wake: Callable[[Key], None]
     _nixpkgs: dict[Path, Source] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class World:
         name = credentials.secret_ref.name
         return aws_identity(name, await self.kube.get_secret(namespace, name), credentials.profile)
 
-    async def look_at_cloud(self, key: Key, uids: frozenset[str], aws: AwsSettings) -> CloudLook:
+    async def look_at_cloud(self, key: Key, uids: frozenset[str], aws: AwsSettings) -> CloudInformer:
         """The shared look of the identity and region that a spec names. Raises as `identity`."""
         if aws.region is None:
             raise InvalidSpec("spec.aws.region", "name the region in which the EC2 resources are to be")

@@ -13,11 +13,11 @@ from botocore.loaders import Loader
 from contract.cloud_worlds import KNOWN, OPERATIONS, REGION, UNKNOWN, FakeWorld, RealWorld, World, rules_of
 from nixops_operator.adapters.aws import Boto3Clouds
 from nixops_operator.adapters.aws.clouds import model_loader
-from nixops_operator.api.names import CLUSTER_TAG, UID_TAG
 from nixops_operator.api.reasons import Reason
-from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule, allow_all_egress, canonical_rule
+from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress, canonical_rule
 from nixops_operator.errors import Blocked, InvalidSpec, Lost, OutcomeUnknown, Retry
 from nixops_operator.facts.cloud import Instance, InstanceState, SecurityGroup
+from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
 CLUSTER = "6f1b0c3e-0000-4000-8000-000000000001"
 TAGS = {CLUSTER_TAG: CLUSTER, UID_TAG: "uid-1", "Name": "default/web"}

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from contract.kube_worlds import FakeWorld, World, event, key, machine, owner, real_world
-from nixops_operator.api.names import FINALIZER
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts.kube import Kind
+from nixops_operator.names import FINALIZER
 
 
 @pytest.fixture(params=["fake", "real"])

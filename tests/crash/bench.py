@@ -24,7 +24,7 @@ from fakes.effects import Effects
 from fakes.host import UNDER_WAY, FakeHosts, FakeMachine
 from fakes.kube import CLUSTER_ID, FakeKube, Secret, key_of
 from fakes.nix import FakeNix
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import Cache, resource_version
 from nixops_operator.controllers import controllers
@@ -33,9 +33,9 @@ from nixops_operator.effects import Layered
 from nixops_operator.errors import OutcomeUnknown
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.informers.cloud import CloudInformers
+from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.jobs import Jobs
-from nixops_operator.looks.cloud import CloudLooks
-from nixops_operator.looks.hosts import HostLooks
 from nixops_operator.machine import apply as machine_apply
 from nixops_operator.machine.host_keys import public_key_of
 from nixops_operator.reconcile import Reconciler
@@ -353,8 +353,8 @@ class Operator:
             kube=cast(Any, Layered(worlds.kube, "kube", (self._layer,))),
             nix=cast(Any, Layered(worlds.nix, "nix", (self._layer,))),
             cache=cache,
-            clouds=CloudLooks(cast(Any, clouds), timedelta(seconds=10), timedelta(seconds=30), queue.add),
-            hosts=HostLooks(cast(Any, hosts), timedelta(seconds=10), queue.add),
+            clouds=CloudInformers(cast(Any, clouds), timedelta(seconds=10), timedelta(seconds=30), queue.add),
+            hosts=HostInformers(cast(Any, hosts), timedelta(seconds=10), queue.add),
             jobs=Jobs({"evaluate": 1, "build": 2, "copy": 5}, queue.add),
             wake=queue.add,
         )

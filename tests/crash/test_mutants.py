@@ -14,7 +14,7 @@ import pytest
 from crash.bench import Broken, Cut
 from crash.workloads import at_rest, play
 from fakes.cloud import FakeCloud
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.controllers import MachineController
 from nixops_operator.machine import apply
 from nixops_operator.machine.plan import Plan

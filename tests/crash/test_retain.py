@@ -8,7 +8,7 @@ import pytest
 
 from crash.bench import Worlds
 from crash.workloads import SHOP, WORKLOADS, at_rest, reference, retain
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked
 

@@ -17,9 +17,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fakes.effects import Effects, effect
-from nixops_operator.api.names import CLUSTER_TAG, UID_TAG
 from nixops_operator.api.reasons import Reason
-from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule, allow_all_egress
+from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
 from nixops_operator.errors import Blocked, InvalidSpec, Lost, Retry
 from nixops_operator.facts.cloud import (
     AwsIdentity,
@@ -31,6 +30,7 @@ from nixops_operator.facts.cloud import (
     SecurityGroup,
     Subnet,
 )
+from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
 ACCOUNT = "123456789012"
 NIXOS_OWNER = "427812963091"

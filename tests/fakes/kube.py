@@ -15,10 +15,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fakes.effects import Effects, effect
-from nixops_operator.api.names import FINALIZER
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference
+from nixops_operator.names import FINALIZER
 
 CLUSTER_ID = "00000000-0000-4000-8000-000000000000"
 EVENT_WINDOW = timedelta(minutes=10)

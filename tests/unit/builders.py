@@ -10,30 +10,30 @@ from typing import Any
 
 import pytest
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.machine_of_deployment import machines_of
 from nixops_operator.api.parse import parse_deployment, parse_machine
-from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule, allow_all_egress
-from nixops_operator.deployment.sight import ChildSight, KeySight, NetworkSight, desired_deployment
-from nixops_operator.deployment.sight import Desired as DesiredDeployment
-from nixops_operator.deployment.sight import Observed as ObservedDeployment
+from nixops_operator.deployment.observed import Desired as DesiredDeployment
+from nixops_operator.deployment.observed import Observed as ObservedDeployment
+from nixops_operator.deployment.observed import ObservedKey, ObservedMachine, ObservedNetwork, desired_deployment
+from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair, ObservedRule, SecurityGroup, Subnet
 from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts
 from nixops_operator.facts.nix import Evaluation, Module
 from nixops_operator.jobs import Done, JobState
 from nixops_operator.machine.host_keys import Pins
-from nixops_operator.machine.plan import Plan, plan
-from nixops_operator.machine.sight import (
-    CloudSight,
+from nixops_operator.machine.observed import (
     Desired,
-    HostReach,
     LaunchParameters,
     Observed,
+    ObservedCloud,
+    ObservedHost,
+    ObservedSystem,
     SystemInput,
-    SystemSight,
     desired_machine,
 )
+from nixops_operator.machine.plan import Plan, plan
 from nixops_operator.machine.status import status
 from nixops_operator.verdict import Outcome
 
@@ -226,9 +226,9 @@ PARAMETERS = LaunchParameters(
 )
 
 
-def cloud(*instances: Instance, missing_for: timedelta | None = None, **fields: Any) -> CloudSight:
+def cloud(*instances: Instance, missing_for: timedelta | None = None, **fields: Any) -> ObservedCloud:
     """A complete look that shows these instances; the first one's host key is pinned."""
-    made = CloudSight(
+    made = ObservedCloud(
         account_id=ACCOUNT,
         instances=instances,
         missing_for=missing_for,
@@ -250,7 +250,7 @@ def host(
     activation: ActivationFacts | None = None,
     highest_attempt: int = 1,
     **fields: Any,
-) -> HostReach:
+) -> ObservedHost:
     """A machine that answers."""
     facts = HostFacts(
         boot_id=BOOT,
@@ -269,12 +269,12 @@ def host(
         activation=activation,
         highest_attempt=highest_attempt,
     )
-    return HostReach(ADDRESS, None, replace(facts, **fields), ("ssh-ed25519 AAAA",))
+    return ObservedHost(ADDRESS, None, replace(facts, **fields), ("ssh-ed25519 AAAA",))
 
 
-def silent(error: OperatorError | None = None) -> HostReach:
+def silent(error: OperatorError | None = None) -> ObservedHost:
     """A machine without facts: not looked at yet, or with this error."""
-    return HostReach(ADDRESS, error, None, ("ssh-ed25519 AAAA",))
+    return ObservedHost(ADDRESS, error, None, ("ssh-ed25519 AAAA",))
 
 
 def on_host(
@@ -306,23 +306,23 @@ def on_host(
 # --- the configuration ----------------------------------------------------------------------------------------------
 
 INPUT = SystemInput("web", "web", UID, "x86_64-linux", False, None, None, (Module("modules[0]", "{ }"),), "25.11", {})
-RESOLVED = SystemSight(input=INPUT, evaluate_job=EVALUATE)
+RESOLVED = ObservedSystem(input=INPUT, evaluate_job=EVALUATE)
 EVALUATED: dict[str, JobState] = {EVALUATE: Done(Evaluation(DRV, NEW))}
 BUILT: dict[str, JobState] = {**EVALUATED, BUILD: Done(NEW)}
 COPIED: dict[str, JobState] = {**BUILT, COPY: Done(None)}
 
 
 def seen(
-    cloud: CloudSight | None = None,
-    host: HostReach | None = None,
+    cloud: ObservedCloud | None = None,
+    host: ObservedHost | None = None,
     *,
-    system: SystemSight = RESOLVED,
+    system: ObservedSystem = RESOLVED,
     jobs: Mapping[str, JobState] = COPIED,
     working_since: datetime | None = None,
     deadline_passed: bool = False,
 ) -> Observed:
     """What a pass sees; by default everything about the configuration is done."""
-    return Observed(cloud, host or HostReach(), system, jobs, working_since, deadline_passed)
+    return Observed(cloud, host or ObservedHost(), system, jobs, working_since, deadline_passed)
 
 
 def planned(desired: Desired, observed: Observed, now: datetime = NOON) -> Plan:
@@ -407,34 +407,34 @@ def key_pair(name: str = KEY_NAME, entry: str = "main") -> KeyPair:
     return KeyPair("key-1", name, PUBLIC_KEY, {names.UID_TAG: UID, names.ENTRY_TAG: entry})
 
 
-def network(**fields: Any) -> NetworkSight:
+def network(**fields: Any) -> ObservedNetwork:
     """EC2 as a deployment wants it, but for `fields`."""
-    made = NetworkSight(
+    made = ObservedNetwork(
         account_id=ACCOUNT, cluster_id=CLUSTER, default_vpc="vpc-1", groups=GROUPS, key_pairs=(key_pair(),)
     )
     return replace(made, **fields)
 
 
-def child(desired: DesiredDeployment, machine: str = "web", truth: str = "True", **changes: Any) -> ChildSight:
+def child(desired: DesiredDeployment, machine: str = "web", truth: str = "True", **changes: Any) -> ObservedMachine:
     """The NixMachine of an entry, as the deployment wants it, with this Ready."""
     wanted = next(one for one in desired.children if one.machine == machine)
     metadata: dict[str, Any] = {"name": wanted.name, "generation": 1, "labels": dict(wanted.labels)}
     if changes.pop("deleting", False):
         metadata["deletionTimestamp"] = stamp(NOON)
     body: dict[str, Any] = {"metadata": metadata, "spec": dict(wanted.spec), "status": ready(truth=truth)}
-    return ChildSight({**body, **changes})
+    return ObservedMachine({**body, **changes})
 
 
 def sees(
     desired: DesiredDeployment,
     *,
-    network: NetworkSight | None = None,
-    children: tuple[ChildSight, ...] | None = None,
-    keys: Mapping[str, KeySight] | None = None,
+    network: ObservedNetwork | None = None,
+    children: tuple[ObservedMachine, ...] | None = None,
+    keys: Mapping[str, ObservedKey] | None = None,
     going_keys: tuple[str, ...] = (),
 ) -> ObservedDeployment:
     """What a pass over a deployment sees; by default everything is as declared."""
     if children is None:
         children = tuple(child(desired, one.machine) for one in desired.children)
-    known = {entry.name: KeySight(PUBLIC_KEY) for entry in desired.spec.key_pairs} if keys is None else keys
+    known = {entry.name: ObservedKey(PUBLIC_KEY) for entry in desired.spec.key_pairs} if keys is None else keys
     return ObservedDeployment(network, known, children, going_keys)

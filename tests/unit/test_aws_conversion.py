@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nixops_operator.adapters.aws import conversion
-from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule, canonical_rule
+from nixops_operator.ec2.rules import Direction, PeerKind, Rule, canonical_rule
 from nixops_operator.facts.cloud import Image, InstanceState
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.cloud import InstanceState

@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.reasons import Reason
-from nixops_operator.api.security_group_rules import Direction
 from nixops_operator.deployment import plan as deployment_plan
 from nixops_operator.deployment import steps
+from nixops_operator.deployment.observed import GroupUse, ObservedKey
 from nixops_operator.deployment.plan import Plan, groups_to_go
-from nixops_operator.deployment.sight import GroupUse, KeySight
 from nixops_operator.deployment.status import status
+from nixops_operator.ec2.rules import Direction
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
 from nixops_operator.verdict import Outcome
 from unit.builders import (
@@ -71,13 +71,13 @@ def wanted_child(desired, machine: str = "web"):
     [
         pytest.param(
             deployment({"accountId": None}),
-            sees(SHOP, network=network(groups=(), key_pairs=()), children=(), keys={"main": KeySight()}),
+            sees(SHOP, network=network(groups=(), key_pairs=()), children=(), keys={"main": ObservedKey()}),
             (steps.RecordAccount(ACCOUNT),),
             id="the account is written down first",
         ),
         pytest.param(
             SHOP,
-            sees(SHOP, network=network(groups=(), key_pairs=()), children=(), keys={"main": KeySight()}),
+            sees(SHOP, network=network(groups=(), key_pairs=()), children=(), keys={"main": ObservedKey()}),
             (steps.GenerateKey("main"),),
             id="the private key lies in a Secret before EC2 hears of it",
         ),
@@ -250,14 +250,14 @@ def test_the_next_step_of_a_deployment(desired, observed, taken):
         ),
         pytest.param(
             SERVING,
-            sees(SERVING, network=network(), keys={"main": KeySight()}),
+            sees(SERVING, network=network(), keys={"main": ObservedKey()}),
             Outcome.STALLED,
             Reason.SECRET_NOT_FOUND,
             id="a lost private key is not silently made anew",
         ),
         pytest.param(
             SERVING,
-            sees(SERVING, network=network(), keys={"main": KeySight(error=Blocked(Reason.SECRET_NOT_FOUND, "no"))}),
+            sees(SERVING, network=network(), keys={"main": ObservedKey(error=Blocked(Reason.SECRET_NOT_FOUND, "no"))}),
             Outcome.STALLED,
             Reason.SECRET_NOT_FOUND,
             id="a private key of the user's own is missing",

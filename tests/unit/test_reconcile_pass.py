@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fakes.kube import FakeKube, key_of
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.conditions import Condition, Truth, merge_conditions
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.cache import Cache, resource_version

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from nixops_operator.api.deployment_spec import SecurityGroupEntry
-from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule, allow_all_egress
 from nixops_operator.deployment.rules import admits_ssh, changes, wanted_rules
+from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
 from nixops_operator.errors import InvalidSpec
 from unit.builders import HTTP, group, rule
 

@@ -12,7 +12,7 @@ from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.host import ActivationState
 from nixops_operator.jobs import Failed, Running
 from nixops_operator.machine import steps
-from nixops_operator.machine.sight import SystemSight
+from nixops_operator.machine.observed import ObservedSystem
 from nixops_operator.machine.status import status
 from nixops_operator.verdict import Outcome
 from unit.builders import (
@@ -116,7 +116,7 @@ def three(conditions: dict[str, str]) -> tuple[str, str, str]:
         ),
         pytest.param(
             host_machine(),
-            seen(host=host(OLD, OLD), system=SystemSight(error=Blocked(Reason.SOURCE_NOT_FOUND, "no ConfigMap"))),
+            seen(host=host(OLD, OLD), system=ObservedSystem(error=Blocked(Reason.SOURCE_NOT_FOUND, "no ConfigMap"))),
             (FALSE, "-", TRUE),
             id="ConfigMap missing",
         ),
@@ -493,7 +493,7 @@ def test_the_release_of_first_contact_is_kept():
 
 
 def test_unresolved_input_is_no_finished_build():
-    waiting = SystemSight(waits_for="the machine, to learn its NixOS release (system.stateVersion)")
+    waiting = ObservedSystem(waits_for="the machine, to learn its NixOS release (system.stateVersion)")
 
     conditions = trio_of(host_machine(), seen(host=silent(), system=waiting, jobs=BUILT))
 

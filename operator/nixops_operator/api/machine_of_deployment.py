@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.deployment_spec import MachineEntry, NixDeploymentSpec
 from nixops_operator.api.machine_spec import NixMachineSpec
 from nixops_operator.api.parse import parse_deployment, parse_machine_spec

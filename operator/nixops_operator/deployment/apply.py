@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.deployment import key_pairs, steps
-from nixops_operator.deployment.sight import Desired
+from nixops_operator.deployment.observed import Desired
 from nixops_operator.deployment.steps import Step
 from nixops_operator.facts.kube import Body, Key, Kind, OwnerReference
-from nixops_operator.looks.cloud import CloudLook
+from nixops_operator.informers.cloud import CloudInformer
 from nixops_operator.world import World
 
 API_VERSION = "nixops.dev/v1alpha1"
@@ -82,7 +82,7 @@ async def _apply_in_ec2(
     desired: Desired,
     world: World,
 ) -> None:
-    look: CloudLook = await world.look_at_cloud(desired.key, frozenset({desired.uid}), desired.spec.aws)
+    look: CloudInformer = await world.look_at_cloud(desired.key, frozenset({desired.uid}), desired.spec.aws)
     cloud = look.cloud
     owner = (world.cluster_id, desired.key.namespace, desired.key.name, desired.uid)
     try:

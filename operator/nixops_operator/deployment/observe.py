@@ -5,20 +5,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.deployment_spec import KeyPairEntry
 from nixops_operator.api.machine_spec import DeletionPolicy
 from nixops_operator.api.reasons import Reason
 from nixops_operator.deployment import key_pairs, plan
-from nixops_operator.deployment.sight import ChildSight, Desired, GroupUse, KeySight, NetworkSight, Observed
+from nixops_operator.deployment.observed import (
+    Desired,
+    GroupUse,
+    Observed,
+    ObservedKey,
+    ObservedMachine,
+    ObservedNetwork,
+)
 from nixops_operator.errors import Blocked, OperatorError
-from nixops_operator.looks.cloud import CloudLook
+from nixops_operator.informers.cloud import CloudInformer
 from nixops_operator.world import World
 
 
 async def observe(desired: Desired, world: World) -> Observed:
     """One look at everything that concerns this deployment."""
-    children = tuple(ChildSight(body) for body in world.cache.owned_by(desired.uid))
+    children = tuple(ObservedMachine(body) for body in world.cache.owned_by(desired.uid))
     is_leaving_untouched = desired.is_deleting and desired.account_id is None
     network = await _observe_network(desired, world) if desired.needs_cloud and not is_leaving_untouched else None
     keys = {}
@@ -28,7 +35,7 @@ async def observe(desired: Desired, world: World) -> Observed:
     return await _with_uses(desired, observed, world)
 
 
-async def _observe_network(desired: Desired, world: World) -> NetworkSight:
+async def _observe_network(desired: Desired, world: World) -> ObservedNetwork:
     uids = frozenset({desired.uid})
     try:
         look = await world.look_at_cloud(desired.key, uids, desired.spec.aws)
@@ -37,10 +44,10 @@ async def _observe_network(desired: Desired, world: World) -> NetworkSight:
         if not desired.is_deleting and any(entry.vpc_id is None for entry in desired.spec.security_groups):
             vpc = (await look.default_subnet()).vpc_id
     except OperatorError as error:
-        return NetworkSight(error=error)
+        return ObservedNetwork(error=error)
     ours = [group for group in snapshot.security_groups.values() if group.tags.get(names.UID_TAG) == desired.uid]
     pairs = [pair for pair in snapshot.key_pairs.values() if pair.tags.get(names.UID_TAG) == desired.uid]
-    return NetworkSight(
+    return ObservedNetwork(
         account_id=snapshot.account_id,
         cluster_id=world.cluster_id,
         default_vpc=vpc,
@@ -49,21 +56,21 @@ async def _observe_network(desired: Desired, world: World) -> NetworkSight:
     )
 
 
-async def _observe_key(desired: Desired, entry: KeyPairEntry, world: World) -> KeySight:
+async def _observe_key(desired: Desired, entry: KeyPairEntry, world: World) -> ObservedKey:
     reference = entry.private_key_secret_ref
     name = reference.name if reference else names.key_pair_secret(desired.key.name, entry.name)
     key = reference.key if reference else names.SSH_PRIVATE_KEY
     try:
         data = await world.kube.get_secret(desired.key.namespace, name)
         if data is None and reference is None:
-            return KeySight()
+            return ObservedKey()
         if data is None or key not in data:
             what = f"Secret {name}" if data is None else f"key {key} of Secret {name}"
             message = f"{what} with the private key of key pair {entry.name} does not exist; create it"
-            return KeySight(error=Blocked(Reason.SECRET_NOT_FOUND, message))
-        return KeySight(key_pairs.public_key(data[key], f"key {key} of Secret {name}"))
+            return ObservedKey(error=Blocked(Reason.SECRET_NOT_FOUND, message))
+        return ObservedKey(key_pairs.public_key(data[key], f"key {key} of Secret {name}"))
     except OperatorError as error:
-        return KeySight(error=error)
+        return ObservedKey(error=error)
 
 
 async def _going_keys(desired: Desired, world: World) -> tuple[str, ...]:
@@ -90,6 +97,6 @@ async def _with_uses(desired: Desired, observed: Observed, world: World) -> Obse
     return replace(observed, network=replace(network, uses=uses))
 
 
-async def _use(look: CloudLook, group_id: str) -> GroupUse:
+async def _use(look: CloudInformer, group_id: str) -> GroupUse:
     interfaces = await look.cloud.interfaces_in_group(group_id)
     return GroupUse(interfaces, await look.cloud.groups_naming(group_id))

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from nixops_operator import retain
-from nixops_operator.api import names
+from nixops_operator import names, retain
 from nixops_operator.api.conditions import Truth, find_condition
 from nixops_operator.api.deployment_spec import SecurityGroupEntry
 from nixops_operator.api.machine_spec import DeletionPolicy, DriftPolicy
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule
 from nixops_operator.deployment import rules, steps
-from nixops_operator.deployment.sight import ChildSight, Desired, NetworkSight, Observed
+from nixops_operator.deployment.observed import Desired, Observed, ObservedMachine, ObservedNetwork
 from nixops_operator.deployment.steps import Step
+from nixops_operator.ec2.rules import Direction, PeerKind, Rule
 from nixops_operator.errors import Blocked, OperatorError
 from nixops_operator.facts.cloud import KeyPair, SecurityGroup
 from nixops_operator.verdict import Outcome, Verdict, suspended_verdict, verdict_of
@@ -122,7 +121,7 @@ def _deleting(message: str) -> Verdict:
     return Verdict(Outcome.DELETING, Reason.DELETING, message, look_again=SOON)
 
 
-def _groups_go(network: NetworkSight, groups: tuple[SecurityGroup, ...]) -> Plan:
+def _groups_go(network: ObservedNetwork, groups: tuple[SecurityGroup, ...]) -> Plan:
     """Delete groups that nothing uses; say of the others what uses them."""
     going: list[Step] = []
     waits: list[str] = []
@@ -236,7 +235,7 @@ def key_pairs_imported(desired: Desired, observed: Observed) -> Plan | None:
     return _repair(desired, Reason.INSTANCE_DRIFT, f"{text} is not in EC2; importing", imports)
 
 
-def _wanted_key_pairs(desired: Desired, observed: Observed, network: NetworkSight) -> list[tuple[str, str, str]]:
+def _wanted_key_pairs(desired: Desired, observed: Observed, network: ObservedNetwork) -> list[tuple[str, str, str]]:
     """Entry, EC2 name, public key."""
     wanted = []
     for entry in desired.spec.key_pairs:
@@ -266,7 +265,7 @@ def groups_created(desired: Desired, observed: Observed) -> Plan | None:
     return _repair(desired, Reason.SECURITY_GROUP_DRIFT, text, tuple(missing))
 
 
-def _group_of(desired: Desired, network: NetworkSight, entry: SecurityGroupEntry) -> SecurityGroup | None:
+def _group_of(desired: Desired, network: ObservedNetwork, entry: SecurityGroupEntry) -> SecurityGroup | None:
     """The group of an entry as it is declared now, not one of an earlier description or VPC."""
     vpc = entry.vpc_id or network.default_vpc or ""
     name = names.security_group_name(network.cluster_id, desired.uid, entry.name, vpc, entry.description)
@@ -294,7 +293,7 @@ def rules_as_declared(desired: Desired, observed: Observed) -> Plan | None:
     return _repair(desired, Reason.SECURITY_GROUP_DRIFT, "removing the rules that are not declared", removals)
 
 
-def rule_changes(desired: Desired, network: NetworkSight) -> dict[str, rules.RuleChanges]:
+def rule_changes(desired: Desired, network: ObservedNetwork) -> dict[str, rules.RuleChanges]:
     """Group id → what makes its rules as declared. Raises InvalidSpec."""
     groups = {entry.name: _group_of(desired, network, entry) for entry in desired.spec.security_groups}
     ids = {name: group.id for name, group in groups.items() if group is not None}
@@ -325,7 +324,7 @@ def _removals(group_id: str, change: rules.RuleChanges) -> list[Step]:
     return found
 
 
-def _closes_ssh(desired: Desired, network: NetworkSight) -> str | None:
+def _closes_ssh(desired: Desired, network: ObservedNetwork) -> str | None:
     """Why the declared rules would lock the operator out of a machine, if they would."""
     entries = {entry.name: entry for entry in desired.spec.security_groups}
     ids = {entry.name: group.id for entry in entries.values() if (group := _group_of(desired, network, entry))}
@@ -359,7 +358,7 @@ def machines_as_declared(desired: Desired, observed: Observed) -> Plan | None:
     return Plan(Verdict(Outcome.WORKING, Reason.ROLLING_OUT, "writing the machines' specs"), tuple(changes))
 
 
-def _differs(spec: Mapping[str, Any], labels: Mapping[str, str], seen: ChildSight) -> bool:
+def _differs(spec: Mapping[str, Any], labels: Mapping[str, str], seen: ObservedMachine) -> bool:
     present = seen.body["metadata"].get("labels") or {}
     return seen.body["spec"] != spec or any(present.get(key) != value for key, value in labels.items())
 
@@ -396,7 +395,7 @@ def groups_to_go(desired: Desired, observed: Observed) -> tuple[str, ...]:
     return tuple(group.id for group in _old_groups(desired, network))
 
 
-def _old_groups(desired: Desired, network: NetworkSight) -> tuple[SecurityGroup, ...]:
+def _old_groups(desired: Desired, network: ObservedNetwork) -> tuple[SecurityGroup, ...]:
     current = {group.id for e in desired.spec.security_groups if (group := _group_of(desired, network, e)) is not None}
     return tuple(group for group in network.groups if group.id not in current)
 
@@ -489,7 +488,7 @@ def _listed(texts: Iterable[str]) -> str:
     return ", ".join(sorted(texts))
 
 
-def _other_account(desired: Desired, network: NetworkSight) -> str:
+def _other_account(desired: Desired, network: ObservedNetwork) -> str:
     return (
         f"the credentials are of account {network.account_id}, this deployment is in account {desired.account_id}; "
         "nothing is touched: bring back the credentials of that account"

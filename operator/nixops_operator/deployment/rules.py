@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nixops_operator.api.deployment_spec import SecurityGroupEntry, SecurityGroupRule
-from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule, allow_all_egress, canonical_rule
+from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress, canonical_rule
 from nixops_operator.errors import InvalidSpec
 from nixops_operator.facts.cloud import SecurityGroup
 

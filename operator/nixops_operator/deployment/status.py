@@ -7,12 +7,12 @@ import json
 from datetime import datetime
 from typing import Any
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.conditions import Condition, Truth, merge_conditions
 from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.deployment.observed import Desired, Observed
 from nixops_operator.deployment.plan import Plan
-from nixops_operator.deployment.sight import Desired, Observed
-from nixops_operator.trio import trio
+from nixops_operator.ready import ready_conditions
 from nixops_operator.verdict import Outcome, Verdict
 
 
@@ -20,7 +20,7 @@ def status(desired: Desired, observed: Observed, plan: Plan, now: datetime) -> d
     """The whole status that this pass stands for."""
     verdict = plan.verdict
     previous = desired.status.get("conditions", ())
-    wanted = trio(previous, desired.generation, verdict, _serves(desired, observed))
+    wanted = ready_conditions(previous, desired.generation, verdict, _serves(desired, observed))
     wanted += _conditions(desired, observed, verdict)
     fields: dict[str, Any] = {"conditions": merge_conditions(previous, wanted, now)}
     if verdict.outcome is not Outcome.SUSPENDED or verdict.is_settled:

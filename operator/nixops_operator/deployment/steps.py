@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nixops_operator import retain
 from nixops_operator.api.machine_of_deployment import ChildMachine
-from nixops_operator.api.security_group_rules import Direction, Rule
+from nixops_operator.ec2.rules import Direction, Rule
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from nixops_operator.api.security_group_rules import Rule
+from nixops_operator.ec2.rules import Rule
 
 
 class InstanceState(StrEnum):

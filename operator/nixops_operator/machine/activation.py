@@ -20,7 +20,7 @@ from nixops_operator.errors import Blocked, OperatorError
 from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed, Running
 from nixops_operator.machine import steps
-from nixops_operator.machine.sight import Desired, Observed
+from nixops_operator.machine.observed import Desired, Observed
 from nixops_operator.verdict import Outcome, Verdict, verdict_of
 
 FOLLOW_EVERY = timedelta(seconds=1)

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict, Lost, Retry
 from nixops_operator.facts.kube import Body, Kind, OwnerReference
 from nixops_operator.facts.nix import Evaluation, EvaluationRequest
-from nixops_operator.looks.cloud import CloudLook
+from nixops_operator.informers.cloud import CloudInformer
 from nixops_operator.machine import host_keys, steps
-from nixops_operator.machine.sight import Desired, LaunchIntent, SystemInput
+from nixops_operator.machine.observed import Desired, LaunchIntent, SystemInput
 from nixops_operator.machine.steps import Step
 from nixops_operator.world import World
 
@@ -91,7 +91,7 @@ async def apply(step: Step, desired: Desired, body: Body, world: World) -> Body:
 # --- EC2 ----------------------------------------------------------------------------------------------------------
 
 
-async def _look(desired: Desired, world: World) -> CloudLook:
+async def _look(desired: Desired, world: World) -> CloudInformer:
     uids = frozenset(filter(None, (desired.uid, desired.deployment_uid)))
     return await world.look_at_cloud(desired.key, uids, desired.spec.aws)
 

@@ -1,6 +1,6 @@
 """What is there: EC2, the host, the configuration, and the jobs that this machine has asked for. Looks only; what
 cannot be looked at becomes an error in
-the sight, never an empty one."""
+the seen, never an empty one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.conditions import find_condition
 from nixops_operator.api.machine_spec import AddressKind, Ec2Target, System
 from nixops_operator.api.reasons import ConditionType, Reason
@@ -20,17 +20,17 @@ from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
 from nixops_operator.facts.cloud import CloudSnapshot, Image, Instance, InstanceState
 from nixops_operator.facts.host import ActivationState, HostTarget
 from nixops_operator.facts.nix import Module
-from nixops_operator.looks.cloud import CloudLook
+from nixops_operator.informers.cloud import CloudInformer
 from nixops_operator.machine import host_keys
 from nixops_operator.machine.activation_log import telling_line
-from nixops_operator.machine.sight import (
-    CloudSight,
+from nixops_operator.machine.observed import (
     Desired,
-    HostReach,
     LaunchParameters,
     Observed,
+    ObservedCloud,
+    ObservedHost,
+    ObservedSystem,
     SystemInput,
-    SystemSight,
 )
 from nixops_operator.world import World
 
@@ -45,7 +45,7 @@ async def observe(desired: Desired, world: World) -> Observed:
     cloud = await _observe_cloud(desired, ec2, world) if ec2 is not None else None
     if desired.is_deleting:
         await world.hosts.drop(desired.key)
-        return Observed(cloud, HostReach(), SystemSight(waits_for="nothing"), {})
+        return Observed(cloud, ObservedHost(), ObservedSystem(waits_for="nothing"), {})
     host = await _observe_host(desired, cloud, world)
     system = await _observe_system(desired, cloud, host, world)
     return Observed(
@@ -56,21 +56,21 @@ async def observe(desired: Desired, world: World) -> Observed:
 # --- EC2 ----------------------------------------------------------------------------------------------------------
 
 
-async def _observe_cloud(desired: Desired, ec2: Ec2Target, world: World) -> CloudSight:
+async def _observe_cloud(desired: Desired, ec2: Ec2Target, world: World) -> ObservedCloud:
     if desired.is_deleting and desired.account_id is None:
-        return CloudSight()  # nothing was ever made: the way out needs no credentials
+        return ObservedCloud()  # nothing was ever made: the way out needs no credentials
     uids = frozenset(filter(None, (desired.uid, desired.deployment_uid)))
     try:
         look = await world.look_at_cloud(desired.key, uids, desired.spec.aws)
         snapshot = await look.snapshot(uids)
         return await _sight(desired, ec2, world, look, snapshot)
     except OperatorError as error:
-        return CloudSight(error=error)
+        return ObservedCloud(error=error)
 
 
 async def _sight(
-    desired: Desired, ec2: Ec2Target, world: World, look: CloudLook, snapshot: CloudSnapshot
-) -> CloudSight:
+    desired: Desired, ec2: Ec2Target, world: World, look: CloudInformer, snapshot: CloudSnapshot
+) -> ObservedCloud:
     ours = {i.id: i for i in snapshot.instances.values() if i.tags.get(names.UID_TAG) == desired.uid}
     recorded = desired.launch.instance_id if desired.launch else None
     missing_for = None
@@ -81,28 +81,28 @@ async def _sight(
     if desired.launch is not None and recorded is None and not ours:
         ours |= {i.id: i for i in await look.cloud.find_instances(client_token=desired.launch.token)}
     instances = tuple(sorted(ours.values(), key=lambda i: (i.launch_time, i.id), reverse=True))
-    sight = CloudSight(account_id=snapshot.account_id, instances=instances, missing_for=missing_for)
+    seen = ObservedCloud(account_id=snapshot.account_id, instances=instances, missing_for=missing_for)
     if desired.is_deleting:
-        return sight
+        return seen
     secret = await world.kube.get_secret(desired.key.namespace, names.host_keys_secret(desired.key.name))
-    sight = replace(sight, pins=host_keys.pins(secret))
+    seen = replace(seen, pins=host_keys.pins(secret))
     try:
         groups = _security_groups(desired, ec2, snapshot)
     except OperatorError as error:
-        sight = replace(sight, dependency_error=error)
+        seen = replace(seen, dependency_error=error)
     else:
-        sight = replace(sight, security_group_ids=groups or None)
-    current = sight.instance(recorded)
+        seen = replace(seen, security_group_ids=groups or None)
+    current = seen.instance(recorded)
     try:
         if current is None or not current.state.is_live:
-            if sight.dependency_error is None:
-                sight = replace(sight, parameters=await _launch_parameters(desired, ec2, world, look, snapshot))
-            image: Image | None = sight.parameters.image if sight.parameters else await _image(ec2, world, look)
+            if seen.dependency_error is None:
+                seen = replace(seen, parameters=await _launch_parameters(desired, ec2, world, look, snapshot))
+            image: Image | None = seen.parameters.image if seen.parameters else await _image(ec2, world, look)
         else:
             image = await look.image(current.image_id)
     except OperatorError as error:
-        return replace(sight, dependency_error=sight.dependency_error or error)
-    return replace(sight, image_name=image.name if image is not None else None)
+        return replace(seen, dependency_error=seen.dependency_error or error)
+    return replace(seen, image_name=image.name if image is not None else None)
 
 
 def _security_groups(desired: Desired, ec2: Ec2Target, snapshot: CloudSnapshot) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ def _security_groups(desired: Desired, ec2: Ec2Target, snapshot: CloudSnapshot) 
 
 
 async def _launch_parameters(
-    desired: Desired, ec2: Ec2Target, world: World, look: CloudLook, snapshot: CloudSnapshot
+    desired: Desired, ec2: Ec2Target, world: World, look: CloudInformer, snapshot: CloudSnapshot
 ) -> LaunchParameters:
     image = await _image(ec2, world, look)
     if ec2.subnet_id is None:
@@ -145,7 +145,7 @@ async def _launch_parameters(
     return LaunchParameters(image, subnet, ec2.instance_type, key_name, groups, dict(ec2.tags))
 
 
-async def _image(ec2: Ec2Target, world: World, look: CloudLook) -> Image:
+async def _image(ec2: Ec2Target, world: World, look: CloudInformer) -> Image:
     architecture = await look.architecture(ec2.instance_type)
     if ec2.image is not None and ec2.image.id is not None:
         image = await look.image(ec2.image.id)
@@ -164,7 +164,7 @@ async def _image(ec2: Ec2Target, world: World, look: CloudLook) -> Image:
     return image
 
 
-async def _key_name(desired: Desired, ec2: Ec2Target, look: CloudLook, snapshot: CloudSnapshot) -> str | None:
+async def _key_name(desired: Desired, ec2: Ec2Target, look: CloudInformer, snapshot: CloudSnapshot) -> str | None:
     if ec2.key_pair is None:
         return None
     for pair in snapshot.key_pairs.values():
@@ -182,7 +182,7 @@ async def _key_name(desired: Desired, ec2: Ec2Target, look: CloudLook, snapshot:
 # --- the host -----------------------------------------------------------------------------------------------------
 
 
-async def _observe_host(desired: Desired, cloud: CloudSight | None, world: World) -> HostReach:
+async def _observe_host(desired: Desired, cloud: ObservedCloud | None, world: World) -> ObservedHost:
     address: str | None = None
     try:
         if cloud is None:
@@ -193,17 +193,17 @@ async def _observe_host(desired: Desired, cloud: CloudSight | None, world: World
             pinned = cloud.pins.keys
         if address is None or not pinned:
             await world.hosts.drop(desired.key)
-            return HostReach(host_keys=pinned)
+            return ObservedHost(host_keys=pinned)
         target = await _target(desired, address, pinned, world)
     except OperatorError as error:
         await world.hosts.drop(desired.key)
-        return HostReach(address=address, error=error)
+        return ObservedHost(address=address, error=error)
     look = await world.hosts.watch(desired.key, target)
-    facts = look.sight.facts
+    facts = look.answer.facts
     words = ""
     if facts is not None and facts.activation is not None and facts.activation.state in _ENDED_BADLY:
         words = telling_line(await look.activation_log(facts.activation.id))
-    return HostReach(address, look.sight.error, facts, pinned, words)
+    return ObservedHost(address, look.answer.error, facts, pinned, words)
 
 
 async def _given_address(desired: Desired, world: World) -> str:
@@ -226,7 +226,7 @@ async def _given_address(desired: Desired, world: World) -> str:
     return str(ip)
 
 
-def _instance_address(desired: Desired, cloud: CloudSight) -> str | None:
+def _instance_address(desired: Desired, cloud: ObservedCloud) -> str | None:
     instance: Instance | None = cloud.instance(desired.launch.instance_id) if desired.launch else None
     if instance is None or instance.state is not InstanceState.RUNNING or cloud.pins.instance_id != instance.id:
         return None
@@ -258,7 +258,9 @@ async def _target(desired: Desired, address: str, pinned: tuple[str, ...], world
 # --- the configuration --------------------------------------------------------------------------------------------
 
 
-async def _observe_system(desired: Desired, cloud: CloudSight | None, host: HostReach, world: World) -> SystemSight:
+async def _observe_system(
+    desired: Desired, cloud: ObservedCloud | None, host: ObservedHost, world: World
+) -> ObservedSystem:
     configuration = desired.spec.configuration
     try:
         files = await _files(desired, world)
@@ -268,10 +270,10 @@ async def _observe_system(desired: Desired, cloud: CloudSight | None, host: Host
             raise Blocked(Reason.SOURCE_NOT_FOUND, message)
         system = await _system_kind(desired, world)
     except OperatorError as error:
-        return SystemSight(error=error)
+        return ObservedSystem(error=error)
     state_version = _state_version(desired, cloud, host)
     if state_version is None:
-        return SystemSight(waits_for="the machine, to learn its NixOS release (system.stateVersion)")
+        return ObservedSystem(waits_for="the machine, to learn its NixOS release (system.stateVersion)")
     given = SystemInput(
         name=desired.machine,
         deployment=desired.deployment,
@@ -284,7 +286,7 @@ async def _observe_system(desired: Desired, cloud: CloudSight | None, host: Host
         state_version=state_version,
         arguments=dict(configuration.arguments),
     )
-    return SystemSight(input=given, evaluate_job=f"evaluate:{input_hash(given)}")
+    return ObservedSystem(input=given, evaluate_job=f"evaluate:{input_hash(given)}")
 
 
 def input_hash(given: SystemInput) -> str:
@@ -354,7 +356,7 @@ async def _system_kind(desired: Desired, world: World) -> str:
     return _ARCHITECTURES[await look.architecture(ec2.instance_type)]
 
 
-def _state_version(desired: Desired, cloud: CloudSight | None, host: HostReach) -> str | None:
+def _state_version(desired: Desired, cloud: ObservedCloud | None, host: ObservedHost) -> str | None:
     """The release that the machine was first installed with; it belongs to the machine and never follows the nixpkgs in
     use."""
     known: str | None = desired.system.get("stateVersion")

@@ -21,7 +21,7 @@ from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.nix import Evaluation
 from nixops_operator.jobs import Done, Failed, JobState, Running
 from nixops_operator.machine import activation, steps
-from nixops_operator.machine.sight import CloudSight, Desired, Observed
+from nixops_operator.machine.observed import Desired, Observed, ObservedCloud
 from nixops_operator.machine.steps import Step
 from nixops_operator.verdict import Outcome, Verdict, suspended_verdict, verdict_of
 
@@ -131,7 +131,7 @@ def deleting(desired: Desired, observed: Observed, now: datetime) -> Plan | None
     return _launch_answered_before_leaving(desired, cloud, now)
 
 
-def _launch_answered_before_leaving(desired: Desired, cloud: CloudSight, now: datetime) -> Plan:
+def _launch_answered_before_leaving(desired: Desired, cloud: ObservedCloud, now: datetime) -> Plan:
     """Nothing is shown. That proves something only for a launch that had time to show."""
     launch = desired.launch
     if launch is None or launch.refused_generation is not None or cloud.instances:
@@ -157,7 +157,7 @@ def _gone() -> Verdict:
     return Verdict(Outcome.GONE)
 
 
-def _wedged_without_credentials(cloud: CloudSight, desired: Desired) -> Verdict:
+def _wedged_without_credentials(cloud: ObservedCloud, desired: Desired) -> Verdict:
     assert cloud.error is not None  # noqa: S101 - the caller looked
     found = verdict_of(cloud.error)
     message = (
@@ -244,7 +244,7 @@ def instance_missing(desired: Desired, observed: Observed, now: datetime) -> Pla
     return None
 
 
-def _lost(desired: Desired, cloud: CloudSight, what: str) -> Plan:
+def _lost(desired: Desired, cloud: ObservedCloud, what: str) -> Plan:
     if cloud.live:
         others = _ids(cloud.live)
         message = f"{what}, and {others} with this machine's uid is not recorded; terminate it or remove its tags"
@@ -255,7 +255,7 @@ def _lost(desired: Desired, cloud: CloudSight, what: str) -> Plan:
     return _new_launch(desired, cloud, f"{what}; launching another")
 
 
-def _new_launch(desired: Desired, cloud: CloudSight, message: str) -> Plan:
+def _new_launch(desired: Desired, cloud: ObservedCloud, message: str) -> Plan:
     if cloud.dependency_error is not None:
         return Plan(verdict_of(cloud.dependency_error, ConditionType.INFRASTRUCTURE_READY))
     assert cloud.parameters is not None  # noqa: S101 - resolved, or the error says why not
@@ -316,7 +316,7 @@ def security_groups_attached(desired: Desired, observed: Observed, now: datetime
     return Plan(Verdict(Outcome.REPAIRING, Reason.SECURITY_GROUP_DRIFT, message, ConditionType.UP_TO_DATE), (step,))
 
 
-def differs_in_groups(instance: Instance, cloud: CloudSight) -> bool:
+def differs_in_groups(instance: Instance, cloud: ObservedCloud) -> bool:
     """Whether the instance is in other groups than its spec says."""
     return cloud.security_group_ids is not None and cloud.security_group_ids != instance.security_group_ids
 
@@ -489,7 +489,7 @@ def _is_retained(instance: Instance) -> bool:
     return instance.tags.get("nixops.dev:retained") == "true"
 
 
-def _other_account(cloud: CloudSight, desired: Desired) -> str:
+def _other_account(cloud: ObservedCloud, desired: Desired) -> str:
     return (
         f"the credentials are of account {cloud.account_id}, this machine is in account {desired.account_id}; "
         "nothing is touched: bring back the credentials of that account"

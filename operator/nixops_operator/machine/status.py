@@ -12,9 +12,9 @@ from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.host import ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed
 from nixops_operator.machine import activation
+from nixops_operator.machine.observed import Desired, Observed
 from nixops_operator.machine.plan import Plan, differs_in_groups, toplevel_of
-from nixops_operator.machine.sight import Desired, Observed
-from nixops_operator.trio import trio
+from nixops_operator.ready import ready_conditions
 from nixops_operator.verdict import Outcome, Verdict
 
 _CREDENTIAL_REASONS = frozenset(
@@ -37,7 +37,7 @@ def status(desired: Desired, observed: Observed, plan: Plan, now: datetime) -> d
     """The whole status that this pass stands for, except what intents wrote. Keys with None are to be removed."""
     verdict = plan.verdict
     wanted = _conditions(desired, observed, plan)
-    wanted += trio(desired.status.get("conditions", ()), desired.generation, verdict, _serves(observed))
+    wanted += ready_conditions(desired.status.get("conditions", ()), desired.generation, verdict, _serves(observed))
     fields: dict[str, Any] = {
         "conditions": merge_conditions(desired.status.get("conditions", ()), wanted, now),
     }

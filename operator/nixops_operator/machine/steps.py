@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from nixops_operator import retain
 from nixops_operator.facts.host import ActivationRequest
-from nixops_operator.machine.sight import LaunchIntent, LaunchParameters, SystemInput
+from nixops_operator.machine.observed import LaunchIntent, LaunchParameters, SystemInput
 
 
 @dataclass(frozen=True)

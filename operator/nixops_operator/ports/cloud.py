@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from nixops_operator.api.security_group_rules import Direction, Rule
+from nixops_operator.ec2.rules import Direction, Rule
 from nixops_operator.facts.cloud import (
     AwsIdentity,
     CloudSnapshot,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nixops_operator.adapters.aws import conversion
 from nixops_operator.adapters.aws.calls import Calls, all_pages
-from nixops_operator.api.names import CLUSTER_TAG, UID_TAG
 from nixops_operator.api.reasons import Reason
-from nixops_operator.api.security_group_rules import Direction, Rule
+from nixops_operator.ec2.rules import Direction, Rule
 from nixops_operator.errors import Blocked, InvalidSpec, OutcomeUnknown, Retry
 from nixops_operator.facts.cloud import Image, Instance, KeyPair, SecurityGroup, Subnet
+from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client

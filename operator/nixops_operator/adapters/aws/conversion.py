@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from nixops_operator.api.security_group_rules import Direction, PeerKind, Rule, canonical_rule
+from nixops_operator.ec2.rules import Direction, PeerKind, Rule, canonical_rule
 from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair, ObservedRule, SecurityGroup, Subnet
 
 Answer = Mapping[str, Any]

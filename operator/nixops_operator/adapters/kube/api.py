@@ -9,10 +9,10 @@ from typing import Any
 from nixops_operator.adapters.kube.connection import JSON, JSON_PATCH, MERGE_PATCH, Connection, path_of
 from nixops_operator.adapters.kube.events import EventPoster
 from nixops_operator.api.crd import GROUP, VERSION
-from nixops_operator.api.names import FINALIZER
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Conflict, Retry
 from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference
+from nixops_operator.names import FINALIZER
 
 PAGE = "500"
 """Objects per page, as kubectl asks for them."""

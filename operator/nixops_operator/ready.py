@@ -16,7 +16,9 @@ from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.verdict import Outcome, Verdict
 
 
-def trio(previous: Sequence[Mapping[str, Any]], generation: int, verdict: Verdict, is_serving: bool) -> list[Condition]:
+def ready_conditions(
+    previous: Sequence[Mapping[str, Any]], generation: int, verdict: Verdict, is_serving: bool
+) -> list[Condition]:
     """The three, as far as they exist. `is_serving`: the declared state runs, whatever is being put right beside it."""
     reason, message = verdict.reason, verdict.message
 

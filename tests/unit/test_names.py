@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from nixops_operator.api import names
+from nixops_operator import names
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1v"
 

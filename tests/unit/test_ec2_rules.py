@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nixops_operator.api.security_group_rules import (
+from nixops_operator.ec2.rules import (
     Direction,
     PeerKind,
     Rule,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.machine_spec import NixMachineSpec
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import Image, Instance, InstanceState, Subnet
@@ -147,7 +147,7 @@ class LaunchParameters:
 
 
 @dataclass(frozen=True)
-class CloudSight:
+class ObservedCloud:
     """EC2, as far as it concerns one machine. `error`: nothing is known (not: nothing is there)."""
 
     error: OperatorError | None = None
@@ -192,7 +192,7 @@ class SystemInput:
 
 
 @dataclass(frozen=True)
-class SystemSight:
+class ObservedSystem:
     """The configuration, as far as it is resolved. Exactly one of `error`, `waits_for` and `input` is set."""
 
     error: OperatorError | None = None
@@ -202,7 +202,7 @@ class SystemSight:
 
 
 @dataclass(frozen=True)
-class HostReach:
+class ObservedHost:
     """The machine over SSH. `error`: why there are no facts; `address` None: not known yet."""
 
     address: str | None = None
@@ -216,9 +216,9 @@ class HostReach:
 class Observed:
     """Everything that one pass sees."""
 
-    cloud: CloudSight | None  # None: the target is a given host
-    host: HostReach
-    system: SystemSight
+    cloud: ObservedCloud | None  # None: the target is a given host
+    host: ObservedHost
+    system: ObservedSystem
     jobs: Mapping[str, JobState]  # the jobs that this machine has asked for
     working_since: datetime | None = None  # when the present work began, as the status says
     deadline_passed: bool = False  # an earlier pass gave up waiting for this generation

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.api.conditions import Condition, Truth, find_condition
 from nixops_operator.api.deployment_spec import NixDeploymentSpec
 from nixops_operator.api.machine_of_deployment import ChildMachine
@@ -75,7 +75,7 @@ class GroupUse:
 
 
 @dataclass(frozen=True)
-class NetworkSight:
+class ObservedNetwork:
     """EC2, as far as it concerns one deployment. `error`: nothing is known."""
 
     error: OperatorError | None = None
@@ -88,7 +88,7 @@ class NetworkSight:
 
 
 @dataclass(frozen=True)
-class KeySight:
+class ObservedKey:
     """The key behind one entry of keyPairs. `public_key` None: `error` says why, or its Secret is to be generated."""
 
     public_key: str | None = None
@@ -96,7 +96,7 @@ class KeySight:
 
 
 @dataclass(frozen=True)
-class ChildSight:
+class ObservedMachine:
     """One NixMachine that this deployment controls."""
 
     body: Body = field(repr=False)
@@ -145,10 +145,10 @@ class ChildSight:
 class Observed:
     """Everything that one pass sees."""
 
-    network: NetworkSight | None  # None: the deployment has nothing in EC2
-    keys: Mapping[str, KeySight]  # entry name → key
-    children: tuple[ChildSight, ...]  # by name
+    network: ObservedNetwork | None  # None: the deployment has nothing in EC2
+    keys: Mapping[str, ObservedKey]  # entry name → key
+    children: tuple[ObservedMachine, ...]  # by name
     going_keys: tuple[str, ...] = ()  # Secrets of keys that are to stay, but would go with the deployment
 
-    def child(self, name: str) -> ChildSight | None:
+    def child(self, name: str) -> ObservedMachine | None:
         return next((child for child in self.children if child.name == name), None)

@@ -25,7 +25,7 @@ LONGEST_RETRY = timedelta(seconds=30)  # a machine that comes back should not wa
 
 
 @dataclass(frozen=True)
-class HostSight:
+class HostAnswer:
     """What is known of a machine now: facts, or why there are none; both None before the first answer. After a cut, the
     error alone."""
 
@@ -33,12 +33,12 @@ class HostSight:
     error: OperatorError | None = None
 
 
-class HostLook:
+class HostInformer:
     """One machine's held connection."""
 
     def __init__(self, hosts: Hosts, target: HostTarget, period: timedelta, wake: Callable[[], None]) -> None:
         self.target = target
-        self.sight = HostSight()
+        self.answer = HostAnswer()
         self._hosts = hosts
         self._period = period
         self._wake = wake
@@ -74,10 +74,10 @@ class HostLook:
         self._hurried_until = asyncio.get_running_loop().time() + HURRY_FOR.total_seconds()
         self._nudge.set()
 
-    async def refresh(self) -> HostSight:
+    async def refresh(self) -> HostAnswer:
         """Ask now, after an own effect; the answer is newer than the call."""
         await self._ask()
-        return self.sight
+        return self.answer
 
     async def close(self) -> None:
         self._task.cancel()
@@ -93,7 +93,7 @@ class HostLook:
                 try:
                     self._host = await self._hosts.connect(self.target)
                 except OperatorError as error:
-                    self._see(HostSight(error=error))
+                    self._see(HostAnswer(error=error))
                     await asyncio.sleep(retry.total_seconds())
                     retry = min(retry * 2, LONGEST_RETRY)
                     continue
@@ -115,10 +115,10 @@ class HostLook:
                 facts = await host.facts()
             except OperatorError as error:
                 self._host = None
-                self._see(HostSight(error=error))
+                self._see(HostAnswer(error=error))
                 await host.close()
                 return False
-            self._see(HostSight(facts=facts))
+            self._see(HostAnswer(facts=facts))
             return True
 
     async def _pause(self) -> None:
@@ -131,38 +131,38 @@ class HostLook:
         except TimeoutError:
             return
 
-    def _see(self, sight: HostSight) -> None:
-        before, self.sight = self.sight, sight
-        if _without_free_space(sight) != _without_free_space(before):
+    def _see(self, answer: HostAnswer) -> None:
+        before, self.answer = self.answer, answer
+        if _without_free_space(answer) != _without_free_space(before):
             self._wake()
 
 
-def _without_free_space(sight: HostSight) -> HostSight:
+def _without_free_space(answer: HostAnswer) -> HostAnswer:
     """Free space changes with every look; it is no news."""
-    return HostSight(replace(sight.facts, free_bytes=0)) if sight.facts is not None else sight
+    return HostAnswer(replace(answer.facts, free_bytes=0)) if answer.facts is not None else answer
 
 
-class HostLooks:
+class HostInformers:
     """The look of each machine key."""
 
     def __init__(self, hosts: Hosts, period: timedelta, wake: Callable[[Key], None]) -> None:
         self.hosts = hosts
         self._period = period
         self._wake = wake
-        self._looks: dict[Key, HostLook] = {}
+        self._looks: dict[Key, HostInformer] = {}
 
-    async def watch(self, key: Key, target: HostTarget) -> HostLook:
+    async def watch(self, key: Key, target: HostTarget) -> HostInformer:
         """The look at `target` for `key`; one at another target is closed first."""
         look = self._looks.get(key)
         if look is not None and look.target != target:
             await self.drop(key)
             look = None
         if look is None:
-            look = HostLook(self.hosts, target, self._period, lambda: self._wake(key))
+            look = HostInformer(self.hosts, target, self._period, lambda: self._wake(key))
             self._looks[key] = look
         return look
 
-    def of(self, key: Key) -> HostLook:
+    def of(self, key: Key) -> HostInformer:
         """The look that `key` has now. Raises Retry (`ConnectTimeout`) if it has none."""
         look = self._looks.get(key)
         if look is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nixops_operator.api.aws_credentials import aws_identity
 from nixops_operator.api.reasons import Reason
+from nixops_operator.ec2.credentials import aws_identity
 from nixops_operator.errors import Blocked
 from nixops_operator.facts.cloud import AwsIdentity
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nixops_operator.api.reasons import Reason
-from nixops_operator.trio import trio
+from nixops_operator.ready import ready_conditions
 from nixops_operator.verdict import Outcome, Verdict
 from unit.builders import condition
 
@@ -14,7 +14,7 @@ BEFORE = [condition("Ready", "True"), condition("Reachable", "False", "ConnectTi
 
 def told(outcome: Outcome, *, serves: bool = False, previous=(), generation: int = 3) -> dict[str, str]:
     verdict = Verdict(outcome, Reason.PROVISIONING, "text")
-    return {one.type.value: one.status.value for one in trio(previous, generation, verdict, serves)}
+    return {one.type.value: one.status.value for one in ready_conditions(previous, generation, verdict, serves)}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_reconciling_and_stalled_are_never_there_together(outcome):
 
 @pytest.mark.parametrize("outcome", [Outcome.SUSPENDED, Outcome.LOOKING])
 def test_what_changes_nothing_leaves_the_three_as_they_were(outcome):
-    kept = trio(BEFORE, 3, Verdict(outcome, Reason.SUSPENDED, "suspended"), is_serving=False)
+    kept = ready_conditions(BEFORE, 3, Verdict(outcome, Reason.SUSPENDED, "suspended"), is_serving=False)
 
     assert [(one.type.value, one.status.value, one.message, one.observed_generation) for one in kept] == [
         ("Ready", "True", "as before", 1)
@@ -64,5 +64,5 @@ def test_an_object_that_was_never_looked_at_has_no_ready_while_suspended():
 
 
 def test_reason_and_message_go_to_the_conditions_unchanged():
-    for one in trio((), 3, Verdict(Outcome.WORKING, Reason.COPYING, "copying"), is_serving=False):
+    for one in ready_conditions((), 3, Verdict(Outcome.WORKING, Reason.COPYING, "copying"), is_serving=False):
         assert (one.reason, one.message, one.observed_generation) == (Reason.COPYING, "copying", 3)

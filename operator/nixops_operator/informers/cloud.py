@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from nixops_operator.api import names
+from nixops_operator import names
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import (
     AwsIdentity,
@@ -37,7 +37,7 @@ T = TypeVar("T")
 _MOVING = (InstanceState.PENDING, InstanceState.STOPPING, InstanceState.SHUTTING_DOWN)
 
 
-class CloudLook:
+class CloudInformer:
     """What one identity sees in one region. `cloud` is for effects and for targeted looks.
 
     `periods`: of the sweeps of instances, and of groups and key pairs.
@@ -214,7 +214,7 @@ class CloudLook:
                 self._wake(key)
 
 
-class CloudLooks:
+class CloudInformers:
     """The look of each identity and region; equal identities share one, others never do."""
 
     def __init__(
@@ -223,19 +223,19 @@ class CloudLooks:
         self._clouds = clouds
         self._periods = (sweep_period, network_period)
         self._wake = wake
-        self._looks: dict[tuple[AwsIdentity, str], CloudLook] = {}
+        self._looks: dict[tuple[AwsIdentity, str], CloudInformer] = {}
         self._of_key: dict[Key, tuple[AwsIdentity, str]] = {}
 
     async def watch(
         self, key: Key, uids: frozenset[str], identity: AwsIdentity, region: str, cluster_id: str
-    ) -> CloudLook:
+    ) -> CloudInformer:
         """The look that `key` uses from now on; an earlier one of another identity is let go."""
         of_key = (identity, region)
         if self._of_key.get(key, of_key) != of_key:
             await self.drop(key)
         look = self._looks.get(of_key)
         if look is None:
-            look = CloudLook(self._clouds.cloud(identity, region), region, cluster_id, self._periods, self._wake)
+            look = CloudInformer(self._clouds.cloud(identity, region), region, cluster_id, self._periods, self._wake)
             self._looks[of_key] = look
         self._of_key[key] = of_key
         look.watch(key, uids)

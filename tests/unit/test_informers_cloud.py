@@ -12,7 +12,7 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
 from nixops_operator.facts.cloud import AwsIdentity, InstanceState
 from nixops_operator.facts.kube import Key, Kind
-from nixops_operator.looks.cloud import CloudLook, CloudLooks
+from nixops_operator.informers.cloud import CloudInformer, CloudInformers
 from unit.builders import CLUSTER, NOON, instance
 from unit.fake_time import run
 
@@ -28,10 +28,10 @@ class Bench:
         self.clouds = FakeClouds(now=lambda: NOON)
         self.ec2 = self.clouds.world()
         self.woken: list[Key] = []
-        self.looks = CloudLooks(self.clouds, timedelta(seconds=10), timedelta(seconds=30), self.woken.append)
+        self.informers = CloudInformers(self.clouds, timedelta(seconds=10), timedelta(seconds=30), self.woken.append)
 
-    async def watch(self, key: Key, uids: frozenset[str], identity: AwsIdentity = IDENTITY) -> CloudLook:
-        return await self.looks.watch(key, uids, identity, REGION, CLUSTER)
+    async def watch(self, key: Key, uids: frozenset[str], identity: AwsIdentity = IDENTITY) -> CloudInformer:
+        return await self.informers.watch(key, uids, identity, REGION, CLUSTER)
 
     def put(self, name: str, uid: str, state: InstanceState = InstanceState.RUNNING) -> None:
         tags = {"nixops.dev:cluster": CLUSTER, "nixops.dev:uid": uid}
@@ -170,7 +170,7 @@ def test_a_look_ends_with_its_last_watcher():
     async def go() -> int:
         bench = Bench()
         await (await bench.watch(WEB, U1)).snapshot(U1)
-        await bench.looks.drop(WEB)
+        await bench.informers.drop(WEB)
         before = bench.sweeps()
         await asyncio.sleep(100)
         return bench.sweeps() - before

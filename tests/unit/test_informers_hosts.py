@@ -12,7 +12,7 @@ from fakes.host import FakeHosts, FakeMachine
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
 from nixops_operator.facts.kube import Key, Kind
-from nixops_operator.looks.hosts import HostLook, HostLooks
+from nixops_operator.informers.hosts import HostInformer, HostInformers
 from unit.fake_time import run
 
 WEB = Key(Kind.MACHINE, "default", "web")
@@ -23,13 +23,13 @@ class Bench:
         self.hosts = FakeHosts()
         self.machine = self.hosts.add(FakeMachine("192.0.2.10"))
         self.woken: list[float] = []
-        self.looks = HostLooks(self.hosts, timedelta(seconds=5), self._wake)
+        self.informers = HostInformers(self.hosts, timedelta(seconds=5), self._wake)
 
     def _wake(self, key: Key) -> None:
         self.woken.append(asyncio.get_running_loop().time())
 
-    async def watch(self) -> HostLook:
-        return await self.looks.watch(WEB, self.machine.target())
+    async def watch(self) -> HostInformer:
+        return await self.informers.watch(WEB, self.machine.target())
 
     def asked(self) -> int:
         return len(self.hosts.effects.of("facts"))
@@ -42,11 +42,11 @@ def test_the_first_answer_wakes_and_equal_ones_do_not():
     async def go() -> Bench:
         bench = Bench()
         look = await bench.watch()
-        assert look.sight.facts is None
-        assert look.sight.error is None
+        assert look.answer.facts is None
+        assert look.answer.error is None
         await asyncio.sleep(60)
-        assert look.sight.facts is not None
-        await bench.looks.close()
+        assert look.answer.facts is not None
+        await bench.informers.close()
         return bench
 
     bench = run(go())
@@ -64,7 +64,7 @@ def test_free_space_is_no_news_and_another_system_is():
         await asyncio.sleep(10)
         bench.machine.current_system = "/nix/store/by-hand"
         await asyncio.sleep(10)
-        await bench.looks.close()
+        await bench.informers.close()
         return bench.woken
 
     first, second = run(go())
@@ -79,13 +79,13 @@ def test_after_a_cut_there_are_no_facts_until_it_answers_again():
         await asyncio.sleep(1)
         bench.machine.is_silent = True
         await asyncio.sleep(10)
-        cut = look.sight
+        cut = look.answer
         with pytest.raises(Retry):
             look.host()
         bench.machine.is_silent = False
         await asyncio.sleep(40)
-        await bench.looks.close()
-        return cut, look.sight
+        await bench.informers.close()
+        return cut, look.answer
 
     cut, again = run(go())
     assert cut.facts is None
@@ -100,7 +100,7 @@ def test_a_silent_machine_is_knocked_at_more_and_more_slowly():
         bench.machine.is_silent = True
         await bench.watch()
         await asyncio.sleep(600)
-        await bench.looks.close()
+        await bench.informers.close()
         return bench.connected()
 
     assert 20 <= run(go()) <= 30
@@ -112,7 +112,7 @@ def test_a_machine_that_answers_and_then_fails_is_not_knocked_at_in_a_loop():
         bench.hosts.effects.standing_error["facts"] = Retry(Reason.CONNECT_TIMEOUT, "no answer")
         await bench.watch()
         await asyncio.sleep(600)
-        await bench.looks.close()
+        await bench.informers.close()
         return bench.connected()
 
     assert run(go()) <= 30
@@ -129,7 +129,7 @@ def test_while_something_moves_it_asks_twice_a_second_for_a_while():
         hurried = bench.asked() - before
         await asyncio.sleep(50)
         calm = bench.asked() - before - hurried
-        await bench.looks.close()
+        await bench.informers.close()
         return hurried, calm
 
     hurried, calm = run(go())
@@ -143,11 +143,11 @@ def test_another_target_is_another_connection():
         first = await bench.watch()
         await asyncio.sleep(1)
         same = await bench.watch()
-        other = await bench.looks.watch(WEB, replace(bench.machine.target(), port=2222))
+        other = await bench.informers.watch(WEB, replace(bench.machine.target(), port=2222))
         assert first is same
         assert other is not first
         assert bench.machine.connections == []
-        await bench.looks.close()
+        await bench.informers.close()
         return bench
 
     assert run(go()).connected() == 1
@@ -161,7 +161,7 @@ def test_a_confirmation_goes_over_a_connection_of_its_own():
         fresh = await look.connect_anew()
         is_other = fresh is not look.host()
         await fresh.close()
-        await bench.looks.close()
+        await bench.informers.close()
         return bench.connected(), is_other
 
     assert run(go()) == (2, True)
@@ -172,9 +172,9 @@ def test_nothing_is_held_once_the_key_is_dropped():
         bench = Bench()
         await bench.watch()
         await asyncio.sleep(1)
-        await bench.looks.drop(WEB)
+        await bench.informers.drop(WEB)
         with pytest.raises(Retry):
-            bench.looks.of(WEB)
+            bench.informers.of(WEB)
         return bench.machine.connections
 
     assert run(go()) == []
