@@ -37,7 +37,7 @@ from nixops_operator.adapters.nix.probe import SandboxUnsafe
 from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
 from nixops_operator.adapters.nix.signing import generate_signing_key
 from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
-from nixops_operator.api.crd import GROUP, VERSION
+from nixops_operator.api.group import GROUP, VERSION
 from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import Cache
 from nixops_operator.controllers import controllers

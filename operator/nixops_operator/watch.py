@@ -16,7 +16,7 @@ from typing import Any
 
 import kopf
 
-from nixops_operator.api.crd import GROUP, VERSION
+from nixops_operator.api.group import GROUP, VERSION
 from nixops_operator.cache import Cache, owner_uid, resource_version
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.kube import Body, Key, Kind

@@ -11,9 +11,8 @@ from pathlib import Path
 from nixops_operator.api.machine_spec import AwsSettings
 from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import Cache
-from nixops_operator.ec2.credentials import aws_identity
+from nixops_operator.ec2.credentials import AwsIdentity, aws_identity
 from nixops_operator.errors import Blocked, InvalidSpec
-from nixops_operator.facts.cloud import AwsIdentity
 from nixops_operator.facts.kube import Key
 from nixops_operator.facts.nix import Source
 from nixops_operator.informers.cloud import CloudInformer, CloudInformers

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from fakes.cloud import DEFAULT_GROUP, DEFAULT_VPC, FakeCloud, FakeClouds
 from nixops_lab.ec2.testing import ACCESS_KEY, SECRET_KEY, RunningLayer
+from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Rule
 from nixops_operator.effects import EFFECTS
-from nixops_operator.facts.cloud import AwsIdentity, Instance, InstanceState, KeyPair, SecurityGroup
+from nixops_operator.facts.cloud import Instance, InstanceState, KeyPair, SecurityGroup
 from nixops_operator.ports.cloud import Cloud, Clouds
 
 REGION = "us-west-2"

@@ -16,8 +16,8 @@ from nixops_operator.adapters.aws import Boto3Clouds, calls
 from nixops_operator.adapters.aws.cloud import Boto3Cloud
 from nixops_operator.adapters.aws.clouds import IDLE_LIFE, model_loader
 from nixops_operator.api.reasons import Reason
+from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.errors import Blocked, OutcomeUnknown, Retry
-from nixops_operator.facts.cloud import AwsIdentity
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
 TAGS = {CLUSTER_TAG: "cluster", UID_TAG: "uid"}

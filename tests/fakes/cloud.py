@@ -18,10 +18,10 @@ from typing import Any
 
 from fakes.effects import Effects, effect
 from nixops_operator.api.reasons import Reason
+from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
 from nixops_operator.errors import Blocked, InvalidSpec, Lost, Retry
 from nixops_operator.facts.cloud import (
-    AwsIdentity,
     Image,
     Instance,
     InstanceState,

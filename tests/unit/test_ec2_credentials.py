@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nixops_operator.api.reasons import Reason
-from nixops_operator.ec2.credentials import aws_identity
+from nixops_operator.ec2.credentials import AwsIdentity, aws_identity
 from nixops_operator.errors import Blocked
-from nixops_operator.facts.cloud import AwsIdentity
 
 # AWS' own examples of keys (IAM User Guide, "Managing access keys").
 ID, KEY = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

@@ -9,8 +9,9 @@ import pytest
 
 from fakes.cloud import FakeClouds
 from nixops_operator.api.reasons import Reason
+from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.errors import Retry
-from nixops_operator.facts.cloud import AwsIdentity, InstanceState
+from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.kube import Key, Kind
 from nixops_operator.informers.cloud import CloudInformer, CloudInformers
 from unit.builders import CLUSTER, NOON, instance

@@ -15,12 +15,10 @@ import yaml
 
 from nixops_operator.api.deployment_spec import MachineEntry, NixDeploymentSpec
 from nixops_operator.api.field_types import cel_rules
+from nixops_operator.api.group import GROUP, VERSION
 from nixops_operator.api.machine_spec import NixMachineSpec
 from nixops_operator.api.schema import Schema, partial, schema_of
 from nixops_operator.api.status import OBSERVED_AT_FIRST, NixDeploymentStatus, NixMachineStatus
-
-GROUP = "nixops.dev"
-VERSION = "v1alpha1"
 
 _NOTE = "# Generated from operator/nixops_operator/api by `make generate`; do not edit.\n"
 # Deleting a CustomResourceDefinition deletes every object of its kind, and with them the machines: Helm must not.

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import configparser
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked
-from nixops_operator.facts.cloud import AwsIdentity
 
 ACCESS_KEY_ID = "accessKeyId"
 SECRET_ACCESS_KEY = "secretAccessKey"  # noqa: S105 - a key's name, not a password
@@ -24,6 +23,16 @@ SESSION_TOKEN = "sessionToken"  # noqa: S105
 SHARED_FILE = "credentials"
 EC2_KEYS = "ec2-keys"
 DEFAULT_PROFILE = "default"
+
+
+@dataclass(frozen=True)
+class AwsIdentity:
+    """Credentials as they go to boto3. `repr` shows the access key id only; it is no secret, but never put in status
+    either."""
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
 
 
 def aws_identity(secret: str, data: Mapping[str, bytes] | None, profile: str | None = None) -> AwsIdentity:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -112,13 +112,3 @@ class Image:
 
     id: str
     name: str
-
-
-@dataclass(frozen=True)
-class AwsIdentity:
-    """Credentials as they go to boto3. `repr` shows the access key id only; it is no secret, but never put in status
-    either."""
-
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    session_token: str | None = field(default=None, repr=False)

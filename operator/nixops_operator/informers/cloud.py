@@ -13,9 +13,9 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from nixops_operator import names
+from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import (
-    AwsIdentity,
     CloudSnapshot,
     Image,
     Instance,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Direction, Rule
 from nixops_operator.facts.cloud import (
-    AwsIdentity,
     CloudSnapshot,
     Image,
     Instance,

@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.loaders import Loader
 
 from nixops_operator.adapters.aws.cloud import Boto3Cloud
-from nixops_operator.facts.cloud import AwsIdentity
+from nixops_operator.ec2.credentials import AwsIdentity
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client

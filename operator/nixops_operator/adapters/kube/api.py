@@ -8,7 +8,7 @@ from typing import Any
 
 from nixops_operator.adapters.kube.connection import JSON, JSON_PATCH, MERGE_PATCH, Connection, path_of
 from nixops_operator.adapters.kube.events import EventPoster
-from nixops_operator.api.crd import GROUP, VERSION
+from nixops_operator.api.group import GROUP, VERSION
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Conflict, Retry
 from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nixops_operator.adapters.kube.connection import MERGE_PATCH, Connection, path_of
-from nixops_operator.api.crd import GROUP, VERSION
+from nixops_operator.api.group import GROUP, VERSION
 from nixops_operator.facts.kube import Event
 
 WINDOW = 600.0

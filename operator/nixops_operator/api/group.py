@@ -1,0 +1,4 @@
+"""The API group and version of both kinds."""
+
+GROUP = "nixops.dev"
+VERSION = "v1alpha1"
