@@ -216,6 +216,9 @@ class Ec2Target(SpecModel):
     """Names of the deployment's securityGroups, or ids sg-… of existing ones. Empty: the VPC's default group."""
     subnet_id: Annotated[str, StringConstraints(max_length=32, pattern="^subnet-[0-9a-f]{8,17}$")] | None = None
     """Absent: the default VPC's default subnet in its lowest zone. Cannot be changed once set."""
+    monitoring: bool = False
+    """Whether CloudWatch gets the instance's figures every minute instead of every five (detailed
+    monitoring, which costs). A change is carried out on the running instance."""
     tags: Tags = Field(default_factory=dict)
     """Tags of the instance and its volumes, besides the operator's own."""
 
