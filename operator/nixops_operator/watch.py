@@ -1,6 +1,5 @@
-"""Watching our two kinds, by kopf. The only file beside __main__ that imports it, and all that is asked of it:
-authentication, list and watch, back-offs,
-signals. Handlers keep the newest body and wake its key; they never raise, write or wait.
+"""Watching our two kinds, by kopf. The only file that imports it, and all that is asked of it: authentication, list and
+watch, back-offs, signals. Handlers keep the newest body and wake its key; they never raise, write or wait.
 
 An event only says "look now". Our own resync makes up for events that were lost, and shows when the watch itself is
 dead.

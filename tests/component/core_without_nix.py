@@ -5,14 +5,16 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from fakes.nix import FakeNix
-from nixops_operator import __main__ as composition
+from nixops_operator import __main__ as process
+from nixops_operator import composition
+from nixops_operator.ports.nix import Nix
 
 
-async def _nix(self: composition.Operator, stack: AsyncExitStack) -> FakeNix:
+async def _nix(core: composition.Core, stack: AsyncExitStack) -> Nix:
     return FakeNix()
 
 
-composition.Operator._nix = _nix  # type: ignore[method-assign, assignment]
+composition.nix_port = _nix
 
 if __name__ == "__main__":
-    composition.main()
+    process.main()

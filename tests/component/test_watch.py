@@ -7,13 +7,16 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,10 +76,13 @@ def until(holds: Callable[[], object], what: str) -> None:
 
 
 @contextmanager
-def operator(server: ApiServer, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def operator(
+    server: ApiServer, folder: Path, settings: dict[str, Any] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """The operator's process; killed at the end if it still lives."""
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump({"resyncPeriod": "5s", "server": {"address": "127.0.0.1", "port": 0}}))
+    ours = {"resyncPeriod": "5s", "server": {"address": "127.0.0.1", "port": 0}}
+    config.write_text(yaml.safe_dump(ours | (settings or {})))
     path = os.pathsep.join([str(ROOT / "operator"), str(ROOT / "tests")])
     environment = {**os.environ, "KUBECONFIG": str(server.kubeconfig), "NIXOPS_CONFIG": str(config), "PYTHONPATH": path}
     with (folder / "log").open("ab") as log:
@@ -126,6 +132,48 @@ def test_a_deletion_that_nobody_heard_is_carried_out_at_the_next_start(ready_ser
 
     with operator(ready_server, tmp_path):
         until(lambda: found(ready_server, "sleeper") is None, "the deletion")
+
+
+def answer(url: str) -> tuple[int, str] | None:
+    """Status and text of an HTTP GET; None if nobody listens yet."""
+    try:
+        with urllib.request.urlopen(url, timeout=LIMIT) as response:  # noqa: S310 - loopback
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return None
+
+
+def lease_of_another(name: str) -> dict[str, Any]:
+    """A Lease that somebody holds for a day."""
+    taken = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": name, "namespace": "nixops-system"},
+        "spec": {"holderIdentity": "another", "leaseDurationSeconds": 86_400, "renewTime": taken},
+    }
+
+
+def test_while_another_holds_the_lease_every_question_is_answered(ready_server: ApiServer, tmp_path: Path) -> None:
+    apply(ready_server, lease_of_another("taken"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    settings = {"server": {"address": "127.0.0.1", "port": port}, "lease": {"name": "taken"}}
+
+    with operator(ready_server, tmp_path, settings) as process:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: answer(f"{url}/healthz"), "the server")
+        answers = {path: answer(f"{url}/{path}") for path in ("healthz", "readyz", "metrics")}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 0, (tmp_path / "log").read_text()[-3000:]
+
+    assert answers["healthz"] == (200, "ok\n")
+    assert answers["readyz"] == (503, "the Lease is not held\n")
+    metrics = answers["metrics"]
+    assert metrics is not None
+    assert (metrics[0], "nixops_leader 0.0" in metrics[1]) == (200, True)
 
 
 class _NothingServed(BaseHTTPRequestHandler):

@@ -1,0 +1,204 @@
+"""The composition root: settings become adapters, each port gets its layers, and what passes may use becomes the World.
+
+    wire() ──► Core (there from the first moment) ──► world() ──► World (once the Lease is held)
+
+Nothing here runs by itself: lifecycle.py starts and stops what is wired here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import random
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+from nixops_operator import layers, names
+from nixops_operator.adapters.aws.clouds import Boto3Clouds
+from nixops_operator.adapters.kube.api import KubernetesApi
+from nixops_operator.adapters.kube.connection import Connection
+from nixops_operator.adapters.kube.lease import Lease
+from nixops_operator.adapters.nix.evaluator import EvaluationLimits
+from nixops_operator.adapters.nix.probe import SandboxUnsafe
+from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
+from nixops_operator.adapters.nix.signing import generate_signing_key
+from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
+from nixops_operator.cache import Cache
+from nixops_operator.effects import Layer, Layered
+from nixops_operator.errors import Retry
+from nixops_operator.exits import Ended, Exit
+from nixops_operator.facts.kube import Key
+from nixops_operator.informers.cloud import CloudInformers
+from nixops_operator.informers.hosts import HostInformers
+from nixops_operator.jobs import Jobs
+from nixops_operator.metrics import Metrics
+from nixops_operator.ports.cloud import Clouds
+from nixops_operator.ports.host import Hosts
+from nixops_operator.ports.kube import Kube
+from nixops_operator.ports.nix import Nix
+from nixops_operator.settings import Settings
+from nixops_operator.watch import Intake
+from nixops_operator.workqueue import WorkQueue
+from nixops_operator.world import Policy, World
+
+log = logging.getLogger(__name__)
+
+EC2_THREADS = 16  # boto3 blocks a thread per call; more would only wait for EC2's own limits
+ASK_AGAIN = 2.0  # seconds; while the API server does not answer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Core:
+    """What is there from the first moment on. Probes and metrics read it, so no part of it appears later."""
+
+    chosen: Settings
+    lease: Lease
+    layers: tuple[Layer, ...]
+    metrics: Metrics
+    cache: Cache
+    queue: WorkQueue[Key]
+    intake: Intake
+    jobs: Jobs[Key]
+    kube: Kube
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether no other operator can be acting."""
+        return _is_leading(self.chosen, self.lease)
+
+
+def _is_leading(chosen: Settings, lease: Lease) -> bool:
+    return not chosen.lease.enabled or lease.is_held
+
+
+def wire(chosen: Settings, connection: Connection, lease: Lease, inner: Sequence[Layer] = ()) -> Core:
+    """`inner`: layers that go inside the fence and the audit. Needs a running event loop; asks nothing of anybody."""
+    metrics = Metrics()
+    around = (layers.fence(lambda: _is_leading(chosen, lease)), layers.audit(metrics), *inner)
+    cache = Cache()
+    queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random())  # noqa: S311 - jitter
+    return Core(
+        chosen=chosen,
+        lease=lease,
+        layers=around,
+        metrics=metrics,
+        cache=cache,
+        queue=queue,
+        intake=Intake(cache, queue),
+        jobs=Jobs(_job_limits(chosen), queue.add),
+        kube=cast(Kube, Layered(KubernetesApi(connection), "kube", around)),
+    )
+
+
+def _job_limits(chosen: Settings) -> Mapping[str, int]:
+    """Kind of job → how many at once."""
+    return {
+        "evaluate": chosen.nix.evaluation.concurrency,
+        "build": chosen.nix.build_concurrency,
+        "copy": chosen.nix.copy_concurrency,
+    }
+
+
+async def world(core: Core, stack: contextlib.AsyncExitStack) -> World:
+    """All that passes may use. What is opened for it is closed by the stack. Raises Ended if this node lets no
+    evaluation be confined, Blocked if the operator's own Secret cannot be had."""
+    nix = await nix_port(core, stack)
+    clouds = _cloud_informers(core, stack)
+    hosts = _host_informers(core, stack)
+    stack.push_async_callback(core.jobs.close)
+    cluster_id = core.chosen.cluster_id
+    return World(
+        cluster_id=await patiently(core.kube.cluster_id) if cluster_id is None else cluster_id,
+        policy=policy(core.chosen),
+        kube=core.kube,
+        nix=nix,
+        cache=core.cache,
+        clouds=clouds,
+        hosts=hosts,
+        jobs=core.jobs,
+        wake=core.queue.add,
+    )
+
+
+def policy(chosen: Settings) -> Policy:
+    """What the administrator decided, of what passes need to know."""
+    return Policy(
+        default_image_owner=chosen.ec2.default_image.owner,
+        default_image_name=chosen.ec2.default_image.name,
+        allowed_hosts=chosen.hosts.allowed_cidrs,
+        denied_hosts=chosen.hosts.denied_cidrs,
+        nixpkgs=chosen.nix.nixpkgs.path if chosen.nix.nixpkgs else None,
+        progress_deadline=chosen.progress_deadline,
+    )
+
+
+def _cloud_informers(core: Core, stack: contextlib.AsyncExitStack) -> CloudInformers:
+    ec2 = core.chosen.ec2
+    pool = concurrent.futures.ThreadPoolExecutor(EC2_THREADS, thread_name_prefix="ec2")
+    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    adapter = Boto3Clouds(core.chosen.aws.endpoint_url, pool)
+    stack.callback(adapter.close)
+    clouds = cast(Clouds, Layered(adapter, "ec2", core.layers, gives={"cloud": "ec2"}))
+    informers = CloudInformers(clouds, ec2.sweep_period, ec2.network_period, core.queue.add)
+    stack.push_async_callback(informers.close)
+    return informers
+
+
+def _host_informers(core: Core, stack: contextlib.AsyncExitStack) -> HostInformers:
+    hosts = cast(Hosts, Layered(AsyncsshHosts(), "host", core.layers, gives={"connect": "host"}))
+    informers = HostInformers(hosts, core.chosen.hosts.facts_period, core.queue.add)
+    stack.push_async_callback(informers.close)
+    return informers
+
+
+async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
+    """Nix in its sandbox, which was attacked and held. Raises Ended (`UNSAFE`) if it did not."""
+    chosen = core.chosen.nix
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nixops-operator-"))
+    nix = SandboxedNix(
+        scratch=Path(scratch),
+        signing_key=await _signing_key(core),
+        evaluations=chosen.evaluation.concurrency,
+        evaluation_limits=EvaluationLimits(
+            chosen.evaluation.memory, chosen.evaluation.timeout, cpu=chosen.evaluation.timeout
+        ),
+        build_limits=BuildLimits(max_jobs=chosen.max_jobs),
+    )
+    try:
+        await nix.probe()
+    except SandboxUnsafe as error:
+        raise Ended(Exit.UNSAFE, f"no safe evaluation on this node: {error.message}") from error
+    return cast(Nix, Layered(nix, "nix", core.layers))
+
+
+async def _signing_key(core: Core) -> str:
+    """The key that hosts trust, made at the very first start."""
+    namespace, name = core.chosen.lease.namespace, names.SIGNING_KEY_SECRET
+    while True:
+        found = await patiently(lambda: core.kube.get_secret(namespace, name))
+        if found is not None:
+            return str(found["key"].decode())
+        key = await generate_signing_key("nixops-operator-1")
+        data = {"key": key.encode()}
+        await patiently(
+            lambda data=data: core.kube.create_secret(  # type: ignore[misc]
+                namespace, name, data, owner=None, type_="Opaque", immutable=False
+            )
+        )
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask until the API server answers: it may be starting, too."""
+    while True:
+        try:
+            return await ask()
+        except Retry as error:
+            log.warning("%s; trying again", error)
+            await asyncio.sleep(ASK_AGAIN)
