@@ -1,0 +1,43 @@
+"""The names of jobs: `<kind>:<what it produces>`. Whoever starts a job and whoever looks for it ask here.
+
+evaluate:<hash of the input>          the same for all who declare the same
+build:<.drv>                          the same for all whose system it is
+copy:<host>:<toplevel>                one system on one machine
+host:<host>:<activation id>:<action>  one step of one activation
+host:<host>:adopt:<toplevel>          makes what runs the profile and boot entry
+"""
+
+from __future__ import annotations
+
+EVALUATE = "evaluate"
+BUILD = "build"
+COPY = "copy"
+HOST = "host"
+
+KINDS = (EVALUATE, BUILD, COPY, HOST)
+
+
+def evaluate(input_hash: str) -> str:
+    return f"{EVALUATE}:{input_hash}"
+
+
+def build(drv_path: str) -> str:
+    return f"{BUILD}:{drv_path}"
+
+
+def copy(host_id: str, toplevel: str) -> str:
+    return f"{COPY}:{host_id}:{toplevel}"
+
+
+def on_host(host_id: str, activation_id: str, action: str) -> str:
+    """`action`: activate, confirm, commit or roll-back."""
+    return f"{HOST}:{host_id}:{activation_id}:{action}"
+
+
+def adopt(host_id: str, toplevel: str) -> str:
+    return f"{HOST}:{host_id}:adopt:{toplevel}"
+
+
+def kind_of(name: str) -> str:
+    """What stands before the first colon."""
+    return name.partition(":")[0]
