@@ -3,7 +3,10 @@ our own writes."""
 
 from __future__ import annotations
 
-from nixops_operator.facts.kube import Body, Key, Kind
+from collections import defaultdict
+from collections.abc import Hashable
+
+from nixops_operator.facts.kube import Body, Key, Kind, controller_of
 
 
 def resource_version(body: Body) -> int:
@@ -22,11 +25,18 @@ GONE_KEPT = 10_000
 
 class Cache:
     """Key → body. Watch, lists and replies overtake each other: an older version never replaces a newer one, and none
-    brings back what has gone since."""
+    brings back what has gone since.
+
+    Who owns whom, and what lies in a namespace, is found without a walk over all objects: every write and every pass of
+    a deployment asks.
+    """
 
     def __init__(self) -> None:
         self._bodies: dict[Key, Body] = {}
         self._gone: dict[Key, int] = {}  # the version at which it was known not to exist; the oldest first
+        self._newest: dict[Kind, int] = {}
+        self._in_namespace = _Index()
+        self._children = _Index()
 
     def get(self, key: Key) -> Body | None:
         return self._bodies.get(key)
@@ -39,10 +49,13 @@ class Cache:
         it was older."""
         known = self._bodies.get(key)
         newest = self._gone.get(key, 0) if known is None else resource_version(known)
-        if resource_version(body) <= newest:
+        version = resource_version(body)
+        if version <= newest:
             return body
         self._bodies[key] = body
         self._gone.pop(key, None)
+        self._newest[key.kind] = max(version, self._newest.get(key.kind, 0))
+        self._index(key, known, body)
         return known
 
     def drop(self, key: Key, version: int) -> Body | None:
@@ -54,13 +67,34 @@ class Cache:
         self._gone[key] = max(version, self._gone.pop(key, 0))
         if len(self._gone) > GONE_KEPT:
             del self._gone[next(iter(self._gone))]
+        self._newest[key.kind] = max(version, self._newest.get(key.kind, 0))
+        self._index(key, known, None)
         return known
 
     def newest_version(self, kind: Kind) -> int:
         """The highest version of any object of that kind, those that have gone included; 0 if none is known."""
-        versions = [resource_version(body) for key, body in self._bodies.items() if key.kind is kind]
-        versions += [version for key, version in self._gone.items() if key.kind is kind]
-        return max(versions, default=0)
+        return self._newest.get(kind, 0)
+
+    def in_namespace(self, kind: Kind, namespace: str) -> tuple[Body, ...]:
+        """The objects of that kind in that namespace, by name."""
+        return tuple(self._bodies[key] for key in self._in_namespace.get((kind, namespace)))
+
+    def children(self, owner: Key, uid: str) -> tuple[Body, ...]:
+        """The NixMachines that the owner of that key and uid controls, by name.
+
+        A reference counts in its own namespace alone: whoever writes objects of another one gets nothing done here.
+        """
+        return tuple(self._bodies[key] for key in self._children.get((owner, uid)))
+
+    def owner_key(self, body: Body) -> Key | None:
+        """The key of the object that controls this one, if that very object is known: of the body's namespace, with the
+        kind, name and uid of the reference."""
+        claim = _claimed_owner(body)
+        if claim is None:
+            return None
+        key, uid = claim
+        owner = self._bodies.get(key)
+        return key if owner is not None and owner["metadata"]["uid"] == uid else None
 
     def owned_by(self, uid: str) -> tuple[Body, ...]:
         """The objects that this uid controls, by name."""
@@ -69,3 +103,43 @@ class Cache:
 
     def key_of_uid(self, uid: str) -> Key | None:
         return next((key for key, body in self._bodies.items() if body["metadata"]["uid"] == uid), None)
+
+    def _index(self, key: Key, before: Body | None, after: Body | None) -> None:
+        place = (key.kind, key.namespace)
+        self._in_namespace.move(key, None if before is None else place, None if after is None else place)
+        if key.kind is Kind.MACHINE:
+            self._children.move(
+                key,
+                None if before is None else _claimed_owner(before),
+                None if after is None else _claimed_owner(after),
+            )
+
+
+def _claimed_owner(body: Body) -> tuple[Key, str] | None:
+    """Key and uid of the NixDeployment that a body names as its controller."""
+    reference = controller_of(body)
+    if reference is None or reference.kind is not Kind.DEPLOYMENT:
+        return None
+    return Key(reference.kind, body["metadata"]["namespace"], reference.name), reference.uid
+
+
+class _Index:
+    """Property → keys that have it."""
+
+    def __init__(self) -> None:
+        self._keys: defaultdict[Hashable, set[Key]] = defaultdict(set)
+
+    def get(self, of: Hashable) -> list[Key]:
+        """Those keys, in order."""
+        return sorted(self._keys.get(of, ()))
+
+    def move(self, key: Key, before: Hashable | None, after: Hashable | None) -> None:
+        """A key's property has changed; None: it has none."""
+        if before == after:
+            return
+        if before is not None:
+            self._keys[before].discard(key)
+            if not self._keys[before]:
+                del self._keys[before]
+        if after is not None:
+            self._keys[after].add(key)

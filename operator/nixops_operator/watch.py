@@ -16,7 +16,7 @@ from typing import Any
 import kopf
 
 from nixops_operator.api.group import GROUP, VERSION
-from nixops_operator.cache import Cache, owner_uid, resource_version
+from nixops_operator.cache import Cache, resource_version
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.ports.kube import Kube
@@ -24,7 +24,7 @@ from nixops_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
-_RELEVANT = ("uid", "generation", "deletionTimestamp", "finalizers", "labels", "annotations")
+_RELEVANT = ("uid", "generation", "deletionTimestamp", "finalizers", "labels", "annotations", "ownerReferences")
 
 
 class NothingRemembered(kopf.DiffBaseStorage):
@@ -56,6 +56,8 @@ class Intake:
             self._queue.add(key)
         if known is None or _conditions(known) != _conditions(body) or _is_relevant(known, body):
             self._wake_owner(body)
+            if known is not None:
+                self._wake_owner(known)  # another than the body's, where the child was let go or adopted
         return True
 
     def gone(self, key: Key, version: int) -> bool:
@@ -68,8 +70,7 @@ class Intake:
         return True
 
     def _wake_owner(self, body: Body) -> None:
-        uid = owner_uid(body)
-        owner = self._cache.key_of_uid(uid) if uid is not None else None
+        owner = self._cache.owner_key(body)
         if owner is not None:
             self._queue.add(owner)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
 from fakes.kube import FakeKube, key_of
+from nixops_operator.api.group import API_VERSION
 from nixops_operator.cache import GONE_KEPT, Cache, resource_version
-from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.facts.kube import Body, Key, Kind, is_controlled_by
 from nixops_operator.watch import Intake, WatchDeadError, resync
 from nixops_operator.workqueue import WorkQueue
 from unit.builders import NOON
@@ -84,6 +85,184 @@ def test_only_the_last_ends_are_remembered():
     cache.put(second, body(20, name="m1"))
 
     assert (cache.get(first) is None, cache.get(second) is None) == (False, True)
+
+
+# Who owns whom
+
+SHOP = Key(Kind.DEPLOYMENT, "default", "shop")
+
+
+def child(machine: str, version: int = 1, namespace: str = "default", **reference: object) -> dict[str, Any]:
+    """A NixMachine that names an owner: by default the deployment `shop` of uid `u`."""
+    owner = {"apiVersion": API_VERSION, "kind": "NixDeployment", "name": "shop", "uid": "u", "controller": True}
+    metadata = {
+        "namespace": namespace,
+        "name": machine,
+        "uid": f"{namespace}/{machine}",
+        "resourceVersion": str(version),
+    }
+    return {"kind": "NixMachine", "metadata": metadata | {"ownerReferences": [owner | reference]}}
+
+
+def deployment(version: int = 1, uid: str = "u", namespace: str = "default") -> dict[str, Any]:
+    metadata = {"namespace": namespace, "name": "shop", "uid": uid, "resourceVersion": str(version)}
+    return {"kind": "NixDeployment", "metadata": metadata}
+
+
+def cache_of(*bodies: Body) -> Cache:
+    cache = Cache()
+    for one in bodies:
+        cache.put(key_of(one), one)
+    return cache
+
+
+def names_of(bodies: Iterable[Body]) -> list[str]:
+    return [one["metadata"]["name"] for one in bodies]
+
+
+def test_the_children_of_a_deployment_are_told_by_name():
+    cache = cache_of(child("web-1"), deployment(), child("web-0"), child("db", name="other"))
+
+    assert names_of(cache.children(SHOP, "u")) == ["web-0", "web-1"]
+    assert cache.owner_key(child("web-0")) == SHOP
+
+
+FORGED = [
+    pytest.param(child("web", namespace="theirs"), id="from another namespace"),
+    pytest.param(child("web", uid="another"), id="of an earlier life"),
+    pytest.param(child("web", name="another"), id="by another name"),
+    pytest.param(child("web", kind="NixMachine"), id="of another kind"),
+    pytest.param(child("web", apiVersion="example.org/v1alpha1"), id="of another group"),
+    pytest.param(child("web", controller=False), id="not as its controller"),
+]
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_reference_makes_nobody_a_child_unless_place_and_owner_are_right(forged: Body):
+    """Or a tenant would have the deployment of another one delete machines."""
+    cache = cache_of(deployment(), deployment(uid="v", namespace="theirs"), forged)
+
+    assert cache.children(SHOP, "u") == ()
+    assert cache.children(Key(Kind.DEPLOYMENT, "theirs", "shop"), "v") == ()
+    assert cache.owner_key(forged) is None
+    assert not is_controlled_by(forged, deployment())
+
+
+def test_a_reference_of_another_version_of_our_api_counts():
+    assert is_controlled_by(child("web", apiVersion="nixops.dev/v1"), deployment())
+
+
+def test_a_child_follows_its_reference():
+    cache = cache_of(child("web"))
+    cache.put(key_of(child("web")), child("web", 2, uid="v"))
+
+    assert cache.children(SHOP, "u") == ()
+    assert names_of(cache.children(SHOP, "v")) == ["web"]
+
+
+def test_an_older_reference_does_not_come_back():
+    cache = cache_of(child("web", 2, uid="v"))
+    cache.put(key_of(child("web")), child("web", 1))
+
+    assert cache.children(SHOP, "u") == ()
+
+
+def test_what_has_gone_is_nobody_s_child():
+    cache = cache_of(deployment(), child("web"))
+    cache.drop(key_of(child("web")), 2)
+
+    assert cache.children(SHOP, "u") == ()
+    assert cache.in_namespace(Kind.MACHINE, "default") == ()
+
+
+def test_what_lies_in_a_namespace_is_told_by_kind_and_name():
+    cache = cache_of(child("b"), deployment(), child("a"), child("c", namespace="theirs"))
+
+    assert names_of(cache.in_namespace(Kind.MACHINE, "default")) == ["a", "b"]
+    assert names_of(cache.in_namespace(Kind.DEPLOYMENT, "default")) == ["shop"]
+    assert cache.in_namespace(Kind.MACHINE, "nowhere") == ()
+
+
+class CountedBody(dict[str, Any]):
+    """Counts how often anything is read from any of its kind."""
+
+    reads = 0
+
+    def __getitem__(self, name: str) -> Any:
+        type(self).reads += 1
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        type(self).reads += 1
+        return super().get(name, default)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(lambda cache: cache.children(SHOP, "u"), id="children"),
+        pytest.param(lambda cache: cache.owner_key(child("web")), id="owner"),
+        pytest.param(lambda cache: cache.in_namespace(Kind.DEPLOYMENT, "default"), id="of a namespace"),
+        pytest.param(lambda cache: cache.newest_version(Kind.MACHINE), id="newest version"),
+        pytest.param(lambda cache: cache.put(key_of(child("web")), child("web", 2)), id="a write"),
+        pytest.param(lambda cache: cache.drop(key_of(child("web")), 2), id="an end"),
+    ],
+)
+def test_no_question_walks_over_what_it_is_not_about(asked: Callable[[Cache], object]):
+    """With 10,000 objects a walk takes milliseconds, at every write and every pass of a deployment."""
+    others = [CountedBody(child(f"m{number}", namespace=f"n{number}")) for number in range(10_000)]
+    cache = cache_of(*others, deployment(), child("web"))
+    CountedBody.reads = 0
+
+    asked(cache)
+
+    assert CountedBody.reads == 0
+
+
+def test_of_a_thousand_owners_each_finds_its_own():
+    """Against a walk over everything, after a thousand random changes."""
+    rng = random.Random(7)
+    cache, known = Cache(), dict[Key, Body]()
+    for version in range(1, 1001):
+        one = child(f"m{rng.randrange(50)}", version, rng.choice(["default", "theirs"]), uid=rng.choice("uvw"))
+        if rng.random() < 0.2:
+            cache.drop(key_of(one), version)
+            known.pop(key_of(one), None)
+        else:
+            cache.put(key_of(one), one)
+            known[key_of(one)] = one
+
+    for namespace in ("default", "theirs"):
+        owner = Key(Kind.DEPLOYMENT, namespace, "shop")
+        here = [known[key] for key in sorted(known) if key.namespace == namespace]
+        assert list(cache.in_namespace(Kind.MACHINE, namespace)) == here
+        for uid in "uvw":
+            wanted = [one for one in here if one["metadata"]["ownerReferences"][0]["uid"] == uid]
+            assert list(cache.children(owner, uid)) == wanted
+
+
+def woken_by(cache: Cache, seen: Body) -> set[Key]:
+    """The keys that the news of a machine puts into the queue."""
+    queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random(1))
+    Intake(cache, queue).saw(Kind.MACHINE, seen)
+
+    async def waiting() -> set[Key]:
+        return {await queue.get() for _ in range(len(queue))}
+
+    return asyncio.run(waiting())
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_the_watch_wakes_nobody_for_a_reference_that_is_none(forged: Body):
+    assert woken_by(cache_of(deployment()), forged) == {key_of(forged)}
+
+
+def test_the_watch_wakes_both_owners_when_a_child_changes_hands():
+    other = deployment()
+    other["metadata"] |= {"name": "other", "uid": "o"}
+    cache = cache_of(deployment(), other, child("web"))
+
+    assert woken_by(cache, child("web", 2, name="other", uid="o")) == {key_of(child("web")), key_of(other), SHOP}
 
 
 # What a list is worth that was under way for long

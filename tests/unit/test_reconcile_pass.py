@@ -15,6 +15,7 @@ import pytest
 from fakes.kube import FakeKube, key_of
 from nixops_operator import names
 from nixops_operator.api.conditions import Condition, Truth, merge_conditions
+from nixops_operator.api.group import API_VERSION
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.cache import Cache, resource_version
 from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError, Retry
@@ -432,7 +433,8 @@ def apply_owned(bench: Bench) -> None:
     """The machine web, of the deployment shop."""
     metadata = {"namespace": "default", "name": "shop"}
     shop = bench.kube.apply({"kind": "NixDeployment", "metadata": metadata, "spec": {}})
-    owner = {"kind": "NixDeployment", "name": "shop", "uid": shop["metadata"]["uid"], "controller": True}
+    named = {"apiVersion": API_VERSION, "kind": "NixDeployment", "name": "shop", "uid": shop["metadata"]["uid"]}
+    owner = {**named, "controller": True}
     metadata = {"namespace": "default", "name": "web", "ownerReferences": [owner]}
     bench.kube.apply({"kind": "NixMachine", "metadata": metadata, "spec": {}})
 

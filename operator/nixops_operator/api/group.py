@@ -2,3 +2,4 @@
 
 GROUP = "nixops.dev"
 VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from nixops_operator.api.group import GROUP
 
 Body = Mapping[str, Any]
 """An object as the API server sent it, without `metadata.managedFields`."""
@@ -22,6 +24,9 @@ class Kind(StrEnum):
         return {"nixdeployments": "NixDeployment", "nixmachines": "NixMachine"}[self.value]
 
 
+_OBJECT_KINDS = {kind.object_kind: kind for kind in Kind}
+
+
 @dataclass(frozen=True, order=True)
 class Key:
     """What the queue knows of an object."""
@@ -34,13 +39,57 @@ class Key:
         return f"{self.kind.object_kind}/{self.namespace}/{self.name}"
 
 
+def key_of(body: Body) -> Key:
+    """The key of one of our objects."""
+    return Key(_OBJECT_KINDS[body["kind"]], body["metadata"]["namespace"], body["metadata"]["name"])
+
+
 @dataclass(frozen=True)
 class OwnerReference:
-    """The controlling owner of something that we create."""
+    """The controlling owner of an object, of one of our kinds and in the object's own namespace."""
 
     kind: Kind
     name: str
     uid: str
+
+
+def controller_of(body: Body) -> OwnerReference | None:
+    """The controlling owner, if it is of our group.
+
+    A reference says no more than that somebody wrote it. It has no namespace and means the object's own (Kubernetes,
+    "Owners and Dependents"); whether such an owner exists is seen when it is looked up by place and uid.
+    """
+    for reference in body["metadata"].get("ownerReferences") or ():
+        if reference.get("controller"):
+            kind = _OBJECT_KINDS.get(reference["kind"])
+            if kind is None or reference["apiVersion"].partition("/")[0] != GROUP:
+                return None
+            return OwnerReference(kind, reference["name"], reference["uid"])
+    return None
+
+
+def is_controlled_by(body: Body, owner: Body) -> bool:
+    """Whether `owner`, an object of ours, controls `body`: same namespace; kind, name and uid as the reference says."""
+    metadata = owner["metadata"]
+    return body["metadata"]["namespace"] == metadata["namespace"] and controller_of(body) == OwnerReference(
+        _OBJECT_KINDS[owner["kind"]], metadata["name"], metadata["uid"]
+    )
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A Secret as it was when it was read. `data` is decoded; it is in no repr, and belongs in no log, status, Event,
+    argv or environment."""
+
+    name: str
+    uid: str
+    resource_version: str
+    data: Mapping[str, bytes] = field(repr=False)
+    owner_uids: frozenset[str] = frozenset()
+    type: str = "Opaque"
+    is_immutable: bool = False
+    is_deleting: bool = False
+    finalizers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
