@@ -1,15 +1,26 @@
-"""Every name that the operator gives: labels, Secrets, EC2 tags, groups, key pairs, client tokens.
+"""Every name that the operator gives: labels, Secrets, EC2 tags, groups, key pairs, client tokens; and what its tags
+say when they are read again.
 
-A name is a function of its owner alone, so that a step whose reply was lost finds what it made.
+A name is a function of its owner alone, so that a step whose reply was lost finds what it made. Two owners never give
+one name: parts are joined by a dash, which they may hold themselves, so a hash of both follows wherever more than one
+pair could be meant.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
+from typing import Any
+
+from nixops_operator.facts.kube import Kind, controller_of
 
 FINALIZER = "nixops.dev/finalizer"
+IN_USE_FINALIZER = "nixops.dev/in-use"
+"""On Secrets that a machine needs for its teardown: a namespace that is deleted loses its Secrets before its machines
+have gone."""
+
 DEPLOYMENT_LABEL = "nixops.dev/deployment"
 MACHINE_LABEL = "nixops.dev/machine"
 """The machine's name in its deployment (`web-0`), not the object's (`shop-web-0`)."""
@@ -37,32 +48,75 @@ RETAINED_TAG = "nixops.dev:retained"
 DISPLAY_NAME_TAG = "Name"
 
 
+NAME_LIMIT = 253
+"""Characters of an object's name (Kubernetes, "Object Names and IDs")."""
+LABEL_LIMIT = 63
+"""Characters of a label's value (Kubernetes, "Labels and Selectors")."""
+TAG_LIMIT = 256
+"""Characters of a tag's value (EC2 User Guide, "Tag restrictions"); a namespace and a name may be longer together."""
+
+_HASH_DIGITS = 6
+_LOOKS_HASHED = re.compile(rf"(.*-)?[0-9a-f]{{{_HASH_DIGITS}}}", re.DOTALL)
+_ONE_SPLIT = re.compile(r"(?![0-9]+(-|$))[^-]+(-[0-9]+)?", re.DOTALL)
+"""A word, and perhaps the number of a replica. Behind `<anything>-`, only one split leaves such a machine."""
+
+
 def machine_object_name(deployment: str, machine: str) -> str:
-    """Name of the NixMachine of a deployment's machine."""
-    return f"{deployment}-{machine}"
+    """Name of the NixMachine of a deployment's machine: `<deployment>-<machine>` for `web` and `web-0`, and with a hash
+    behind it for a machine like `web-front`, which could be `front` of another deployment `<deployment>-web`."""
+    is_plain = _ONE_SPLIT.fullmatch(machine) and not _LOOKS_HASHED.fullmatch(machine)
+    return _joined(deployment, machine, is_plain=bool(is_plain))
 
 
 def key_pair_secret(deployment: str, entry: str) -> str:
-    """Secret with the generated private key of a deployment's key pair."""
-    return f"{deployment}-{entry}-ssh"
+    """Secret with the generated private key of a deployment's key pair: `<deployment>-<entry>-ssh`, and with a hash
+    before `-ssh` where the deployment's name holds a dash."""
+    is_plain = "-" not in deployment and not _LOOKS_HASHED.fullmatch(entry)
+    return _joined(deployment, entry, is_plain=is_plain, end="-ssh")
+
+
+def _joined(first: str, second: str, *, is_plain: bool, end: str = "") -> str:
+    name = f"{first}-{second}"
+    if is_plain and len(name + end) <= NAME_LIMIT:
+        return name + end
+    # No name of an object holds a slash. What looks hashed is never joined plainly, so that the two never meet.
+    return _with_hash(name, f"{first}/{second}", NAME_LIMIT - len(end)) + end
+
+
+def _with_hash(text: str, of: str, limit: int) -> str:
+    """`<text>-<hash>`, the text cut where that would be too long; it ends as names and labels must."""
+    return f"{text[: limit - _HASH_DIGITS - 1].rstrip('-._')}-{_hex(of, _HASH_DIGITS)}"
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else _with_hash(text, text, limit)
+
+
+def label_value(name: str) -> str:
+    """An object's name as a label's value, which is shorter: what is too long is cut, with a hash behind it."""
+    return _cut(name, LABEL_LIMIT)
 
 
 def host_keys_secret(machine: str) -> str:
     """Secret with the host keys pinned for a machine; `machine` is the object's name, here and below."""
-    return f"{machine}-host-keys"
+    return _of_machine(machine, "-host-keys")
 
 
 def launch_secret(machine: str, attempt: int) -> str:
     """Immutable Secret with the frozen request of one launch."""
-    return f"{machine}-launch-{attempt}"
+    return _of_machine(machine, f"-launch-{attempt}")
 
 
-def machine_name(body: Mapping[str, object]) -> str:
+def _of_machine(machine: str, end: str) -> str:
+    return _cut(machine, NAME_LIMIT - len(end)) + end
+
+
+def machine_name(body: Mapping[str, Any]) -> str:
     """What the machine calls itself: its name in its deployment if one controls it, else its object's name."""
     metadata = body["metadata"]
-    assert isinstance(metadata, Mapping)  # noqa: S101 - every Kubernetes object has it
-    is_child = any(owner.get("controller") for owner in metadata.get("ownerReferences", ()))
-    label = metadata.get("labels", {}).get(MACHINE_LABEL) if is_child else None
+    owner = controller_of(body)
+    is_child = owner is not None and owner.kind is Kind.DEPLOYMENT
+    label = (metadata.get("labels") or {}).get(MACHINE_LABEL) if is_child else None
     return str(label or metadata["name"])
 
 
@@ -100,8 +154,8 @@ def owner_tags(cluster_id: str, namespace: str, name: str, uid: str) -> dict[str
         CLUSTER_TAG: cluster_id,
         UID_TAG: uid,
         NAMESPACE_TAG: namespace,
-        NAME_TAG: name,
-        DISPLAY_NAME_TAG: f"{namespace}/{name}",
+        NAME_TAG: _cut(name, TAG_LIMIT),
+        DISPLAY_NAME_TAG: _cut(f"{namespace}/{name}", TAG_LIMIT),
     }
 
 
@@ -123,3 +177,23 @@ def key_pair_tags(
 ) -> dict[str, str]:
     """Tags of a deployment's key pair."""
     return entry_tags(cluster_id, namespace, deployment, uid, entry) | {KEY_DIGEST_TAG: key_digest(public_key)}
+
+
+def is_ours(tags: Mapping[str, str], cluster_id: str, uid: str) -> bool:
+    """Whether tags say that the object of that uid, in that cluster, made the thing."""
+    return tags.get(CLUSTER_TAG) == cluster_id and tags.get(UID_TAG) == uid
+
+
+def attempt_of(tags: Mapping[str, str]) -> int:
+    """The launch that made an instance; 0 where the tag is missing or holds nothing that we write. Whoever may tag the
+    instance may have changed it."""
+    text = tags.get(ATTEMPT_TAG, "")
+    return int(text) if _ATTEMPT.fullmatch(text) else 0
+
+
+_ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def is_retained(tags: Mapping[str, str]) -> bool:
+    """Whether a thing was let go of for good: `true`, as Retain writes it, in any case of letters."""
+    return tags.get(RETAINED_TAG, "").lower() == "true"

@@ -33,7 +33,8 @@ class KeyPairEntry(SpecModel):
     name: Label
     """Name in this deployment; EC2's own name is derived from it."""
     private_key_secret_ref: PrivateKeyReference | None = None
-    """The private key. Absent: an Ed25519 key is generated into the Secret <deployment>-<name>-ssh."""
+    """The private key. Absent: an Ed25519 key is generated into the Secret <deployment>-<name>-ssh, or
+    <deployment>-<name>-<hash>-ssh where the deployment's name holds a dash."""
 
 
 _PEER = "a rule names at least one of cidrs, ipv6Cidrs, prefixLists, groups and self"
@@ -161,7 +162,8 @@ class MachineEntry(SpecModel):
     model_config = ConfigDict(extra="allow")
 
     name: Label
-    """Name of the machine in this deployment, and its host name."""
+    """Name of the machine in this deployment, and its host name. The NixMachine is called <deployment>-<name>, with a
+    short hash behind it where the name holds a dash or is a number."""
     replicas: Annotated[int, Field(ge=0, le=256)] | None = None
     """How many, named <name>-0, <name>-1, …; absent: one, named <name>."""
     labels: Annotated[

@@ -17,7 +17,6 @@ from nixops_operator.api.parse import parse_deployment, parse_machine_spec
 from nixops_operator.errors import InvalidSpec
 
 _INHERITED = ("aws", "ssh", "suspend", "deletionPolicy", "driftPolicy")
-_LABEL_LIMIT = 63
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,10 @@ def machines_of(body: Mapping[str, Any]) -> tuple[ChildMachine, ...]:
             name = names.machine_object_name(deployment, machine)
             if machine in children:
                 raise InvalidSpec(f"{path}.name", f"two machines would be called {machine}; rename one")
-            if len(machine) > _LABEL_LIMIT:
-                raise InvalidSpec(f"{path}.name", f"{machine} is longer than {_LABEL_LIMIT} characters")
-            labels = {**entry.labels, names.DEPLOYMENT_LABEL: deployment, names.MACHINE_LABEL: machine}
+            if len(machine) > names.LABEL_LIMIT:
+                raise InvalidSpec(f"{path}.name", f"{machine} is longer than {names.LABEL_LIMIT} characters")
+            own = {names.DEPLOYMENT_LABEL: names.label_value(deployment), names.MACHINE_LABEL: machine}
+            labels = {**entry.labels, **own}
             children[machine] = ChildMachine(name, machine, labels, settings, parse_machine_spec(settings, path))
     return tuple(children.values())
 
