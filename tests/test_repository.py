@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from packaging.version import Version
 from nixops_operator.adapters.kube.api import KubernetesApi
 from nixops_operator.adapters.kube.lease import Lease
 from nixops_operator.api.machine_of_deployment import machines_of
-from nixops_operator.facts.kube import Event, Key, Kind, OwnerReference
+from nixops_operator.facts.kube import Event, Key, Kind, OwnerReference, Secret
+from nixops_operator.names import IN_USE_FINALIZER
 from nixops_operator.ports.kube import Kube
 
 ROOT = Path(__file__).parents[1]
@@ -185,6 +187,8 @@ def body(kind: Kind, finalizers: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"kind": kind.object_kind, "metadata": metadata, "spec": {}}
 
 
+SECRET = Secret(name="x", uid="u", resource_version="1", data={})
+
 Use = Callable[[KubernetesApi, Kind], Any]
 MACHINE_ONLY = {"create_machine", "replace_machine_spec", "delete_machine"}
 USES: dict[str, Use] = {
@@ -203,6 +207,11 @@ USES: dict[str, Use] = {
         "default", "x", {}, owner=OwnerReference(kind, "x", "u"), type_="Opaque", immutable=True
     ),
     "patch_secret": lambda kube, _: kube.patch_secret("default", "x", {}),
+    "read_secret": lambda kube, _: kube.read_secret("default", "x"),
+    "update_secret": lambda kube, _: kube.update_secret("default", SECRET, {}),
+    "remove_secret": lambda kube, _: kube.remove_secret("default", SECRET),
+    "hold_secret": lambda kube, _: kube.hold_secret("default", SECRET),
+    "release_secret": lambda kube, _: kube.release_secret("default", replace(SECRET, finalizers=(IN_USE_FINALIZER,))),
     "is_secret_owned": lambda kube, _: kube.is_secret_owned("default", "x", "u"),
     "disown_secret": lambda kube, _: kube.disown_secret("default", "x", "u"),
     "delete_secret": lambda kube, _: kube.delete_secret("default", "x"),

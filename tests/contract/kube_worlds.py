@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from fakes.kube import FakeKube, Secret
+from fakes.kube import FakeKube
+from fakes.kube import Secret as FakeSecret
 from nixops_operator.adapters.kube import Connection, KubernetesApi
-from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference
+from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference, Secret
 from nixops_operator.ports.kube import Kube
 
+MERGE_PATCH = "application/merge-patch+json"
 API = "/apis/nixops.dev/v1alpha1"
 
 
@@ -32,6 +34,12 @@ class World(Protocol):
     async def put_config_map(self, name: str, texts: Mapping[str, str], binary: Mapping[str, bytes]) -> None: ...
 
     async def put_secret(self, name: str, data: Mapping[str, bytes]) -> None: ...
+
+    async def edit_secret(self, name: str, data: Mapping[str, bytes]) -> None: ...
+
+    async def delete_secret(self, name: str) -> None: ...
+
+    async def set_secret_finalizers(self, name: str, finalizers: list[str]) -> None: ...
 
     async def secret_owner(self, name: str) -> str | None: ...
 
@@ -56,7 +64,16 @@ class FakeWorld:
         self.kube.config_maps[self.namespace, name] = {key: text.encode() for key, text in texts.items()} | dict(binary)
 
     async def put_secret(self, name: str, data: Mapping[str, bytes]) -> None:
-        self.kube.secrets[self.namespace, name] = Secret(dict(data))
+        self.kube.secrets[self.namespace, name] = FakeSecret(dict(data))
+
+    async def edit_secret(self, name: str, data: Mapping[str, bytes]) -> None:
+        self.kube.secrets[self.namespace, name].data.update(data)
+
+    async def delete_secret(self, name: str) -> None:
+        self.kube.delete_secret_as_user(self.namespace, name)
+
+    async def set_secret_finalizers(self, name: str, finalizers: list[str]) -> None:
+        self.kube.set_secret_finalizers(self.namespace, name, finalizers)
 
     async def secret_owner(self, name: str) -> str | None:
         secret = self.kube.secrets[self.namespace, name]
@@ -93,7 +110,7 @@ class RealWorld:
             _path(key),
             "drop finalizers",
             body={"metadata": {"finalizers": None}},
-            content_type="application/merge-patch+json",
+            content_type=MERGE_PATCH,
             accepted=(404,),
         )
 
@@ -105,6 +122,12 @@ class RealWorld:
         body = {"metadata": {"name": name}, "data": _encoded(data)}
         await self._request("POST", f"/api/v1/namespaces/{self.namespace}/secrets", body)
 
+    async def edit_secret(self, name: str, data: Mapping[str, bytes]) -> None:
+        await self._patch_secret(name, {"data": _encoded(data)})
+
+    async def delete_secret(self, name: str) -> None:
+        await self._request("DELETE", f"/api/v1/namespaces/{self.namespace}/secrets/{name}")
+
     async def secret_owner(self, name: str) -> str | None:
         secret = await self._request("GET", f"/api/v1/namespaces/{self.namespace}/secrets/{name}") or {}
         owners = secret["metadata"].get("ownerReferences", [])
@@ -115,6 +138,13 @@ class RealWorld:
         return sorted(
             (one["message"], one["count"]) for one in events["items"] if one["involvedObject"]["name"] == name
         )
+
+    async def set_secret_finalizers(self, name: str, finalizers: list[str]) -> None:
+        await self._patch_secret(name, {"metadata": {"finalizers": finalizers}})
+
+    async def _patch_secret(self, name: str, patch: object) -> None:
+        path = f"/api/v1/namespaces/{self.namespace}/secrets/{name}"
+        await self.connection.request("PATCH", path, f"PATCH {path}", body=patch, content_type=MERGE_PATCH)
 
     async def _request(self, method: str, path: str, body: object = None) -> dict[str, Any] | None:
         return await self.connection.request(method, path, f"{method} {path}", body=body, accepted=(404,))
@@ -145,6 +175,12 @@ def machine(namespace: str, name: str = "web", **spec: object) -> dict[str, Any]
             **spec,
         },
     }
+
+
+def present(secret: Secret | None) -> Secret:
+    """A Secret that must be there."""
+    assert secret is not None
+    return secret
 
 
 def key(namespace: str, name: str = "web") -> Key:

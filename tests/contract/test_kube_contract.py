@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from contract.kube_worlds import FakeWorld, World, event, key, machine, owner, real_world
+from contract.kube_worlds import FakeWorld, World, event, key, machine, owner, present, real_world
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts.kube import Kind
-from nixops_operator.names import FINALIZER
+from nixops_operator.names import FINALIZER, IN_USE_FINALIZER
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -218,6 +218,33 @@ async def test_labels_come_to_an_object_that_has_none(world: World) -> None:
     assert new["metadata"]["generation"] == 1
 
 
+async def test_labels_and_annotations_are_set_and_removed_one_by_one(world: World) -> None:
+    body = machine(world.namespace)
+    body["metadata"] |= {
+        "labels": {"theirs": "kept", "example.org/team": "x", "tier": "front"},
+        "annotations": {"theirs": "kept", "nixops.dev/applied": "old"},
+    }
+    stored = await world.apply(body)
+
+    new = await world.kube.replace_machine_spec(
+        stored,
+        stored["spec"],
+        {"example.org/team": None, "tier": "back", "example.org/new": "1", "was-never": None},
+        {"nixops.dev/applied": None, "a": "b"},
+    )
+
+    assert new["metadata"]["labels"] == {"theirs": "kept", "tier": "back", "example.org/new": "1"}
+    assert new["metadata"]["annotations"] == {"theirs": "kept", "a": "b"}
+
+
+async def test_removing_labels_where_there_are_none_changes_nothing(world: World) -> None:
+    stored = await world.apply(machine(world.namespace))
+
+    new = await world.kube.replace_machine_spec(stored, stored["spec"], {"gone": None}, {"gone": None})
+
+    assert new["metadata"]["resourceVersion"] == stored["metadata"]["resourceVersion"]
+
+
 async def test_a_machine_is_deleted_by_its_uid(world: World) -> None:
     first = await world.apply(machine(world.namespace))
     await world.kube.delete_machine(first)
@@ -298,6 +325,130 @@ async def test_a_secret_may_be_let_stay_when_its_owner_goes(world: World) -> Non
     assert not await world.kube.is_secret_owned(world.namespace, "keys", uid)
     assert await world.secret_owner("others") == uid
     assert await world.kube.get_secret(world.namespace, "keys") == {"a": b"1"}
+
+
+async def test_a_secret_is_read_with_what_says_whose_it_is(world: World) -> None:
+    body = await world.apply(machine(world.namespace))
+    put = world.kube.create_secret
+    await put(world.namespace, "launch", {"a": b"\x001"}, owner=owner(body), type_="Opaque", immutable=True)
+    ssh = {"ssh-privatekey": b"key"}
+    await put(world.namespace, "keys", ssh, owner=None, type_="kubernetes.io/ssh-auth", immutable=False)
+
+    launch = present(await world.kube.read_secret(world.namespace, "launch"))
+    keys = present(await world.kube.read_secret(world.namespace, "keys"))
+
+    assert (launch.name, launch.data, launch.type) == ("launch", {"a": b"\x001"}, "Opaque")
+    assert launch.owner_uids == {body["metadata"]["uid"]}
+    assert (launch.is_immutable, launch.is_deleting, launch.finalizers) == (True, False, ())
+    assert (keys.data, keys.type) == (ssh, "kubernetes.io/ssh-auth")
+    assert (keys.owner_uids, keys.is_immutable) == (frozenset(), False)
+    assert keys.uid != launch.uid
+    assert keys == await world.kube.read_secret(world.namespace, "keys")
+    assert await world.kube.read_secret(world.namespace, "nothing") is None
+    assert "key'" not in repr(keys)
+
+
+async def test_a_secret_is_updated_in_the_version_that_was_read(world: World) -> None:
+    await world.put_secret("keys", {"a": b"1", "b": b"2"})
+    stale = present(await world.kube.read_secret(world.namespace, "keys"))
+    await world.edit_secret("keys", {"a": b"by hand"})
+
+    with pytest.raises(Conflict):
+        await world.kube.update_secret(world.namespace, stale, {"a": b"ours"})
+    fresh = present(await world.kube.read_secret(world.namespace, "keys"))
+    updated = await world.kube.update_secret(world.namespace, fresh, {"b": b"3"})
+
+    assert updated.data == {"a": b"by hand", "b": b"3"}
+    assert updated.uid == fresh.uid == stale.uid
+    assert updated == await world.kube.read_secret(world.namespace, "keys")
+
+
+async def test_a_secret_of_an_earlier_life_is_neither_updated_nor_removed(world: World) -> None:
+    await world.put_secret("keys", {"a": b"1"})
+    earlier = present(await world.kube.read_secret(world.namespace, "keys"))
+    await world.delete_secret("keys")
+    with pytest.raises(Conflict):
+        await world.kube.update_secret(world.namespace, earlier, {"a": b"2"})
+    await world.kube.remove_secret(world.namespace, earlier)
+    await world.put_secret("keys", {"a": b"theirs"})
+
+    for call in (
+        world.kube.update_secret(world.namespace, earlier, {"a": b"2"}),
+        world.kube.hold_secret(world.namespace, earlier),
+    ):
+        with pytest.raises(Conflict):
+            await call
+    await world.kube.remove_secret(world.namespace, earlier)
+
+    assert present(await world.kube.read_secret(world.namespace, "keys")).data == {"a": b"theirs"}
+
+
+async def test_a_secret_is_removed_in_whatever_version(world: World) -> None:
+    await world.put_secret("keys", {"a": b"1"})
+    stale = present(await world.kube.read_secret(world.namespace, "keys"))
+    await world.edit_secret("keys", {"a": b"2"})
+
+    await world.kube.remove_secret(world.namespace, stale)
+
+    assert await world.kube.read_secret(world.namespace, "keys") is None
+
+
+async def test_an_immutable_secret_is_not_updated_and_its_content_is_not_told(world: World) -> None:
+    put = world.kube.create_secret
+    await put(world.namespace, "launch", {"a": b"hush"}, owner=None, type_="Opaque", immutable=True)
+    launch = present(await world.kube.read_secret(world.namespace, "launch"))
+
+    with pytest.raises(Blocked) as refused:
+        await world.kube.update_secret(world.namespace, launch, {"a": b"psst"})
+
+    assert refused.value.reason is Reason.INVALID_SPEC
+    for content in (b"hush", b"psst"):
+        assert content.decode() not in refused.value.message
+        assert base64.b64encode(content).decode() not in refused.value.message
+
+
+async def test_a_secret_in_use_stays_until_it_is_released(world: World) -> None:
+    await world.put_secret("keys", {"a": b"1"})
+    held = await world.kube.hold_secret(world.namespace, present(await world.kube.read_secret(world.namespace, "keys")))
+    assert held.finalizers == (IN_USE_FINALIZER,)
+    assert await world.kube.hold_secret(world.namespace, held) == held
+
+    await world.delete_secret("keys")
+    going = present(await world.kube.read_secret(world.namespace, "keys"))
+    assert (going.is_deleting, going.data) == (True, {"a": b"1"})
+    with pytest.raises(Conflict):
+        await world.kube.release_secret(world.namespace, held)
+    await world.kube.release_secret(world.namespace, going)
+
+    assert await world.kube.read_secret(world.namespace, "keys") is None
+    await world.kube.release_secret(world.namespace, going)
+
+
+async def test_a_secret_in_deletion_takes_no_hold(world: World) -> None:
+    await world.put_secret("keys", {"a": b"1"})
+    before = present(await world.kube.read_secret(world.namespace, "keys"))
+    await world.set_secret_finalizers("keys", ["example.org/theirs"])
+    await world.delete_secret("keys")
+    going = present(await world.kube.read_secret(world.namespace, "keys"))
+
+    for secret in (before, going):
+        with pytest.raises(Conflict):
+            await world.kube.hold_secret(world.namespace, secret)
+    await world.set_secret_finalizers("keys", [])
+
+
+async def test_holds_leave_the_finalizers_of_others(world: World) -> None:
+    await world.put_secret("keys", {"a": b"1"})
+    await world.set_secret_finalizers("keys", ["example.org/theirs"])
+    held = await world.kube.hold_secret(world.namespace, present(await world.kube.read_secret(world.namespace, "keys")))
+    assert held.finalizers == ("example.org/theirs", IN_USE_FINALIZER)
+
+    await world.kube.release_secret(world.namespace, held)
+
+    left = present(await world.kube.read_secret(world.namespace, "keys"))
+    assert left.finalizers == ("example.org/theirs",)
+    await world.kube.release_secret(world.namespace, left)
+    await world.set_secret_finalizers("keys", [])
 
 
 async def test_a_secret_is_deleted(world: World) -> None:

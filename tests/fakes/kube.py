@@ -9,31 +9,38 @@ kube.collect_garbage()
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from random import Random
+from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 from fakes.effects import Effects, effect
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict
-from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference
-from nixops_operator.names import FINALIZER
+from nixops_operator.facts import kube as facts
+from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference, key_of
+from nixops_operator.names import FINALIZER, IN_USE_FINALIZER
+
+__all__ = ["CLUSTER_ID", "EVENT_WINDOW", "FakeKube", "PostedEvent", "Secret", "key_of", "merge_patch"]
 
 CLUSTER_ID = "00000000-0000-4000-8000-000000000000"
 EVENT_WINDOW = timedelta(minutes=10)
 
-_KINDS = {kind.object_kind: kind for kind in Kind}
-
 
 @dataclass
 class Secret:
-    """A Secret as it lies in the cluster."""
+    """A Secret as it lies in the cluster. A test changes it in place, as `kubectl edit` does; another one under the
+    name is another object."""
 
     data: dict[str, bytes]
     owner: OwnerReference | None = None
     type_: str = "Opaque"
     immutable: bool = False
+    finalizers: tuple[str, ...] = ()
+    is_deleting: bool = False
 
 
 @dataclass
@@ -60,7 +67,8 @@ class FakeKube:
     watchers: list[Callable[[str, Body], None]] = field(default_factory=list)
     _objects: dict[Key, dict[str, Any]] = field(default_factory=dict)
     _version: int = 1000
-    _uids: int = 0
+    _random: Random = field(default_factory=lambda: Random(1))
+    _shown: dict[tuple[str, str], tuple[Secret, facts.Secret]] = field(default_factory=dict)
 
     # As a user.
 
@@ -94,6 +102,17 @@ class FakeKube:
     def bodies(self, kind: Kind) -> list[Body]:
         return [copy.deepcopy(self._objects[key]) for key in sorted(self._objects) if key.kind is kind]
 
+    def delete_secret_as_user(self, namespace: str, name: str) -> None:
+        """kubectl delete secret --wait=false."""
+        self._delete_secret(namespace, name)
+
+    def set_secret_finalizers(self, namespace: str, name: str, finalizers: Sequence[str]) -> None:
+        """kubectl edit secret."""
+        secret = self.secrets[namespace, name]
+        secret.finalizers = tuple(finalizers)
+        if secret.is_deleting and not finalizers:
+            del self.secrets[namespace, name]
+
     def collect_garbage(self) -> None:
         """The garbage collector: what has an owner that does not exist any more is deleted."""
         for key in list(self._objects):
@@ -104,7 +123,7 @@ class FakeKube:
         uids = {body["metadata"]["uid"] for body in self._objects.values()}
         for name, secret in list(self.secrets.items()):
             if secret.owner is not None and secret.owner.uid not in uids:
-                del self.secrets[name]
+                self._delete_secret(*name)
 
     # The port.
 
@@ -160,11 +179,19 @@ class FakeKube:
         return self._create(key, body)
 
     @effect("kube.replace_spec")
-    async def replace_machine_spec(self, body: Body, spec: Body, labels: Mapping[str, str]) -> Body:
+    async def replace_machine_spec(
+        self,
+        body: Body,
+        spec: Body,
+        labels: Mapping[str, str | None],
+        annotations: Mapping[str, str | None] = MappingProxyType({}),
+    ) -> Body:
         key, new = self._newest(body)
         new["spec"] = copy.deepcopy(dict(spec))
-        if labels:
-            new["metadata"]["labels"] = {**new["metadata"].get("labels", {}), **labels}
+        for part, wanted in (("labels", labels), ("annotations", annotations)):
+            changed = merge_patch(new["metadata"].pop(part, {}), wanted)
+            if changed:
+                new["metadata"][part] = changed
         return self._store(key, new)
 
     @effect("kube.delete_machine")
@@ -208,6 +235,43 @@ class FakeKube:
             raise Blocked(Reason.INVALID_SPEC, f"Secret/{namespace}/{name} is immutable")
         secret.data = changed
 
+    @effect("read_secret")
+    async def read_secret(self, namespace: str, name: str) -> facts.Secret | None:
+        return self._secret(namespace, name)
+
+    @effect("kube.put_secret")
+    async def update_secret(self, namespace: str, secret: facts.Secret, data: Mapping[str, bytes]) -> facts.Secret:
+        stored = self._newest_secret(namespace, secret)
+        changed = {**stored.data, **data}
+        if stored.immutable and changed != stored.data:
+            raise Blocked(Reason.INVALID_SPEC, f"Secret/{namespace}/{secret.name} is immutable")
+        stored.data = changed
+        return self._read_back(namespace, secret.name)
+
+    @effect("kube.put_secret")
+    async def remove_secret(self, namespace: str, secret: facts.Secret) -> None:
+        known = self._secret(namespace, secret.name)
+        if known is not None and known.uid == secret.uid:
+            self._delete_secret(namespace, secret.name)
+
+    @effect("kube.put_secret")
+    async def hold_secret(self, namespace: str, secret: facts.Secret) -> facts.Secret:
+        if IN_USE_FINALIZER in secret.finalizers:
+            return secret
+        stored = self._newest_secret(namespace, secret)
+        if stored.is_deleting:
+            raise Conflict(f"Secret/{namespace}/{secret.name} is being deleted and takes no new finalizer")
+        stored.finalizers = (*stored.finalizers, IN_USE_FINALIZER)
+        return self._read_back(namespace, secret.name)
+
+    @effect("kube.put_secret")
+    async def release_secret(self, namespace: str, secret: facts.Secret) -> None:
+        if IN_USE_FINALIZER not in secret.finalizers or (namespace, secret.name) not in self.secrets:
+            return
+        stored = self._newest_secret(namespace, secret)
+        left = [one for one in stored.finalizers if one != IN_USE_FINALIZER]
+        self.set_secret_finalizers(namespace, secret.name, left)
+
     @effect("is_secret_owned")
     async def is_secret_owned(self, namespace: str, name: str, uid: str) -> bool:
         secret = self.secrets.get((namespace, name))
@@ -221,7 +285,7 @@ class FakeKube:
 
     @effect("kube.put_secret")
     async def delete_secret(self, namespace: str, name: str) -> None:
-        self.secrets.pop((namespace, name), None)
+        self._delete_secret(namespace, name)
 
     @effect("get_config_map")
     async def get_config_map(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
@@ -235,6 +299,56 @@ class FakeKube:
                 posted.count += 1
                 return
         self.events.append(PostedEvent(replace(event), self.now()))
+
+    def _secret(self, namespace: str, name: str) -> facts.Secret | None:
+        """As it is now: another uid if it is another object than at the last look, another version if it changed."""
+        stored = self.secrets.get((namespace, name))
+        if stored is None:
+            self._shown.pop((namespace, name), None)
+            return None
+        before, shown = self._shown.get((namespace, name), (None, None))
+        uid = shown.uid if shown is not None and before is stored else self._new_uid()
+        version = shown.resource_version if shown is not None else ""
+        now = facts.Secret(
+            name=name,
+            uid=uid,
+            resource_version=version,
+            data=dict(stored.data),
+            owner_uids=frozenset(() if stored.owner is None else (stored.owner.uid,)),
+            type=stored.type_,
+            is_immutable=stored.immutable,
+            is_deleting=stored.is_deleting,
+            finalizers=stored.finalizers,
+        )
+        if now != shown:
+            self._version += 1
+            now = replace(now, resource_version=str(self._version))
+        self._shown[namespace, name] = stored, now
+        return now
+
+    def _read_back(self, namespace: str, name: str) -> facts.Secret:
+        secret = self._secret(namespace, name)
+        assert secret is not None
+        return secret
+
+    def _newest_secret(self, namespace: str, secret: facts.Secret) -> Secret:
+        """The stored Secret, if `secret` is its newest form. Raises Conflict."""
+        known = self._secret(namespace, secret.name)
+        if known is None or known.uid != secret.uid:
+            raise Conflict(f"Secret/{namespace}/{secret.name} is gone")
+        if known.resource_version != secret.resource_version:
+            raise Conflict(f"Secret/{namespace}/{secret.name} was changed meanwhile")
+        return self.secrets[namespace, secret.name]
+
+    def _delete_secret(self, namespace: str, name: str) -> None:
+        stored = self.secrets.get((namespace, name))
+        if stored is not None and stored.finalizers:
+            stored.is_deleting = True
+        else:
+            self.secrets.pop((namespace, name), None)
+
+    def _new_uid(self) -> str:
+        return str(UUID(int=self._random.getrandbits(128), version=4))
 
     def _newest(self, body: Body) -> tuple[Key, dict[str, Any]]:
         """The stored object's copy, if `body` is its newest form. Raises Conflict."""
@@ -252,12 +366,11 @@ class FakeKube:
         return self._store(key, new)
 
     def _create(self, key: Key, body: Body) -> Body:
-        self._uids += 1
         new = copy.deepcopy(dict(body))
         new.setdefault("apiVersion", "nixops.dev/v1alpha1")
         new["metadata"] = {
             **{name: value for name, value in new["metadata"].items() if name != "resourceVersion"},
-            "uid": f"00000000-0000-4000-8000-{self._uids:012d}",
+            "uid": self._new_uid(),
             "generation": 1,
             "creationTimestamp": _timestamp(self.now()),
         }
@@ -298,10 +411,6 @@ class FakeKube:
         for watcher in self.watchers:
             watcher(what, copy.deepcopy(body))
         return body
-
-
-def key_of(body: Body) -> Key:
-    return Key(_KINDS[body["kind"]], body["metadata"]["namespace"], body["metadata"]["name"])
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

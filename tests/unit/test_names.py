@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nixops_operator import names
-from nixops_operator.facts.kube import API_VERSION
+from nixops_operator.api.group import API_VERSION
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1v"
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
-from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference
+from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference, Secret
 
-__all__ = ["Body", "Event", "Key", "Kind", "Kube", "OwnerReference"]
+__all__ = ["Body", "Event", "Key", "Kind", "Kube", "OwnerReference", "Secret"]
 
 
 class Kube(Protocol):
@@ -45,15 +46,24 @@ class Kube(Protocol):
     async def create_machine(self, body: Body) -> Body:
         """Effect: `kube.create_machine`. Repeating: AlreadyExists raises Conflict."""
 
-    async def replace_machine_spec(self, body: Body, spec: Body, labels: Mapping[str, str]) -> Body:
-        """Effect: `kube.replace_spec`. JSON-patch `replace /spec` (and our labels) with tests on uid and
-        resourceVersion. Raises Conflict."""
+    async def replace_machine_spec(
+        self,
+        body: Body,
+        spec: Body,
+        labels: Mapping[str, str | None],
+        annotations: Mapping[str, str | None] = MappingProxyType({}),
+    ) -> Body:
+        """Effect: `kube.replace_spec`. JSON-patch `replace /spec` with tests on uid and resourceVersion. Of labels and
+        annotations those named change, and None removes one. Raises Conflict."""
 
     async def delete_machine(self, body: Body) -> None:
         """Effect: `kube.delete_machine`. DELETE with the uid as precondition; NotFound is success."""
 
     async def get_secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
         """Decoded data of a Secret, or None. Callers never put it in logs, status, Events, argv or environment."""
+
+    async def read_secret(self, namespace: str, name: str) -> Secret | None:
+        """A quorum read of one Secret, or None."""
 
     async def create_secret(
         self,
@@ -69,6 +79,24 @@ class Kube(Protocol):
 
     async def patch_secret(self, namespace: str, name: str, data: Mapping[str, bytes]) -> None:
         """Effect: `kube.put_secret`. Merge-patch the data of a Secret that we own."""
+
+    async def update_secret(self, namespace: str, secret: Secret, data: Mapping[str, bytes]) -> Secret:
+        """Effect: `kube.put_secret`. Merge-patch the data of the very Secret that was read, in the version that was
+        read; returns the new one. Raises Conflict when it has changed or gone, Blocked (`InvalidSpec`) when it is
+        immutable."""
+
+    async def remove_secret(self, namespace: str, secret: Secret) -> None:
+        """Effect: `kube.put_secret`. DELETE with the uid as precondition. One that has gone, or has made place for
+        another of its name, is success; one with finalizers stays until they are off."""
+
+    async def hold_secret(self, namespace: str, secret: Secret) -> Secret:
+        """Effect: `kube.put_secret`. Put the finalizer `nixops.dev/in-use` on the very Secret that was read, in the
+        version that was read; returns the new one. Raises Conflict when it has changed or gone, and when it is being
+        deleted: then it takes no new finalizer."""
+
+    async def release_secret(self, namespace: str, secret: Secret) -> None:
+        """Effect: `kube.put_secret`. Take that finalizer off. One that has gone is success; raises Conflict when it has
+        changed since it was read."""
 
     async def is_secret_owned(self, namespace: str, name: str, uid: str) -> bool:
         """Whether it exists and names the object of that uid as an owner, so that it goes with it."""

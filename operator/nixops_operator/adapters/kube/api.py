@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from nixops_operator.adapters.kube.connection import JSON, JSON_PATCH, MERGE_PATCH, Connection, path_of
 from nixops_operator.adapters.kube.events import EventPoster
-from nixops_operator.api.group import GROUP, VERSION
+from nixops_operator.api.group import API_VERSION, GROUP, VERSION
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Conflict, Retry
-from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference
-from nixops_operator.names import FINALIZER
+from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference, Secret, key_of
+from nixops_operator.names import FINALIZER, IN_USE_FINALIZER
 
 PAGE = "500"
 """Objects per page, as kubectl asks for them."""
 
 Patch = list[dict[str, Any]]
-
-_KINDS = {kind.object_kind: kind for kind in Kind}
 
 
 class KubernetesApi:
@@ -63,21 +62,18 @@ class KubernetesApi:
             return body
         if "deletionTimestamp" in body["metadata"]:
             raise Conflict(f"{key_of(body)} is being deleted and takes no new finalizer")
-        path, value = ("/metadata/finalizers/-", FINALIZER) if finalizers else ("/metadata/finalizers", [FINALIZER])
-        return await self._patch_object(body, [{"op": "add", "path": path, "value": value}])
+        return await self._patch_object(body, _addition(FINALIZER, finalizers))
 
     async def remove_finalizer(self, body: Body) -> Body:
         finalizers = body["metadata"].get("finalizers", [])
         if FINALIZER not in finalizers:
             return body
-        place = f"/metadata/finalizers/{finalizers.index(FINALIZER)}"
-        patch = [{"op": "test", "path": place, "value": FINALIZER}, {"op": "remove", "path": place}]
         key = key_of(body)
         answer = await self._connection.request(
             "PATCH",
             _object_path(key),
             f"patch {key}",
-            body=_tests(body) + patch,
+            body=_tests(body["metadata"]) + _removal(FINALIZER, finalizers),
             content_type=JSON_PATCH,
             accepted=(404,),
         )
@@ -93,15 +89,16 @@ class KubernetesApi:
         key = key_of(body)
         return await self._change("POST", _collection_path(key.kind, key.namespace), f"create {key}", dict(body))
 
-    async def replace_machine_spec(self, body: Body, spec: Body, labels: Mapping[str, str]) -> Body:
+    async def replace_machine_spec(
+        self,
+        body: Body,
+        spec: Body,
+        labels: Mapping[str, str | None],
+        annotations: Mapping[str, str | None] = MappingProxyType({}),
+    ) -> Body:
         patch: Patch = [{"op": "replace", "path": "/spec", "value": dict(spec)}]
-        if labels and not body["metadata"].get("labels"):
-            patch.append({"op": "add", "path": "/metadata/labels", "value": dict(labels)})
-        else:
-            patch += [
-                {"op": "add", "path": f"/metadata/labels/{_pointer(name)}", "value": value}
-                for name, value in sorted(labels.items())
-            ]
+        patch += _changes("labels", body["metadata"].get("labels"), labels)
+        patch += _changes("annotations", body["metadata"].get("annotations"), annotations)
         return await self._patch_object(body, patch)
 
     async def delete_machine(self, body: Body) -> None:
@@ -155,6 +152,44 @@ class KubernetesApi:
             says_content=False,
         )
 
+    async def read_secret(self, namespace: str, name: str) -> Secret | None:
+        body = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
+        return None if body is None else _secret(body)
+
+    async def update_secret(self, namespace: str, secret: Secret, data: Mapping[str, bytes]) -> Secret:
+        patch = {"metadata": _identity(secret), "data": _encoded(data)}
+        return await self._patch_secret(namespace, secret, patch, MERGE_PATCH)
+
+    async def remove_secret(self, namespace: str, secret: Secret) -> None:
+        await self._connection.request(
+            "DELETE",
+            _secret_path(namespace, secret.name),
+            f"delete secret {namespace}/{secret.name}",
+            body={"preconditions": {"uid": secret.uid}},
+            accepted=(404, 409),
+        )
+
+    async def hold_secret(self, namespace: str, secret: Secret) -> Secret:
+        if IN_USE_FINALIZER in secret.finalizers:
+            return secret
+        if secret.is_deleting:
+            raise Conflict(f"secret {namespace}/{secret.name} is being deleted and takes no new finalizer")
+        patch = _tests(_identity(secret)) + _addition(IN_USE_FINALIZER, secret.finalizers)
+        return await self._patch_secret(namespace, secret, patch, JSON_PATCH)
+
+    async def release_secret(self, namespace: str, secret: Secret) -> None:
+        if IN_USE_FINALIZER not in secret.finalizers:
+            return
+        await self._connection.request(
+            "PATCH",
+            _secret_path(namespace, secret.name),
+            f"patch secret {namespace}/{secret.name}",
+            body=_tests(_identity(secret)) + _removal(IN_USE_FINALIZER, secret.finalizers),
+            content_type=JSON_PATCH,
+            accepted=(404,),
+            says_content=False,
+        )
+
     async def is_secret_owned(self, namespace: str, name: str, uid: str) -> bool:
         secret = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
         return secret is not None and any(owner["uid"] == uid for owner in _owners(secret))
@@ -194,15 +229,24 @@ class KubernetesApi:
     async def _read(self, path: str, what: str) -> dict[str, Any] | None:
         return await self._connection.request("GET", path, what, accepted=(404,))
 
-    async def _change(self, method: str, path: str, what: str, body: object, content_type: str = JSON) -> Body:
-        answer = await self._connection.request(method, path, what, body=body, content_type=content_type)
+    async def _change(
+        self, method: str, path: str, what: str, body: object, content_type: str = JSON, *, says_content: bool = True
+    ) -> Body:
+        answer = await self._connection.request(
+            method, path, what, body=body, content_type=content_type, says_content=says_content
+        )
         if answer is None:
             raise Conflict(f"{what}: the object is gone")
         return _without_managed_fields(answer)
 
     async def _patch_object(self, body: Body, patch: Patch) -> Body:
         key = key_of(body)
-        return await self._change("PATCH", _object_path(key), f"patch {key}", _tests(body) + patch, JSON_PATCH)
+        tested = _tests(body["metadata"]) + patch
+        return await self._change("PATCH", _object_path(key), f"patch {key}", tested, JSON_PATCH)
+
+    async def _patch_secret(self, namespace: str, secret: Secret, patch: object, content_type: str) -> Secret:
+        path, what = _secret_path(namespace, secret.name), f"patch secret {namespace}/{secret.name}"
+        return _secret(await self._change("PATCH", path, what, patch, content_type, says_content=False))
 
     async def _merge_status(self, body: Body, status: Body) -> Body:
         key = key_of(body)
@@ -211,17 +255,34 @@ class KubernetesApi:
         return await self._change("PATCH", f"{_object_path(key)}/status", f"patch status of {key}", patch, MERGE_PATCH)
 
 
-def key_of(body: Body) -> Key:
-    metadata = body["metadata"]
-    return Key(_KINDS[body["kind"]], metadata["namespace"], metadata["name"])
-
-
-def _tests(body: Body) -> Patch:
+def _tests(metadata: Mapping[str, Any]) -> Patch:
     """A patch that begins with these changes only the object that was looked at."""
-    return [
-        {"op": "test", "path": f"/metadata/{name}", "value": body["metadata"][name]}
-        for name in ("uid", "resourceVersion")
-    ]
+    return [{"op": "test", "path": f"/metadata/{name}", "value": metadata[name]} for name in ("uid", "resourceVersion")]
+
+
+def _addition(finalizer: str, present: Sequence[str]) -> Patch:
+    path, value = ("/metadata/finalizers/-", finalizer) if present else ("/metadata/finalizers", [finalizer])
+    return [{"op": "add", "path": path, "value": value}]
+
+
+def _removal(finalizer: str, present: Sequence[str]) -> Patch:
+    place = f"/metadata/finalizers/{present.index(finalizer)}"
+    return [{"op": "test", "path": place, "value": finalizer}, {"op": "remove", "path": place}]
+
+
+def _changes(field: str, present: Mapping[str, str] | None, wanted: Mapping[str, str | None]) -> Patch:
+    """What brings a map of strings in the metadata to the wanted values; None: not there."""
+    kept = {name: value for name, value in wanted.items() if value is not None}
+    if not present:
+        return [{"op": "add", "path": f"/metadata/{field}", "value": kept}] if kept else []
+    patch: Patch = []
+    for name, value in sorted(wanted.items()):
+        path = f"/metadata/{field}/{_pointer(name)}"
+        if value is not None:
+            patch.append({"op": "add", "path": path, "value": value})
+        elif name in present:
+            patch.append({"op": "remove", "path": path})
+    return patch
 
 
 def _collection_path(kind: Kind, namespace: str) -> str:
@@ -249,13 +310,32 @@ def _owned(owner: OwnerReference | None) -> dict[str, Any]:
     if owner is None:
         return {}
     reference = {
-        "apiVersion": f"{GROUP}/{VERSION}",
+        "apiVersion": API_VERSION,
         "kind": owner.kind.object_kind,
         "name": owner.name,
         "uid": owner.uid,
         "controller": True,
     }
     return {"ownerReferences": [reference]}
+
+
+def _identity(secret: Secret) -> dict[str, str]:
+    return {"uid": secret.uid, "resourceVersion": secret.resource_version}
+
+
+def _secret(body: Mapping[str, Any]) -> Secret:
+    metadata = body["metadata"]
+    return Secret(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        data=_decoded(body.get("data")),
+        owner_uids=frozenset(owner["uid"] for owner in _owners(body)),
+        type=body.get("type", "Opaque"),
+        is_immutable=bool(body.get("immutable")),
+        is_deleting="deletionTimestamp" in metadata,
+        finalizers=tuple(metadata.get("finalizers") or ()),
+    )
 
 
 def _encoded(data: Mapping[str, bytes]) -> dict[str, str]:
