@@ -270,10 +270,10 @@ def test_knobs_may_be_given_as_text(layer):
 def test_reset_takes_faults_away_and_sets_the_knobs_back_but_keeps_instances(cases, ec2, layer):
     instance_id = cases.launch()
     layer.fault("error", "DescribeInstances")
-    layer.turn(visibility_seconds=3600)
+    layer.turn(**{"visibility.ids": 3600})
     layer.control("POST", "/reset", {})
     assert cases.describe(instance_id)["InstanceId"] == instance_id
-    assert layer.control("GET", "/knobs")["visibility_seconds"] == 0
+    assert layer.control("GET", "/knobs")["visibility.ids"] == 0
     assert layer.control("GET", "/knobs")["pending_seconds"] > 0
 
 

@@ -50,8 +50,8 @@ class Cloud:
             network = await read_network(self.moto, name)
             # Another request may have been faster while this one waited.
             if name not in self.regions:
-                new_ids = Ids(Random(f"{self.seed}/{name}"))
-                self.regions[name] = Region(name, self.panel, new_ids, network, self.seed)
+                new_ids, chance = Ids(Random(f"{self.seed}/{name}")), Random(f"{self.seed}/{name}/order")
+                self.regions[name] = Region(name, self.panel, new_ids, network, chance)
                 self.regions[name].adopt_network(network)
         region = self.regions[name]
         expired = {interface.id: interface.private_address for interface in region.interfaces.values()}

@@ -7,6 +7,7 @@ Meaning: EC2 User Guide, "Filter your resources": values of one filter are alter
 import base64
 import binascii
 import functools
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -78,19 +79,42 @@ def always(value: str) -> Callable[[object], Iterable[str]]:
     return lambda _item: (value,)
 
 
-def page(items: Sequence[Item], params: Mapping[str, Any], ids: str) -> tuple[list[Item], str | None]:
-    """One page of the items and the token of the next; `ids` names the parameter that forbids paging."""
+def page(
+    items: Iterable[Item],
+    name_of: Callable[[Item], str],
+    draw: Callable[[], str],
+    params: Mapping[str, Any],
+    ids: str,
+) -> tuple[list[Item], str | None]:
+    """One page of the items and the token of the next; `ids` names the parameter that forbids paging.
+
+    EC2 promises no order, so each answer has another one, which follows from the text that `draw` gives; the pages of
+    one answer go on in theirs, whatever comes or goes meanwhile. `name_of` tells items apart.
+    """
     size, token = params.get("MaxResults"), params.get("NextToken")
     if params.get(ids) and (size is not None or token is not None):
         raise combination(f"The parameter {ids} cannot be used with the parameter maxResults")
     if size is not None and not 5 <= size <= 1000:
         raise invalid(f"Value ( {size} ) for parameter maxResults is invalid. Expecting a value from 5 to 1000.")
-    start = 0
-    if token is not None:
-        try:
-            start = int(base64.urlsafe_b64decode(token))
-        except (ValueError, binascii.Error):
-            raise invalid(f"Invalid value '{token}' for nextToken") from None
-    end = len(items) if size is None else start + size
-    following = base64.urlsafe_b64encode(str(end).encode()).decode() if end < len(items) else None
-    return list(items[start:end]), following
+    salt, after = (draw(), "") if token is None else _read_token(token)
+    placed = {_place(salt, name_of(item)): item for item in items}
+    left = [place for place in sorted(placed) if place > after]
+    shown = left[:size]
+    following = _write_token(salt, shown[-1]) if len(shown) < len(left) else None
+    return [placed[place] for place in shown], following
+
+
+def _place(salt: str, name: str) -> str:
+    return hashlib.sha256(f"{salt}/{name}".encode()).hexdigest()
+
+
+def _write_token(salt: str, last: str) -> str:
+    return base64.urlsafe_b64encode(f"{salt}/{last}".encode()).decode()
+
+
+def _read_token(token: str) -> tuple[str, str]:
+    try:
+        salt, last = base64.urlsafe_b64decode(token).decode().split("/")
+    except (ValueError, binascii.Error):
+        raise invalid(f"Invalid value '{token}' for nextToken") from None
+    return salt, last

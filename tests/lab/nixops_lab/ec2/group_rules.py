@@ -11,7 +11,7 @@ from typing import Any
 from nixops_lab.ec2 import ids, tags
 from nixops_lab.ec2.cloud import ACCOUNT, Cloud
 from nixops_lab.ec2.errors import Ec2Error, combination, invalid, missing
-from nixops_lab.ec2.filters import page, select
+from nixops_lab.ec2.filters import select
 from nixops_lab.ec2.groups import find_group
 from nixops_lab.ec2.records import Group, GroupRule
 from nixops_lab.ec2.region import Region
@@ -47,7 +47,7 @@ def _permissions(params: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return [permission]
 
 
-def _authorize(region: Region, params: Mapping[str, Any], *, is_egress: bool) -> dict[str, Any]:
+def _authorize(cloud: Cloud, region: Region, params: Mapping[str, Any], *, is_egress: bool) -> dict[str, Any]:
     group = find_group(region, params)
     given = tags.on_create(params, "security-group-rule").get("security-group-rule", {})
     entries = canonical(_permissions(params), is_egress=is_egress, group_of=_group_names(region, group))
@@ -59,9 +59,9 @@ def _authorize(region: Region, params: Mapping[str, Any], *, is_egress: bool) ->
         if key in present:
             raise Ec2Error("InvalidPermission.Duplicate", f'the specified rule "{_told(key)}" already exists')
     _refuse_too_many([*present, *keys], is_egress=is_egress)
-    added = [region.add_rule(group.id, key, text) for key, text in entries]
+    added = [region.add_rule(group.id, key, text, cloud.panel.clock()) for key, text in entries]
     for rule in added:
-        region.tags[rule.id] = dict(given)
+        region.tags.put(rule.id, given, rule.created_at)
     return {"Return": True, "SecurityGroupRules": [_rule_entry(region, rule) for rule in added]}
 
 
@@ -96,7 +96,7 @@ def _revoke(region: Region, params: Mapping[str, Any], *, is_egress: bool) -> di
             raise Ec2Error("InvalidPermission.NotFound", "The specified rule does not exist in this security group.")
     for rule in gone:
         region.rules.pop(rule.id, None)
-        region.tags.pop(rule.id, None)
+        region.tags.forget(rule.id)
     return {
         "Return": True,
         "UnknownIpPermissions": as_permissions(unmatched, ACCOUNT),
@@ -104,14 +104,14 @@ def _revoke(region: Region, params: Mapping[str, Any], *, is_egress: bool) -> di
     }
 
 
-async def authorize_ingress(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+async def authorize_ingress(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
     """All rules of the call or none."""
-    return _authorize(region, params, is_egress=False)
+    return _authorize(cloud, region, params, is_egress=False)
 
 
-async def authorize_egress(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+async def authorize_egress(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
     """All rules of the call or none."""
-    return _authorize(region, params, is_egress=True)
+    return _authorize(cloud, region, params, is_egress=True)
 
 
 async def revoke_ingress(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
@@ -168,12 +168,12 @@ _READERS = {
 async def describe_rules(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
     """By id and filters."""
     groups = region.visible(region.groups)
-    present = {rule.id: rule for rule in region.rules.values() if rule.group_id in groups}
+    present = {rule.id: rule for rule in region.visible(region.rules).values() if rule.group_id in groups}
     chosen = list(present.values())
     if rule_ids := params.get("SecurityGroupRuleIds"):
         chosen = ids.pick(ids.RULE, rule_ids, present)
-    found = select(chosen, params.get("Filters", []), _READERS, lambda rule: region.tags.get(rule.id, {}))
-    shown, token = page(sorted(found, key=lambda rule: rule.id), params, "SecurityGroupRuleIds")
+    found = select(chosen, params.get("Filters", []), _READERS, lambda record: region.tags_indexed(record.id))
+    shown, token = region.paged(found, params, "SecurityGroupRuleIds")
     return {"SecurityGroupRules": [_rule_entry(region, rule) for rule in shown], "NextToken": token}
 
 
@@ -201,7 +201,7 @@ def _rule_entry(region: Region, rule: GroupRule) -> dict[str, Any]:
         **_peer_members(key),
         "ReferencedGroupInfo": referenced,
         "Description": rule.description,
-        "Tags": tags.as_list(region.tags.get(rule.id, {})),
+        "Tags": tags.as_list(region.tags_shown(rule.id)),
         "SecurityGroupRuleArn": f"arn:aws:ec2:{region.name}:{ACCOUNT}:security-group-rule/{rule.id}",
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 from nixops_lab.ec2 import ids, tags
 from nixops_lab.ec2.cloud import ACCOUNT, Cloud
 from nixops_lab.ec2.errors import Ec2Error, combination, invalid, missing
-from nixops_lab.ec2.filters import always, page, select
+from nixops_lab.ec2.filters import always, select
 from nixops_lab.ec2.records import Group, GroupRule
 from nixops_lab.ec2.region import Region
 from nixops_lab.ec2.rules import ALL_TRAFFIC_OUT, as_permissions
@@ -37,25 +37,31 @@ async def create_security_group(cloud: Cloud, region: Region, params: dict[str, 
         raise Ec2Error("InvalidGroup.Duplicate", f"The security group '{name}' already exists for VPC '{vpc_id}'")
     group = Group(region.new_ids.new("sg"), name, description, vpc_id, cloud.panel.clock())
     region.groups[group.id] = group
-    region.tags[group.id] = given
-    region.add_rule(group.id, ALL_TRAFFIC_OUT, None)
+    region.tags.put(group.id, given, group.created_at)
+    region.add_rule(group.id, ALL_TRAFFIC_OUT, None, group.created_at)
     return {"GroupId": group.id, "Tags": tags.as_list(given), "SecurityGroupArn": _arn(region, group)}
 
 
 def find_group(region: Region, params: Mapping[str, Any]) -> Group:
-    """The group of `GroupId`, or of `GroupName` in the default VPC."""
-    present = region.visible(region.groups)
+    """The visible group of `GroupId`, or of `GroupName` in the default VPC."""
+    return _find_group(region, params, region.visible(region.groups))
+
+
+def _find_group(region: Region, params: Mapping[str, Any], present: Mapping[str, Group]) -> Group:
     if group_id := params.get("GroupId"):
         return ids.pick(ids.GROUP, [group_id], present)[0]
     if name := params.get("GroupName"):
-        return groups_named(region, [name])[0]
+        return _groups_named(region, [name], present)[0]
     raise missing("GroupId")
 
 
 def groups_named(region: Region, names: Sequence[str]) -> list[Group]:
-    """Names are only valid in the default VPC. Raises `InvalidGroup.NotFound`."""
-    present = region.visible(region.groups).values()
-    by_name = {group.name: group for group in present if group.vpc_id == region.network.default_vpc}
+    """The visible groups. Names are only valid in the default VPC. Raises `InvalidGroup.NotFound`."""
+    return _groups_named(region, names, region.visible(region.groups))
+
+
+def _groups_named(region: Region, names: Sequence[str], present: Mapping[str, Group]) -> list[Group]:
+    by_name = {group.name: group for group in present.values() if group.vpc_id == region.network.default_vpc}
     for name in names:
         if name not in by_name:
             raise Ec2Error("InvalidGroup.NotFound", f"The security group '{name}' does not exist in default VPC")
@@ -63,8 +69,11 @@ def groups_named(region: Region, names: Sequence[str]) -> list[Group]:
 
 
 async def delete_security_group(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
-    """Refused while an interface has the group or a rule of another group names it."""
-    group = find_group(region, params)
+    """Refused while an interface has the group or a rule of another group names it.
+
+    A group too new to be shown is there all the same.
+    """
+    group = _find_group(region, params, region.groups)
     if group.name == "default":
         raise Ec2Error("CannotDelete", f'the specified group: "{group.id}" name: "default" cannot be deleted by a user')
     in_use = any(group.id in interface.group_ids for interface in region.interfaces.values())
@@ -76,9 +85,9 @@ async def delete_security_group(_cloud: Cloud, region: Region, params: dict[str,
         raise Ec2Error("DependencyViolation", f"resource {group.id} has a dependent object")
     for rule in region.rules_of(group.id):
         del region.rules[rule.id]
-        region.tags.pop(rule.id, None)
+        region.tags.forget(rule.id)
     del region.groups[group.id]
-    region.tags.pop(group.id, None)
+    region.tags.forget(group.id)
     return {"Return": True, "GroupId": group.id}
 
 
@@ -92,8 +101,8 @@ async def describe_security_groups(_cloud: Cloud, region: Region, params: dict[s
         chosen = ids.pick(ids.GROUP, group_ids, present)
     elif names := params.get("GroupNames"):
         chosen = groups_named(region, names)
-    found = select(chosen, params.get("Filters", []), _readers(region), lambda g: region.tags.get(g.id, {}))
-    shown, token = page(region.shuffled(found), params, "GroupIds")
+    found = select(chosen, params.get("Filters", []), _readers(region), lambda record: region.tags_indexed(record.id))
+    shown, token = region.paged(found, params, "GroupIds")
     return {"SecurityGroups": [_group_entry(region, group) for group in shown], "NextToken": token}
 
 
@@ -101,7 +110,7 @@ def _readers(region: Region) -> dict[str, Any]:
     def permissions(is_egress: bool, read: Any) -> Any:
         return lambda group: [
             str(value)
-            for rule in region.rules_of(group.id)
+            for rule in region.rules_shown(group.id)
             if rule.key.is_egress == is_egress and (value := read(rule)) is not None
         ]
 
@@ -129,7 +138,7 @@ def _peer(rule: GroupRule, kind: str) -> str | None:
 
 
 def _group_entry(region: Region, group: Group) -> dict[str, Any]:
-    rules = region.rules_of(group.id)
+    rules = region.shuffled(region.rules_shown(group.id))
     return {
         "GroupId": group.id,
         "GroupName": group.name,
@@ -139,7 +148,7 @@ def _group_entry(region: Region, group: Group) -> dict[str, Any]:
         "SecurityGroupArn": _arn(region, group),
         "IpPermissions": as_permissions([(r.key, r.description) for r in rules if not r.key.is_egress], ACCOUNT),
         "IpPermissionsEgress": as_permissions([(r.key, r.description) for r in rules if r.key.is_egress], ACCOUNT),
-        "Tags": tags.as_list(region.tags.get(group.id, {})),
+        "Tags": tags.as_list(region.tags_shown(group.id)),
     }
 
 

@@ -64,7 +64,7 @@ def image_of(image_id: str) -> Image:
     return ids.pick(ids.IMAGE, [image_id], IMAGES)[0]
 
 
-async def describe_images(_cloud: Cloud, _region: Region, params: dict[str, Any]) -> dict[str, Any]:
+async def describe_images(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
     """By owner, id and filters. Nobody but the NixOS account owns images here."""
     chosen: Iterable[Image] = IMAGES.values()
     if params.get("ImageIds"):
@@ -74,7 +74,7 @@ async def describe_images(_cloud: Cloud, _region: Region, params: dict[str, Any]
     if params.get("ExecutableUsers"):
         raise unsupported("DescribeImages by ExecutableUsers")
     found = select(chosen, params.get("Filters", []), _READERS, lambda _image: {})
-    shown, token = page(found, params, "ImageIds")
+    shown, token = page(found, lambda image: image.id, region.draw, params, "ImageIds")
     return {"Images": [_image_entry(image) for image in shown], "NextToken": token}
 
 

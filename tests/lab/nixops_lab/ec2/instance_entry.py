@@ -4,8 +4,9 @@ from typing import Any
 
 from nixops_lab.ec2 import tags
 from nixops_lab.ec2.cloud import ACCOUNT
-from nixops_lab.ec2.records import STATE_CODES, Instance, Interface
+from nixops_lab.ec2.records import STATE_CODES, Instance, Interface, Volume
 from nixops_lab.ec2.region import Region
+from nixops_lab.ec2.tag_book import Tags
 
 
 def state_entry(state: str) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def association(region: Region, address: str | None) -> dict[str, Any] | None:
     return {"IpOwnerId": "amazon", "PublicDnsName": public_dns(region, address), "PublicIp": address}
 
 
-def instance_entry(region: Region, instance: Instance) -> dict[str, Any]:
+def instance_entry(region: Region, instance: Instance, shown_tags: Tags) -> dict[str, Any]:
     """One member of `Instances`. A terminated one has lost network, groups and devices."""
     reason = instance.state_reason
     entry: dict[str, Any] = {
@@ -62,7 +63,7 @@ def instance_entry(region: Region, instance: Instance) -> dict[str, Any]:
         "RootDeviceType": "ebs",
         "MetadataOptions": instance.metadata_options,
         "ProductCodes": [],
-        "Tags": tags.as_list(region.tags.get(instance.id, {})),
+        "Tags": tags.as_list(shown_tags),
         "BlockDeviceMappings": [],
         "NetworkInterfaces": [],
         "SecurityGroups": [],
@@ -75,8 +76,9 @@ def instance_entry(region: Region, instance: Instance) -> dict[str, Any]:
 
 
 def _attached(region: Region, instance: Instance) -> dict[str, Any]:
-    interface = region.interfaces[instance.interface_id]
-    volume = region.volumes[instance.volume_id]
+    # Both are gone where a terminated instance is still shown as it was.
+    interface = region.interfaces.get(instance.interface_id)
+    volume = region.volumes.get(instance.volume_id)
     return {
         "VpcId": instance.subnet.vpc_id,
         "SubnetId": instance.subnet.id,
@@ -85,19 +87,21 @@ def _attached(region: Region, instance: Instance) -> dict[str, Any]:
         "PublicIpAddress": instance.public_address,
         "PublicDnsName": public_dns(region, instance.public_address),
         "SourceDestCheck": True,
-        "SecurityGroups": group_entries(region, interface.group_ids),
-        "NetworkInterfaces": [_interface_member(region, instance, interface)],
-        "BlockDeviceMappings": [
-            {
-                "DeviceName": volume.device,
-                "Ebs": {
-                    "AttachTime": volume.created_at,
-                    "DeleteOnTermination": volume.is_deleted_on_termination,
-                    "Status": "attached",
-                    "VolumeId": volume.id,
-                },
-            }
-        ],
+        "SecurityGroups": group_entries(region, interface.group_ids) if interface else [],
+        "NetworkInterfaces": [_interface_member(region, instance, interface)] if interface else [],
+        "BlockDeviceMappings": [_device(volume)] if volume else [],
+    }
+
+
+def _device(volume: Volume) -> dict[str, Any]:
+    return {
+        "DeviceName": volume.device,
+        "Ebs": {
+            "AttachTime": volume.created_at,
+            "DeleteOnTermination": volume.is_deleted_on_termination,
+            "Status": "attached",
+            "VolumeId": volume.id,
+        },
     }
 
 

@@ -4,14 +4,13 @@ Facts: EC2 API Reference, operations of these names; EC2 User Guide, "Amazon EC2
 "Change instance termination protection".
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nixops_lab.ec2 import ids
 from nixops_lab.ec2.cloud import ACCOUNT, Cloud
 from nixops_lab.ec2.errors import Ec2Error, combination, incorrect_state, invalid, unsupported
-from nixops_lab.ec2.filters import always, page, select
+from nixops_lab.ec2.filters import always, select
 from nixops_lab.ec2.instance_entry import group_entries, instance_entry, private_dns, public_dns, state_entry
 from nixops_lab.ec2.interfaces import changed_groups
 from nixops_lab.ec2.lifecycle import Lifecycle
@@ -30,7 +29,8 @@ def _readers(region: Region) -> dict[str, Callable[[Instance], Iterable[str]]]:
     return {
         "architecture": lambda i: [i.image.architecture],
         "availability-zone": lambda i: [i.subnet.zone],
-        "client-token": lambda i: [i.client_token],
+        # Which index answers this filter is not documented: the slower one is taken.
+        "client-token": lambda i: [i.client_token] if region.is_indexed(i) else [],
         "dns-name": unless_terminated(lambda i: public_dns(region, i.public_address)),
         "image-id": lambda i: [i.image.id],
         "instance-id": lambda i: [i.id],
@@ -53,12 +53,13 @@ def _readers(region: Region) -> dict[str, Callable[[Instance], Iterable[str]]]:
     }
 
 
-def _found(region: Region, params: dict[str, Any]) -> tuple[list[Instance], str | None]:
+def _found(region: Region, params: dict[str, Any]) -> tuple[Sequence[Instance], str | None]:
     chosen: Iterable[Instance] = region.visible(region.instances).values()
     if params.get("InstanceIds"):
         chosen = _named(region, params)
-    found = select(chosen, params.get("Filters", []), _readers(region), lambda i: region.tags.get(i.id, {}))
-    return page(region.shuffled(found), params, "InstanceIds")
+    seen = [region.seen(instance) for instance in chosen]
+    found = select(seen, params.get("Filters", []), _readers(region), lambda record: region.tags_indexed(record.id))
+    return region.paged(found, params, "InstanceIds")
 
 
 async def describe_instances(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +73,7 @@ async def describe_instances(_cloud: Cloud, region: Region, params: dict[str, An
             "ReservationId": reservation_id,
             "OwnerId": ACCOUNT,
             "Groups": [],
-            "Instances": [instance_entry(region, instance) for instance in instances],
+            "Instances": [instance_entry(region, instance, region.tags_shown(instance.id)) for instance in instances],
         }
         for reservation_id, instances in reservations.items()
     ]
@@ -199,12 +200,12 @@ async def modify_instance_attribute(_cloud: Cloud, region: Region, params: dict[
             changed_groups(region, region.interfaces[instance.interface_id], params["Groups"])
         case "DisableApiTermination":
             is_protected = params["DisableApiTermination"].get("Value", False)
-            region.instances[instance.id] = replace(instance, is_protected=is_protected)
+            region.change(instance.id, is_protected=is_protected)
         case "InstanceInitiatedShutdownBehavior":
             behavior = params["InstanceInitiatedShutdownBehavior"].get("Value")
             if behavior not in {"stop", "terminate"}:
                 raise invalid(f"Invalid value '{behavior}' for InstanceInitiatedShutdownBehavior.")
-            region.instances[instance.id] = replace(instance, shutdown_behavior=behavior)
+            region.change(instance.id, shutdown_behavior=behavior)
         case other:
             raise unsupported(f"the lab does not model a change of {other}")
     return {}

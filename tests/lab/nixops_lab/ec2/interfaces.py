@@ -10,7 +10,7 @@ from typing import Any
 from nixops_lab.ec2 import ids, tags
 from nixops_lab.ec2.cloud import ACCOUNT, Cloud
 from nixops_lab.ec2.errors import Ec2Error, combination, missing, unsupported
-from nixops_lab.ec2.filters import always, page, select
+from nixops_lab.ec2.filters import always, select
 from nixops_lab.ec2.instance_entry import association, group_entries, private_dns
 from nixops_lab.ec2.records import Interface
 from nixops_lab.ec2.region import Region
@@ -68,8 +68,8 @@ async def describe_network_interfaces(_cloud: Cloud, region: Region, params: dic
     chosen = list(present.values())
     if interface_ids := params.get("NetworkInterfaceIds"):
         chosen = ids.pick(ids.INTERFACE, interface_ids, present)
-    found = select(chosen, params.get("Filters", []), _READERS, lambda i: region.tags.get(i.id, {}))
-    shown, token = page(region.shuffled(found), params, "NetworkInterfaceIds")
+    found = select(chosen, params.get("Filters", []), _READERS, lambda record: region.tags_indexed(record.id))
+    shown, token = region.paged(found, params, "NetworkInterfaceIds")
     return {"NetworkInterfaces": [_interface_entry(region, interface) for interface in shown], "NextToken": token}
 
 
@@ -101,7 +101,7 @@ def _interface_entry(region: Region, interface: Interface) -> dict[str, Any]:
         ],
         "Association": public,
         "Groups": group_entries(region, interface.group_ids),
-        "TagSet": tags.as_list(region.tags.get(interface.id, {})),
+        "TagSet": tags.as_list(region.tags_shown(interface.id)),
     }
     if interface.terminated_at is None:
         entry["Attachment"] = {

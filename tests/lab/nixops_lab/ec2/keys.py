@@ -66,7 +66,7 @@ async def import_key_pair(cloud: Cloud, region: Region, params: dict[str, Any]) 
         created_at=cloud.panel.clock(),
     )
     region.key_pairs[pair.id] = pair
-    region.tags[pair.id] = given
+    region.tags.put(pair.id, given, pair.created_at)
     return {
         "KeyFingerprint": pair.fingerprint,
         "KeyName": pair.name,
@@ -98,7 +98,7 @@ async def describe_key_pairs(_cloud: Cloud, region: Region, params: dict[str, An
         chosen = [key_pair_named(region, name) for name in names]
     if pair_ids := params.get("KeyPairIds"):
         chosen = ids.pick(ids.KEY_PAIR, pair_ids, present)
-    found = select(chosen, params.get("Filters", []), _READERS, lambda pair: region.tags.get(pair.id, {}))
+    found = select(chosen, params.get("Filters", []), _READERS, lambda record: region.tags_indexed(record.id))
     with_key = params.get("IncludePublicKey", False)
     return {"KeyPairs": [_key_entry(region, pair, with_key) for pair in region.shuffled(found)]}
 
@@ -110,7 +110,7 @@ def _key_entry(region: Region, pair: KeyPair, with_key: bool) -> dict[str, Any]:
         "KeyType": pair.key_type,
         "KeyFingerprint": pair.fingerprint,
         "CreateTime": pair.created_at,
-        "Tags": tags.as_list(region.tags.get(pair.id, {})),
+        "Tags": tags.as_list(region.tags_shown(pair.id)),
         # EC2 puts the name where the comment was.
         "PublicKey": f"{pair.public_key} {pair.name}" if with_key else None,
     }
@@ -128,7 +128,7 @@ async def delete_key_pair(_cloud: Cloud, region: Region, params: dict[str, Any])
     gone = [pair for pair in region.key_pairs.values() if pair.id == pair_id or pair.name == name]
     for pair in gone:
         del region.key_pairs[pair.id]
-        region.tags.pop(pair.id, None)
+        region.tags.forget(pair.id)
     return {"Return": True, "KeyPairId": gone[0].id if gone else None}
 
 

@@ -294,7 +294,7 @@ def _create(cloud: Cloud, region: Region, params: Mapping[str, Any], placed: Pla
         region.interfaces[interface.id] = interface
         region.volumes[volume.id] = volume
         for resource, kind in ((instance_id, "instance"), (volume.id, "volume"), (interface.id, "network-interface")):
-            region.tags[resource] = dict(plan.tags.get(kind, {}))
+            region.tags.put(resource, plan.tags.get(kind, {}), now)
         created.append(instance)
     return created
 
@@ -325,5 +325,5 @@ def _reply(region: Region, reservation_id: str, instances: Sequence[Instance]) -
         "ReservationId": reservation_id,
         "OwnerId": ACCOUNT,
         "Groups": [],
-        "Instances": [instance_entry(region, instance) for instance in instances],
+        "Instances": [instance_entry(region, instance, region.tags.now(instance.id)) for instance in instances],
     }

@@ -183,7 +183,7 @@ class Lifecycle:
         volume = region.volumes[instance.volume_id]
         if volume.is_deleted_on_termination:
             del region.volumes[volume.id]
-            region.tags.pop(volume.id, None)
+            region.tags.forget(volume.id)
         else:
             region.volumes[volume.id] = replace(volume, is_attached=False)
         await self._firewall.apply(region)
@@ -198,7 +198,7 @@ class Lifecycle:
             self._cloud.addresses.release_public(address)
 
     def _change(self, region: Region, instance_id: str, **changes: object) -> None:
-        region.instances[instance_id] = replace(region.instances[instance_id], **changes)  # type: ignore[arg-type]
+        region.change(instance_id, **changes)
 
     def _turn(self, instance_id: str) -> asyncio.Lock:
         return self._turns.setdefault(instance_id, asyncio.Lock())

@@ -120,6 +120,7 @@ class GroupRule:
     group_id: str
     key: RuleKey
     description: str | None
+    created_at: float
 
 
 @dataclass(frozen=True)

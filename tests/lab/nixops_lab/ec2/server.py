@@ -130,6 +130,11 @@ class Ec2Layer:
             await self._moto_server.stop()
         self._calls.close()
 
+    def state_of(self, instance_id: str) -> str | None:
+        """The state of an instance as it is, which answers may not show yet; None for one that is not there."""
+        found = [region.instances.get(instance_id) for region in self._cloud.regions.values()]
+        return next((instance.state for instance in found if instance is not None), None)
+
     def control_routes(self) -> Sequence[web.RouteDef]:
         """Routes of the control interface (control.py)."""
         return control.routes(self._calls, self._faults, self._panel)

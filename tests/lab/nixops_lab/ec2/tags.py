@@ -76,7 +76,7 @@ def _present(region: Region, resource: str) -> str:
     records: dict[ids.Kind, Mapping[str, object]] = {
         ids.INSTANCE: region.visible(region.instances),
         ids.GROUP: region.visible(region.groups),
-        ids.RULE: region.rules,
+        ids.RULE: region.visible(region.rules),
         ids.KEY_PAIR: region.visible(region.key_pairs),
         ids.INTERFACE: region.visible(region.interfaces),
         ids.VOLUME: region.visible(region.volumes),
@@ -86,33 +86,31 @@ def _present(region: Region, resource: str) -> str:
     return resource
 
 
-async def create_tags(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+async def create_tags(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
     """All resources or none."""
     added = checked(params["Tags"])
     resources = [_present(region, resource) for resource in params["Resources"]]
     for resource in resources:
-        if len(region.tags.get(resource, {}) | added) > MAX_TAGS:
+        if len({**region.tags.now(resource), **added}) > MAX_TAGS:
             raise Ec2Error("TagLimitExceeded", f"You have reached the maximum of {MAX_TAGS} tags")
         instance = region.instances.get(resource)
         if instance is not None and instance.metadata_options["InstanceMetadataTags"] == "enabled":
             metadata_keys(added)
     for resource in resources:
-        region.tags[resource] = region.tags.get(resource, {}) | added
+        region.tags.put(resource, {**region.tags.now(resource), **added}, cloud.panel.clock())
     return {}
 
 
-async def delete_tags(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+async def delete_tags(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
     """By key, or by key and value. Without any tag named, all tags of the resources go."""
     resources = [_present(region, resource) for resource in params["Resources"]]
     for resource in resources:
-        tags = region.tags.get(resource, {})
-        if not params.get("Tags"):
-            region.tags[resource] = {}
-            continue
-        for tag in params["Tags"]:
+        left = dict(region.tags.now(resource)) if params.get("Tags") else {}
+        for tag in params.get("Tags", []):
             key = tag.get("Key", "")
-            if key in tags and tag.get("Value", tags[key]) == tags[key]:
-                del tags[key]
+            if key in left and tag.get("Value", left[key]) == left[key]:
+                del left[key]
+        region.tags.put(resource, left, cloud.panel.clock())
     return {}
 
 
@@ -133,9 +131,11 @@ _READERS = {
 
 async def describe_tags(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
     """Every tag of every resource, filtered."""
-    every = [_Tag(resource, key, value) for resource, tags in region.tags.items() for key, value in tags.items()]
+    every = [
+        _Tag(resource, key, value) for resource in region.tags for key, value in region.tags_indexed(resource).items()
+    ]
     found = select(every, params.get("Filters", []), _READERS, lambda tag: {tag.key: tag.value})
-    shown, token = page(found, params, "Resources")
+    shown, token = page(found, lambda tag: f"{tag.resource} {tag.key}", region.draw, params, "Resources")
     entries = [
         {"ResourceId": tag.resource, "ResourceType": tag.resource_type, "Key": tag.key, "Value": tag.value}
         for tag in shown

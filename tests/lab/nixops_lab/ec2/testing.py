@@ -215,6 +215,10 @@ class RunningLayer:
         match = {name: settings.pop(name) for name in ("nth", "param") if name in settings} | {"op": op}
         self.control("POST", "/faults", {"match": match, "do": do, **settings})
 
+    def until_settled(self, instance_id: str, state: str) -> None:
+        """Wait until the instance is in that state, whatever answers show."""
+        eventually(lambda: self._layer.state_of(instance_id) == state)
+
     def log(self) -> list[dict[str, Any]]:
         """The call log as it is on disk."""
         return [json.loads(line) for line in self.log_path.read_text().splitlines()]

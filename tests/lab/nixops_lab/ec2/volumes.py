@@ -4,7 +4,7 @@ from typing import Any
 
 from nixops_lab.ec2 import ids, tags
 from nixops_lab.ec2.cloud import Cloud
-from nixops_lab.ec2.filters import page, select
+from nixops_lab.ec2.filters import select
 from nixops_lab.ec2.records import Volume
 from nixops_lab.ec2.region import Region
 
@@ -29,8 +29,8 @@ async def describe_volumes(_cloud: Cloud, region: Region, params: dict[str, Any]
     chosen = list(present.values())
     if volume_ids := params.get("VolumeIds"):
         chosen = ids.pick(ids.VOLUME, volume_ids, present)
-    found = select(chosen, params.get("Filters", []), _READERS, lambda v: region.tags.get(v.id, {}))
-    shown, token = page(region.shuffled(found), params, "VolumeIds")
+    found = select(chosen, params.get("Filters", []), _READERS, lambda record: region.tags_indexed(record.id))
+    shown, token = region.paged(found, params, "VolumeIds")
     return {"Volumes": [_volume_entry(region, volume) for volume in shown], "NextToken": token}
 
 
@@ -52,7 +52,7 @@ def _volume_entry(region: Region, volume: Volume) -> dict[str, Any]:
         "VolumeType": volume.volume_type,
         "State": _status(volume),
         "Attachments": [attachment] if volume.is_attached else [],
-        "Tags": tags.as_list(region.tags.get(volume.id, {})),
+        "Tags": tags.as_list(region.tags_shown(volume.id)),
     }
 
 
