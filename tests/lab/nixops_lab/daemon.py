@@ -41,7 +41,8 @@ def given_host(who: identities.Identities) -> MachineSpec:
 
 def callers(who: identities.Identities) -> dict[str, tuple[str, str]]:
     """Access key → secret and name in the call log, as the EC2 layer takes them."""
-    return {who.person.id: (who.person.secret, "person"), who.operator.id: (who.operator.secret, "operator")}
+    named = {"person": who.person, "operator": who.operator, "neighbour": who.neighbour}
+    return {key.id: (key.secret, name) for name, key in named.items()}
 
 
 class Control:

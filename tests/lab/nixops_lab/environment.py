@@ -44,6 +44,8 @@ def variables(paths: LabPaths, state: State, identities: Identities) -> dict[str
         "LAB_NIXPKGS": str(paths.nixpkgs),
         "LAB_OPERATOR_AWS_ACCESS_KEY_ID": identities.operator.id,
         "LAB_OPERATOR_AWS_SECRET_ACCESS_KEY": identities.operator.secret,
+        "LAB_NEIGHBOUR_AWS_ACCESS_KEY_ID": identities.neighbour.id,
+        "LAB_NEIGHBOUR_AWS_SECRET_ACCESS_KEY": identities.neighbour.secret,
     }
 
 

@@ -1,5 +1,6 @@
 """What the lab writes and names: state, paths, environment, configuration of the control plane and of the operator."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import ClassVar
@@ -89,13 +90,23 @@ class TestEnvironment:
         assert inside["KUBECONFIG"] == "/k"
         assert not {"AWS_PROFILE", "https_proxy"} & inside.keys()
 
-    def test_identities_are_made_once_and_tell_person_and_operator_apart(self, paths: LabPaths) -> None:
+    def test_identities_are_made_once_and_tell_callers_apart(self, paths: LabPaths) -> None:
         first = identities.load(paths)
         assert identities.load(paths) == first
-        assert first.person.id != first.operator.id
+        assert len({first.person.id, first.operator.id, first.neighbour.id}) == 3
         assert first.client_public_key.split()[0] == first.host_public_key.split()[0] == "ssh-ed25519"
         assert paths.client_key.stat().st_mode & 0o077 == 0
         assert paths.identities.stat().st_mode & 0o077 == 0
+
+    def test_a_lab_folder_of_before_the_neighbour_keeps_its_keys_and_gets_the_new_one(self, paths: LabPaths) -> None:
+        first = identities.load(paths)
+        stored = paths.identities / "access-keys.json"
+        keys = json.loads(stored.read_text())
+        del keys["neighbour"]
+        stored.write_text(json.dumps(keys))
+        again = identities.load(paths)
+        assert (again.person, again.operator) == (first.person, first.operator)
+        assert identities.load(paths) == again
 
     def test_user_data_holds_the_host_key_on_one_line(self, paths: LabPaths) -> None:
         who = identities.load(paths)

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from nixops_lab.ec2.calllog import CallLog
 from nixops_lab.ec2.faults import Faults, read_fault
-from nixops_lab.ec2.knobs import Knobs, Panel
+from nixops_lab.ec2.knobs import Panel
 
 
 def routes(log: CallLog, faults: Faults, panel: Panel) -> Sequence[web.RouteDef]:
@@ -36,7 +36,7 @@ def routes(log: CallLog, faults: Faults, panel: Panel) -> Sequence[web.RouteDef]
             changes = await request.json()
             if not isinstance(changes, dict):
                 return _refused("a JSON object is expected")
-            panel.turn(panel.knobs.with_values(changes))
+            await panel.turn(changes)
         except ValueError as error:
             return _refused(str(error))
         return web.json_response(panel.knobs.as_dict())
@@ -55,7 +55,7 @@ def routes(log: CallLog, faults: Faults, panel: Panel) -> Sequence[web.RouteDef]
 
     async def post_reset(_request: web.Request) -> web.Response:
         faults.all.clear()
-        panel.turn(Knobs())
+        await panel.reset()
         return web.json_response({})
 
     return [

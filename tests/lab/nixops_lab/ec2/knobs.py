@@ -5,16 +5,20 @@ one that does: a knob that was not turned would hide what a test means to show.
 """
 
 import asyncio
-import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from nixops_lab.ec2.knob_values import seconds
+from nixops_lab.ec2.knob_values import nearest, operations, seconds, switch
 
 
 def _knob(name: str, read: Callable[[object], Any], default: object) -> Any:
     return field(default=default, metadata={"name": name, "read": read})
+
+
+def _family(name: str, read: Callable[[object], Any]) -> Any:
+    """Knobs of one kind, `name.<caller>` each. What reads as None is nothing that is kept."""
+    return field(default_factory=dict, metadata={"family": name, "read": read})
 
 
 # Older names, and those that set several at once.
@@ -42,47 +46,83 @@ class Knobs:
     visibility_tags: float = _knob("visibility.tags", seconds, 0.0)
     # How long answers show an instance as it was before it changed.
     visibility_states: float = _knob("visibility.states", seconds, 0.0)
+    # Nobody listens: connections are refused, and those that stand are reset.
+    endpoint_refuses: bool = _knob("endpoint.refuses", switch, default=False)
+    # Caller → patterns of operations, see standing.py.
+    silent: Mapping[str, tuple[str, ...]] = _family("silent", operations)
+    reset: Mapping[str, tuple[str, ...]] = _family("reset", operations)
+    deny: Mapping[str, tuple[str, ...]] = _family("deny", operations)
+    throttle: Mapping[str, tuple[str, ...]] = _family("throttle", operations)
 
-    def with_values(self, changes: Mapping[str, object]) -> "Knobs":
-        """A copy with `changes`. Raises ValueError, and then nothing is changed."""
+    def with_values(self, changes: Mapping[str, object], callers: Collection[str] = ()) -> "Knobs":
+        """A copy with `changes`; `callers` may be named in knobs. Raises ValueError, and then nothing is changed."""
         turned = self
         for given, value in changes.items():
             for name in ALIASES.get(given, (given,)):
                 try:
-                    turned = turned._with_value(name, value)
+                    turned = turned._with_value(name, value, callers)
                 except ValueError as error:
                     raise ValueError(f"{given}: {error}") from None
         return turned
 
-    def _with_value(self, name: str, value: object) -> "Knobs":
+    def _with_value(self, name: str, value: object, callers: Collection[str]) -> "Knobs":
+        family, _, member = name.partition(".")
         for each in fields(self):
-            if each.metadata["name"] == name:
+            if each.metadata.get("name") == name:
                 return replace(self, **{each.name: each.metadata["read"](value)})
-        raise ValueError(f"there is no such knob; {nearest(name, self.as_dict().keys() | ALIASES)}")
+            if each.metadata.get("family") == family and member in callers:
+                others = {key: kept for key, kept in getattr(self, each.name).items() if key != member}
+                read = each.metadata["read"](value)
+                members: Any = others if read is None else {**others, member: read}
+                return replace(self, **{each.name: members})
+        raise ValueError(f"there is no such knob; {nearest(name, self._names(callers))}")
+
+    def _names(self, callers: Collection[str]) -> set[str]:
+        singles = {each.metadata["name"] for each in fields(self) if "name" in each.metadata}
+        families = [each.metadata["family"] for each in fields(self) if "family" in each.metadata]
+        return singles | set(ALIASES) | {f"{family}.{member}" for family in families for member in callers}
 
     def as_dict(self) -> dict[str, Any]:
         """name → value, as JSON has it."""
-        return {each.metadata["name"]: getattr(self, each.name) for each in fields(self)}
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """Says which of the known names was probably meant."""
-    return f"did you mean {difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)[0]}?"
+        told: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if "name" in each.metadata:
+                told[each.metadata["name"]] = value
+            else:
+                told |= {f"{each.metadata['family']}.{member}": ",".join(kept) for member, kept in value.items()}
+        return told
 
 
 class Panel:
     """The knobs as they stand now, and waits that follow them."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], callers: Collection[str] = ()) -> None:
+        """`callers`: access keys and names that knobs may be about."""
         self.clock = clock
         self.knobs = Knobs()
+        self._callers = callers
         self._turned = asyncio.Event()
+        self._followers: list[Callable[[Knobs], Awaitable[None]]] = []
 
-    def turn(self, knobs: Knobs) -> None:
-        """Set all knobs; waits in progress see it at once."""
+    def follow(self, follower: Callable[[Knobs], Awaitable[None]]) -> None:
+        """Have `follower` act on each turn, before the turn is over."""
+        self._followers.append(follower)
+
+    async def turn(self, changes: Mapping[str, object]) -> None:
+        """Set some knobs; waits in progress see it at once. Raises ValueError, and then nothing is changed."""
+        await self._become(self.knobs.with_values(changes, self._callers))
+
+    async def reset(self) -> None:
+        """All knobs as at the start."""
+        await self._become(Knobs())
+
+    async def _become(self, knobs: Knobs) -> None:
         self.knobs = knobs
         self._turned.set()
         self._turned = asyncio.Event()
+        for follower in self._followers:
+            await follower(knobs)
 
     async def elapsed(self, name: str, since: float) -> None:
         """Return once the time of the knob `name` has passed since `since`, as the knob stands then."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +16,13 @@ from urllib.parse import parse_qsl
 import aiohttp
 from aiohttp import web
 
-from nixops_lab.ec2 import control, protocol
+from nixops_lab.ec2 import control, protocol, standing
 from nixops_lab.ec2.calllog import CallLog, resources_in, without_user_data
 from nixops_lab.ec2.cloud import Cloud, Hosts
 from nixops_lab.ec2.errors import Ec2Error, unsupported
 from nixops_lab.ec2.faults import Fault, Faults
 from nixops_lab.ec2.firewall import Firewall
-from nixops_lab.ec2.knobs import Panel
+from nixops_lab.ec2.knobs import Knobs, Panel
 from nixops_lab.ec2.lifecycle import Lifecycle
 from nixops_lab.ec2.moto import Moto, MotoServer
 from nixops_lab.ec2.operations import FORWARDED, is_read, served
@@ -88,11 +89,13 @@ class Ec2Layer:
         self._seed = seed
         self._moto_server = moto or MotoServer(moto_port)
         self._owns_moto = moto is None
-        self._panel = Panel(clock)
+        self._panel = Panel(clock, {*callers, *(name for _secret, name in callers.values())})
+        self._panel.follow(self._listen_or_refuse)
         self._faults = Faults()
         self._calls = CallLog(log_path)
         self._stopping = asyncio.Event()
         self._runner: web.AppRunner | None = None
+        self._site: web.TCPSite | None = None
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -115,8 +118,12 @@ class Ec2Layer:
         application.router.add_route("*", "/{tail:.*}", self._serve)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        return int(self._runner.addresses[0][1])
+        # Bound and never listening, this socket keeps the port while nobody listens (socket(7), SO_REUSEADDR).
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind((host, port))
+        await self._listen_or_refuse(self._panel.knobs)
+        return int(self._place.getsockname()[1])
 
     async def stop(self) -> None:
         """Stop listening and end the transitions and moto. Machines stay as they are."""
@@ -124,6 +131,7 @@ class Ec2Layer:
         if self._runner is not None:
             await self._lifecycle.close()
             await self._runner.cleanup()
+            self._place.close()
         if self._session is not None:
             await self._session.close()
         if self._owns_moto:
@@ -138,6 +146,21 @@ class Ec2Layer:
     def control_routes(self) -> Sequence[web.RouteDef]:
         """Routes of the control interface (control.py)."""
         return control.routes(self._calls, self._faults, self._panel)
+
+    async def _listen_or_refuse(self, knobs: Knobs) -> None:
+        if self._runner is None:
+            return
+        if self._site is None and not knobs.endpoint_refuses:
+            host, port = self._place.getsockname()
+            self._site = web.TCPSite(self._runner, host, port, reuse_address=True)
+            await self._site.start()
+        elif self._site is not None and knobs.endpoint_refuses:
+            await self._site.stop()
+            self._site = None
+            assert self._runner.server is not None
+            for connection in self._runner.server.connections:
+                if connection.transport is not None:
+                    connection.transport.abort()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         received = Received(
@@ -157,6 +180,13 @@ class Ec2Layer:
             reply = self._refusal(received, error)
             self._write_down(received, reply)
             return _response(reply)
+        if (
+            how := standing.unanswered(self._panel.knobs, self._caller(received), received.operation or "")
+        ) is not None:
+            self._write_down(received, None, fault=how)
+            if how == "silent":
+                await self._stopping.wait()
+            return _cut(request)
         fault = self._faults.meeting(received.operation or "", received.parameters)
         if fault is None:
             reply = await self._answer(received)
@@ -209,6 +239,12 @@ class Ec2Layer:
         model = protocol.operation_model(form.get("Action", ""))
         received.parameters = protocol.parse(model, form)
 
+    def _caller(self, received: Received) -> standing.Caller:
+        """The caller of a request that was identified."""
+        assert received.claim is not None
+        access_key = received.claim.access_key
+        return standing.Caller(access_key, self._callers[access_key][1], received.service)
+
     async def _answer(self, received: Received) -> Reply:
         try:
             return await self._execute(received)
@@ -222,6 +258,7 @@ class Ec2Layer:
         name = received.operation
         assert received.claim is not None
         region_name = received.claim.region
+        standing.admit(self._panel.knobs, self._caller(received), name or "", received.parameters)
         if received.service != "ec2":
             return await self._forward(received)
         assert name is not None

@@ -23,6 +23,8 @@ from nixops_lab.machines import MachineSpec, Rule
 
 ACCESS_KEY = "AKIALAB0000000000001"
 SECRET_KEY = "secret-of-the-lab"
+NEIGHBOUR_ACCESS_KEY = "AKIALAB0000000000002"
+NEIGHBOUR_SECRET_KEY = "secret-of-the-neighbour"
 REGION = "us-west-2"
 PATIENCE_SECONDS = 20.0
 
@@ -177,7 +179,10 @@ class RunningLayer:
         self.turn(**_NO_DELAYS)
 
     async def _start(self, moto: MotoServer, seed: int) -> None:
-        callers = {ACCESS_KEY: (SECRET_KEY, "lab")}
+        callers = {
+            ACCESS_KEY: (SECRET_KEY, "lab"),
+            NEIGHBOUR_ACCESS_KEY: (NEIGHBOUR_SECRET_KEY, "neighbour"),
+        }
         self._layer = Ec2Layer(self.machines, callers, self.log_path, seed, moto=moto, clock=self.clock)
         self.url = f"http://127.0.0.1:{await self._layer.start('127.0.0.1', 0)}"
         application = web.Application()
@@ -206,7 +211,11 @@ class RunningLayer:
         with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
             return json.load(reply)
 
-    def turn(self, **knobs: float) -> None:
+    def neighbour(self, service: str = "ec2", **settings: Any) -> Any:
+        """A client of another tenant with an access key of its own."""
+        return self.client(service, access_key=NEIGHBOUR_ACCESS_KEY, secret_key=NEIGHBOUR_SECRET_KEY, **settings)
+
+    def turn(self, **knobs: object) -> None:
         """Set knobs."""
         self.control("POST", "/knobs", knobs)
 
