@@ -229,19 +229,31 @@ BESIDE_THE_ADAPTER = {
 }
 
 
-def chart_rights(kind: str) -> set[tuple[str, str]]:
-    """(verb, group/resource) of the chart's only role of this kind; conditions of the template taken as true."""
-    template = (ROOT / "helm/nixops-operator/templates/rbac.yaml").read_text()
-    lines = [line for line in template.splitlines() if not line.strip().startswith("{{")]
-    documents = yaml.safe_load_all(re.sub(r"\{\{.*?\}\}", "x", "\n".join(lines)))
-    (role,) = [document for document in documents if document["kind"] == kind]
+CHART = ROOT / "helm/nixops-operator"
+
+
+def rights(rules: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    """(verb, group/resource) of RBAC rules."""
     return {
         (verb, f"{group}/{resource}")
-        for rule in role["rules"]
+        for rule in rules
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
+
+
+def rules_of(name: str) -> list[dict[str, Any]]:
+    """Rules for watched namespaces, as the chart's templates put them into roles."""
+    rules: list[dict[str, Any]] = yaml.safe_load((CHART / "rbac" / f"{name}.yaml").read_text())
+    return rules
+
+
+def rules_written_in_the_template() -> list[dict[str, Any]]:
+    """Those of all roles that stand in the template itself; its conditions taken as true."""
+    lines = [line for line in (CHART / "templates/rbac.yaml").read_text().splitlines() if "{{-" not in line]
+    documents = yaml.safe_load_all(re.sub(r"\{\{.*?\}\}", "x", "\n".join(lines)))
+    return [rule for document in documents for rule in document.get("rules") or ()]
 
 
 def test_every_method_of_the_port_has_a_use_here() -> None:
@@ -261,7 +273,26 @@ async def test_the_chart_gives_exactly_the_rights_that_the_adapter_uses() -> Non
             await use(kube, kind)
             await use(kube, kind)
 
-    assert connection.used | BESIDE_THE_ADAPTER == chart_rights("ClusterRole")
+    cluster = [rule for rule in rules_written_in_the_template() if rule["resources"] == ["namespaces"]]
+    granted = rights(rules_of("objects") + rules_of("secrets") + cluster)
+    assert connection.used | BESIDE_THE_ADAPTER == granted
+
+
+def test_rights_on_secrets_stand_alone() -> None:
+    """They are given elsewhere than the others where tenants share a cluster."""
+    assert {rule["resources"] == ["secrets"] for rule in rules_of("secrets")} == {True}
+    assert not any("secrets" in rule["resources"] for rule in rules_of("objects"))
+
+
+def test_no_right_is_a_wildcard_and_secrets_are_never_listed() -> None:
+    granted = rights(rules_of("objects") + rules_of("secrets") + rules_written_in_the_template())
+
+    assert [right for right in granted if "*" in "".join(right)] == []
+    assert {verb for verb, resource in granted if resource == "/secrets"} & {
+        "list",
+        "watch",
+        "deletecollection",
+    } == set()
 
 
 class LeaseServer(RecordingConnection):
@@ -284,5 +315,5 @@ async def test_the_chart_gives_exactly_the_rights_that_the_lease_uses() -> None:
     await lease.acquire()
     await lease.acquire()
 
-    rights = {(verb, resource) for verb, resource in chart_rights("Role") if resource.endswith("/leases")}
-    assert connection.used == rights
+    leases = [rule for rule in rules_written_in_the_template() if rule["resources"] == ["leases"]]
+    assert connection.used == rights(leases)

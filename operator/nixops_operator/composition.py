@@ -93,7 +93,7 @@ def wire(chosen: Settings, connection: Connection, lease: Lease, inner: Sequence
         queue=queue,
         intake=Intake(cache, queue),
         jobs=Jobs(_job_limits(chosen), queue.add),
-        kube=cast(Kube, Layered(KubernetesApi(connection), "kube", around)),
+        kube=cast(Kube, Layered(KubernetesApi(connection, namespaces=chosen.watch.namespaces), "kube", around)),
     )
 
 

@@ -125,7 +125,10 @@ class Lifecycle:
 
     async def _watch(self) -> None:
         ready = asyncio.Event()
-        watching = asyncio.create_task(watch.watch_for_ever(self._core.intake, self._watch_stop, ready), name="kopf")
+        namespaces = self._core.chosen.watch.namespaces
+        watching = asyncio.create_task(
+            watch.watch_for_ever(self._core.intake, namespaces, self._watch_stop, ready), name="kopf"
+        )
         became_ready = asyncio.create_task(ready.wait())
         await asyncio.wait([watching, became_ready], return_when=asyncio.FIRST_COMPLETED)
         became_ready.cancel()

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_settings import (
     BaseSettings,
@@ -51,6 +51,14 @@ class Lease(_Part):
     enabled: bool = True
     namespace: str = "nixops-system"
     name: str = "nixops-operator"
+
+
+Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+"""RFC 1123 label, as the API server wants it; in particular no pattern, which kopf would take one for."""
+
+
+class Watch(_Part):
+    namespaces: tuple[Namespace, ...] = ()  # whose objects are acted on; empty = the whole cluster's
 
 
 class Aws(_Part):
@@ -114,6 +122,7 @@ class Settings(BaseSettings):
     log: Log = Log()
     server: Server = Server()
     lease: Lease = Lease()
+    watch: Watch = Watch()
     aws: Aws = Aws()
     ec2: Ec2 = Ec2()
     hosts: Hosts = Hosts()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -130,14 +130,15 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-async def watch_for_ever(intake: Intake, stop: asyncio.Event, ready: asyncio.Event) -> None:
-    """Returns when `stop` is set; raises if kopf gives up. Sets `ready` when kopf has taken up its work (and the
-    signals)."""
+async def watch_for_ever(intake: Intake, namespaces: Sequence[str], stop: asyncio.Event, ready: asyncio.Event) -> None:
+    """Watches these namespaces; if there are none, the whole cluster. Returns when `stop` is set; raises if kopf gives
+    up. Sets `ready` when kopf has taken up its work (and the signals)."""
     await kopf.operator(
         registry=registry(intake),
         settings=settings(),
         standalone=True,
-        clusterwide=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
         stop_flag=stop,
         ready_flag=ready,
     )

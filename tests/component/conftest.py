@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+ACCOUNT = "system:serviceaccount:nixops-system:nixops-operator"
 START_LIMIT = 120  # seconds; a busy machine needs about 15
 
 
@@ -28,6 +29,7 @@ class ApiServer:
 
     programs: Path
     kubeconfig: Path
+    account: Path  # a kubeconfig of the service account that the chart names, without any right of its own
 
     def run(self, program: str, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """One of the control plane's programs; its exit status is the caller's to judge."""
@@ -66,6 +68,23 @@ def _free_ports(number: int) -> list[int]:
     return ports
 
 
+def _kubeconfig(path: Path, url: str, token: str) -> Path:
+    """For who has the token; on loopback nobody checks the certificate."""
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "test", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
+                "users": [{"name": "test", "user": {"token": token}}],
+                "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+                "current-context": "test",
+            }
+        )
+    )
+    return path
+
+
 def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     trusting = ssl._create_unverified_context()  # noqa: S323 - a self-signed certificate on loopback
     deadline = time.monotonic() + START_LIMIT
@@ -88,29 +107,20 @@ def programs() -> Path:
 
 @pytest.fixture(scope="session")
 def api_server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """An empty cluster of etcd and API server alone, with RBAC and one administrator."""
+    """An empty cluster of etcd and API server alone, with RBAC, one administrator and the operator's account."""
     etcd = shutil.which("etcd")
     assert etcd, "etcd is missing: apt-get install etcd-server"
     folder = tmp_path_factory.mktemp("api-server")
     client, peer, secure = _free_ports(3)
-    token = secrets.token_hex(16)
-    (folder / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
+    tokens = {"admin": secrets.token_hex(16), ACCOUNT: secrets.token_hex(16)}
+    groups = {"admin": "system:masters", ACCOUNT: "system:serviceaccounts"}
+    rows = [f"{token},{user},{user},{groups[user]}\n" for user, token in tokens.items()]
+    (folder / "tokens.csv").write_text("".join(rows))
     (folder / "tokens.csv").chmod(0o600)
     subprocess.run(["openssl", "genrsa", "-out", folder / "accounts.key", "2048"], check=True, capture_output=True)
     url = f"https://127.0.0.1:{secure}"
-    kubeconfig = folder / "kubeconfig"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "test", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
-                "users": [{"name": "admin", "user": {"token": token}}],
-                "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
-                "current-context": "test",
-            }
-        )
-    )
+    kubeconfig = _kubeconfig(folder / "kubeconfig", url, tokens["admin"])
+    account = _kubeconfig(folder / "account", url, tokens[ACCOUNT])
     commands = {
         "etcd": [
             etcd,
@@ -141,7 +151,7 @@ def api_server(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             with (folder / f"{name}.log").open("wb") as log:
                 started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=folder))
         _wait_until_ready(url, started[-1], folder / "apiserver.log")
-        yield ApiServer(programs, kubeconfig)
+        yield ApiServer(programs, kubeconfig, account)
     finally:
         for process in reversed(started):
             process.terminate()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from component.conftest import ROOT
+from component.conftest import ACCOUNT, ROOT
+from nixops_operator.names import SIGNING_KEY_SECRET
 from nixops_operator.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
 
 CHART = ROOT / "helm/nixops-operator"
 NAMESPACE = "nixops-system"
-ACCOUNT = f"system:serviceaccount:{NAMESPACE}:nixops-operator"
 
 
 def template(server: ApiServer, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -41,6 +43,14 @@ def refusal(server: ApiServer, values: dict[str, Any]) -> str:
 def of_kind(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     (found,) = [document for document in documents if document["kind"] == kind]
     return found
+
+
+@pytest.fixture(scope="module")
+def namespaces(namespace: ApiServer) -> ApiServer:
+    """The API server with two tenants' namespaces, too."""
+    for name in ("shop", "other"):
+        namespace.run("kubectl", "create", "namespace", name)
+    return namespace
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +95,17 @@ def test_lint(api_server: ApiServer) -> None:
             },
             id="everything set",
         ),
+        pytest.param(
+            {"rbac": {"secrets": "OptIn"}, "config": {"watch": {"namespaces": ["shop", "other", NAMESPACE]}}},
+            id="some namespaces, its own among them",
+        ),
     ],
 )
-def test_the_api_server_takes_it(namespace: ApiServer, values: dict[str, Any]) -> None:
-    rendered = yaml.safe_dump_all(template(namespace, values))
+def test_the_api_server_takes_it(namespaces: ApiServer, values: dict[str, Any]) -> None:
+    rendered = yaml.safe_dump_all(template(namespaces, values))
 
-    namespace.kubectl("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-",
-                      stdin=rendered)  # fmt: skip
+    namespaces.kubectl("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict",
+                       "-f", "-", stdin=rendered)  # fmt: skip
 
 
 def test_the_pod_is_restricted(namespace: ApiServer) -> None:
@@ -122,57 +136,136 @@ def test_no_crds_if_they_come_from_elsewhere(api_server: ApiServer) -> None:
     assert "CustomResourceDefinition" not in kinds
 
 
-ALLOWED = [
-    ("get list watch patch", "nixdeployments.nixops.dev"),
-    ("get list watch create patch delete", "nixmachines.nixops.dev"),
-    ("patch", "nixdeployments.nixops.dev/status"),
-    ("patch", "nixmachines.nixops.dev/status"),
-    ("update", "nixdeployments.nixops.dev/finalizers"),
-    ("update", "nixmachines.nixops.dev/finalizers"),
-    ("get create patch delete", "secrets"),
-    ("get", "configmaps"),
-    ("create patch", "events"),
-]
+OBJECTS = {
+    "nixdeployments.nixops.dev": "get list watch patch",
+    "nixmachines.nixops.dev": "get list watch create patch delete",
+    "nixdeployments.nixops.dev/status": "patch",
+    "nixmachines.nixops.dev/status": "patch",
+    "nixdeployments.nixops.dev/finalizers": "update",
+    "nixmachines.nixops.dev/finalizers": "update",
+    "configmaps": "get",
+    "events": "create patch",
+}
+SECRETS = {"secrets": "get create patch delete"}
 VERBS = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
+RIGHTS = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 
 
-@pytest.fixture(scope="module")
-def granted(namespace: ApiServer) -> ApiServer:
-    rights = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
-    documents = [document for document in template(namespace) if document["kind"] in rights]
-    namespace.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(documents))
-    return namespace
+@contextmanager
+def granted(server: ApiServer, values: dict[str, Any]) -> Iterator[None]:
+    """The rights of a release with these values, and no others."""
+    documents = yaml.safe_dump_all([d for d in template(server, values) if d["kind"] in RIGHTS])
+    server.kubectl("apply", "-f", "-", stdin=documents)
+    try:
+        yield
+    finally:
+        server.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=documents)
 
 
-def may(server: ApiServer, verb: str, resource: str, *more: str) -> bool:
+def rights_in(server: ApiServer, namespace: str) -> dict[str, str]:
+    """Resource → verbs that the operator may use there, of those that it may use anywhere."""
+    allowed = {
+        resource: [verb for verb in VERBS if may(server, verb, resource, namespace)] for resource in OBJECTS | SECRETS
+    }
+    return {resource: " ".join(verbs) for resource, verbs in allowed.items() if verbs}
+
+
+def may(server: ApiServer, verb: str, resource: str, namespace: str) -> bool:
     plain, _, sub = resource.partition("/")
-    arguments = ["auth", "can-i", verb, plain, f"--as={ACCOUNT}", *([f"--subresource={sub}"] if sub else []), *more]
-    return server.run("kubectl", *arguments).stdout.strip() == "yes"
+    arguments = ["auth", "can-i", verb, plain, f"--as={ACCOUNT}", *([f"--subresource={sub}"] if sub else [])]
+    return server.run("kubectl", *arguments, f"--namespace={namespace}").stdout.strip() == "yes"
 
 
-@pytest.mark.parametrize(("verbs", "resource"), ALLOWED, ids=[resource for _, resource in ALLOWED])
-def test_the_operator_may_do_just_this(granted: ApiServer, verbs: str, resource: str) -> None:
-    allowed = {verb for verb in VERBS if may(granted, verb, resource, "--namespace=default")}
-
-    assert allowed == set(verbs.split())
+OWN = {"secrets": "create"}
+"""In the operator's own namespace, where it makes its signing key."""
 
 
 @pytest.mark.parametrize(
-    ("verb", "resource", "more", "expected"),
+    ("values", "expected"),
     [
-        pytest.param("get", "namespaces/kube-system", (), True, id="the cluster's identity"),
-        pytest.param("get", "namespaces/default", (), False, id="no other namespace"),
-        pytest.param("update", "leases/nixops-operator", (f"--namespace={NAMESPACE}",), True, id="its Lease"),
-        pytest.param("update", "leases/other", (f"--namespace={NAMESPACE}",), False, id="no other Lease"),
-        pytest.param("create", "leases", ("--namespace=default",), False, id="no Lease elsewhere"),
-        pytest.param("create", "pods", (), False, id="no pods"),
-        pytest.param("update", "customresourcedefinitions", (), False, id="no CRDs"),
+        pytest.param(
+            {}, {"shop": OBJECTS | SECRETS, "kube-system": OBJECTS | SECRETS}, id="the whole cluster, Secrets included"
+        ),
+        pytest.param(
+            {"rbac": {"secrets": "OptIn"}},
+            {"shop": OBJECTS, "kube-system": OBJECTS, NAMESPACE: OBJECTS | OWN},
+            id="the whole cluster, no Secret until a namespace opts in",
+        ),
+        pytest.param(
+            {"config": {"watch": {"namespaces": ["shop"]}}},
+            {"shop": OBJECTS | SECRETS, "other": {}, "kube-system": {}, NAMESPACE: OWN},
+            id="one namespace",
+        ),
+        pytest.param(
+            {"config": {"watch": {"namespaces": ["shop"]}}, "rbac": {"secrets": "OptIn"}},
+            {"shop": OBJECTS, "other": {}},
+            id="one namespace, no Secret until it opts in",
+        ),
     ],
 )
-def test_rights_are_narrow(granted: ApiServer, verb: str, resource: str, more: tuple[str, ...], expected: bool) -> None:
-    done = granted.run("kubectl", "auth", "can-i", verb, resource, f"--as={ACCOUNT}", *more)
+def test_the_operator_may_do_just_this(
+    namespaces: ApiServer, values: dict[str, Any], expected: dict[str, dict[str, str]]
+) -> None:
+    with granted(namespaces, values):
+        allowed = {namespace: rights_in(namespaces, namespace) for namespace in expected}
+
+    assert allowed == expected
+
+
+def test_a_namespace_opts_in_with_the_line_of_the_values(namespaces: ApiServer) -> None:
+    text = (CHART / "values.yaml").read_text()
+    found = re.search(r"kubectl (create rolebinding .*?)\\\n +# +(.*)\n", text)
+    assert found is not None
+    command = f"{found[1]} {found[2]}".replace("NAMESPACE", "shop").split()
+
+    with granted(namespaces, {"rbac": {"secrets": "OptIn"}}):
+        namespaces.kubectl(*command)
+        try:
+            allowed = {namespace: rights_in(namespaces, namespace) for namespace in ("shop", "other")}
+        finally:
+            namespaces.kubectl("delete", "rolebinding", command[2], "--namespace=shop")
+
+    assert allowed == {"shop": OBJECTS | SECRETS, "other": OBJECTS}
+
+
+NARROW = [
+    pytest.param("get", "namespaces/kube-system", (), True, id="the cluster's identity"),
+    pytest.param("get", "namespaces/default", (), False, id="no other namespace"),
+    pytest.param("get", f"secrets/{SIGNING_KEY_SECRET}", (f"--namespace={NAMESPACE}",), True, id="its signing key"),
+    pytest.param("get", "secrets/other", (f"--namespace={NAMESPACE}",), False, id="no other Secret beside it"),
+    pytest.param("update", "leases/nixops-operator", (f"--namespace={NAMESPACE}",), True, id="its Lease"),
+    pytest.param("update", "leases/other", (f"--namespace={NAMESPACE}",), False, id="no other Lease"),
+    pytest.param("create", "leases", ("--namespace=default",), False, id="no Lease elsewhere"),
+    pytest.param("create", "pods", (), False, id="no pods"),
+    pytest.param("update", "customresourcedefinitions", (), False, id="no CRDs"),
+]
+
+
+@pytest.fixture(scope="module")
+def narrowly(namespaces: ApiServer) -> Iterator[ApiServer]:
+    with granted(namespaces, {"rbac": {"secrets": "OptIn"}}):
+        yield namespaces
+
+
+@pytest.mark.parametrize(("verb", "resource", "more", "expected"), NARROW)
+def test_rights_are_narrow(
+    narrowly: ApiServer, verb: str, resource: str, more: tuple[str, ...], expected: bool
+) -> None:
+    done = narrowly.run("kubectl", "auth", "can-i", verb, resource, f"--as={ACCOUNT}", *more)
 
     assert done.stdout.strip() == ("yes" if expected else "no")
+
+
+def test_of_listed_namespaces_only_the_cluster_s_identity_is_read_beyond_them(api_server: ApiServer) -> None:
+    config = {"watch": {"namespaces": ["shop"]}}
+
+    rules = of_kind(template(api_server, {"config": config}), "ClusterRole")["rules"]
+    named = template(api_server, {"config": config | {"clusterId": "blue"}})
+
+    assert [(rule["resources"], rule["resourceNames"], rule["verbs"]) for rule in rules] == [
+        (["namespaces"], ["kube-system"], ["get"])
+    ]
+    assert {document["kind"] for document in named} & {"ClusterRole", "ClusterRoleBinding"} == set()
 
 
 @pytest.mark.parametrize(
@@ -184,6 +277,8 @@ def test_rights_are_narrow(granted: ApiServer, verb: str, resource: str, more: t
         pytest.param({"config": {"hosts": {"allowedCidr": []}}}, id="a typo in config"),
         pytest.param({"config": {"ec2": {"defaultImage": {"owner": 427812963091}}}}, id="an account id as a number"),
         pytest.param({"image": {"digest": "latest"}}, id="a digest that is none"),
+        pytest.param({"rbac": {"secrets": "Everywhere"}}, id="a place for Secrets that is none"),
+        pytest.param({"config": {"watch": {"namespaces": ["team-*"]}}}, id="a pattern of namespaces"),
     ],
 )
 def test_wrong_values_are_refused(api_server: ApiServer, values: dict[str, Any]) -> None:

@@ -40,12 +40,12 @@ LIMIT = 60.0  # seconds; a busy machine needs about 10
 _HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDl6nHSVW1GRr4VCsFpkW1v0a2bJH8Qw3PjUOb5eYlJm"
 
 
-def machine(name: str) -> dict[str, Any]:
+def machine(name: str, namespace: str = "default") -> dict[str, Any]:
     """A given host that no administrator allows: looked at and judged, never dialled."""
     return {
         "apiVersion": "nixops.dev/v1alpha1",
         "kind": "NixMachine",
-        "metadata": {"name": name, "namespace": "default"},
+        "metadata": {"name": name, "namespace": namespace},
         "spec": {
             "target": {"host": {"address": "192.0.2.1"}},
             "ssh": {"privateKeySecretRef": {"name": "client"}, "hostKeys": [_HOST_KEY]},
@@ -58,8 +58,8 @@ def apply(server: ApiServer, body: dict[str, Any]) -> None:
     server.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
 
-def found(server: ApiServer, name: str) -> dict[str, Any] | None:
-    text = server.kubectl("get", "nixm", "-n", "default", name, "-o", "json", "--ignore-not-found")
+def found(server: ApiServer, name: str, namespace: str = "default") -> dict[str, Any] | None:
+    text = server.kubectl("get", "nixm", "-n", namespace, name, "-o", "json", "--ignore-not-found")
     return json.loads(text) if text.strip() else None
 
 
@@ -77,14 +77,19 @@ def until(holds: Callable[[], object], what: str) -> None:
 
 @contextmanager
 def operator(
-    server: ApiServer, folder: Path, settings: dict[str, Any] | None = None
+    server: ApiServer, folder: Path, settings: dict[str, Any] | None = None, kubeconfig: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The operator's process; killed at the end if it still lives."""
+    """The operator's process, by default as the cluster's administrator; killed at the end if it still lives."""
     config = folder / "config.yaml"
     ours = {"resyncPeriod": "5s", "server": {"address": "127.0.0.1", "port": 0}}
     config.write_text(yaml.safe_dump(ours | (settings or {})))
     path = os.pathsep.join([str(ROOT / "operator"), str(ROOT / "tests")])
-    environment = {**os.environ, "KUBECONFIG": str(server.kubeconfig), "NIXOPS_CONFIG": str(config), "PYTHONPATH": path}
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(kubeconfig or server.kubeconfig),
+        "NIXOPS_CONFIG": str(config),
+        "PYTHONPATH": path,
+    }
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "component.core_without_nix"], env=environment, stdout=log, stderr=log
@@ -103,8 +108,8 @@ def ready_server(crds: ApiServer) -> ApiServer:
     return crds
 
 
-def stalled(server: ApiServer, name: str) -> bool:
-    conditions = ((found(server, name) or {}).get("status") or {}).get("conditions") or ()
+def stalled(server: ApiServer, name: str, namespace: str = "default") -> bool:
+    conditions = ((found(server, name, namespace) or {}).get("status") or {}).get("conditions") or ()
     return any(one["type"] == "Stalled" and one["reason"] == "HostForbidden" for one in conditions)
 
 
@@ -174,6 +179,44 @@ def test_while_another_holds_the_lease_every_question_is_answered(ready_server: 
     metrics = answers["metrics"]
     assert metrics is not None
     assert (metrics[0], "nixops_leader 0.0" in metrics[1]) == (200, True)
+
+
+@pytest.mark.parametrize(
+    "namespaces", [pytest.param([], id="all namespaces"), pytest.param(["watched"], id="one namespace")]
+)
+def test_it_acts_where_it_is_told_to_with_the_rights_of_the_chart(
+    ready_server: ApiServer, tmp_path: Path, namespaces: list[str]
+) -> None:
+    server, config = ready_server, {"watch": {"namespaces": namespaces}}
+    for namespace in ("watched", "unwatched"):
+        server.run("kubectl", "create", "namespace", namespace)
+        apply(server, machine("before", namespace))
+    rendered = server.run(
+        "helm", "template", "nixops-operator", str(ROOT / "helm/nixops-operator"), "--namespace", "nixops-system",
+        "--show-only", "templates/rbac.yaml", "--values", "-", stdin=json.dumps({"config": config}),
+    )  # fmt: skip
+    server.kubectl("apply", "-f", "-", stdin=rendered.stdout)
+    try:
+        with operator(server, tmp_path, config, server.account) as process:
+            until(lambda: stalled(server, "before", "watched"), "the list")
+            apply(server, machine("after", "watched"))
+            until(lambda: stalled(server, "after", "watched"), "the watch")
+            server.kubectl("delete", "nixm", "-n", "watched", "before", "after")
+            if not namespaces:
+                until(lambda: stalled(server, "before", "unwatched"), "the others")
+            process.send_signal(signal.SIGTERM)
+            process.wait(LIMIT)
+        beyond = found(server, "before", "unwatched")
+    finally:
+        server.kubectl("delete", "-f", "-", stdin=rendered.stdout)
+        server.kubectl(
+            "patch", "nixm", "-n", "unwatched", "before", "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
+        )
+        server.kubectl("delete", "nixm", "-n", "unwatched", "before")
+
+    assert beyond is not None
+    assert ("finalizers" in beyond["metadata"]) == (not namespaces)
+    assert "is forbidden" not in (tmp_path / "log").read_text(), "the API server refused something"
 
 
 class _NothingServed(BaseHTTPRequestHandler):
@@ -247,7 +290,7 @@ class Listening:
 async def test_a_burst_of_edits_is_one_waiting_key(crds: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(crds.kubeconfig))
     listening, stop, key = Listening(), asyncio.Event(), Key(Kind.MACHINE, "default", "burst")
-    watching = asyncio.create_task(watch_for_ever(listening.intake, stop, asyncio.Event()))
+    watching = asyncio.create_task(watch_for_ever(listening.intake, (), stop, asyncio.Event()))
     apply(crds, machine("burst"))
     await listening.heard(lambda: key in listening.cache.known())
 
@@ -306,3 +349,17 @@ async def test_a_dead_watch_is_noticed(crds: ApiServer) -> None:
         crds.kubectl("delete", "nixm", "-n", "default", "deaf", "--wait=false")
 
     assert rounds == 2
+
+
+async def test_the_lists_of_some_namespaces_hold_nothing_of_others(crds: ApiServer) -> None:
+    for namespace in ("listed-1", "listed-2", "unlisted"):
+        crds.run("kubectl", "create", "namespace", namespace)
+        apply(crds, machine("there", namespace))
+    connection = await Connection.open(str(crds.kubeconfig))
+    try:
+        bodies, version = await KubernetesApi(connection, namespaces=("listed-1", "listed-2")).list(Kind.MACHINE)
+    finally:
+        await connection.close()
+
+    assert {body["metadata"]["namespace"] for body in bodies} == {"listed-1", "listed-2"}
+    assert int(version) >= max(int(body["metadata"]["resourceVersion"]) for body in bodies)

@@ -44,6 +44,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "nixops-operator.config" -}}
-{{- $ours := dict "lease" (dict "namespace" .Release.Namespace "name" "nixops-operator") "server" (dict "port" 8080) }}
+{{- $lease := dict "namespace" .Release.Namespace "name" "nixops-operator" }}
+{{- $ours := dict "lease" $lease "server" (dict "port" 8080) "watch" (dict "namespaces" list) }}
 {{- mergeOverwrite $ours (deepCopy .Values.config) | toYaml }}
+{{- end }}
+
+{{- define "nixops-operator.subjects" -}}
+- kind: ServiceAccount
+  name: {{ include "nixops-operator.serviceAccountName" . }}
+  namespace: {{ .Release.Namespace }}
 {{- end }}

@@ -22,7 +22,7 @@ class Kube(Protocol):
         """The uid of the namespace kube-system; constant for a cluster's life."""
 
     async def list(self, kind: Kind) -> tuple[list[Body], str]:
-        """All objects of that kind (paged, 500 each) and the list's resourceVersion."""
+        """All objects of that kind in the watched namespaces (paged, 500 each) and the list's resourceVersion."""
 
     async def get(self, key: Key) -> Body | None:
         """A quorum read of one object (no resourceVersion given); None if it does not exist."""

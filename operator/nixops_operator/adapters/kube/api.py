@@ -24,9 +24,13 @@ Patch = list[dict[str, Any]]
 class KubernetesApi:
     """See ports.kube.Kube for what each method promises."""
 
-    def __init__(self, connection: Connection, events: EventPoster | None = None) -> None:
+    def __init__(
+        self, connection: Connection, events: EventPoster | None = None, namespaces: Sequence[str] = ()
+    ) -> None:
+        """`namespaces`: those whose objects are listed; none stands for the whole cluster."""
         self._connection = connection
         self._events = events or EventPoster(connection)
+        self._namespaces = namespaces
         self._cluster_id: str | None = None
 
     async def cluster_id(self) -> str:
@@ -37,20 +41,28 @@ class KubernetesApi:
             self._cluster_id = str(namespace["metadata"]["uid"])
         return self._cluster_id
 
-    async def list(self, kind: Kind) -> tuple[list[Body], str]:
+    async def _all_pages(self, path: str, what: str) -> tuple[list[Body], str]:
         bodies: list[Body] = []
         query = {"limit": PAGE}
         while True:
-            page = await self._connection.request(
-                "GET", path_of("apis", GROUP, VERSION, kind.value), f"list {kind.value}", query=query
-            )
+            page = await self._connection.request("GET", path, what, query=query)
             if page is None or "items" not in page:
-                raise Retry(Reason.PROGRESSING_WITH_RETRY, f"list {kind.value}: the reply has no items")
+                raise Retry(Reason.PROGRESSING_WITH_RETRY, f"{what}: the reply has no items")
             bodies += [_without_managed_fields(body) for body in page["items"]]
             metadata = page["metadata"]
             if not metadata.get("continue"):
                 return bodies, str(metadata["resourceVersion"])
             query = {"limit": PAGE, "continue": metadata["continue"]}
+
+    async def list(self, kind: Kind) -> tuple[list[Body], str]:
+        if not self._namespaces:
+            return await self._all_pages(path_of("apis", GROUP, VERSION, kind.value), f"list {kind.value}")
+        parts = [
+            await self._all_pages(_collection_path(kind, namespace), f"list {kind.value} of namespace {namespace}")
+            for namespace in self._namespaces
+        ]
+        # What a list lacks did not exist at that list's version. Of several, the oldest holds for all.
+        return [body for bodies, _ in parts for body in bodies], min((version for _, version in parts), key=int)
 
     async def get(self, key: Key) -> Body | None:
         body = await self._read(_object_path(key), f"get {key}")
