@@ -43,7 +43,9 @@ EFFECTS: dict[str, dict[str, str]] = {
             "start_instance",
             "terminate_instance",
             "set_security_groups",
+            "set_monitoring",
             "create_tags",
+            "delete_tags",
         )
     },
     "host": {

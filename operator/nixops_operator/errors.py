@@ -16,6 +16,7 @@ counter or clock in it (each would rewrite the status for ever).
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Self
 
 from nixops_operator.api.reasons import Reason
 
@@ -27,6 +28,15 @@ class OperatorError(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.is_refusal = False
+        """Whether it is certain that the call which raised this changed nothing: the other side refused it, or it was
+        never sent. False where the outcome is unknown, and wherever nobody has said so. About this one call: an earlier
+        call of the same token may have been carried out all the same."""
+
+    def as_refusal(self) -> Self:
+        """This error, with `is_refusal` set."""
+        self.is_refusal = True
+        return self
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.args == other.args and self.reason == getattr(other, "reason", None)

@@ -34,7 +34,9 @@ OPERATIONS = {
     "ec2.start_instance": "StartInstances",
     "ec2.terminate_instance": "TerminateInstances",
     "ec2.set_security_groups": "ModifyInstanceAttribute",
+    "ec2.set_monitoring": "MonitorInstances",
     "ec2.create_tags": "CreateTags",
+    "ec2.delete_tags": "DeleteTags",
 }
 assert set(OPERATIONS) == set(EFFECTS["ec2"].values())
 

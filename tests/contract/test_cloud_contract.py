@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from nixops_operator.adapters.aws.clouds import model_loader
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress, canonical_rule
 from nixops_operator.errors import Blocked, InvalidSpec, Lost, OutcomeUnknown, Retry
-from nixops_operator.facts.cloud import Instance, InstanceState, SecurityGroup
+from nixops_operator.facts.cloud import Instance, InstanceState, LaunchRequest, SecurityGroup
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
 CLUSTER = "6f1b0c3e-0000-4000-8000-000000000001"
@@ -53,22 +54,20 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         clouds.close()
 
 
-async def launch_request(world: World, **changes: Any) -> dict[str, Any]:
-    """RunInstances' parameters as the operator freezes them; None leaves one out."""
+async def launch_request(world: World, **changes: Any) -> LaunchRequest:
     image = await world.cloud.find_image(OWNER_OF_IMAGES, "nixos/25.11*-x86_64-linux", "x86_64")
     subnet = await world.cloud.default_subnet()
     assert image is not None
-    request = {
-        "ImageId": image.id,
-        "InstanceType": "t3.small",
-        "SubnetId": subnet.id,
-        "TagSpecifications": [
-            {"ResourceType": kind, "Tags": [{"Key": key, "Value": value} for key, value in TAGS.items()]}
-            for kind in ("instance", "volume")
-        ],
-        **changes,
-    }
-    return {name: value for name, value in request.items() if value is not None}
+    request = LaunchRequest(
+        image_id=image.id,
+        instance_type="t3.small",
+        subnet_id=subnet.id,
+        user_data="",
+        key_name=None,
+        security_group_ids=(),
+        tags=TAGS,
+    )
+    return replace(request, **changes)
 
 
 async def launch(world: World, token: str = TOKEN, **changes: Any) -> str:
@@ -117,7 +116,9 @@ async def test_an_unknown_access_key_is_refused_everywhere(world: World) -> None
 async def test_a_launched_instance_is_seen_with_its_facts(world: World) -> None:
     group_id = await new_group(world)
     await world.cloud.import_key_pair("web", KEY, TAGS)
-    request = await launch_request(world, KeyName="web", SecurityGroupIds=[group_id, world.default_group])
+    request = await launch_request(
+        world, key_name="web", security_group_ids=(group_id, world.default_group), user_data="hello", monitoring=True
+    )
 
     instance_id = await world.cloud.run_instances(request, "n1-facts")
     await world.until(instance_id, InstanceState.RUNNING)
@@ -126,8 +127,10 @@ async def test_a_launched_instance_is_seen_with_its_facts(world: World) -> None:
     assert seen.state is InstanceState.RUNNING
     assert seen.state_reason == ""
     assert seen.instance_type == "t3.small"
-    assert seen.image_id == request["ImageId"]
-    assert seen.subnet_id == request["SubnetId"]
+    assert seen.state_reason_message == ""
+    assert seen.monitoring
+    assert seen.image_id == request.image_id
+    assert seen.subnet_id == request.subnet_id
     assert seen.zone == f"{REGION}a"
     assert seen.private_address is not None
     assert seen.private_address.startswith("172.31.")
@@ -143,7 +146,7 @@ async def test_a_launched_instance_is_seen_with_its_facts(world: World) -> None:
 
 async def test_a_sweep_shows_only_what_bears_the_clusters_tag(world: World) -> None:
     ours = await launch(world)
-    await launch(world, "n1-two", TagSpecifications=None)
+    await launch(world, "n1-two", tags={})
 
     assert list(await world.cloud.sweep_instances(CLUSTER)) == [ours]
     assert await world.cloud.sweep_instances("another-cluster") == {}
@@ -170,7 +173,7 @@ async def test_a_token_goes_with_its_parameters_only(world: World) -> None:
     await launch(world)
 
     with pytest.raises(Lost) as lost:
-        await launch(world, InstanceType="t3.medium")
+        await launch(world, instance_type="t3.medium")
 
     assert lost.value.reason is Reason.LAUNCH_AMBIGUOUS
 
@@ -192,7 +195,7 @@ async def test_a_token_counts_in_its_zone_only(world: World) -> None:
     subnets = {(await world.cloud.default_subnet()).id}
     other = next(one for one in await _subnets(world) if one not in subnets)
 
-    assert await launch(world, SubnetId=other) != first
+    assert await launch(world, subnet_id=other) != first
 
 
 async def _subnets(world: World) -> list[str]:
@@ -202,10 +205,9 @@ async def _subnets(world: World) -> list[str]:
     return sorted(one["SubnetId"] for one in world.owner.describe_subnets()["Subnets"])
 
 
-@pytest.mark.parametrize("wrong", [{"token": ""}, {"ClientToken": "x"}, {"MinCount": 1}], ids=str)
-async def test_no_launch_without_the_callers_token(world: World, wrong: dict[str, Any]) -> None:
+async def test_no_launch_without_the_callers_token(world: World) -> None:
     with pytest.raises(ValueError, match="token"):
-        await launch(world, **wrong)
+        await launch(world, token="")
 
     assert await world.cloud.sweep_instances(CLUSTER) == {}
 
@@ -213,13 +215,13 @@ async def test_no_launch_without_the_callers_token(world: World, wrong: dict[str
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        pytest.param({"ImageId": "ami-0123456789abcdef0"}, Reason.IMAGE_NOT_FOUND, id="image"),
-        pytest.param({"InstanceType": "t9.colossal"}, Reason.INVALID_SPEC, id="instance type"),
-        pytest.param({"KeyName": "nobody"}, Reason.KEY_PAIR_NOT_READY, id="key pair"),
+        pytest.param({"image_id": "ami-0123456789abcdef0"}, Reason.IMAGE_NOT_FOUND, id="image"),
+        pytest.param({"instance_type": "t9.colossal"}, Reason.INVALID_SPEC, id="instance type"),
+        pytest.param({"key_name": "nobody"}, Reason.KEY_PAIR_NOT_READY, id="key pair"),
         pytest.param(
-            {"SecurityGroupIds": ["sg-0123456789abcdef0"]}, Reason.SECURITY_GROUP_NOT_READY, id="security group"
+            {"security_group_ids": ("sg-0123456789abcdef0",)}, Reason.SECURITY_GROUP_NOT_READY, id="security group"
         ),
-        pytest.param({"SubnetId": "subnet-0123456789abcdef0"}, Reason.INVALID_SPEC, id="subnet"),
+        pytest.param({"subnet_id": "subnet-0123456789abcdef0"}, Reason.INVALID_SPEC, id="subnet"),
     ],
 )
 async def test_a_launch_that_names_something_unknown_is_blocked(
@@ -229,6 +231,7 @@ async def test_a_launch_that_names_something_unknown_is_blocked(
         await launch(world, **changes)
 
     assert blocked.value.reason is reason
+    assert blocked.value.is_refusal
     assert await world.cloud.sweep_instances(CLUSTER) == {}
 
 
@@ -347,6 +350,45 @@ async def test_tags_are_added_and_overwritten(world: World) -> None:
 
     assert dict((await world.cloud.sweep_instances(CLUSTER))[instance_id].tags) == TAGS | {"Name": "new", "extra": ""}
     assert dict((await group(world, group_id)).tags) == TAGS | {"Name": "new", "extra": ""}
+
+
+async def test_tags_are_removed_by_key_whatever_their_value(world: World) -> None:
+    instance_id = await launch(world)
+    group_id = await new_group(world)
+    await world.cloud.create_tags([instance_id, group_id], {"extra": "1", "other": ""})
+
+    await world.cloud.delete_tags([instance_id, group_id], ["extra", "never-there"])
+    await world.cloud.delete_tags([instance_id], ["extra"])
+
+    assert dict((await world.cloud.sweep_instances(CLUSTER))[instance_id].tags) == TAGS | {"other": ""}
+    assert dict((await group(world, group_id)).tags) == TAGS | {"other": ""}
+
+
+async def test_no_removal_of_tags_without_a_key(world: World) -> None:
+    """EC2 takes it for every tag, the ones that things are found by included."""
+    instance_id = await launch(world)
+
+    with pytest.raises(ValueError, match="every tag"):
+        await world.cloud.delete_tags([instance_id], [])
+
+    assert dict((await world.cloud.sweep_instances(CLUSTER))[instance_id].tags) == TAGS
+
+
+async def test_monitoring_is_switched_on_and_off(world: World) -> None:
+    instance = await running(world)
+    assert not instance.monitoring
+
+    for enabled in (True, True, False, False):
+        await world.cloud.set_monitoring(instance.id, enabled)
+        (seen,) = await world.cloud.find_instances(instance_id=instance.id)
+        assert seen.monitoring is enabled
+
+
+async def test_monitoring_an_unknown_instance_proves_nothing(world: World) -> None:
+    with pytest.raises(Retry) as refused:
+        await world.cloud.set_monitoring("i-0123456789abcdef0", True)
+
+    assert refused.value.reason is Reason.NOT_FOUND
 
 
 async def test_tagging_an_unknown_instance_proves_nothing(world: World) -> None:
@@ -512,7 +554,7 @@ async def test_descriptions_change_and_rules_stay(world: World) -> None:
 
 async def test_a_group_in_use_is_not_deleted_and_says_by_what(world: World) -> None:
     group_id = await new_group(world)
-    instance = await running(world, SecurityGroupIds=[group_id])
+    instance = await running(world, security_group_ids=(group_id,))
 
     with pytest.raises(Retry) as refused:
         await world.cloud.delete_security_group(group_id)
@@ -634,7 +676,7 @@ async def test_an_instance_type_has_an_architecture(world: World) -> None:
 async def _prepare(world: World) -> tuple[str, str, dict[Rule, str]]:
     group_id = await new_group(world)
     await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: ""})
-    instance = await running(world, SecurityGroupIds=[world.default_group])
+    instance = await running(world, security_group_ids=(world.default_group,))
     ids = {one.rule: one.id for one in (await group(world, group_id)).rules}
     return group_id, instance.id, ids
 
@@ -657,7 +699,9 @@ CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] =
     "ec2.set_security_groups": lambda world, group_id, instance_id, _: world.cloud.set_security_groups(
         instance_id, [group_id]
     ),
+    "ec2.set_monitoring": lambda world, _, instance_id, __: world.cloud.set_monitoring(instance_id, True),
     "ec2.create_tags": lambda world, _, instance_id, __: world.cloud.create_tags([instance_id], {"a": "b"}),
+    "ec2.delete_tags": lambda world, _, instance_id, __: world.cloud.delete_tags([instance_id], ["Name"]),
 }
 
 
@@ -679,7 +723,7 @@ async def _everything(world: World) -> tuple[Any, ...]:
     instances = await world.cloud.sweep_instances(CLUSTER)
     groups, key_pairs = await world.cloud.sweep_network(CLUSTER)
     return (
-        {one.id: (one.security_group_ids, dict(one.tags)) for one in instances.values()},
+        {one.id: (one.security_group_ids, dict(one.tags), one.monitoring) for one in instances.values()},
         dict(groups),
         dict(key_pairs),
     )

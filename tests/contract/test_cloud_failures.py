@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from nixops_operator.adapters.aws.clouds import IDLE_LIFE, model_loader
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.errors import Blocked, OutcomeUnknown, Retry
+from nixops_operator.facts.cloud import LaunchRequest
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
 TAGS = {CLUSTER_TAG: "cluster", UID_TAG: "uid"}
@@ -46,17 +48,11 @@ def attempts(layer: RunningLayer, operation: str) -> int:
     return sum(entry["operation"] == operation for entry in layer.log())
 
 
-async def request(cloud: Boto3Cloud) -> dict[str, Any]:
+async def request(cloud: Boto3Cloud, **changes: Any) -> LaunchRequest:
     image = await cloud.find_image("427812963091", "nixos/25.11*-x86_64-linux", "x86_64")
     subnet = await cloud.default_subnet()
     assert image is not None
-    tags = [{"Key": key, "Value": value} for key, value in TAGS.items()]
-    return {
-        "ImageId": image.id,
-        "InstanceType": "t3.small",
-        "SubnetId": subnet.id,
-        "TagSpecifications": [{"ResourceType": "instance", "Tags": tags}],
-    }
+    return replace(LaunchRequest(image.id, "t3.small", subnet.id, "", None, (), TAGS), **changes)
 
 
 async def test_a_look_is_repeated_three_times(layer: RunningLayer, cloud: Boto3Cloud) -> None:
@@ -81,6 +77,7 @@ async def test_a_launch_is_sent_once(layer: RunningLayer, cloud: Boto3Cloud) -> 
         await cloud.run_instances(await request(cloud), "n1-one")
 
     assert refused.value.reason is Reason.INSUFFICIENT_CAPACITY
+    assert refused.value.is_refusal
     assert refused.value.after is not None
     assert not isinstance(refused.value, OutcomeUnknown)
     assert attempts(layer, "RunInstances") == 1
@@ -91,8 +88,9 @@ async def test_an_internal_error_of_ec2_leaves_a_launch_open(layer: RunningLayer
     layer.fault("error", "RunInstances", code="InternalError", status=500, when=when)
     frozen = await request(cloud)
 
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(OutcomeUnknown) as unknown:
         await cloud.run_instances(frozen, "n1-one")
+    assert not unknown.value.is_refusal
     instance_id = await cloud.run_instances(frozen, "n1-one")
 
     assert list(await cloud.sweep_instances("cluster")) == [instance_id]
@@ -143,6 +141,7 @@ async def test_nobody_listens(models: Loader) -> None:
                 await call
             # Nothing was sent, so nothing can have happened.
             assert type(refused.value) is Retry
+            assert refused.value.is_refusal
         clouds.close()
 
 
@@ -158,7 +157,7 @@ async def test_a_wrong_secret_key_is_told_without_the_key(clouds: Boto3Clouds) -
 
 
 async def test_malformed_parameters_are_not_repeated_in_the_error(cloud: Boto3Cloud) -> None:
-    frozen = await request(cloud) | {"KeyName": ["hush"], "UserData": "SSH_HOST_ED25519_KEY=hush"}
+    frozen = await request(cloud, key_name=["hush"], user_data="SSH_HOST_ED25519_KEY=hush")
 
     with pytest.raises(Blocked) as refused:
         await cloud.run_instances(frozen, "n1-one")

@@ -26,6 +26,7 @@ from nixops_operator.facts.cloud import (
     Instance,
     InstanceState,
     KeyPair,
+    LaunchRequest,
     ObservedRule,
     SecurityGroup,
     Subnet,
@@ -55,8 +56,12 @@ class PublishedImage:
 class Launch:
     """What EC2 remembers of a client token."""
 
-    request: Mapping[str, Any]
+    request: LaunchRequest | Mapping[str, Any]
     instance_id: str
+
+    @property
+    def user_data(self) -> str:
+        return _launch_request(self.request).user_data
 
 
 class FakeCloud:
@@ -91,7 +96,7 @@ class FakeCloud:
                 "2026-11-01T00:00:00.000Z",
             )
         }
-        self.launches: dict[tuple[str, str], Launch] = {}  # (zone, or empty for the region; token) → launch
+        self.launches: dict[tuple[str, str], Launch] = {}  # (zone, token) → launch
         self.hidden: set[str] = set()  # ids that no look shows yet
         self.lingering: set[str] = set()  # terminated instances whose network interfaces still hold their groups
         self.lingers = False  # whether newly terminated instances do so
@@ -311,17 +316,21 @@ class FakeCloud:
         del self.security_groups[group_id]
 
     @effect("ec2.run_instances")
-    async def run_instances(self, request: Mapping[str, Any], token: str) -> str:
-        if not token or {"ClientToken", "MinCount", "MaxCount"} & request.keys():
-            raise ValueError("run_instances needs the launch's own token and a request without token and counts")
-        subnet = self._subnet_of(request)
-        # A token counts in the zone that the request names, else in the region.
-        scope = subnet.zone if "SubnetId" in request or "Placement" in request else ""
-        if (launch := self.launches.get((scope, token))) is not None:
+    async def run_instances(self, request: LaunchRequest | Mapping[str, Any], token: str) -> str:
+        if not token:
+            raise ValueError("run_instances needs the launch's own token")
+        asked = _launch_request(request)
+        if asked.subnet_id not in self.subnets:
+            raise InvalidSpec(
+                "spec.target.ec2.subnetId", f"RunInstances: InvalidSubnetID.NotFound: {asked.subnet_id}"
+            ).as_refusal()
+        subnet = self.subnets[asked.subnet_id]
+        # A token counts in the zone of the request's subnet.
+        if (launch := self.launches.get((subnet.zone, token))) is not None:
             return self._repeated(launch, request)
-        instance = self._new_instance(request, token, subnet)
+        instance = self._new_instance(asked, token, subnet)
         self.instances[instance.id] = instance
-        self.launches[scope, token] = Launch(copy.deepcopy(dict(request)), instance.id)
+        self.launches[subnet.zone, token] = Launch(copy.deepcopy(request), instance.id)
         return instance.id
 
     @effect("ec2.start_instance")
@@ -349,19 +358,32 @@ class FakeCloud:
             self._group(group_id)
         self.instances[instance_id] = replace(instance, security_group_ids=tuple(sorted(set(group_ids))))
 
+    @effect("ec2.set_monitoring")
+    async def set_monitoring(self, instance_id: str, enabled: bool) -> None:
+        self.instances[instance_id] = replace(self._instance(instance_id), monitoring=enabled)
+
     @effect("ec2.create_tags")
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
-        pair_names = {pair.id: name for name, pair in self.key_pairs.items()}
         for resource_id in resource_ids:
-            if resource_id in pair_names:
-                pair = self.key_pairs[pair_names[resource_id]]
-                self.key_pairs[pair.name] = replace(pair, tags={**pair.tags, **tags})
-            elif resource_id in self.security_groups:
-                group = self.security_groups[resource_id]
-                self.security_groups[group.id] = replace(group, tags={**group.tags, **tags})
-            else:
-                instance = self._instance(resource_id)
-                self.instances[instance.id] = replace(instance, tags={**instance.tags, **tags})
+            self._retag(resource_id, lambda before: {**before, **tags})
+
+    @effect("ec2.delete_tags")
+    async def delete_tags(self, resource_ids: Sequence[str], keys: Sequence[str]) -> None:
+        if not keys:
+            raise ValueError("DeleteTags without a key deletes every tag")
+        for resource_id in resource_ids:
+            self._retag(resource_id, lambda before: {key: before[key] for key in before.keys() - set(keys)})
+
+    def _retag(self, resource_id: str, change: Callable[[Mapping[str, str]], dict[str, str]]) -> None:
+        pair = next((one for one in self.key_pairs.values() if one.id == resource_id), None)
+        if pair is not None:
+            self.key_pairs[pair.name] = replace(pair, tags=change(pair.tags))
+        elif resource_id in self.security_groups:
+            group = self.security_groups[resource_id]
+            self.security_groups[group.id] = replace(group, tags=change(group.tags))
+        else:
+            instance = self._instance(resource_id)
+            self.instances[instance.id] = replace(instance, tags=change(instance.tags))
 
     def _number(self) -> int:
         self._last_number += 1
@@ -406,61 +428,52 @@ class FakeCloud:
             )
         )
 
-    def _subnet_of(self, request: Mapping[str, Any]) -> Subnet:
-        if "SubnetId" not in request:
-            return min((self.subnets[one] for one in self.default_subnets), key=lambda one: one.zone)
-        if request["SubnetId"] not in self.subnets:
-            raise InvalidSpec(
-                "spec.target.ec2.subnetId", f"RunInstances: InvalidSubnetID.NotFound: {request['SubnetId']}"
-            )
-        return self.subnets[request["SubnetId"]]
-
-    def _repeated(self, launch: Launch, request: Mapping[str, Any]) -> str:
-        if dict(request) != launch.request:
-            raise Lost(Reason.LAUNCH_AMBIGUOUS, "RunInstances: IdempotentParameterMismatch: other parameters before")
+    def _repeated(self, launch: Launch, request: LaunchRequest | Mapping[str, Any]) -> str:
+        if request != launch.request:
+            raise Lost(
+                Reason.LAUNCH_AMBIGUOUS, "RunInstances: IdempotentParameterMismatch: other parameters before"
+            ).as_refusal()
         instance = self.instances.get(launch.instance_id)
         if instance is None or instance.state is InstanceState.TERMINATED:
-            raise Lost(Reason.TERMINATED, "RunInstances: IdempotentInstanceTerminated: the instance is terminated")
+            raise Lost(
+                Reason.TERMINATED, "RunInstances: IdempotentInstanceTerminated: the instance is terminated"
+            ).as_refusal()
         return launch.instance_id
 
-    def _new_instance(self, request: Mapping[str, Any], token: str, subnet: Subnet) -> Instance:
-        image_id, instance_type, key_name = request["ImageId"], request["InstanceType"], request.get("KeyName")
-        groups = request.get("SecurityGroupIds") or [DEFAULT_GROUP]
-        if image_id not in self.images:
-            raise Blocked(Reason.IMAGE_NOT_FOUND, f"RunInstances: InvalidAMIID.NotFound: {image_id} does not exist")
-        if instance_type not in self.instance_types:
-            raise _unknown_type(self.region, instance_type)
-        if key_name is not None and key_name not in self.key_pairs:
+    def _new_instance(self, request: LaunchRequest, token: str, subnet: Subnet) -> Instance:
+        groups = request.security_group_ids or (DEFAULT_GROUP,)
+        if request.image_id not in self.images:
             raise Blocked(
-                Reason.KEY_PAIR_NOT_READY, f"RunInstances: InvalidKeyPair.NotFound: {key_name} does not exist"
-            )
+                Reason.IMAGE_NOT_FOUND, f"RunInstances: InvalidAMIID.NotFound: {request.image_id} does not exist"
+            ).as_refusal()
+        if request.instance_type not in self.instance_types:
+            raise _unknown_type(self.region, request.instance_type).as_refusal()
+        if request.key_name is not None and request.key_name not in self.key_pairs:
+            raise Blocked(
+                Reason.KEY_PAIR_NOT_READY, f"RunInstances: InvalidKeyPair.NotFound: {request.key_name} does not exist"
+            ).as_refusal()
         for group_id in groups:
             if group_id not in self.security_groups:
                 raise Blocked(
                     Reason.SECURITY_GROUP_NOT_READY, f"RunInstances: InvalidGroup.NotFound: {group_id} does not exist"
-                )
+                ).as_refusal()
         number = self._number()
-        tags = {
-            tag["Key"]: tag["Value"]
-            for specification in request.get("TagSpecifications", ())
-            if specification["ResourceType"] == "instance"
-            for tag in specification["Tags"]
-        }
         return Instance(
             id=f"i-{number:017x}",
             state=InstanceState.PENDING,
             state_reason="",
-            instance_type=instance_type,
-            image_id=image_id,
+            instance_type=request.instance_type,
+            image_id=request.image_id,
             zone=subnet.zone,
             subnet_id=subnet.id,
             private_address=f"172.31.{number // 250 % 250}.{number % 250 + 4}",
             public_address=None,
-            key_name=key_name,
+            key_name=request.key_name,
             security_group_ids=tuple(sorted(set(groups))),
-            tags=tags,
+            tags=dict(request.tags),
             launch_time=self.now(),
             client_token=token,
+            monitoring=request.monitoring,
         )
 
 
@@ -499,6 +512,26 @@ class _Refused(FakeCloud):
     def __init__(self, region: str) -> None:
         super().__init__(region=region)
         self.effects = _RefusedEffects()
+
+
+def _launch_request(request: LaunchRequest | Mapping[str, Any]) -> LaunchRequest:
+    """Also of boto3's words, as far as this fake knows them."""
+    if isinstance(request, LaunchRequest):
+        return request
+    return LaunchRequest(
+        image_id=request["ImageId"],
+        instance_type=request["InstanceType"],
+        subnet_id=request["SubnetId"],
+        user_data=request["UserData"],
+        key_name=request.get("KeyName"),
+        security_group_ids=tuple(request.get("SecurityGroupIds", ())),
+        tags={
+            tag["Key"]: tag["Value"]
+            for specification in request.get("TagSpecifications", ())
+            if specification["ResourceType"] == "instance"
+            for tag in specification["Tags"]
+        },
+    )
 
 
 def _is_ours(existing: Mapping[str, str], wanted: Mapping[str, str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from nixops_operator.adapters.aws import conversion
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, canonical_rule
-from nixops_operator.facts.cloud import Image, InstanceState
+from nixops_operator.facts.cloud import Image, InstanceState, LaunchRequest
 
 
 def rule_answer(**changes: Any) -> dict[str, Any]:
@@ -185,3 +186,52 @@ def test_a_public_key_is_compared_without_its_comment() -> None:
 )
 def test_what_uses_a_group(answer: dict[str, Any], text: str) -> None:
     assert conversion.interface_in_use(answer) == text
+
+
+REQUEST = LaunchRequest("ami-1", "t3.small", "subnet-1", "user data", None, (), {"b": "2", "a": "1"})
+
+
+def test_a_launch_names_only_what_it_asks_for() -> None:
+    listed = [{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}]
+
+    assert conversion.launch_parameters(REQUEST) == {
+        "ImageId": "ami-1",
+        "InstanceType": "t3.small",
+        "SubnetId": "subnet-1",
+        "UserData": "user data",
+        "TagSpecifications": [
+            {"ResourceType": "instance", "Tags": listed},
+            {"ResourceType": "volume", "Tags": listed},
+        ],
+        "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+    }
+
+
+def test_a_launch_names_all_that_it_asks_for() -> None:
+    full = replace(REQUEST, key_name="web", security_group_ids=("sg-2", "sg-1"), monitoring=True)
+
+    assert conversion.launch_parameters(full) == conversion.launch_parameters(REQUEST) | {
+        "KeyName": "web",
+        "SecurityGroupIds": ["sg-2", "sg-1"],
+        "Monitoring": {"Enabled": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_on"),
+    [
+        pytest.param({}, False, id="nothing said"),
+        pytest.param({"Monitoring": {"State": "disabled"}}, False, id="off"),
+        pytest.param({"Monitoring": {"State": "disabling"}}, False, id="going off"),
+        pytest.param({"Monitoring": {"State": "pending"}}, True, id="coming on"),
+        pytest.param({"Monitoring": {"State": "enabled"}}, True, id="on"),
+    ],
+)
+def test_monitoring_counts_from_when_it_was_switched(answer: dict[str, Any], is_on: bool) -> None:
+    assert conversion.instance({"InstanceId": "i-1", **answer}).monitoring is is_on
+
+
+def test_ec2_s_own_words_for_a_state_are_kept() -> None:
+    reason = {"Code": "Client.InternalError", "Message": "Client.InternalError: Client error on launch"}
+
+    assert conversion.instance({"InstanceId": "i-1", "StateReason": reason}).state_reason_message == reason["Message"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
+import urllib3
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -12,6 +15,7 @@ from botocore.exceptions import (
     HTTPClientError,
     ParamValidationError,
     ReadTimeoutError,
+    SSLError,
 )
 
 from nixops_operator.adapters.aws.errors import ANSWERS, LAUNCH_ANSWERS, from_botocore_error, from_client_error
@@ -62,6 +66,7 @@ def refusal(code: str, status: int = 400, message: str = "what AWS says") -> Cli
         ("IdempotentInstanceTerminated", 400, Lost, Reason.TERMINATED),
         ("IdempotentParameterMismatch", 400, Lost, Reason.LAUNCH_AMBIGUOUS),
         ("SomethingNew", 400, Retry, Reason.PROGRESSING_WITH_RETRY),
+        ("SomethingNewLimitExceeded", 400, Blocked, Reason.QUOTA_EXCEEDED),
     ],
 )
 def test_a_refused_launch(code: str, status: int, kind: type[Exception], reason: Reason) -> None:
@@ -71,6 +76,7 @@ def test_a_refused_launch(code: str, status: int, kind: type[Exception], reason:
     assert error.reason is reason
     assert "RunInstances" in error.message
     assert code in error.message
+    assert error.is_refusal is (kind is not OutcomeUnknown), "whatever is no unknown outcome made nothing"
     assert "what AWS says" in error.message or code == "SignatureDoesNotMatch"
 
 
@@ -128,23 +134,32 @@ def test_texts_hold_no_clock() -> None:
     assert "22:00" not in from_client_error(refusal("RequestExpired", 400, message), "X", is_write=False).message
 
 
+def tls(error: ssl.SSLError) -> SSLError:
+    """As botocore tells it: around urllib3's error, which is around Python's."""
+    return SSLError(**ENDPOINT, error=urllib3.exceptions.SSLError(error))
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
         # Nothing was sent.
-        (EndpointConnectionError(**ENDPOINT), Retry),
-        (ConnectTimeoutError(**ENDPOINT), Retry),
+        pytest.param(EndpointConnectionError(**ENDPOINT), Retry, id="nobody listens"),
+        pytest.param(ConnectTimeoutError(**ENDPOINT), Retry, id="nobody answers the handshake"),
+        pytest.param(tls(ssl.SSLCertVerificationError("self-signed")), Retry, id="another's certificate"),
         # Something may have been.
-        (ReadTimeoutError(**ENDPOINT), OutcomeUnknown),
-        (ConnectionClosedError(**ENDPOINT), OutcomeUnknown),
-        (HTTPClientError(error=ValueError("Invalid header value b'session-token\\n'")), OutcomeUnknown),
+        pytest.param(ReadTimeoutError(**ENDPOINT), OutcomeUnknown, id="no answer"),
+        pytest.param(ConnectionClosedError(**ENDPOINT), OutcomeUnknown, id="cut"),
+        pytest.param(tls(ssl.SSLError("decryption failed")), OutcomeUnknown, id="TLS fails, perhaps in the reply"),
+        pytest.param(
+            HTTPClientError(error=ValueError("Invalid header value b'session-token\\n'")), OutcomeUnknown, id="others"
+        ),
     ],
-    ids=lambda value: type(value).__name__,
 )
 def test_a_write_without_a_reply(error: BotoCoreError, kind: type[Exception]) -> None:
     told = from_botocore_error(error, "RunInstances", is_write=True)
 
     assert type(told) is kind
+    assert told.is_refusal is (kind is Retry)
     assert told.reason is Reason.PROGRESSING_WITH_RETRY
     assert "session-token" not in told.message
     assert type(from_botocore_error(error, "DescribeInstances", is_write=False)) is Retry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,6 +46,51 @@ class Instance:
     tags: Mapping[str, str]
     launch_time: datetime  # aware UTC; of the *last start*
     client_token: str
+    state_reason_message: str = ""  # StateReason.Message: why, in EC2's own words; empty if none
+    monitoring: bool = False  # detailed monitoring is on, or being switched on
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """Everything that RunInstances is asked for, but the token; frozen before the first call and the same in each.
+
+    `security_group_ids` empty: EC2 takes the VPC's default group. `tags` go to the instance and to its volumes. What
+    the adapter always asks for (one instance, session tokens for its metadata) is no part of it.
+    """
+
+    image_id: str
+    instance_type: str
+    subnet_id: str
+    user_data: str
+    key_name: str | None
+    security_group_ids: tuple[str, ...]
+    tags: Mapping[str, str]
+    monitoring: bool = False
+
+    def as_json(self) -> str:
+        """One text for equal requests: sorted keys, no blanks. Group ids keep their order, which EC2 sees too."""
+        fields = {**self.__dict__, "security_group_ids": list(self.security_group_ids), "tags": dict(self.tags)}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> LaunchRequest:
+        """The request that `as_json` wrote, by this release or another: unknown keys are left out, and what a later
+        release added has its default. Raises ValueError for a text that is no such request."""
+        try:
+            found = json.loads(text)
+            return cls(
+                image_id=found["image_id"],
+                instance_type=found["instance_type"],
+                subnet_id=found["subnet_id"],
+                user_data=found["user_data"],
+                key_name=found["key_name"],
+                security_group_ids=tuple(found["security_group_ids"]),
+                tags=dict(found["tags"]),
+                monitoring=bool(found.get("monitoring", False)),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            # The text holds a private host key: neither it nor a parser's excerpt of it goes on.
+            raise ValueError(f"not a frozen launch request ({type(error).__name__})") from None
 
 
 @dataclass(frozen=True)

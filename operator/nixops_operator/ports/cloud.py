@@ -13,6 +13,7 @@ from nixops_operator.facts.cloud import (
     Instance,
     InstanceState,
     KeyPair,
+    LaunchRequest,
     ObservedRule,
     SecurityGroup,
     Subnet,
@@ -27,6 +28,7 @@ __all__ = [
     "Instance",
     "InstanceState",
     "KeyPair",
+    "LaunchRequest",
     "ObservedRule",
     "SecurityGroup",
     "Subnet",
@@ -38,7 +40,9 @@ class Cloud(Protocol):
 
     All: connect limit 5 s, read limit 30 s; reads are repeated up to three times inside, writes never (a repeat is the
     caller's decision).
-    Raises, all: Retry (`Throttled`, `ProgressingWithRetry`), Blocked (`AuthFailure`, `AccessDenied`, `Expired`).
+    Raises, all: Retry (`Throttled`, `ProgressingWithRetry`), Blocked (`AuthFailure`, `AccessDenied`, `Expired`). An
+    error of an effect has `is_refusal` set where EC2 said that it did nothing (any 4xx; throttling and missing
+    capacity, which EC2 answers with 503 and 500), or where nothing was sent.
     """
 
     async def account_id(self) -> str:
@@ -120,10 +124,11 @@ class Cloud(Protocol):
         """Effect: `ec2.delete_security_group`. Repeating: safe, NotFound succeeds. Raises Retry (`Deleting`) on
         DependencyViolation."""
 
-    async def run_instances(self, request: Mapping[str, Any], token: str) -> str:
+    async def run_instances(self, request: LaunchRequest | Mapping[str, Any], token: str) -> str:
         """Start one instance from a frozen request, return its id. Effect: `ec2.run_instances`.
 
-        `request` holds RunInstances' parameters as boto3 names them, without ClientToken, MinCount, MaxCount.
+        A mapping holds RunInstances' parameters as boto3 names them, without ClientToken, MinCount, MaxCount.
+        The instance's metadata is given out for session tokens alone, one hop far: user data holds its first host key.
         Changes: one instance, its volumes and their tags, in one call.
         Repeating: safe with the same token and parameters: the first instance is returned.
         Raises: OutcomeUnknown - repeat the same call. Retry - throttled, no capacity. Blocked - quota, permission,
@@ -145,8 +150,16 @@ class Cloud(Protocol):
         """Replace the instance's whole set of groups (ModifyInstanceAttribute Groups). Effect:
         `ec2.set_security_groups`. Repeating: safe."""
 
+    async def set_monitoring(self, instance_id: str, enabled: bool) -> None:
+        """Switch detailed monitoring (MonitorInstances, UnmonitorInstances). Effect: `ec2.set_monitoring`. Repeating:
+        safe."""
+
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         """Add or overwrite tags. Effect: `ec2.create_tags`. Repeating: safe."""
+
+    async def delete_tags(self, resource_ids: Sequence[str], keys: Sequence[str]) -> None:
+        """Remove tags by key, whatever their values. Effect: `ec2.delete_tags`. Repeating: safe, missing keys are
+        accepted. Raises ValueError without keys: EC2 would delete every tag (EC2 API Reference, "DeleteTags")."""
 
 
 class Clouds(Protocol):

@@ -13,7 +13,7 @@ from nixops_operator.adapters.aws.calls import Calls, all_pages
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import Direction, Rule
 from nixops_operator.errors import Blocked, InvalidSpec, OutcomeUnknown, Retry
-from nixops_operator.facts.cloud import Image, Instance, KeyPair, SecurityGroup, Subnet
+from nixops_operator.facts.cloud import Image, Instance, KeyPair, LaunchRequest, SecurityGroup, Subnet
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
 if TYPE_CHECKING:
@@ -250,13 +250,14 @@ class Boto3Cloud:
             accepted=GROUP_GONE,
         )
 
-    async def run_instances(self, request: Mapping[str, Any], token: str) -> str:
-        if not token or {"ClientToken", "MinCount", "MaxCount"} & request.keys():
+    async def run_instances(self, request: LaunchRequest | Mapping[str, Any], token: str) -> str:
+        parameters = conversion.launch_parameters(request) if isinstance(request, LaunchRequest) else request
+        if not token or {"ClientToken", "MinCount", "MaxCount"} & parameters.keys():
             # botocore would invent a random token, and a repeated call would make a second machine.
             raise ValueError("run_instances needs the launch's own token and a request without token and counts")
         instance_id = await self._calls.write(
             "RunInstances",
-            lambda: self._clients.writer().run_instances(**request, ClientToken=token, MinCount=1, MaxCount=1)[
+            lambda: self._clients.writer().run_instances(**parameters, ClientToken=token, MinCount=1, MaxCount=1)[
                 "Instances"
             ][0]["InstanceId"],
         )
@@ -290,12 +291,28 @@ class Boto3Cloud:
             ),
         )
 
+    async def set_monitoring(self, instance_id: str, enabled: bool) -> None:
+        def call() -> object:
+            client = self._clients.writer()
+            switch = client.monitor_instances if enabled else client.unmonitor_instances
+            return switch(InstanceIds=[instance_id])
+
+        await self._calls.write("MonitorInstances" if enabled else "UnmonitorInstances", call)
+
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         if not tags:
             return
         pairs = conversion.tag_list(tags)
         for some in _batches(sorted(set(resource_ids)), TAGS_PER_CALL):
             await self._calls.write("CreateTags", _tagging(self._clients, some, pairs))
+
+    async def delete_tags(self, resource_ids: Sequence[str], keys: Sequence[str]) -> None:
+        if not keys:
+            raise ValueError("DeleteTags without a key deletes every tag")
+        # Without values: a tag goes whatever its value is.
+        named = [{"Key": key} for key in sorted(set(keys))]
+        for some in _batches(sorted(set(resource_ids)), TAGS_PER_CALL):
+            await self._calls.write("DeleteTags", _untagging(self._clients, some, named))
 
     async def _groups(self, filters: list[FilterTypeDef]) -> list[SecurityGroup]:
         def look() -> list[SecurityGroup]:
@@ -366,6 +383,10 @@ def _key_pairs(client: EC2Client, filters: list[FilterTypeDef]) -> list[KeyPair]
 
 def _tagging(clients: Clients, resource_ids: Sequence[str], pairs: list[Any]) -> Callable[[], None]:
     return lambda: clients.writer().create_tags(Resources=resource_ids, Tags=pairs)
+
+
+def _untagging(clients: Clients, resource_ids: Sequence[str], keys: list[Any]) -> Callable[[], None]:
+    return lambda: clients.writer().delete_tags(Resources=resource_ids, Tags=keys)
 
 
 def _filters(wanted: Mapping[str, Sequence[str]]) -> list[FilterTypeDef]:

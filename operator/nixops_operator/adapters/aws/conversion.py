@@ -10,7 +10,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, canonical_rule
-from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair, ObservedRule, SecurityGroup, Subnet
+from nixops_operator.facts.cloud import (
+    Image,
+    Instance,
+    InstanceState,
+    KeyPair,
+    LaunchRequest,
+    ObservedRule,
+    SecurityGroup,
+    Subnet,
+)
 
 Answer = Mapping[str, Any]
 
@@ -43,7 +52,36 @@ def instance(answer: Answer) -> Instance:
         tags=tags(answer),
         launch_time=answer.get("LaunchTime", datetime.min.replace(tzinfo=UTC)).astimezone(UTC),
         client_token=answer.get("ClientToken", ""),
+        state_reason_message=answer.get("StateReason", {}).get("Message", ""),
+        # `pending` is on its way to `enabled`, `disabling` to `disabled`: EC2 API Reference, "Monitoring".
+        monitoring=answer.get("Monitoring", {}).get("State", "") in ("enabled", "pending"),
     )
+
+
+def launch_parameters(request: LaunchRequest) -> dict[str, Any]:
+    """RunInstances' parameters, without ClientToken, MinCount and MaxCount.
+
+    The same request gives the same ones for ever: EC2 refuses a token that comes with others.
+    """
+    parameters: dict[str, Any] = {
+        "ImageId": request.image_id,
+        "InstanceType": request.instance_type,
+        "SubnetId": request.subnet_id,
+        "UserData": request.user_data,
+        "TagSpecifications": [
+            *tag_specifications("instance", request.tags),
+            *tag_specifications("volume", request.tags),
+        ],
+        # User data holds the first host key: only the instance itself may read it, and only with a session token.
+        "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+    }
+    if request.key_name is not None:
+        parameters["KeyName"] = request.key_name
+    if request.security_group_ids:
+        parameters["SecurityGroupIds"] = list(request.security_group_ids)
+    if request.monitoring:
+        parameters["Monitoring"] = {"Enabled": True}
+    return parameters
 
 
 def _state(name: str) -> InstanceState:

@@ -8,6 +8,7 @@ the same from one attempt to the next.
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -32,6 +33,8 @@ CAPACITY_PAUSE = timedelta(seconds=30)
 DEPENDENCY_PAUSE = timedelta(seconds=5)
 """A network interface lets go of its groups some seconds after its instance is terminated."""
 UNKNOWN_CODE_PAUSE = timedelta(seconds=30)
+CAUSES_LOOKED_AT = 4
+"""botocore's SSLError holds urllib3's, which holds the one of Python's ssl."""
 
 
 def _retry(reason: Reason, after: timedelta | None = None) -> Answer:
@@ -52,6 +55,8 @@ def _field(name: str) -> Answer:
 
 _THROTTLED = _retry(Reason.THROTTLED)
 _CAPACITY = _retry(Reason.INSUFFICIENT_CAPACITY, CAPACITY_PAUSE)
+_REFUSED_WITH_5XX = (_THROTTLED, _CAPACITY)
+_UNKNOWN_CODE = _retry(Reason.PROGRESSING_WITH_RETRY, UNKNOWN_CODE_PAUSE)
 _QUOTA = _blocked(Reason.QUOTA_EXCEEDED)
 _DENIED = _blocked(Reason.ACCESS_DENIED)
 _AUTH = _blocked(Reason.AUTH_FAILURE)
@@ -159,15 +164,14 @@ def from_client_error(error: ClientError, operation: str, *, is_write: bool) -> 
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     text = f"{operation}: {code}: {_for_people(code, str(details.get('Message', '')))}"
     answer = _answer(code, str(details.get("Message", "")), operation)
-    if answer is not None:
-        return answer(text)
-    if status == 429:
-        return _THROTTLED(text)
-    if status >= 500 or not code:
+    if answer is None and status == 429:
+        answer = _THROTTLED
+    if answer is None and (status >= 500 or not code):
         return unusable_reply(text, is_write=is_write)
-    if status == 403:
-        return _DENIED(text)
-    return Retry(Reason.PROGRESSING_WITH_RETRY, text, UNKNOWN_CODE_PAUSE)
+    if answer is None:
+        answer = _DENIED if status == 403 else _UNKNOWN_CODE
+    told = answer(text)
+    return told.as_refusal() if status < 500 or answer in _REFUSED_WITH_5XX else told
 
 
 def _answer(code: str, message: str, operation: str) -> Answer | None:
@@ -181,6 +185,8 @@ def _answer(code: str, message: str, operation: str) -> Answer | None:
         return ANSWERS[code]
     if code.startswith(("Throttling", "RequestThrottled")):
         return _THROTTLED
+    if code.endswith("LimitExceeded"):
+        return _QUOTA  # `AddressLimitExceeded` and the like; `RequestLimitExceeded` stands in the table
     if code.startswith("InvalidParameter") or code.endswith(".Malformed"):
         return _INVALID
     return None
@@ -201,14 +207,30 @@ def unusable_reply(text: str, *, is_write: bool) -> Retry:
 
 
 # Raised before a request leaves: the connection could not be made. Everything else may have reached EC2.
-_NOT_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError)
+_NOT_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
 
 
 def from_botocore_error(error: BotoCoreError, operation: str, *, is_write: bool) -> OperatorError:
     """What a failure without a reply means. botocore's own text is left out: it may hold headers and parameters."""
     if isinstance(error, ParamValidationError):
         names = sorted(set(re.findall(r"parameter:? \"?([A-Za-z][A-Za-z0-9.\[\]]*)", str(error))))
-        return Blocked(Reason.INVALID_SPEC, f"{operation}: malformed parameters: {', '.join(names) or 'unnamed'}")
-    if isinstance(error, _NOT_SENT):
-        return Retry(Reason.PROGRESSING_WITH_RETRY, f"{operation}: no connection to EC2 ({type(error).__name__})")
+        text = f"{operation}: malformed parameters: {', '.join(names) or 'unnamed'}"
+        return Blocked(Reason.INVALID_SPEC, text).as_refusal()
+    if isinstance(error, _NOT_SENT) or _is_foreign_certificate(error):
+        text = f"{operation}: no connection to EC2 ({type(error).__name__})"
+        return Retry(Reason.PROGRESSING_WITH_RETRY, text).as_refusal()
     return unusable_reply(f"{operation}: no usable reply from EC2 ({type(error).__name__})", is_write=is_write)
+
+
+def _is_foreign_certificate(error: BotoCoreError) -> bool:
+    """Whether TLS failed before anything was sent.
+
+    It fails in a reply as well as in the handshake, and botocore calls both SSLError; certificates are judged in the
+    handshake alone.
+    """
+    causes: list[BaseException] = []
+    cause: object = error if isinstance(error, SSLError) else None
+    while isinstance(cause, BaseException) and len(causes) < CAUSES_LOOKED_AT:
+        causes.append(cause)
+        cause = getattr(cause, "kwargs", {}).get("error") or (cause.args[0] if cause.args else None)
+    return any(isinstance(one, ssl.SSLCertVerificationError) for one in causes)

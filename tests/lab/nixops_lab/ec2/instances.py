@@ -211,11 +211,31 @@ async def modify_instance_attribute(_cloud: Cloud, region: Region, params: dict[
     return {}
 
 
+async def monitor_instances(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """Detailed monitoring on; of what has it already, nothing changes."""
+    return _monitored(region, params, is_monitored=True)
+
+
+async def unmonitor_instances(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """Detailed monitoring off."""
+    return _monitored(region, params, is_monitored=False)
+
+
+def _monitored(region: Region, params: dict[str, Any], *, is_monitored: bool) -> dict[str, Any]:
+    named = _named(region, params)
+    for instance in named:
+        region.change(instance.id, is_monitored=is_monitored)
+    state = "pending" if is_monitored else "disabling"
+    return {"InstanceMonitorings": [{"InstanceId": one.id, "Monitoring": {"State": state}} for one in named]}
+
+
 OPERATIONS = {
     "DescribeInstanceAttribute": describe_instance_attribute,
     "DescribeInstanceStatus": describe_instance_status,
     "DescribeInstances": describe_instances,
     "ModifyInstanceAttribute": modify_instance_attribute,
+    "MonitorInstances": monitor_instances,
+    "UnmonitorInstances": unmonitor_instances,
 }
 
 # These also take the lifecycle, before the other arguments.
