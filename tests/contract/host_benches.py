@@ -243,7 +243,7 @@ async def on_machine(authorized: Sequence[asyncssh.SSHKey] = ()) -> AsyncIterato
         await machines.create(_spec(host_key, [client_key, *authorized]))
         await machines.set_rules(NAME, OPEN, OPEN)
         await machines.start(NAME)
-        target = HostTarget(ADDRESS, 22, "root", _private(client_key), (_public(host_key),))
+        target = HostTarget(ADDRESS, 22, "root", (_private(client_key),), (_public(host_key),))
         bench = MachineBench(machines, AsyncsshHosts(), target)
         with inside(namespace):
             host = await reached(bench)

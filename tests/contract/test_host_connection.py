@@ -70,14 +70,27 @@ async def test_a_host_with_another_key_is_refused(bench: Bench) -> None:
 
 
 async def test_a_refused_client_key_is_told_apart(bench: Bench) -> None:
-    error = await failure(bench, replace(bench.target, client_key=private(new_key())))
+    error = await failure(bench, replace(bench.target, client_keys=(private(new_key()),)))
     assert (type(error), error.reason) == (Blocked, Reason.AUTHENTICATION_FAILED)
     assert "refused the client key for root" in error.message
 
 
+async def test_several_client_keys_are_offered_one_after_the_other(bench: Bench) -> None:
+    offered = (private(new_key()), private(new_key("ecdsa-sha2-nistp256")), *bench.target.client_keys)
+    host = await bench.hosts.connect(replace(bench.target, client_keys=offered))
+    assert (await host.facts()).current_system == bench.base
+    await host.close()
+
+
+async def test_a_client_key_as_an_editor_left_it_is_the_same_key(bench: Bench) -> None:
+    damaged = "\ufeff" + bench.target.client_keys[0].replace("\n", "\r\n").rstrip()
+    host = await bench.hosts.connect(replace(bench.target, client_keys=(damaged,)))
+    await host.close()
+
+
 @pytest.mark.parametrize("text", ["", "no key at all", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n"])
 async def test_a_client_key_that_is_none_is_told_apart_and_not_quoted(bench: Bench, text: str) -> None:
-    error = await failure(bench, replace(bench.target, client_key=text))
+    error = await failure(bench, replace(bench.target, client_keys=(text,)))
     assert (type(error), error.reason) == (Blocked, Reason.SECRET_NOT_FOUND)
     assert "AAAA" not in error.message
 
@@ -116,7 +129,7 @@ async def test_an_impostor_sees_no_attempt_to_log_in(machine: MachineBench) -> N
     assert (other_type.reason, shown in other_type.message) == (Reason.HOST_KEY_MISMATCH, True)
     assert await logins_tried(machine) == ["Accepted"]  # the bench's own look, before
 
-    await failure(machine, replace(machine.target, client_key=private(new_key())))
+    await failure(machine, replace(machine.target, client_keys=(private(new_key()),)))
     # The control: an attempt would be seen. sshd writes of it a moment after the client knows.
     async with asyncio.timeout(30):
         while not (await logins_tried(machine))[1:]:
@@ -203,7 +216,7 @@ async def hostile_host(answer: bytes, is_endless: bool = False) -> AsyncIterator
         Server, "127.0.0.1", 0, server_host_keys=[key], process_factory=serve, encoding=None
     )
     try:
-        yield HostTarget("127.0.0.1", server.get_port(), "root", private(new_key()), (public(key),))
+        yield HostTarget("127.0.0.1", server.get_port(), "root", (private(new_key()),), (public(key),))
     finally:
         server.close()
         # The listener's end is not theirs: left open, they would be found as a leak by a later test.
@@ -249,7 +262,9 @@ async def test_something_else_than_ssh_is_told_apart(monkeypatch: pytest.MonkeyP
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(Retry) as caught:
-        await AsyncsshHosts().connect(HostTarget("127.0.0.1", port, "root", private(new_key()), (public(new_key()),)))
+        await AsyncsshHosts().connect(
+            HostTarget("127.0.0.1", port, "root", (private(new_key()),), (public(new_key()),))
+        )
     assert caught.value.reason in {Reason.CONNECTION_REFUSED, Reason.CONNECT_TIMEOUT}
     await has_ended.wait()
     server.close()
@@ -268,7 +283,9 @@ async def test_a_server_that_says_nothing_times_out(monkeypatch: pytest.MonkeyPa
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     with pytest.raises(Retry) as caught:
-        await AsyncsshHosts().connect(HostTarget("127.0.0.1", port, "root", private(new_key()), (public(new_key()),)))
+        await AsyncsshHosts().connect(
+            HostTarget("127.0.0.1", port, "root", (private(new_key()),), (public(new_key()),))
+        )
     assert caught.value.reason is Reason.CONNECT_TIMEOUT
     is_over.set()
     await has_ended.wait()

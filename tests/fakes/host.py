@@ -17,14 +17,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from fakes.effects import Effects, effect
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, OutcomeUnknown, Retry
 from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts, HostTarget
+from nixops_operator.ssh_keys import parse_private_key
 
 BASE_SYSTEM = "/nix/store/00000000000000000000000000000000-nixos-system-base-25.11"
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG5vdC1hLWtleS1idXQtdGhpcnR5LXR3by1ieXRlcyE"
-CLIENT_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nfake\n-----END OPENSSH PRIVATE KEY-----\n"
+CLIENT_KEY = parse_private_key(
+    Ed25519PrivateKey.from_private_bytes(b"a client key for tests, 32 bytes").private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ),
+    "a key for tests",
+).text
 DEADMAN_MARGIN = 60.0  # s; as the agent's
 KEPT_ACTIVATIONS = 5
 
@@ -113,7 +122,7 @@ class FakeMachine:
 
     def target(self) -> HostTarget:
         """How to reach it as it should be reached."""
-        return HostTarget(self.address, self.port, "root", CLIENT_KEY, tuple(sorted(self.host_keys)))
+        return HostTarget(self.address, self.port, "root", (CLIENT_KEY,), tuple(sorted(self.host_keys)))
 
     def advance(self, seconds: float) -> None:
         """Let time pass: units end, timers fire, each at its time."""
@@ -470,8 +479,8 @@ class FakeHosts:
     async def connect(self, target: HostTarget) -> FakeHost:
         if target.user != "root":
             raise Blocked(Reason.INVALID_SPEC, f"ssh.user: only root can be used for now, not {target.user}")
-        if "-----END OPENSSH PRIVATE KEY-----" not in target.client_key:
-            raise Blocked(Reason.SECRET_NOT_FOUND, f"the SSH client key for {target.address} cannot be read")
+        where = f"the SSH client key for {target.address}"
+        offered = {parse_private_key(text.encode(), where).public for text in target.client_keys}
         machine = self.machines.get(target.address)
         if machine is None or machine.is_silent:
             raise Retry(Reason.CONNECT_TIMEOUT, f"{target.address} did not answer SSH in time")
@@ -483,7 +492,7 @@ class FakeHosts:
                 f"{target.address} shows the host key {machine.host_keys[0]}; pinned: {', '.join(target.host_keys)}",
             )
         machine.login_attempts += 1
-        if target.client_key not in machine.client_keys:
+        if offered.isdisjoint(parse_private_key(text.encode(), where).public for text in machine.client_keys):
             raise Blocked(Reason.AUTHENTICATION_FAILED, f"{target.address} refused the client key for {target.user}")
         host = FakeHost(machine, replace(target), self.effects)
         machine.connections.append(host)

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from nixops_operator.cli.ssh_command import NotReachableError, SshLogin, known_hosts, login_of, ssh_arguments
+from nixops_operator.errors import Blocked
+from nixops_operator.ssh_keys import PrivateKey, parse_private_key
 
 app = typer.Typer(
     help="Work with NixOS machines that nixops-operator keeps.",
@@ -54,18 +56,21 @@ def ssh(
         raise CliError(str(error)) from None
     secret = _kubectl_json(["get", "secret", login.secret], login.namespace)
     try:
-        key = base64.b64decode(secret.get("data", {})[login.secret_key], validate=True)
+        data = base64.b64decode(secret.get("data", {})[login.secret_key], validate=True)
     except (KeyError, binascii.Error):
         raise CliError(f"Secret {login.secret} has no usable key {login.secret_key}") from None
+    try:
+        key = parse_private_key(data, f"key {login.secret_key} of Secret {login.secret}")
+    except Blocked as error:
+        raise CliError(error.message) from None
     raise typer.Exit(_run_ssh(login, key, command or []))
 
 
-def _run_ssh(login: SshLogin, key: bytes, command: list[str]) -> int:
+def _run_ssh(login: SshLogin, key: PrivateKey, command: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="kubectl-nixops-") as folder:
         key_file, hosts_file = Path(folder, "key"), Path(folder, "known_hosts")
         key_file.touch(mode=0o600)
-        # ssh refuses a key whose last line does not end.
-        key_file.write_bytes(key.rstrip() + b"\n")
+        key_file.write_text(key.text)
         hosts_file.write_text(known_hosts(login))
         arguments = ssh_arguments(login, str(key_file), str(hosts_file), command)
         return subprocess.run(["ssh", *arguments], check=False).returncode

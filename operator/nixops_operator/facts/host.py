@@ -14,7 +14,9 @@ class HostTarget:
     address: str  # an IP address, already resolved and judged; names never reach the adapter
     port: int
     user: str
-    client_key: str = field(repr=False)  # private key, OpenSSH or PEM text
+    client_keys: tuple[str, ...] = field(
+        repr=False
+    )  # private keys as `ssh_keys.PrivateKey.text`, offered in this order
     host_keys: tuple[str, ...]  # pinned public keys, `<type> <base64>`, sorted; never empty
 
 

@@ -250,7 +250,7 @@ async def _target(desired: Desired, address: str, pinned: tuple[str, ...], world
         address=address,
         port=host.port if host is not None else 22,
         user=desired.spec.ssh.user,
-        client_key=data[reference.key].decode(errors="replace"),
+        client_keys=(data[reference.key].decode(errors="replace"),),
         host_keys=pinned,
     )
 

@@ -13,6 +13,7 @@ from nixops_operator.adapters.ssh.host import AsyncsshHost
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.host import HostTarget
+from nixops_operator.ssh_keys import parse_private_key
 
 CONNECT_TIMEOUT = 10  # s, for TCP and the whole handshake
 LOGIN_TIMEOUT = 20  # s
@@ -68,7 +69,7 @@ class AsyncsshHosts:
             raise Blocked(
                 Reason.INVALID_SPEC, f"ssh.user: only root can be used for now, not {target.user}; remove the field"
             )
-        client_key = _client_key(target)
+        client_keys = _client_keys(target)
         pinned = _pinned_keys(target)
         client = _PinnedKeysOnly()
         async with self._handshakes:
@@ -80,7 +81,7 @@ class AsyncsshHosts:
                     client_factory=lambda: client,
                     config=None,
                     agent_path=None,
-                    client_keys=[client_key],
+                    client_keys=client_keys,
                     known_hosts=(pinned, [], [], [], [], [], []),
                     x509_trusted_certs=None,
                     preferred_auth="publickey",
@@ -108,19 +109,11 @@ def _where(target: HostTarget) -> str:
     return target.address if target.port == asyncssh.DEFAULT_PORT else f"{target.address} port {target.port}"
 
 
-def _client_key(target: HostTarget) -> asyncssh.SSHKey:
-    try:
-        return asyncssh.import_private_key(target.client_key)
-    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
-        # Without `from`: the library's text may quote what it could not read.
-        reason = "it needs a passphrase" if _is_passphrase_missing(error) else "it is no private key"
-        raise Blocked(
-            Reason.SECRET_NOT_FOUND, f"the SSH client key for {target.address} cannot be read: {reason}"
-        ) from None
-
-
-def _is_passphrase_missing(error: Exception) -> bool:
-    return isinstance(error, asyncssh.KeyEncryptionError) or "passphrase" in str(error).lower()
+def _client_keys(target: HostTarget) -> list[asyncssh.SSHKey]:
+    """`parse_private_key` has looked at the numbers; asyncssh would test large ones for primality, for minutes."""
+    where = f"the SSH client key for {target.address}"
+    keys = [parse_private_key(text.encode(), where) for text in target.client_keys]
+    return [asyncssh.import_private_key(key.text, unsafe_skip_rsa_key_validation=True) for key in keys]
 
 
 def _pinned_keys(target: HostTarget) -> list[asyncssh.SSHKey]:
