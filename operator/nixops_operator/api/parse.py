@@ -1,15 +1,26 @@
-"""From an object's body to the models; whatever is wrong becomes `InvalidSpec` with the field's path."""
+"""From an object's body to the models; whatever is wrong becomes `InvalidSpec` with the field's path.
+
+Deletion reads the body another way, with `deletion_view`: what exists must be deletable also where today's model
+refuses it, since a rule was tightened or the spec is beyond the limit.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from nixops_operator.api.deployment_spec import NixDeploymentSpec
-from nixops_operator.api.machine_spec import NixMachineSpec
+from nixops_operator.api.machine_spec import (
+    AwsCredentials,
+    AwsSettings,
+    DeletionPolicy,
+    NixMachineSpec,
+    SecretReference,
+)
 from nixops_operator.errors import InvalidSpec
 
 SPEC_LIMIT = 65536
@@ -50,3 +61,72 @@ def _parse(model: type[Model], spec: Mapping[str, Any], field: str) -> Model:
 def field_path(start: str, location: Sequence[int | str]) -> str:
     """`spec`, (`machines`, 0, `target`) as `spec.machines[0].target`."""
     return start + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+
+
+@dataclass(frozen=True)
+class DeletionView:
+    """What deletion reads of a spec, each None where it cannot be read; what is absent has its default."""
+
+    policy: DeletionPolicy | None
+    """Of the object's EC2 resources. None: nobody knows whether they are to be kept."""
+    aws: AwsSettings | None
+    """Region and credentials, as far as they are texts; whether they mean something shows in use. Without credentials:
+    the operator's own identity, never because what stands there is unreadable."""
+    target: Literal["ec2", "host"] | None
+    """Which kind of target a NixMachine has; None for a NixDeployment."""
+
+
+def deletion_view(body: Mapping[str, Any]) -> DeletionView:
+    """What is needed to delete a NixMachine or NixDeployment, whatever else its spec holds. Raises nothing."""
+    spec = body.get("spec")
+    if not isinstance(spec, Mapping):
+        return DeletionView(None, None, None)
+    return DeletionView(_deletion_policy(spec), _aws(spec), _kind_of_target(spec))
+
+
+def _deletion_policy(spec: Mapping[str, Any]) -> DeletionPolicy | None:
+    written = spec.get("deletionPolicy", DeletionPolicy.DELETE)
+    return next((policy for policy in DeletionPolicy if policy == written), None)
+
+
+def _aws(spec: Mapping[str, Any]) -> AwsSettings | None:
+    """Built without validation: a pattern or limit of today says nothing about what was used when it was written."""
+    try:
+        aws = _map(spec.get("aws", {}))
+        region = _text(aws["region"]) if "region" in aws else None
+        return AwsSettings.model_construct(
+            region=region, credentials=_credentials(_map(aws["credentials"])) if "credentials" in aws else None
+        )
+    except _UnreadableError:
+        return None
+
+
+def _credentials(written: Mapping[str, Any]) -> AwsCredentials:
+    reference = None
+    if "secretRef" in written:
+        reference = SecretReference.model_construct(name=_text(_map(written["secretRef"]).get("name")))
+    profile = _text(written["profile"]) if "profile" in written else None
+    return AwsCredentials.model_construct(secret_ref=reference, profile=profile)
+
+
+def _kind_of_target(spec: Mapping[str, Any]) -> Literal["ec2", "host"] | None:
+    target = spec.get("target")
+    if not isinstance(target, Mapping) or ("ec2" in target) == ("host" in target):
+        return None
+    return "ec2" if "ec2" in target else "host"
+
+
+class _UnreadableError(Exception):
+    """Not of the type that belongs here."""
+
+
+def _map(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _UnreadableError
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise _UnreadableError
+    return value
