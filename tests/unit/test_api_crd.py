@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import botocore
 import pytest
+from botocore.loaders import Loader
 from pydantic import BaseModel, ConfigDict, Field
 
 from nixops_operator.api import crd
-from nixops_operator.api.schema import partial, schema_of
+from nixops_operator.api.field_types import MERGED_BY_NAME, cel_rules
+from nixops_operator.api.machine_spec import NixMachineSpec
+from nixops_operator.api.schema import schema_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,23 +80,50 @@ def test_a_reference_is_put_in_place_and_the_field_s_words_win() -> None:
     assert "additionalProperties" not in schema
 
 
+def _rules(schema: Any) -> Iterator[dict[str, str]]:
+    if isinstance(schema, dict):
+        yield from schema.get("x-kubernetes-validations", ())
+        for part in schema.values():
+            yield from _rules(part)
+
+
+class _Entry(BaseModel):
+    """An entry of a list."""
+
+    b: int
+
+
+class _Inner(BaseModel):
+    """A nested object."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(("whole", "Whole."), always=[("always", "Always.")], of_parts=[("part", "Part.")])
+    )
+    b: int
+
+
+class _Outer(BaseModel):
+    """An object with everything."""
+
+    model_config = ConfigDict(json_schema_extra=cel_rules(("whole", "Whole.")))
+    a: _Inner
+    entries: Annotated[list[_Entry], Field(max_length=2, json_schema_extra=MERGED_BY_NAME)]
+
+
 def test_a_part_requires_nothing_but_inside_lists() -> None:
-    rules = [{"rule": "has(self.a)"}, {"rule": "self.a == oldSelf.a"}]
-    entry = {"type": "object", "required": ["b"], "properties": {"b": {"type": "integer"}}}
-    schema = {
-        "type": "object",
-        "required": ["a"],
-        "x-kubernetes-validations": rules,
-        "properties": {"a": entry, "list": {"type": "array", "items": entry}},
-    }
+    whole, part = schema_of(_Outer), schema_of(_Outer, part=True)
 
-    part = partial(schema)
-
+    assert (whole["required"], whole["properties"]["a"]["required"]) == (["a", "entries"], ["b"])
     assert "required" not in part
     assert "required" not in part["properties"]["a"]
-    assert part["properties"]["list"]["items"] == entry
-    assert part["x-kubernetes-validations"] == rules[1:]
-    assert schema["required"] == ["a"]
+    assert part["properties"]["entries"] == whole["properties"]["entries"]
+
+
+def test_a_part_has_rules_of_its_own() -> None:
+    whole, part = schema_of(_Outer), schema_of(_Outer, part=True)
+
+    assert [rule["rule"] for rule in _rules(whole)] == ["whole", "whole", "always"]
+    assert [rule["rule"] for rule in _rules(part)] == ["part", "always"]
 
 
 def test_the_files_in_git_are_fresh(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,13 +161,6 @@ def test_status_and_spec_limits_reach_every_machine_of_a_deployment() -> None:
     )
 
 
-def _rules(schema: Any) -> Iterator[dict[str, str]]:
-    if isinstance(schema, dict):
-        yield from schema.get("x-kubernetes-validations", ())
-        for part in schema.values():
-            yield from _rules(part)
-
-
 def test_every_rule_has_a_spec_that_it_refuses() -> None:
     """Rules that compare with the old object are tried in tests/component/test_crds_over_time.py."""
     refused = [path.read_text().splitlines()[0] for path in (ROOT / "tests/data/invalid").glob("*.yaml")]
@@ -149,3 +174,39 @@ def test_every_rule_has_a_spec_that_it_refuses() -> None:
     }
 
     assert unseen == set()
+
+
+@pytest.mark.parametrize("plural", ["nixmachines", "nixdeployments"])
+def test_only_rules_that_see_the_status_compare_with_the_old_object(plural: str) -> None:
+    """Elsewhere they would count what was written and never carried out, and could refuse what nobody changed."""
+    root = crd.all_crds()[plural]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+    assert [rule["rule"] for rule in _rules(root["properties"]) if "oldSelf" in rule["rule"]] == []
+    assert all(
+        "oldSelf.status" in rule["rule"] for rule in root["x-kubernetes-validations"] if "oldSelf" in rule["rule"]
+    )
+
+
+def _words_of_ec2(shape: str) -> list[str]:
+    return list(Loader().load_service_model("ec2", "service-2")["shapes"][shape]["enum"])
+
+
+def _regions() -> list[str]:
+    partitions = json.loads((Path(botocore.__file__).parent / "data/endpoints.json").read_text())["partitions"]
+    return [region for partition in partitions for region in partition["regions"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        pytest.param(("aws", "region"), _regions(), id="region"),
+        pytest.param(("target", "ec2", "instanceType"), _words_of_ec2("InstanceType"), id="instance type"),
+    ],
+)
+def test_what_ec2_has_can_be_written(path: tuple[str, ...], words: list[str]) -> None:
+    schema = schema_of(NixMachineSpec)
+    for step in path:
+        schema = schema["properties"][step]
+
+    assert len(words) > 30
+    assert [word for word in words if not re.search(schema["pattern"], word) or len(word) > schema["maxLength"]] == []

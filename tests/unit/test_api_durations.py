@@ -30,6 +30,11 @@ def test_anything_else_is_refused(text: str) -> None:
         parse_duration(text)
 
 
+def test_the_longest_is_named_as_people_write_it() -> None:
+    with pytest.raises(ValueError, match=r"^2h is not between 1s and 1h30m$"):
+        parse_duration("2h", timedelta(minutes=90))
+
+
 @given(st.integers(1, 365 * 86400))
 def test_what_is_written_is_read_back(seconds: int) -> None:
     assert parse_duration(format_duration(timedelta(seconds=seconds))) == timedelta(seconds=seconds)

@@ -48,6 +48,18 @@ def test_replicas_number_the_machines(replicas: dict[str, int], names: list[str]
     assert [child.name for child in machines_of(deployment(machine("web", **replicas)))] == names
 
 
+def test_replicas_share_what_was_merged_and_parsed() -> None:
+    """Merging, judging and parsing cost as much as the YAML is long, not as many machines as it asks for."""
+    first, *others = machines_of(deployment(machine("web", replicas=200)))
+
+    assert len(others) == 199
+    assert all(other.spec is first.spec and other.settings is first.settings for other in others)
+
+
+def test_no_replicas_need_no_settings() -> None:
+    assert machines_of(deployment({"name": "web", "replicas": 0})) == ()
+
+
 def test_the_order_of_the_list_is_kept() -> None:
     children = machines_of(deployment(machine("zoo"), machine("bar", replicas=2), machine("ape")))
 
@@ -141,6 +153,16 @@ def test_the_input_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
+        pytest.param(
+            deployment(*(machine(f"m{number}", replicas=256) for number in range(256))),
+            "spec: more than 256 machines, all replicas counted; spread them over several NixDeployments",
+            id="a kilobyte that asks for 65,536 machines",
+        ),
+        pytest.param(
+            deployment(machine("web", replicas=256), machine("db")),
+            "spec: more than 256 machines",
+            id="one machine too many",
+        ),
         pytest.param(
             deployment(machine("web-0"), machine("web", replicas=1)),
             "spec.machines[1].name: two machines would be called web-0; rename one",

@@ -18,6 +18,7 @@ from nixops_operator.errors import InvalidSpec
 DATA = Path(__file__).parents[1] / "data"
 # Only the API server sees the object's name or two list entries of one key; labels are no part of a machine's spec.
 SERVER_ONLY = {"name-of-machine-too-long", "name-of-deployment-too-long", "group-twice"}
+STALLED = sorted((DATA / "stalled").glob("*.yaml"))
 INVALID = [path for path in sorted((DATA / "invalid").glob("*.yaml")) if path.stem not in SERVER_ONLY]
 
 
@@ -33,9 +34,18 @@ def test_refused_as_by_the_api_server(path: Path) -> None:
     assert caught.value.field.startswith("spec")
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in sorted((DATA / "valid").glob("*.yaml")) if path.stem != "deployment-without-targets"]
-)
+@pytest.mark.parametrize("path", STALLED, ids=lambda path: path.stem)
+def test_refused_after_merging_with_words_for_people(path: Path) -> None:
+    """What only the whole shows: the API server takes it, and the object is Stalled."""
+    text = path.read_text()
+
+    with pytest.raises(InvalidSpec) as caught:
+        parsed(yaml.safe_load(text))
+
+    assert text.splitlines()[0].removeprefix("# stalled: ") in caught.value.message
+
+
+@pytest.mark.parametrize("path", sorted((DATA / "valid").glob("*.yaml")), ids=lambda path: path.stem)
 def test_accepted_as_by_the_api_server(path: Path) -> None:
     parsed(yaml.safe_load(path.read_text()))
 
@@ -85,7 +95,7 @@ def test_a_message_never_repeats_a_secret() -> None:
 
 
 def test_a_machine_may_be_left_for_its_target_to_come() -> None:
-    body = yaml.safe_load((DATA / "valid/deployment-without-targets.yaml").read_text())
+    body = yaml.safe_load((DATA / "stalled/deployment-without-targets.yaml").read_text())
 
     assert [machine.name for machine in parse_deployment(body).machines] == ["web"]
     with pytest.raises(InvalidSpec, match=r"spec\.machines\[0\]\.target: Field required"):

@@ -17,7 +17,7 @@ from nixops_operator.api.deployment_spec import MachineEntry, NixDeploymentSpec
 from nixops_operator.api.field_types import cel_rules
 from nixops_operator.api.group import GROUP, VERSION
 from nixops_operator.api.machine_spec import NixMachineSpec
-from nixops_operator.api.schema import Schema, partial, schema_of
+from nixops_operator.api.schema import Schema, schema_of
 from nixops_operator.api.status import OBSERVED_AT_FIRST, NixDeploymentStatus, NixMachineStatus
 
 _NOTE = "# Generated from operator/nixops_operator/api by `make generate`; do not edit.\n"
@@ -64,7 +64,7 @@ DEPLOYMENT_COLUMNS = (
 
 def deployment_spec_schema() -> Schema:
     """A NixDeployment's spec; its machines and `defaults` have a NixMachine's fields, all optional."""
-    settings = partial(schema_of(NixMachineSpec))
+    settings = schema_of(NixMachineSpec, part=True)
     schema = schema_of(NixDeploymentSpec)
     fields = schema["properties"]
     fields["defaults"] = settings | {"description": fields["defaults"]["description"]}
@@ -80,7 +80,7 @@ def deployment_spec_schema() -> Schema:
 def crd(
     kind: str, short_name: str, spec: Schema, status: Schema, columns: tuple[dict[str, Any], ...], root: Schema
 ) -> Schema:
-    """One CustomResourceDefinition; `root` holds rules about the object's name."""
+    """One CustomResourceDefinition; `root` holds the rules that see name and status, too."""
     status = status | {"default": {"observedGeneration": OBSERVED_AT_FIRST}}
     schema = {
         "type": "object",
@@ -125,6 +125,63 @@ def crd(
     }
 
 
+# What cannot be changed counts from what was carried out, never from what was written: a mistake can be taken back as
+# long as nothing came of it. So these rules stand at the root, where they see the status. Each of them holds for an
+# object that stays as it is, whatever it is: otherwise nobody could take its finalizer off.
+def _has(owner: str, path: str) -> str:
+    """CEL for: everything on the way to `owner.path` is there, also what the schema requires."""
+    fields = path.split(".")
+    return " && ".join(f"has({owner}.{'.'.join(fields[: end + 1])})" for end in range(len(fields)))
+
+
+def _same(path: str) -> str:
+    return f"{_has('self', path)} && self.{path} == oldSelf.{path}"
+
+
+def _region_is_fixed(kind: str) -> tuple[str, str]:
+    region = "spec.aws.region"
+    return (
+        f"!({_has('oldSelf', 'status.accountId')}) || !({_has('oldSelf', region)}) || {_same(region)}",
+        (
+            "spec.aws.region cannot be changed any more, since something was made there: put the old region back, and"
+            f" create a new {kind} for another region"
+        ),
+    )
+
+
+def _stays(target: str) -> str:
+    return f"(!({_has('oldSelf', target)}) || {_has('self', target)})"
+
+
+_KIND_OF_TARGET_IS_FIXED = (
+    (
+        f"!({_has('oldSelf', 'status.accountId')}) && !({_has('oldSelf', 'status.activation')})"
+        f" || {_stays('spec.target.ec2')} && {_stays('spec.target.host')}"
+    ),
+    (
+        "the kind of spec.target cannot be changed any more, since the machine is in use: put the old target back, and"
+        " create a new machine for the other kind"
+    ),
+)
+
+_SUBNET = "spec.target.ec2.subnetId"
+_MADE_IN = "status.instance.subnetId"
+_SUBNET_IS_FIXED = (
+    (
+        f"!({_has('oldSelf', _MADE_IN)})"
+        f" || ({_has('oldSelf', _SUBNET)}"
+        # Another one than the instance's, written while the launch was under way, may be taken back.
+        f" ? {_same(_SUBNET)} || oldSelf.{_SUBNET} != oldSelf.{_MADE_IN}"
+        f" && (!({_has('self', _SUBNET)}) || self.{_SUBNET} == oldSelf.{_MADE_IN})"
+        f" : !({_has('self', _SUBNET)}))"
+    ),
+    (
+        "spec.target.ec2.subnetId cannot be changed any more, since the instance exists: put the old value back, and"
+        " create a new machine for another subnet"
+    ),
+)
+
+
 def all_crds() -> dict[str, Schema]:
     """Plural → CustomResourceDefinition."""
     return {
@@ -136,7 +193,10 @@ def all_crds() -> dict[str, Schema]:
             MACHINE_COLUMNS,
             # Secrets are called <name>-launch-<attempt>, and 253 characters is the most for a name.
             cel_rules(
-                ("size(self.metadata.name) <= 200", "the name is longer than 200 characters; take a shorter one")
+                ("size(self.metadata.name) <= 200", "the name is longer than 200 characters; take a shorter one"),
+                _region_is_fixed("NixMachine"),
+                _KIND_OF_TARGET_IS_FIXED,
+                _SUBNET_IS_FIXED,
             ),
         ),
         "nixdeployments": crd(
@@ -146,7 +206,10 @@ def all_crds() -> dict[str, Schema]:
             schema_of(NixDeploymentStatus),
             DEPLOYMENT_COLUMNS,
             # The name is the value of a label.
-            cel_rules(("size(self.metadata.name) <= 63", "the name is longer than 63 characters; take a shorter one")),
+            cel_rules(
+                ("size(self.metadata.name) <= 63", "the name is longer than 63 characters; take a shorter one"),
+                _region_is_fixed("NixDeployment"),
+            ),
         ),
     }
 

@@ -15,10 +15,9 @@ from nixops_operator.api.field_types import (
     Label,
     SpecModel,
     cel_rules,
+    no_secret_in,
 )
 from nixops_operator.api.machine_spec import (
-    REGION_FIXED,
-    REGION_RULE,
     AwsSettings,
     DeletionPolicy,
     DriftPolicy,
@@ -175,6 +174,11 @@ class MachineEntry(SpecModel):
     """Labels of the NixMachine, besides the operator's own."""
 
     @property
+    def count(self) -> int:
+        """How many machines this is."""
+        return 1 if self.replicas is None else self.replicas
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The fields of a NixMachine's spec, camelCase, as written."""
         return dict(self.model_extra or {})
@@ -188,6 +192,8 @@ _KEY_PAIR = (
     " ssh.privateKeySecretRef"
 )
 _UNIQUE = "a machine has the name of another one's replica; rename one"
+MACHINES_LIMIT = 256
+_TOO_MANY = f"more than {MACHINES_LIMIT} machines, all replicas counted; spread them over several NixDeployments"
 
 _IS_KNOWN = "(group.startsWith('sg-') || has(self.securityGroups) && self.securityGroups.exists(g, g.name == group))"
 _HAS_CLIENT_KEY = "has({0}.ssh) && has({0}.ssh.privateKeySecretRef)"
@@ -225,7 +231,6 @@ class NixDeploymentSpec(SpecModel):
 
     model_config = ConfigDict(
         json_schema_extra=cel_rules(
-            (REGION_RULE, REGION_FIXED.format("NixDeployment")),
             (f"!has(self.machines) || self.machines.all(machine, {_groups_of('machine')})", _MACHINE_GROUPS),
             (f"!has(self.defaults) || {_groups_of('self.defaults')}", _MACHINE_GROUPS),
             (
@@ -246,6 +251,14 @@ class NixDeploymentSpec(SpecModel):
                 ),
                 _UNIQUE,
             ),
+            (
+                (
+                    "!has(self.machines) || self.machines.map(machine, has(machine.replicas) ? machine.replicas : 1)"
+                    f".sum() <= {MACHINES_LIMIT}"
+                ),
+                _TOO_MANY,
+            ),
+            *no_secret_in("description"),
         )
     )
 
@@ -273,8 +286,16 @@ class NixDeploymentSpec(SpecModel):
         default_factory=dict
     )
     """Merged under each machine: maps merge, lists and scalars replace."""
-    machines: Annotated[tuple[MachineEntry, ...], Field(max_length=256, json_schema_extra=MERGED_BY_NAME)] = ()
-    """The machines."""
+    machines: Annotated[
+        tuple[MachineEntry, ...], Field(max_length=MACHINES_LIMIT, json_schema_extra=MERGED_BY_NAME)
+    ] = ()
+    """The machines; at most 256, all replicas counted."""
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> Self:
+        if sum(entry.count for entry in self.machines) > MACHINES_LIMIT:
+            raise ValueError(_TOO_MANY)
+        return self
 
     @model_validator(mode="after")
     def _groups_of_rules_exist(self) -> Self:

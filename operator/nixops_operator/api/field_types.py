@@ -7,6 +7,7 @@ whose worst case it cannot bound, and an object must stay small enough for an an
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -41,48 +42,102 @@ class StatusModel(BaseModel):
     )
 
 
-def cel_rules(*rules: tuple[str, str]) -> dict[str, Any]:
-    """Schema keywords for CEL rules, each (rule, message); the message says what to do instead."""
-    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in rules]}
+PART_RULES = "x-part-validations"
+"""Keyword of this package alone: the rules of an object of which some fields may still be missing (schema.py)."""
+
+
+CelRule = tuple[str, str]
+"""An expression, and the words for who breaks it: they say what to do instead."""
+
+
+def cel_rules(*whole: CelRule, always: Sequence[CelRule] = (), of_parts: Sequence[CelRule] = ()) -> dict[str, Any]:
+    """Schema keywords for CEL rules: of the finished `whole`, of parts that are still to be merged, and of both.
+
+    A rule that names `oldSelf` belongs to the root of the CRD: everywhere else it would not see what was carried out
+    (crd.py).
+    """
+    keywords = {"x-kubernetes-validations": (*whole, *always), PART_RULES: (*of_parts, *always)}
+    return {
+        keyword: [{"rule": rule, "message": message} for rule, message in given]
+        for keyword, given in keywords.items()
+        if given
+    }
 
 
 MERGED_BY_NAME: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 SET: dict[str, Any] = {"x-kubernetes-list-type": "set"}
 IN_ORDER: dict[str, Any] = {"x-kubernetes-list-type": "atomic"}
 
-SECRET_PATTERN = "-----BEGIN [A-Z0-9 ]*PRIVATE KEY|(AKIA|ASIA)[A-Z0-9]{16}"  # noqa: S105 - what a secret looks like
-"""A private key in PEM form, or an AWS access key id (IAM User Guide, "IAM identifiers": prefixes AKIA and ASIA)."""
+SECRET_PATTERNS = ("-----BEGIN [A-Z0-9 ]*PRIVATE KEY", "A[KS]IA[A-Z0-9]{16}")
+"""A private key in PEM form; an AWS access key id (IAM User Guide, "IAM identifiers": prefixes AKIA and ASIA)."""
 
-_UNSAFE_PATH_PATTERN = r"^/|(^|/)\.\.(/|$)"
+_SECRET = "holds a private key or an AWS access key id; put it into a Secret, and rotate it"  # noqa: S105 - words
+_UNSAFE_PATH = "must be a path inside the source, without a leading / and without .."
+_GROUP_ID = "must not begin with sg-, which marks ids of existing security groups"
 
 
 def _without_secret(text: str) -> str:
-    if re.search(SECRET_PATTERN, text):
-        raise ValueError("holds a private key or an AWS access key id; put it into a Secret, and rotate it")
+    if any(re.search(pattern, text) for pattern in SECRET_PATTERNS):
+        raise ValueError(_SECRET)
     return text
 
 
 def _inside_source(text: str) -> str:
-    if re.search(_UNSAFE_PATH_PATTERN, text):
-        raise ValueError("must be a path inside the source, without a leading / and without ..")
+    if text.startswith("/") or ".." in text.split("/"):
+        raise ValueError(_UNSAFE_PATH)
     return text
 
 
 def _not_a_group_id(text: str) -> str:
     if text.startswith("sg-"):
-        raise ValueError("must not begin with sg-, which marks ids of existing security groups")
+        raise ValueError(_GROUP_ID)
     return text
 
 
-FreeText = Annotated[
-    str, AfterValidator(_without_secret), Field(json_schema_extra={"not": {"pattern": SECRET_PATTERN}})
+def no_secret_in(field: str) -> list[CelRule]:
+    """Rules of an object: its field of type FreeText holds no secret. They stand there, and not at the text, because
+    the API server repeats a refused text in its answer, from where it gets into other tools' status and logs."""
+    # One rule each: the API server limits what a single rule may cost.
+    return [
+        (f"!has(self.{field}) || !self.{field}.matches('{pattern}')", f"{field} {_SECRET}")
+        for pattern in SECRET_PATTERNS
+    ]
+
+
+FreeText = Annotated[str, AfterValidator(_without_secret)]
+"""Text that holds no key: what people paste here, others can read. Each use sets its own `max_length`, and the rules of
+`no_secret_in` stand at its owner."""
+
+UNPRINTABLE = r"\x00-\x08\x0b\x0c\x0e-\x1f"
+"""Control characters, for use between brackets, that no XML document can hold, and so no answer of EC2."""
+
+TagValue = Annotated[
+    str,
+    StringConstraints(max_length=256, pattern=f"^[^{UNPRINTABLE}]*$"),
+    AfterValidator(_without_secret),
 ]
-"""Text that holds no key: what people paste here, others can read. Each use sets its own `max_length`."""
+"""Value of an EC2 tag, which many may read; their map has the rules NO_SECRET_IN_VALUES."""
+
+NO_SECRET_IN_VALUES: list[CelRule] = [
+    (f"self.all(key, !self[key].matches('{pattern}'))", f"a value {_SECRET}") for pattern in SECRET_PATTERNS
+]
+
+LongText = Annotated[
+    str,
+    AfterValidator(_without_secret),
+    Field(json_schema_extra={"not": {"pattern": "|".join(SECRET_PATTERNS)}}),
+]
+"""As FreeText, where CEL rules for all machines of a deployment would be beyond the API server's limit. The words with
+which it refuses a `not` help nobody, so the field's description says what is refused."""
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 """A name that may be part of a host name (RFC 1123)."""
 
-GroupName = Annotated[Label, AfterValidator(_not_a_group_id), Field(json_schema_extra={"not": {"pattern": "^sg-"}})]
+GroupName = Annotated[
+    Label,
+    AfterValidator(_not_a_group_id),
+    Field(json_schema_extra=cel_rules(("!self.startsWith('sg-')", _GROUP_ID))),
+]
 ObjectName = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 """Name of a Secret or ConfigMap in the same namespace."""
 
@@ -93,17 +148,48 @@ SourcePath = Annotated[
     str,
     StringConstraints(min_length=1, max_length=1024),
     AfterValidator(_inside_source),
-    Field(json_schema_extra={"not": {"pattern": _UNSAFE_PATH_PATTERN}}),
+    Field(
+        json_schema_extra=cel_rules(
+            (
+                (
+                    "self != '..' && !self.startsWith('/') && !self.startsWith('../') && !self.endsWith('/..')"
+                    " && !self.contains('/../')"
+                ),
+                _UNSAFE_PATH,
+            )
+        )
+    ),
 ]
 """A path inside the configuration's source."""
 
+LONGEST_TIMEOUT = timedelta(seconds=999_999)
+"""The timers on the machine are given seconds of at most six digits (adapters/ssh/agent.sh)."""
+
+
+def _timeout(value: object) -> object:
+    return parse_duration(value, LONGEST_TIMEOUT) if isinstance(value, str) else value
+
+
+_LONGEST = format_duration(LONGEST_TIMEOUT)
 Duration = Annotated[
     timedelta,
-    BeforeValidator(lambda value: parse_duration(value) if isinstance(value, str) else value),
+    BeforeValidator(_timeout),
     PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "maxLength": 16}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": DURATION_PATTERN,
+            "maxLength": 16,
+            **cel_rules(
+                (
+                    f"duration(self) > duration('0s') && duration(self) <= duration('{_LONGEST}')",
+                    f"is not between 1s and {_LONGEST}",
+                )
+            ),
+        }
+    ),
 ]
-"""Written as `30m`, read as a timedelta."""
+"""How long something on the machine may take. Written as `30m`, read as a timedelta."""
 
 
 def _without_fraction(moment: datetime) -> str:

@@ -22,7 +22,7 @@ _INHERITED = ("aws", "ssh", "suspend", "deletionPolicy", "driftPolicy")
 @dataclass(frozen=True)
 class ChildMachine:
     """One machine as the deployment wants it. `name` is the object's, `machine` the name in the deployment; `spec` is
-    camelCase, as it goes to the API server; `settings` is the same, parsed."""
+    camelCase, as it goes to the API server; `settings` is the same, parsed. Replicas share both objects."""
 
     name: str
     machine: str
@@ -52,15 +52,18 @@ def machines_of(body: Mapping[str, Any]) -> tuple[ChildMachine, ...]:
         settings = merged(merged(inherited, spec.defaults), entry.settings)
         settings = _with_client_key(deployment, spec, settings)
         _judge_references(spec, settings, path)
+        if entry.count == 0:
+            continue
+        # Once for all replicas: they differ in nothing but the name.
+        parsed = parse_machine_spec(settings, path)
         for machine in _names(entry):
-            name = names.machine_object_name(deployment, machine)
             if machine in children:
                 raise InvalidSpec(f"{path}.name", f"two machines would be called {machine}; rename one")
             if len(machine) > names.LABEL_LIMIT:
                 raise InvalidSpec(f"{path}.name", f"{machine} is longer than {names.LABEL_LIMIT} characters")
+            name = names.machine_object_name(deployment, machine)
             own = {names.DEPLOYMENT_LABEL: names.label_value(deployment), names.MACHINE_LABEL: machine}
-            labels = {**entry.labels, **own}
-            children[machine] = ChildMachine(name, machine, labels, settings, parse_machine_spec(settings, path))
+            children[machine] = ChildMachine(name, machine, {**entry.labels, **own}, settings, parsed)
     return tuple(children.values())
 
 

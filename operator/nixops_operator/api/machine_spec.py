@@ -6,6 +6,7 @@ the whole spec of its children with what it wants.
 
 from __future__ import annotations
 
+import base64
 import re
 from datetime import timedelta
 from enum import StrEnum
@@ -15,15 +16,20 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model
 
 from nixops_operator.api.field_types import (
     IN_ORDER,
+    NO_SECRET_IN_VALUES,
     SET,
+    UNPRINTABLE,
     Duration,
     FreeText,
     Label,
+    LongText,
     ObjectKey,
     ObjectName,
     SourcePath,
     SpecModel,
+    TagValue,
     cel_rules,
+    no_secret_in,
 )
 
 
@@ -84,7 +90,7 @@ class ConfigMapKeyReference(SpecModel):
     """Key of the ConfigMap's data."""
 
 
-Region = Annotated[str, StringConstraints(max_length=32, pattern="^[a-z]{2}(-[a-z]+)+-[0-9]+$")]
+Region = Annotated[str, StringConstraints(max_length=32, pattern="^[a-z]+(-[a-z]+)+-[0-9]+$")]
 
 
 class AwsCredentials(SpecModel):
@@ -102,9 +108,38 @@ class AwsSettings(SpecModel):
     """Which AWS account and region."""
 
     region: Region | None = None
-    """AWS region, as us-west-2. Cannot be changed once set."""
+    """AWS region, as us-west-2. Cannot be changed once something was made there."""
     credentials: AwsCredentials | None = None
     """Absent: the operator's own identity, which the administrator must allow."""
+
+
+_HOST_KEY_TYPES = ("ssh-ed25519", "ssh-rsa", *(f"ecdsa-sha2-nistp{size}" for size in (256, 384, 521)))
+_ANOTHER_TYPE = "the key's first word and its base64 part are of different types; copy the whole line of the .pub file"
+
+
+def _encoded_type(name: str) -> str:
+    """How the base64 part of a key of that type begins: with the length of the type's name, and the name (RFC 4253,
+    section 6.6), as far as they fill whole characters of base64."""
+    named = len(name).to_bytes(4, "big") + name.encode()
+    return base64.b64encode(named).decode()[: len(named) * 8 // 6]
+
+
+def _of_one_type(key: str) -> str:
+    name, encoded = key.split(" ")[:2]
+    other = next((other for other in _HOST_KEY_TYPES if encoded.startswith(_encoded_type(other))), name)
+    if other != name:
+        raise ValueError(f"{_ANOTHER_TYPE} (it is called {name} and holds a key of type {other})")
+    return key
+
+
+def _of_one_type_in_cel() -> str:
+    swapped = " || ".join(
+        f"self.startsWith('{name} {_encoded_type(other)}')"
+        for name in _HOST_KEY_TYPES
+        for other in _HOST_KEY_TYPES
+        if other != name
+    )
+    return f"!({swapped})"
 
 
 HostKey = Annotated[
@@ -112,6 +147,8 @@ HostKey = Annotated[
     StringConstraints(
         max_length=2048, pattern="^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]+={0,3}( .*)?$"
     ),
+    AfterValidator(_of_one_type),
+    Field(json_schema_extra=cel_rules((_of_one_type_in_cel(), _ANOTHER_TYPE))),
 ]
 
 
@@ -145,7 +182,8 @@ class Ec2Image(SpecModel):
             (
                 "has(self.id) ? !has(self.owner) && !has(self.name) : has(self.owner) && has(self.name)",
                 _ONE_WAY_TO_AN_IMAGE,
-            )
+            ),
+            always=no_secret_in("name"),
         )
     )
 
@@ -165,29 +203,31 @@ class Ec2Image(SpecModel):
         return self
 
 
-_TAG_KEYS = "tag keys are 1 to 128 characters long and do not begin with nixops.dev: or aws:"
+# EC2 API Reference, "Tag", gives 127 characters where other documents of AWS say 128; `aws:` is reserved in upper and
+# lower case alike.
+_TAG_KEYS = (
+    "tag keys are 1 to 127 characters long, hold no control characters, and begin with neither nixops.dev: nor aws:"
+)
+_BAD_IN_A_TAG_KEY = f"^nixops[.]dev:|^[aA][wW][sS]:|[{UNPRINTABLE}]"
 
 
 def _allowed_tag_keys(tags: dict[str, str]) -> dict[str, str]:
-    for key in tags:
-        if not 1 <= len(key) <= 128 or key.startswith(("nixops.dev:", "aws:")):
-            raise ValueError(_TAG_KEYS)
+    if not all(1 <= len(key) <= 127 and not re.search(_BAD_IN_A_TAG_KEY, key) for key in tags):
+        raise ValueError(_TAG_KEYS)
     return tags
 
 
 Tags = Annotated[
-    dict[str, Annotated[FreeText, StringConstraints(max_length=256)]],
+    dict[str, TagValue],
     Field(max_length=40),  # of the 50 that EC2 allows; the operator adds up to seven of its own
     AfterValidator(_allowed_tag_keys),
     Field(
         json_schema_extra=cel_rules(
             (
-                (
-                    "self.all(key, size(key) >= 1 && size(key) <= 128"
-                    " && !key.startsWith('nixops.dev:') && !key.startsWith('aws:'))"
-                ),
+                f"self.all(key, size(key) >= 1 && size(key) <= 127 && !key.matches(r'{_BAD_IN_A_TAG_KEY}'))",
                 _TAG_KEYS,
-            )
+            ),
+            *NO_SECRET_IN_VALUES,
         ),
     ),
 ]
@@ -196,14 +236,7 @@ Tags = Annotated[
 class Ec2Target(SpecModel):
     """An instance on Amazon EC2."""
 
-    model_config = ConfigDict(
-        json_schema_extra=cel_rules(
-            (
-                "!has(oldSelf.subnetId) || has(self.subnetId) && self.subnetId == oldSelf.subnetId",
-                "subnetId cannot be changed once set; create a new machine for another subnet",
-            )
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=cel_rules(always=no_secret_in("keyPair")))
 
     instance_type: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")]
     """EC2 instance type, as t3.small."""
@@ -215,7 +248,7 @@ class Ec2Target(SpecModel):
     security_groups: Annotated[tuple[Label, ...], Field(max_length=16, json_schema_extra=SET)] = ()
     """Names of the deployment's securityGroups, or ids sg-… of existing ones. Empty: the VPC's default group."""
     subnet_id: Annotated[str, StringConstraints(max_length=32, pattern="^subnet-[0-9a-f]{8,17}$")] | None = None
-    """Absent: the default VPC's default subnet in its lowest zone. Cannot be changed once set."""
+    """Absent: the default VPC's default subnet in its lowest zone. Cannot be changed while the instance exists."""
     monitoring: bool = False
     """Whether CloudWatch gets the instance's figures every minute instead of every five (detailed
     monitoring, which costs). A change is carried out on the running instance."""
@@ -235,7 +268,6 @@ class HostTarget(SpecModel):
 
 
 _ONE_TARGET = "target needs exactly one of ec2 and host"
-_KIND_OF_TARGET = "the kind of target cannot be changed; create a new machine for the other kind"
 
 
 class Target(SpecModel):
@@ -244,7 +276,7 @@ class Target(SpecModel):
     model_config = ConfigDict(
         json_schema_extra=cel_rules(
             ("has(self.ec2) != has(self.host)", _ONE_TARGET),
-            ("has(oldSelf.ec2) ? !has(self.host) : !has(oldSelf.host) || !has(self.ec2)", _KIND_OF_TARGET),
+            of_parts=[("!has(self.ec2) || !has(self.host)", _ONE_TARGET)],
         )
     )
 
@@ -281,8 +313,9 @@ class Module(SpecModel):
 
     path: SourcePath | None = None
     """A file inside the source."""
-    inline: Annotated[FreeText, StringConstraints(min_length=1, max_length=32768)] | None = None
-    """The module's text. Readable for everybody who may read this object: no passwords or keys."""
+    inline: Annotated[LongText, StringConstraints(min_length=1, max_length=32768)] | None = None
+    """The module's text. Readable for everybody who may read this object: no passwords; a text with a private key or an
+    AWS access key id is refused."""
     config_map_key_ref: ConfigMapKeyReference | None = None
     """A module in a ConfigMap."""
 
@@ -301,7 +334,23 @@ class Nixpkgs(SpecModel):
 
 
 _PATHS_NEED_A_SOURCE = "nixpkgs.path and modules[].path are paths inside the source; name a source"
-ArgumentText = Annotated[FreeText, StringConstraints(max_length=1024)]
+_NO_FOLDERS = "a ConfigMap has no folders: paths inside source.configMapRef are names of its keys, without /"
+
+
+def _is_key(path: str) -> bool:
+    return path.rfind("/") == (1 if path.startswith("./") else -1)
+
+
+def _is_key_in_cel(path: str) -> str:
+    return f"{path}.lastIndexOf('/') == ({path}.startsWith('./') ? 1 : -1)"
+
+
+_PATHS_ARE_KEYS = (
+    "!has(self.source)"
+    f" || (!has(self.nixpkgs) || !has(self.nixpkgs.path) || {_is_key_in_cel('self.nixpkgs.path')})"
+    f" && self.modules.all(module, !has(module.path) || {_is_key_in_cel('module.path')})"
+)
+ArgumentText = Annotated[LongText, StringConstraints(max_length=1024)]
 _ARGUMENT_NAMES = "names of arguments are Nix identifiers: letters, digits, _, ' and -, not beginning with a digit"
 
 
@@ -320,7 +369,9 @@ class Configuration(SpecModel):
             (
                 "has(self.source) || !has(self.nixpkgs) && self.modules.all(module, !has(module.path))",
                 _PATHS_NEED_A_SOURCE,
-            )
+            ),
+            (_PATHS_ARE_KEYS, _NO_FOLDERS),
+            of_parts=[(f"!has(self.modules) || {_PATHS_ARE_KEYS}", _NO_FOLDERS)],
         )
     )
 
@@ -342,12 +393,21 @@ class Configuration(SpecModel):
             ),
         ),
     ] = Field(default_factory=dict)
-    """Given to the modules as function arguments."""
+    """Given to the modules as function arguments. A text with a private key or an AWS access key id is refused."""
 
     @model_validator(mode="after")
     def _paths_have_a_source(self) -> Self:
         if self.source is None and (self.nixpkgs or any(module.path for module in self.modules)):
             raise ValueError(_PATHS_NEED_A_SOURCE)
+        return self
+
+    @model_validator(mode="after")
+    def _paths_exist_in_the_source(self) -> Self:
+        if self.source is not None:
+            paths = [self.nixpkgs.path] if self.nixpkgs else []
+            paths += [module.path for module in self.modules if module.path is not None]
+            if not all(_is_key(path) for path in paths):
+                raise ValueError(_NO_FOLDERS)
         return self
 
 
@@ -397,11 +457,6 @@ _CLIENT_KEY = (
 _HOST_KEYS = (
     "target.host needs ssh.hostKeys: give the content of /etc/ssh/ssh_host_ed25519_key.pub, read on the host itself"
 )
-REGION_FIXED = "region cannot be changed once set; create a new {} for another region"
-REGION_RULE = (
-    "!has(oldSelf.aws) || !has(oldSelf.aws.region)"
-    " || has(self.aws) && has(self.aws.region) && self.aws.region == oldSelf.aws.region"
-)
 
 
 class NixMachineSpec(MachineSettings):
@@ -415,7 +470,6 @@ class NixMachineSpec(MachineSettings):
                 "!has(self.target.host) || has(self.ssh) && has(self.ssh.hostKeys) && size(self.ssh.hostKeys) > 0",
                 _HOST_KEYS,
             ),
-            (REGION_RULE, REGION_FIXED.format("NixMachine")),
         )
     )
 

@@ -21,6 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from nixops_operator.api.field_types import PART_RULES
+
 Schema = dict[str, Any]
 
 _KEPT = frozenset(
@@ -48,35 +50,33 @@ _KEPT = frozenset(
 _DROPPED = frozenset({"title", "default", "$defs"})
 
 
-def schema_of(model: type[BaseModel]) -> Schema:
-    """The structural schema of a model. Raises TypeError with the path of what Kubernetes would not take."""
+def schema_of(model: type[BaseModel], *, part: bool = False) -> Schema:
+    """The structural schema of a model. Raises TypeError with the path of what Kubernetes would not take.
+
+    `part`: of something that is still to be merged. Every field is optional, down through nested objects but not into
+    lists, which replace each other; and instead of an object's rules about the finished whole, those hold that it has
+    for parts.
+    """
     # As it is written, not as it is read: so defaults appear in the form in which people write them.
     written = model.model_json_schema(by_alias=True, mode="serialization")
-    return _converted(written, written.get("$defs", {}), model.__name__)
+    return _converted(written, written.get("$defs", {}), model.__name__, part=part)
 
 
-def partial(schema: Schema) -> Schema:
-    """The same object with every field optional, down through nested objects but not into lists and maps.
-
-    Rules about the finished whole go, too: they hold only after merging. Rules that compare with the old object stay.
-    """
-    if "properties" not in schema:
-        return copy.deepcopy(schema)
-    part = {key: value for key, value in schema.items() if key not in ("required", "x-kubernetes-validations")}
-    part["properties"] = {name: partial(field) for name, field in schema["properties"].items()}
-    kept = [rule for rule in schema.get("x-kubernetes-validations", ()) if "oldSelf" in rule["rule"]]
-    return part | ({"x-kubernetes-validations": kept} if kept else {})
-
-
-def _converted(written: Mapping[str, Any], definitions: Mapping[str, Any], path: str) -> Schema:
+def _converted(written: Mapping[str, Any], definitions: Mapping[str, Any], path: str, *, part: bool = False) -> Schema:
     written = _resolved(written, definitions, path)
+    rules_of_parts = written.pop(PART_RULES, None)
+    if part and "properties" in written:
+        written.pop("required", None)
+        written.pop("x-kubernetes-validations", None)
+        if rules_of_parts:
+            written["x-kubernetes-validations"] = rules_of_parts
     schema: Schema = {}
     for keyword, value in written.items():
         if keyword in _KEPT:
             schema[keyword] = copy.deepcopy(value)
         elif keyword == "properties":
             schema["properties"] = {
-                name: _described(_converted(field, definitions, f"{path}.{name}"), field)
+                name: _described(_converted(field, definitions, f"{path}.{name}", part=part), field)
                 for name, field in value.items()
             }
         elif keyword == "items":
