@@ -83,6 +83,7 @@ def outcomes(request: pytest.FixtureRequest, nixpkgs: Path) -> dict[str, list[st
             "HOME": str(root / "work"),
             "TMPDIR": str(root / "work"),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": f"{nix_namespace.REPOSITORY}/operator:{nix_namespace.REPOSITORY}/tests",  # this checkout's
             "NIXPKGS": str(nixpkgs),
         }
         done = subprocess.run(

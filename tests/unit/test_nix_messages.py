@@ -9,8 +9,9 @@ import pytest
 
 from nixops_operator.nix.build_errors import BuildStory
 from nixops_operator.nix.evaluation_errors import MESSAGE_LIMIT, Names, evaluation_message
-from nixops_operator.nix.internal_json import event
+from nixops_operator.nix.internal_json import event, text_of
 from nixops_operator.nix.progress import Counter
+from nixops_operator.nix.texts import HEAD, TAIL, bounded, plain
 
 USER = "/nix/store/66lcyzm77nq9j5ayd861lbj0shg3mqvv-source/module-0.nix"
 SOURCE = "/nix/store/cis058pb1jb7k89f7d41lqbwh6n3ji6d-source"
@@ -125,6 +126,52 @@ def frame(raw: str, file: str | None = None, line: int | None = None, column: in
             id="no raw text",
         ),
         pytest.param(error("x" * 1000), "x" * (MESSAGE_LIMIT - 1) + "…", id="cut at 400 characters"),
+        pytest.param(
+            error("cannot look up '<nixpkgs>' in pure evaluation mode (use '--impure' to override)", USER, 1, 8),
+            "modules[0]:1:8: cannot look up '<nixpkgs>' in pure evaluation mode: "
+            "take `pkgs`, `lib` and `modulesPath` from the module's arguments",
+            id="the search path",
+        ),
+        pytest.param(
+            error(
+                "access to absolute path '/etc/x' is forbidden in pure eval mode (use '--impure' to override)",
+                trace=[frame("while evaluating 'x'", f"{SOURCE}/web.nix", 2, 3)],
+            ),
+            "web.nix:2:3: access to absolute path '/etc/x' is forbidden in pure eval mode: "
+            "put the file into spec.configuration.source and name it relative to the module",
+            id="an absolute path",
+        ),
+        pytest.param(
+            error(
+                "access to URI 'https://example.org/x.tar.gz' is forbidden in restricted mode",
+                trace=[frame("while calling 'fetchTarball'", USER, 4, 1)],
+            ),
+            "modules[0]:4:1: access to URI 'https://example.org/x.tar.gz' is forbidden in restricted mode: "
+            "an evaluation has no network; put what it fetches into spec.configuration.source",
+            id="the network",
+        ),
+        pytest.param(
+            error("attribute 'currentSystem' missing", USER, 1, 3),
+            "modules[0]:1:3: attribute 'currentSystem' missing: "
+            "builtins.currentSystem does not exist here: take `pkgs.stdenv.hostPlatform`",
+            id="the current system",
+        ),
+        pytest.param(
+            error("syntax error, unexpected invalid token", f"{SOURCE}/web.nix", 1, 1),
+            "web.nix:1:1: syntax error, unexpected invalid token: "
+            "perhaps a byte-order mark; save the file as UTF-8 without one",
+            id="a byte-order mark",
+        ),
+        pytest.param(
+            error("syntax error, unexpected invalid token", USER, 3, 1),
+            "modules[0]:3:1: syntax error, unexpected invalid token",
+            id="a strange character elsewhere",
+        ),
+        pytest.param(
+            error("first" + " " * 120_000 + "last"),
+            "first … last",
+            id="120 kB of blanks between two words",
+        ),
     ],
 )
 def test_an_evaluation_error_in_the_words_of_the_user(line: str, message: str) -> None:
@@ -206,3 +253,56 @@ def test_progress_counts_what_is_built_and_copied() -> None:
 @pytest.mark.parametrize("line", ["plain text", "@nix {", "@nix 3", "", "@nixos {}"])
 def test_other_output_is_no_event(line: str) -> None:
     assert event(line) is None
+
+
+HOSTILE = [
+    pytest.param(" ", id="blanks"),
+    pytest.param("\n", id="line feeds"),
+    pytest.param("\n \n- ", id="paragraphs"),
+    pytest.param("Did you mean ", id="suggestions"),
+    pytest.param("In `/nix/store/", id="files"),
+    pytest.param("module argument ", id="arguments"),
+    pytest.param("while evaluating the option `", id="options"),
+    pytest.param("Failed assertions:\n- ", id="assertions"),
+    pytest.param("attribute '", id="attributes"),
+    pytest.param("builder for '/nix/store/", id="builders"),
+    pytest.param("\x1b]", id="escapes"),
+    pytest.param("/nix/store/0j7px61l5wlr3s7iy6wlcfy5aga0pzi1-a/", id="store paths"),
+]
+
+
+@pytest.mark.parametrize("part", HOSTILE)
+def test_patterns_meet_some_kilobytes_of_any_text(part):
+    """A module can throw a message of any length, and name its options as it likes."""
+    text = "x" + part * (200_000 // len(part)) + "y"
+    said = event(error(text, trace=[frame(text)], msg=text))
+    assert said is not None
+    assert len(text_of(said)) <= HEAD + TAIL + 3
+    assert len(plain(text)) <= HEAD + TAIL + 3
+    assert text_of(said).startswith("x"), "what is wrong stands at the beginning"
+    assert text_of(said).endswith("y"), "the cause stands at the end"
+    assert len(evaluation_message([error(text, trace=[frame(text)], msg=text)], NAMES)) <= MESSAGE_LIMIT
+    assert len(told({"action": "msg", "level": 0, "raw_msg": text})) <= MESSAGE_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("length", "kept"),
+    [
+        pytest.param(HEAD + TAIL, HEAD + TAIL, id="short enough"),
+        pytest.param(HEAD + TAIL + 1, HEAD + TAIL + 3, id="one more"),
+        pytest.param(10**6, HEAD + TAIL + 3, id="a megabyte"),
+    ],
+)
+def test_a_text_is_bounded(length, kept):
+    assert len(bounded("x" * length)) == kept
+
+
+@pytest.mark.parametrize("escape", ["x", "\n", "\x1b[31m", "\U0001f600", '"', "\\"])
+@pytest.mark.parametrize("offset", range(12))
+def test_a_message_that_breaks_off_still_says_how_it_begins(escape, offset):
+    said = {"action": "msg", "column": 1, "level": 0, "msg": "o" * offset + "first" + escape * 50_000}
+    whole = json.dumps(said, separators=(",", ":"))
+    kept = event(f"@nix {whole[:50_000]}")
+    assert kept is not None
+    assert kept["level"] == 0
+    assert kept["msg"].startswith("o" * offset + "first")

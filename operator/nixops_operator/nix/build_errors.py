@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nixops_operator.nix.internal_json import plain, text_of
+from nixops_operator.nix.internal_json import text_of
 from nixops_operator.nix.store_paths import STORE_PATH, name_of
+from nixops_operator.nix.texts import cut, plain
 
 MESSAGE_LIMIT = 400
-_FAILED_BUILDER = re.compile(r"builder for '(?P<drv>[^']+)' (?P<how>failed [^;\n]*)")
-_CONSEQUENCE = re.compile(r"\d+ dependencies of derivation|build of .* failed$")
+# No quantifier may run over what the next one could begin with: a builder's words are a tenant's.
+_FAILED_BUILDER = re.compile(r"builder for '(?P<drv>[^']{1,300})' (?P<how>failed [^;\n]*)")
+_CONSEQUENCE = re.compile(r"\d{1,9} dependencies of derivation|build of .* failed$")
 
 
 class BuildStory:
@@ -46,9 +48,9 @@ class BuildStory:
             if found := _FAILED_BUILDER.search(error):
                 said = self._last_line.get(found["drv"])
                 text = f"build of {_name(found['drv'])} {found['how'].strip()}"
-                return _cut(f"{text}: {said}" if said else text)
+                return cut(f"{text}: {said}" if said else text, MESSAGE_LIMIT)
         causes = [error for error in self._errors if not _CONSEQUENCE.match(error)] or self._errors
-        return _cut(_without_store_paths(" ".join(causes[0].split()))) if causes else ""
+        return cut(_without_store_paths(" ".join(causes[0].split())), MESSAGE_LIMIT) if causes else ""
 
 
 def _name(drv_path: str) -> str:
@@ -57,7 +59,3 @@ def _name(drv_path: str) -> str:
 
 def _without_store_paths(text: str) -> str:
     return STORE_PATH.sub(lambda found: name_of(found[0]), text)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nixops_operator.nix.internal_json import errors, plain, text_of
+from nixops_operator.nix.internal_json import errors, text_of
+from nixops_operator.nix.texts import cut, plain
 
 MESSAGE_LIMIT = 400
-_QUOTED = r"[`'‘“\"](?P<path>/nix/store/[^'’”\"]+)['’”\"]"
+# Every pattern is linear: no two quantifiers beside each other could take the same characters, and what stands between
+# two signs is bounded, because a tenant may write the first sign a thousand times and never the second.
+_QUOTED = r"[`'‘“\"](?P<path>/nix/store/[^'’”\"]{1,400})['’”\"]"
 # How the module system names a file (nixpkgs, lib/modules.nix and lib/options.nix); it knows no lines.
-_NAMED_FILE = re.compile(rf"(?:\bIn|definitions from|definition in|[Mm]odule argument .* in|declared in) {_QUOTED}")
+_NAMED_FILE = re.compile(
+    rf"(?:\bIn|definitions from|definition in|[Mm]odule argument \S{{1,100}} in|declared in) {_QUOTED}"
+)
 _STORE_FILE = re.compile(r"/nix/store/[0-9a-z]{32}-[A-Za-z0-9+._?=-]+(?:/[^\s'’`\"”:,;)]*)?")
-_SUGGESTION = re.compile(r"Did you mean [^\n]*\?")
-_MISSING = re.compile(r"attribute '(?P<name>[^']+)' missing")
-_OPTION = re.compile(r"while evaluating the option [`'‘](?P<option>[^'’]+)['’]")
+_MISSING = re.compile(r"attribute '(?P<name>[^']{1,200})' missing")
+_OPTION = re.compile(r"while evaluating the option [`'‘](?P<option>[^'’]{1,300})['’]")
+
+_IMPURE = " (use '--impure' to override)"
+_RELATIVE = "put the file into spec.configuration.source and name it relative to the module"
+_ADVICE = (
+    # part of what Nix says → what to do instead of the switch that nobody has here
+    ("cannot look up '<", "take `pkgs`, `lib` and `modulesPath` from the module's arguments"),
+    ("access to absolute path '", _RELATIVE),
+    ("access to URI '", "an evaluation has no network; put what it fetches into spec.configuration.source"),
+    ("'builtins.storePath' is not allowed", _RELATIVE),
+    (
+        "attribute 'currentSystem' missing",
+        "builtins.currentSystem does not exist here: take `pkgs.stdenv.hostPlatform`",
+    ),
+    ("attribute 'currentTime' missing", "builtins.currentTime does not exist here: one input has one result"),
+    ("attribute 'getFlake' missing", "builtins.getFlake does not exist here: flakes are not supported"),
+)
 
 
 @dataclass(frozen=True)
@@ -57,11 +78,10 @@ def evaluation_message(lines: Iterable[str], names: Names) -> str:
         return ""
     error = found[-1]
     raw = text_of(error)
-    text = " ".join(_said(raw, error).split())
+    text = _with_advice(" ".join(_said(raw, error).split()), error)
     place = _place(error, raw, names)
     text = _STORE_FILE.sub(lambda match: names.of_any(match[0]), text)
-    message = f"{place}: {text}" if place else text
-    return message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
+    return cut(f"{place}: {text}" if place else text, MESSAGE_LIMIT)
 
 
 def _said(raw: str, error: dict[str, Any]) -> str:
@@ -75,19 +95,47 @@ def _said(raw: str, error: dict[str, Any]) -> str:
     if "infinite recursion" in raw:
         option = next((match["option"] for frame in _frames(error) if (match := _OPTION.search(_text(frame)))), None)
         return f"infinite recursion encountered while evaluating the option `{option}'" if option else raw
-    first = re.split(r"\n\s*\n", raw.strip(), maxsplit=1)[0]
+    first = _first_paragraph(raw)
     # What follows repeats the user's value at length; the file is named in front.
-    first = re.split(r"\s*Definition values?:", first, maxsplit=1)[0]
-    first = re.sub(r":\n- ", ": ", first, count=1).replace("\n- ", "; ")
-    suggestion = _SUGGESTION.search(plain(str(error.get("msg") or "")))
-    if suggestion is not None and suggestion[0] not in first:
-        return f"{first}{'' if first.endswith('.') else '.'} {suggestion[0]}"
+    for repeated in ("Definition values:", "Definition value:"):
+        first = first.partition(repeated)[0].rstrip()
+    first = first.replace(":\n- ", ": ", 1).replace("\n- ", "; ")
+    suggestion = _suggestion(plain(str(error.get("msg") or "")))
+    if suggestion and suggestion not in first:
+        return f"{first}{'' if first.endswith('.') else '.'} {suggestion}"
     return first
+
+
+def _first_paragraph(text: str) -> str:
+    """The lines up to the first blank one."""
+    return "\n".join(itertools.takewhile(str.strip, text.strip().split("\n")))
+
+
+def _suggestion(text: str) -> str:
+    """`Did you mean …?`; empty if there is none."""
+    _, opening, rest = text.partition("Did you mean ")
+    found, question, _ = rest.partition("\n")[0].rpartition("?")
+    return f"{opening}{found}{question}" if question else ""
+
+
+def _with_advice(text: str, error: dict[str, Any]) -> str:
+    """What to do, where Nix' own advice is none: there is no command line here."""
+    text = text.replace(_IMPURE, "")
+    if "unexpected invalid token" in text and (error.get("line"), error.get("column")) == (1, 1):
+        return f"{text}: perhaps a byte-order mark; save the file as UTF-8 without one"
+    advice = next((advice for said, advice in _ADVICE if said in text), None)
+    return f"{text}: {advice}" if advice else text
 
 
 def _assertions(raw: str) -> str:
     listed = raw.split("Failed assertions:", 1)[1].strip().split("\n\n", 1)[0]
-    items = [" ".join(item.split()) for item in re.split(r"(?m)^\s*- ", listed) if item.strip()]
+    items: list[str] = []
+    for line in listed.split("\n"):
+        said = line.strip()
+        if said.startswith("- "):
+            items.append(said[2:].strip())
+        elif said:
+            items[-1:] = [f"{items[-1]} {said}" if items else said]
     return f"Failed assertions: {'; '.join(items)}"
 
 

@@ -20,8 +20,15 @@ RESERVED_ARGUMENTS = frozenset(
 
 
 def inline_files(modules: tuple[Module, ...]) -> dict[str, bytes]:
-    """File name → text of the modules that are given as text, each a file of its own. Empty if there are none."""
-    return {inline_name(index): module.text.encode() for index, module in enumerate(modules) if module.text is not None}
+    """File name → text of the modules that are given as text, each a file of its own. Empty if there are none.
+
+    Without the byte-order mark that some editors put in front: Nix takes it for a syntax error.
+    """
+    return {
+        inline_name(index): module.text.removeprefix("\ufeff").encode()
+        for index, module in enumerate(modules)
+        if module.text is not None
+    }
 
 
 def inline_name(index: int) -> str:

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from nixops_operator.nix.texts import HEAD, plain
+
 _PREFIX = "@nix "
-_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LONGEST_ESCAPE = 12  # a surrogate pair, as \ud83d\ude00
 
 ERROR_LEVEL = 0
 
 
 def event(line: str) -> dict[str, Any] | None:
-    """The event of a line; None for any other text, such as a builder's own output."""
+    """The event of a line; None for any other text, such as a builder's own output. A message that breaks off, because
+    its line was too long to be kept, still says how it begins."""
     if not line.startswith(_PREFIX):
         return None
     try:
         parsed = json.loads(line[len(_PREFIX) :])
-    except ValueError:
-        return None
+    except (ValueError, RecursionError):
+        return _beginning(line[len(_PREFIX) :])
     return parsed if isinstance(parsed, dict) else None
+
+
+def _beginning(text: str) -> dict[str, Any] | None:
+    """The fields that stand before `msg`, and the first HEAD characters of that; keys are sorted."""
+    before, key, said = text.partition(',"msg":"')
+    if not key or len(said) < HEAD:
+        return None
+    for end in range(HEAD, HEAD - _LONGEST_ESCAPE, -1):  # not in the middle of an escape
+        try:
+            parsed = json.loads(f'{before}{key}{said[:end]} …"}}')
+        except ValueError:
+            continue
+        return parsed if isinstance(parsed, dict) else None
+    return None
 
 
 def errors(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -34,11 +49,6 @@ def errors(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def text_of(message: dict[str, Any]) -> str:
-    """What a message says, without its trace where Nix tells them apart."""
+    """What a message says, `plain`, without its trace where Nix tells them apart."""
     raw = message.get("raw_msg")
     return plain(str(raw)) if raw else plain(str(message.get("msg") or "")).removeprefix("error:").strip()
-
-
-def plain(text: str) -> str:
-    """`text` without terminal escapes and control characters; line feeds and tabs stay."""
-    return _CONTROLS.sub("", _ESCAPES.sub("", text))

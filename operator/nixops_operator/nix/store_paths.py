@@ -39,6 +39,12 @@ def tree_path(name: str, nar: bytes, references: Collection[str] = ()) -> str:
     return _store_path(":".join(["source", *sorted(references)]), nar, name)
 
 
+def output_path(output: str, masked: bytes, name: str) -> str:
+    """Where an output of a derivation without input derivations goes. `masked`: the derivation's text with the paths
+    of its outputs left empty."""
+    return _store_path(f"output:{output}", masked, name if output == "out" else f"{name}-{output}")
+
+
 def sri(digest: bytes) -> str:
     """A SHA-256 digest in the form `sha256-<base64>`."""
     return f"sha256-{base64.b64encode(digest).decode()}"

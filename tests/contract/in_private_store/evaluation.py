@@ -116,6 +116,18 @@ async def test_the_content_of_a_key_is_refused_in_nix(nix: SandboxedNix, nixpkgs
         ),
         pytest.param("{ colour, ... }: { networking.hostName = colour; }", None, id="unknown argument"),
         pytest.param(
+            "{ networking.hostName = (import <nixpkgs> { }).lib.version; }",
+            "modules[0]:1:33: cannot look up '<nixpkgs>' in pure evaluation mode: "
+            "take `pkgs`, `lib` and `modulesPath` from the module's arguments",
+            id="the search path",
+        ),
+        pytest.param(
+            '{ networking.hostName = builtins.readFile (builtins.fetchTarball "https://example.org/x.tar.gz"); }',
+            "modules[0]:1:25: access to URI 'https://example.org/x.tar.gz' is forbidden in restricted mode: "
+            "an evaluation has no network; put what it fetches into spec.configuration.source",
+            id="the network",
+        ),
+        pytest.param(
             "{ imports = [ ./other.nix ]; }",
             "getting status of 'other.nix': No such file or directory",
             id="missing file",
@@ -129,6 +141,36 @@ async def test_an_error_names_the_user_s_place(
         await nix.evaluate(request(nixpkgs, module))
     assert failed.value.reason is Reason.EVALUATION_FAILED
     assert failed.value.message == (message or "modules[0]: there is no module argument `colour'")
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        pytest.param(120_000, id="120 kB, which Nix says in one line that is kept whole"),
+        pytest.param(400_000, id="400 kB, of which only the beginning is kept"),
+    ],
+)
+async def test_an_error_of_any_length_becomes_one_short_message(
+    nix: SandboxedNix, nixpkgs: Source, length: int
+) -> None:
+    blanks = f'builtins.concatStringsSep "" (builtins.genList (_: " ") {length})'
+    with pytest.raises(Blocked) as failed:
+        await nix.evaluate(request(nixpkgs, f'{{ networking.hostName = throw ("first" + {blanks} + "last"); }}'))
+    assert "first …" in failed.value.message
+
+
+async def test_a_byte_order_mark_before_a_module_does_no_harm(nix: SandboxedNix, nixpkgs: Source) -> None:
+    module = '{ networking.hostName = "marked"; }'
+    assert await nix.evaluate(request(nixpkgs, f"\ufeff{module}")) == await nix.evaluate(request(nixpkgs, module))
+
+
+async def test_a_byte_order_mark_before_a_file_is_told(nix: SandboxedNix, nixpkgs: Source) -> None:
+    source = await nix.add_tree({"web.nix": b"\xef\xbb\xbf{ }"})
+    wanted = replace(request(nixpkgs, source=source), modules=(Module("web.nix", path="web.nix"),))
+    with pytest.raises(
+        Blocked, match=r"^web\.nix:1:1: .*perhaps a byte-order mark; save the file as UTF-8 without one"
+    ):
+        await nix.evaluate(wanted)
 
 
 async def test_an_error_in_a_file_of_the_source_names_its_path(nix: SandboxedNix, nixpkgs: Source) -> None:

@@ -1,14 +1,15 @@
 """Evaluations, each in a sandbox and a store of its own, and the way of their derivations into ours.
 
 Nothing that comes out of the sandbox is believed: not the paths (each must follow from its content, and the store
-computes it once more), not the name of the result (it is read from the stored derivation).
+computes it once more), not what derivations refer to (see derivations.py; nothing refers to more than the sources and
+what came before it), not the name of the result (it is read from its derivation).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,8 +24,10 @@ from nixops_operator.adapters.nix.signing import in_memory
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.nix import Evaluation
-from nixops_operator.nix.evaluation_errors import Names, evaluation_message
+from nixops_operator.nix.derivations import Derivation, NotADerivationError, derivation_of, objection
+from nixops_operator.nix.evaluation_errors import MESSAGE_LIMIT, Names, evaluation_message
 from nixops_operator.nix.store_paths import is_store_path, name_of, text_path, tree_path
+from nixops_operator.nix.texts import cut
 
 _T = TypeVar("_T")
 # Nix' own last words in these two cases; the second comes from a signal handler, outside of its log.
@@ -57,13 +60,15 @@ class Evaluator:
         `sources`: store paths that it may read. Raises Blocked (`EvaluationFailed`), Retry (`Evaluating`).
         """
 
-        async def take(output: asyncio.StreamReader) -> Evaluation:
+        async def take(output: asyncio.StreamReader) -> tuple[Evaluation, Derivation | None]:
             evaluation = _evaluation(await _line(output, OUTPUT_LIMIT))
-            await self._store_exported(output)
-            return evaluation
+            return evaluation, await self._store_exported(output, sources, evaluation.drv_path)
 
-        evaluation = await self._sandboxed(text, sources, names, take, EVALUATION)
-        await self._judge(evaluation)
+        evaluation, derivation = await self._sandboxed(text, sources, names, take, EVALUATION)
+        if derivation is None:
+            raise Blocked(Reason.EVALUATION_FAILED, "the system's derivation is missing")
+        if evaluation.toplevel not in {output.path for output in derivation.outputs.values()}:
+            raise Blocked(Reason.EVALUATION_FAILED, "the system is not an output of its derivation")
         return evaluation
 
     async def value(self, text: str, sources: Sequence[str] = ()) -> str:
@@ -184,30 +189,34 @@ class Evaluator:
         except NixFailedError as error:
             raise Blocked(Reason.SOURCE_NOT_FOUND, f"a source is not in the operator's store: {error}") from error
 
-    async def _store_exported(self, output: asyncio.StreamReader) -> None:
-        """Bring the announced paths that our store lacks into it, each by its content."""
-        announced = []
+    async def _store_exported(
+        self, output: asyncio.StreamReader, sources: Sequence[str], wanted: str
+    ) -> Derivation | None:
+        """Judge each announced path, and bring those that our store lacks into it, by their content. Returns the
+        derivation at the path `wanted`, None if it is not among them."""
+        announced: dict[str, None] = {}
         while path := await _line(output, _PATH_LIMIT):
-            announced.append(path)
+            announced[path] = None
             if len(announced) > _PATHS_LIMIT or not is_store_path(path):
                 raise NotAnExportError("not a list of store paths")
+        known = set(sources)
+        found: Derivation | None = None
         try:
             async with local_store(self._environment) as store:
-                missing = set(announced) - await store.valid_paths(announced)
-                async for exported in exported_paths(output):
+                missing = announced.keys() - await store.valid_paths(announced.keys())
+                async for exported in exported_paths(output, len(announced)):
+                    if exported.path not in announced:
+                        raise NotAnExportError(f"{exported.path} was not announced")
+                    # What our store has already is judged all the same: an older release may have taken it unjudged.
+                    derivation = await asyncio.to_thread(_judged, exported, known)
                     if exported.path in missing:
                         await _store_one(store, exported)
+                    if exported.path == wanted:
+                        found = derivation
+                    known.add(exported.path)
         except DaemonError as error:
             raise Blocked(Reason.EVALUATION_FAILED, f"the operator's store refused a derivation: {error}") from error
-
-    async def _judge(self, evaluation: Evaluation) -> None:
-        """The result's name is that of the stored derivation's output, or it is refused."""
-        try:
-            output = await output_of(("nix-store", "--query", "--outputs", evaluation.drv_path), self._environment)
-        except NixFailedError as error:
-            raise Blocked(Reason.EVALUATION_FAILED, f"the system's derivation is missing: {error}") from error
-        if evaluation.toplevel not in output.splitlines():
-            raise Blocked(Reason.EVALUATION_FAILED, "the system is not an output of its derivation")
+        return found
 
 
 async def _whole(output: asyncio.StreamReader, take: Callable[[asyncio.StreamReader], Awaitable[_T]]) -> _T:
@@ -217,15 +226,42 @@ async def _whole(output: asyncio.StreamReader, take: Callable[[asyncio.StreamRea
     return result
 
 
-async def _store_one(store: Daemon, exported: ExportedPath) -> None:
-    """Raises NotAnExportError for a path that does not follow from its content."""
-    name, references = name_of(exported.path), exported.references
-    if exported.text is not None and text_path(name, exported.text, references) == exported.path:
-        stored = await store.add_text(name, exported.text, references)
-    elif tree_path(name, exported.nar, references) == exported.path:
-        stored = await store.add_tree(name, exported.nar, references)
+def _judged(exported: ExportedPath, known: Set[str]) -> Derivation | None:
+    """The derivation, if the path is one. Raises NotAnExportError for a path that does not follow from its content or
+    refers to what is not `known`; Blocked for a derivation that must not be built."""
+    path, references = exported.path, exported.references
+    if path not in (_text_path(exported), tree_path(name_of(path), exported.nar, references)):
+        raise NotAnExportError(f"{path} does not follow from its content")
+    if not path.endswith(".drv"):
+        if foreign := min(references - known, default=None):
+            raise NotAnExportError(f"{path} refers to {foreign}, which it was not given")
+        return None
+    derivation: Derivation | None = None
+    if exported.text is None or path != _text_path(exported):
+        why: str | None = "it is not a text"
     else:
-        stored = None
+        try:
+            derivation = derivation_of(exported.text)
+            why = objection(path, derivation, references, known)
+        except NotADerivationError as error:
+            why = f"it is not as Nix writes one: {error}"
+    if why is not None:
+        name = name_of(path).removesuffix(".drv")
+        raise Blocked(Reason.EVALUATION_FAILED, cut(f"the derivation {name} was refused: {why}", MESSAGE_LIMIT))
+    return derivation
+
+
+def _text_path(exported: ExportedPath) -> str | None:
+    """Where it would lie as a text; None if it is none."""
+    return None if exported.text is None else text_path(name_of(exported.path), exported.text, exported.references)
+
+
+async def _store_one(store: Daemon, exported: ExportedPath) -> None:
+    name, references = name_of(exported.path), exported.references
+    if exported.text is not None and exported.path == _text_path(exported):
+        stored = await store.add_text(name, exported.text, references)
+    else:
+        stored = await store.add_tree(name, exported.nar, references)
     if stored != exported.path:
         raise NotAnExportError(f"{exported.path} does not follow from its content")
 

@@ -34,15 +34,27 @@ class ExportedPath:
     text: bytes | None  # the content, if it is one plain file
 
 
-async def exported_paths(reader: asyncio.StreamReader) -> AsyncIterator[ExportedPath]:
-    """The paths of an export, in its order: references first. Raises NotAnExportError."""
+async def exported_paths(reader: asyncio.StreamReader, count: int) -> AsyncIterator[ExportedPath]:
+    """`count` paths, each once, in the order in which they come: references first. They may be spread over several
+    exports, one behind the other. Raises NotAnExportError."""
+    seen: set[str] = set()
     try:
-        while (mark := await _number(reader)) == _MORE:
-            yield await _exported_path(reader)
+        while True:
+            before = len(seen)
+            while (mark := await _number(reader)) == _MORE:
+                exported = await _exported_path(reader)
+                if exported.path in seen:
+                    raise NotAnExportError(f"{exported.path} comes twice")
+                seen.add(exported.path)
+                yield exported
+            if mark != _END:
+                raise NotAnExportError(f"unknown mark {mark}")
+            if len(seen) >= count:
+                return
+            if len(seen) == before:
+                raise NotAnExportError(f"{len(seen)} paths of {count}")
     except (asyncio.IncompleteReadError, UnicodeDecodeError, ValueError) as error:
         raise NotAnExportError(str(error)) from error
-    if mark != _END:
-        raise NotAnExportError(f"unknown mark {mark}")
 
 
 async def _exported_path(reader: asyncio.StreamReader) -> ExportedPath:

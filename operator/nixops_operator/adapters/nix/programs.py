@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nixops_operator.adapters.nix.child import Lines, child, feed
 from nixops_operator.nix import internal_json
-from nixops_operator.nix.internal_json import plain
+from nixops_operator.nix.texts import plain
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 

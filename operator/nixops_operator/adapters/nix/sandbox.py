@@ -37,7 +37,8 @@ show-trace = true
 fsync-metadata = false
 """
 
-# stdin: the expression. stdout: the value as one line of JSON; store paths, one a line; an empty line; their export.
+# stdin: the expression. stdout: the value as one line of JSON; store paths, one a line, references first; an empty
+# line; exports that hold them in that order, a thousand each, because a command line takes no more than some 20,000.
 # Nothing at all if the evaluation failed. An error leaves half a JSON behind: only the exit status counts.
 EVALUATION = (
     "sh",
@@ -53,7 +54,7 @@ if test -n "$drv"; then
   nix-store --query --requisites "$drv" | grep -vxFf /run/sources >/tmp/paths
   cat /tmp/paths
   echo
-  nix-store --export $(cat /tmp/paths)
+  xargs -n 1000 nix-store --export </tmp/paths
 fi
 """,
 )
