@@ -58,6 +58,8 @@ class Intake:
             self._wake_owner(body)
             if known is not None:
                 self._wake_owner(known)  # another than the body's, where the child was let go or adopted
+        if known is None:
+            self._wake_whose_name_it_has(key)
         return True
 
     def gone(self, key: Key, version: int) -> bool:
@@ -67,12 +69,23 @@ class Intake:
             return False
         self._queue.add(key)
         self._wake_owner(known)
+        self._wake_whose_name_it_has(key)
         return True
 
     def _wake_owner(self, body: Body) -> None:
         owner = self._cache.owner_key(body)
         if owner is not None:
             self._queue.add(owner)
+
+    def _wake_whose_name_it_has(self, key: Key) -> None:
+        """A machine that has the name of a deployment's own stands in its way, and is out of it when it is gone. Such
+        names are `<deployment>-…` (names.machine_object_name); whether it is one of them, the pass knows."""
+        if key.kind is not Kind.MACHINE:
+            return
+        dashes = (place for place, letter in enumerate(key.name) if letter == "-")
+        for deployment in (Key(Kind.DEPLOYMENT, key.namespace, key.name[:dash]) for dash in dashes):
+            if self._cache.get(deployment) is not None:
+                self._queue.add(deployment)
 
 
 def _is_relevant(before: Body, after: Body) -> bool:
