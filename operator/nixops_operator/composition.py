@@ -35,6 +35,7 @@ from nixops_operator.exits import Ended, Exit
 from nixops_operator.facts.kube import Key
 from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.informers.hosts import HostInformers
+from nixops_operator.job_names import BUILD, COPY, EVALUATE
 from nixops_operator.jobs import Jobs
 from nixops_operator.metrics import Metrics
 from nixops_operator.ports.cloud import Clouds
@@ -92,7 +93,7 @@ def wire(chosen: Settings, connection: Connection, lease: Lease, inner: Sequence
         cache=cache,
         queue=queue,
         intake=Intake(cache, queue),
-        jobs=Jobs(_job_limits(chosen), queue.add),
+        jobs=Jobs(_job_limits(chosen), queue.add, {COPY: chosen.nix.copies.stall}),
         kube=cast(Kube, Layered(KubernetesApi(connection, namespaces=chosen.watch.namespaces), "kube", around)),
     )
 
@@ -100,9 +101,9 @@ def wire(chosen: Settings, connection: Connection, lease: Lease, inner: Sequence
 def _job_limits(chosen: Settings) -> Mapping[str, int]:
     """Kind of job → how many at once."""
     return {
-        "evaluate": chosen.nix.evaluation.concurrency,
-        "build": chosen.nix.build_concurrency,
-        "copy": chosen.nix.copy_concurrency,
+        EVALUATE: chosen.nix.evaluation.concurrency,
+        BUILD: chosen.nix.build.concurrency,
+        COPY: chosen.nix.copies.concurrency,
     }
 
 
@@ -169,7 +170,7 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
         evaluation_limits=EvaluationLimits(
             chosen.evaluation.memory, chosen.evaluation.timeout, cpu=chosen.evaluation.timeout
         ),
-        build_limits=BuildLimits(max_jobs=chosen.max_jobs),
+        build_limits=BuildLimits(max_jobs=chosen.build.max_jobs, timeout=chosen.build.timeout),
     )
     try:
         await nix.probe()

@@ -97,11 +97,14 @@ JobState = Running | Done[Any] | Failed
 
 class Jobs(Generic[K]):
     """See the module. `limits`: kind → how many at once (kinds not named are unlimited). `wake` is called with each
-    waiter."""
+    waiter. `stalls`: kind → how long without a progress text."""
 
-    def __init__(self, limits: Mapping[str, int], wake: Callable[[K], None]) -> None:
+    def __init__(
+        self, limits: Mapping[str, int], wake: Callable[[K], None], stalls: Mapping[str, timedelta] = STALLS
+    ) -> None:
         self._places = {kind: _Places(count) for kind, count in limits.items()}
         self._wake = wake
+        self._stalls = stalls
         self._jobs: dict[str, _Job[K]] = {}
         self._of: dict[K, dict[str, _Job[K]]] = {}
         self._unused: OrderedDict[str, None] = OrderedDict()
@@ -126,7 +129,7 @@ class Jobs(Generic[K]):
 
         `keep=False`: success is forgotten at once, because the world tells it (a step on a host); failures are
         remembered until their time. `deadline`: how long it may work, `stall`: how long without a progress text; None
-        means its kind's in DEADLINES and STALLS. A job over either is ended and fails for now.
+        means its kind's in DEADLINES and `stalls`. A job over either is ended and fails for now.
         """
         known = self._jobs.get(name)
         if known is not None:
@@ -145,7 +148,7 @@ class Jobs(Generic[K]):
             self._jobs[name] = job
             self._join(job, waiter)
         kind = kind_of(name)
-        bounds = _Bounds(deadline or DEADLINES.get(kind), stall or STALLS.get(kind))
+        bounds = _Bounds(deadline or DEADLINES.get(kind), stall or self._stalls.get(kind))
         job.task = asyncio.get_running_loop().create_task(self._run(job, work, bounds), name=name)
         self._tasks.add(job.task)
         job.task.add_done_callback(self._tasks.discard)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
 
+from nixops_operator import job_names
 from nixops_operator.composition import Core
 from nixops_operator.exits import Ended, Exit
 from nixops_operator.facts.kube import Key, Kind
@@ -61,7 +62,7 @@ class Probes:
         objects, jobs = Counter(key.kind for key in core.cache.known()), core.jobs.running()
         for kind in Kind:
             metrics.objects.labels(kind.object_kind).set(objects[kind])
-        for job in ("evaluate", "build", "copy", "host"):
+        for job in job_names.KINDS:
             metrics.jobs_running.labels(job).set(jobs.get(job, 0))
         return metrics.text()
 

@@ -2,31 +2,51 @@
 variables; unknown keys end the start.
 
 The file is the chart's ConfigMap; keys are camelCase there. A variable wins over the file: `NIXOPS_RESYNC_PERIOD=5s`,
-`NIXOPS_NIX__MAX_JOBS=2`.
+`NIXOPS_NIX__BUILD__MAX_JOBS=2`.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
 
 from nixops_operator.api.durations import parse_duration
 
-Duration = Annotated[timedelta, BeforeValidator(lambda text: parse_duration(text) if isinstance(text, str) else text)]
-"""`90s`, `5m`, `1h30m`."""
+PREFIX = "NIXOPS_"
+GIB = 1024**3
+
+
+def _duration(given: object) -> object:
+    if isinstance(given, timedelta):
+        return given
+    if not isinstance(given, str):
+        # pydantic would take a number for seconds, and 0 for a period that never waits.
+        raise ValueError("write it with its unit, as 90s, 5m or 1h30m")  # noqa: TRY004 - pydantic turns it into its own
+    return parse_duration(given)
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+"""`90s`, `5m`, `1h30m`; longer than 0 s."""
+Network = IPv4Network | IPv6Network
+Port = Annotated[int, Field(ge=1, le=65535)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 class _Part(BaseModel):
@@ -40,7 +60,7 @@ class Log(_Part):
 class Server(_Part):
     """/healthz, /readyz, /metrics."""
 
-    port: int = 8080
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080  # 0 = any free one
     address: str = "0.0.0.0"  # noqa: S104 - probes come from the node
 
 
@@ -66,10 +86,11 @@ class Aws(_Part):
 
 
 class DefaultImage(_Part):
-    """The image of a machine that names none: the newest of `owner` that matches `name`."""
+    """The image of a machine that names none: of those of `owner` that match `name`, the newest for the architecture of
+    the machine's instance type. So `name` names no architecture."""
 
     owner: str = "427812963091"  # the NixOS project's AWS account (nixos.org, "Amazon EC2")
-    name: str = "nixos/25.11*-x86_64-linux"
+    name: str = "nixos/25.11*"
 
 
 class Ec2(_Part):
@@ -78,16 +99,50 @@ class Ec2(_Part):
     network_period: Duration = timedelta(seconds=30)  # security groups, rules, key pairs: they change by hand only
 
 
+NEVER_A_MACHINE: tuple[Network, ...] = tuple(
+    ip_network(text)
+    for text in (
+        "127.0.0.0/8",
+        "::1/128",
+        "169.254.0.0/16",  # link-local, the instance metadata of EC2 among it
+        "fe80::/10",
+        "fd00:ec2::254/128",  # instance metadata by IPv6 (EC2 User Guide, "Access instance metadata")
+    )
+)
+
+
 class Hosts(_Part):
-    allowed_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()  # where given hosts may lie; empty = nowhere
-    denied_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()  # pod and service networks of the cluster
+    """Where the operator may connect to by SSH. Whoever may create a NixMachine chooses the address."""
+
+    allowed_cidrs: tuple[Network, ...] = ()  # where given hosts may lie; empty = nowhere
+    # Where no machine lies, whatever is allowed. Put the cluster's networks of pods and services here, and keep the
+    # default's: a list given replaces it.
+    denied_cidrs: tuple[Network, ...] = NEVER_A_MACHINE
+    allowed_ports: tuple[Port, ...] = (22,)  # which target.host.port may name: others would let it scan for services
     facts_period: Duration = timedelta(seconds=5)  # how often a held connection is asked
 
 
 class Evaluation(_Part):
-    memory: int = 4 * 1024**3  # bytes of address space; real hosts take 0.5-4.5 GB
-    timeout: Duration = timedelta(minutes=5)
-    concurrency: int = Field(1, ge=1)  # evaluations at once; each may take `memory`
+    """Of configurations. Real hosts take 0.5-4.5 GB and up to 46 s of CPU."""
+
+    concurrency: AtLeastOne = 1  # at once; each may take `memory`
+    memory: AtLeastOne = 4 * GIB  # bytes of address space
+    timeout: Duration = timedelta(minutes=5)  # of CPU and by the clock
+
+
+class Build(_Part):
+    """Of systems, in the operator's own pod."""
+
+    concurrency: AtLeastOne = 2  # at once
+    max_jobs: AtLeastOne = 1  # builders at once within one build
+    timeout: Duration = timedelta(hours=2)  # of one build, by the clock
+
+
+class Copy(_Part):
+    """Of closures to machines."""
+
+    concurrency: AtLeastOne = 5  # at once; each is mostly the network's
+    stall: Duration = timedelta(minutes=5)  # nothing has moved for so long: ended, its place goes to another
 
 
 class Nixpkgs(_Part):
@@ -98,15 +153,15 @@ class Nixpkgs(_Part):
 
 class Nix(_Part):
     nixpkgs: Nixpkgs | None = None
-    max_jobs: int = Field(1, ge=1)  # builders at once within one build
-    build_concurrency: int = Field(2, ge=1)
-    copy_concurrency: int = Field(5, ge=1)
     evaluation: Evaluation = Evaluation()
+    build: Build = Build()
+    # Not `copy`, which every pydantic model has as a method.
+    copies: Copy = Field(Copy(), alias="copy")
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="NIXOPS_",
+        env_prefix=PREFIX,
         env_prefix_target="all",  # else `WORKERS` and `LOG` would count: the file's names are aliases
         env_nested_delimiter="__",
         alias_generator=to_camel,
@@ -117,7 +172,7 @@ class Settings(BaseSettings):
 
     cluster_id: str | None = None  # overrides the uid of kube-system after a cluster was rebuilt
     resync_period: Duration = timedelta(seconds=60)  # every object is looked at that often, whatever events said
-    workers: int = Field(8, ge=1)  # passes at once
+    workers: AtLeastOne = 8  # passes at once; a pass waits for the API server alone
     progress_deadline: Duration = timedelta(minutes=30)  # work without an end is reported as stalled after this
     log: Log = Log()
     server: Server = Server()
@@ -127,13 +182,6 @@ class Settings(BaseSettings):
     ec2: Ec2 = Ec2()
     hosts: Hosts = Hosts()
     nix: Nix = Nix()
-
-    @model_validator(mode="after")
-    def _periods_are_positive(self) -> Settings:
-        for name in ("resync_period", "progress_deadline"):
-            if getattr(self, name) <= timedelta(0):
-                raise ValueError(f"{to_camel(name)} must be longer than 0 s")
-        return self
 
     @classmethod
     def settings_customise_sources(
@@ -163,10 +211,65 @@ def _camel(value: Any) -> Any:
     return value
 
 
+class Refused(ValueError):
+    """Settings that cannot be used; for people, a line for each that is wrong."""
+
+
 def load(**overrides: Any) -> Settings:
-    """Settings from the file and the environment. Raises pydantic.ValidationError naming the key, OSError if the file
-    is missing."""
+    """Settings from the file and the environment. Raises Refused, which names each key that is wrong, and OSError if
+    the file is missing."""
     file = os.environ.get("NIXOPS_CONFIG")
     if file is not None and not Path(file).is_file():
         raise FileNotFoundError(f"NIXOPS_CONFIG names {file}, which is no file")
-    return Settings(**overrides)
+    slips = list(_misspelt_variables(os.environ))
+    if slips:
+        raise Refused("\n".join(slips))
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise Refused("\n".join(_lines(error))) from error
+    except SettingsError as error:
+        raise Refused(f"{error}: {error.__cause__}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise Refused(f"{file} holds no settings: {error}") from error
+
+
+def _lines(error: ValidationError) -> Iterator[str]:
+    for one in error.errors(include_url=False):
+        name = ".".join(str(part) for part in one["loc"])
+        if one["type"] == "extra_forbidden":
+            yield f"{name}: there is no such setting{_did_you_mean(name, _names(Settings))}"
+        else:
+            yield f"{name}: {one['msg']}"
+
+
+def _misspelt_variables(environment: Iterable[str]) -> Iterator[str]:
+    """Variables that are no setting and look like one. pydantic passes over them, as over those of others that begin
+    with the prefix: Kubernetes makes some for each Service."""
+    known = {variable_name(name): name for name in _names(Settings)}
+    for variable in sorted(environment):
+        if not variable.startswith(PREFIX) or variable == "NIXOPS_CONFIG":
+            continue
+        is_known = any(variable == name or variable.startswith(f"{name}__") for name in known)
+        if not is_known and (near := difflib.get_close_matches(variable, known, 1, 0.85)):
+            yield f"{variable}: there is no such setting; did you mean {near[0]}?"
+
+
+def variable_name(name: str) -> str:
+    """`NIXOPS_NIX__BUILD__MAX_JOBS` of `nix.build.maxJobs`."""
+    parts = ("".join(f"_{letter}" if letter.isupper() else letter for letter in part) for part in name.split("."))
+    return PREFIX + "__".join(parts).upper()
+
+
+def _names(model: type[BaseModel], before: str = "") -> Iterator[str]:
+    """Dotted names of all settings and their groups, as in the file."""
+    for field in model.model_fields.values():
+        yield (name := f"{before}{field.alias}")
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _names(part, f"{name}.")
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from fnmatch import fnmatch
+from ipaddress import ip_address
 from pathlib import Path
 
-import pydantic
 import pytest
 
 from nixops_operator import settings
@@ -38,13 +39,13 @@ def test_the_file_is_camel_case(config):
 
 
 def test_a_variable_wins_over_the_file(config, monkeypatch):
-    config.write_text("resyncPeriod: 5m\nnix: {maxJobs: 1}\n")
+    config.write_text("resyncPeriod: 5m\nnix: {build: {maxJobs: 1}}\n")
     monkeypatch.setenv("NIXOPS_RESYNC_PERIOD", "5s")
-    monkeypatch.setenv("NIXOPS_NIX__MAX_JOBS", "4")
+    monkeypatch.setenv("NIXOPS_NIX__BUILD__MAX_JOBS", "4")
 
     chosen = settings.load()
 
-    assert (chosen.resync_period, chosen.nix.max_jobs) == (timedelta(seconds=5), 4)
+    assert (chosen.resync_period, chosen.nix.build.max_jobs) == (timedelta(seconds=5), 4)
 
 
 def test_variables_of_others_mean_nothing(config, monkeypatch):
@@ -58,20 +59,104 @@ def test_variables_of_others_mean_nothing(config, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "told"),
     [
-        pytest.param("resyncPerod: 5s\n", "resyncPerod", id="a misspelt key"),
-        pytest.param("ec2: {sweep: 5s}\n", "sweep", id="a misspelt key further in"),
-        pytest.param("resyncPeriod: 5 minutes\n", "resyncPeriod", id="no duration"),
-        pytest.param("workers: 0\n", "workers", id="nobody to work"),
-        pytest.param("hosts: {allowedCidrs: [192.0.2.0/33]}\n", "allowedCidrs", id="no network"),
+        pytest.param("resyncPerod: 5s\n", "there is no such setting; did you mean resyncPeriod?", id="a misspelt key"),
+        pytest.param("ec2: {sweep: 5s}\n", "did you mean ec2.sweepPeriod?", id="a misspelt key further in"),
+        pytest.param("nix: {maxJobs: 2}\n", "did you mean nix.build.maxJobs?", id="a key that is elsewhere now"),
+        pytest.param("nix: {copyConcurrency: 2}\n", "did you mean nix.copy.concurrency?", id="another"),
+        pytest.param("zzz: 1\n", "zzz: there is no such setting", id="like nothing"),
+        pytest.param("resyncPeriod: 5 minutes\n", "resyncPeriod: ", id="no duration"),
+        pytest.param("ec2: {sweepPeriod: 0}\n", "ec2.sweepPeriod: .*with its unit", id="a period without a unit"),
+        pytest.param("hosts: {factsPeriod: 0s}\n", "hosts.factsPeriod: ", id="a period that never waits"),
+        pytest.param("workers: 0\n", "workers: ", id="nobody to work"),
+        pytest.param("nix: {evaluation: {memory: -1}}\n", "nix.evaluation.memory: ", id="less than no memory"),
+        pytest.param("hosts: {allowedCidrs: [192.0.2.0/33]}\n", "hosts.allowedCidrs", id="no network"),
+        pytest.param("hosts: {allowedPorts: [0]}\n", "hosts.allowedPorts", id="no port"),
+        pytest.param("watch: {namespaces: ['team-*']}\n", "watch.namespaces", id="a pattern of namespaces"),
+        pytest.param("watch: {namespaces: shop}\n", "watch.namespaces", id="one namespace, not in a list"),
+        pytest.param(
+            "ec2: {defaultImage: {owner: 427812963091}}\n", "ec2.defaultImage.owner", id="a number for a text"
+        ),
+        pytest.param("workers: [\n", "config.yaml", id="no YAML"),
+        pytest.param("- workers\n", "config.yaml", id="no settings at all"),
     ],
 )
-def test_what_is_wrong_is_named(config, text, named):
+def test_what_is_wrong_is_named(config, text, told):
     config.write_text(text)
 
-    with pytest.raises(pydantic.ValidationError, match=named):
+    with pytest.raises(settings.Refused, match=told):
         settings.load()
+
+
+def test_all_that_is_wrong_is_named_at_once(config):
+    config.write_text("workers: 0\nresyncPerod: 5s\n")
+
+    with pytest.raises(settings.Refused) as refused:
+        settings.load()
+
+    assert [line.partition(":")[0] for line in str(refused.value).splitlines()] == ["workers", "resyncPerod"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        pytest.param("NIXOPS_RESYNC_PEROD", "5s", "did you mean NIXOPS_RESYNC_PERIOD?", id="a slip"),
+        pytest.param(
+            "NIXOPS_NIX__BUILD__JOBS", "2", "nix.build.jobs: .*did you mean nix.build.maxJobs?", id="further in"
+        ),
+        pytest.param("NIXOPS_WORKERS", "many", "workers: ", id="no number"),
+        pytest.param("NIXOPS_HOSTS__ALLOWED_CIDRS", "192.0.2.0/24", "hosts", id="a list that is no JSON"),
+    ],
+)
+def test_a_wrong_variable_is_named(config, monkeypatch, variable, value, told):
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(settings.Refused, match=told):
+        settings.load()
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        pytest.param("NIXOPS_OPERATOR_SERVICE_HOST", id="of a Service"),
+        pytest.param("NIXOPS_OPERATOR_PORT", id="of a Service, shorter"),
+        pytest.param("NIXOPS_STATE", id="of NixOps"),
+    ],
+)
+def test_variables_that_only_begin_alike_are_somebody_else_s(config, monkeypatch, variable):
+    monkeypatch.setenv(variable, "tcp://10.0.0.1:8080")
+
+    assert settings.load() == settings.Settings()
+
+
+def test_every_setting_has_a_variable(config, monkeypatch):
+    names = dict.fromkeys(settings.variable_name(name) for name in settings._names(settings.Settings))
+    assert {"NIXOPS_NIX__BUILD__MAX_JOBS", "NIXOPS_NIX__COPY__STALL", "NIXOPS_CLUSTER_ID"} <= set(names)
+    monkeypatch.setenv("NIXOPS_NIX__COPY__STALL", "90s")
+    monkeypatch.setenv("NIXOPS_EC2__DEFAULT_IMAGE__NAME", "mine*")
+
+    chosen = settings.load()
+
+    assert (chosen.nix.copies.stall, chosen.ec2.default_image.name) == (timedelta(seconds=90), "mine*")
+
+
+@pytest.mark.parametrize("system", ["x86_64-linux", "aarch64-linux"])
+def test_the_default_image_is_found_for_every_architecture(config, system):
+    """The name as the NixOS project gives it; which architecture counts is asked of EC2 beside it."""
+    assert fnmatch(f"nixos/25.11.650.8bb5646e0bed-{system}", settings.load().ec2.default_image.name)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "::1", "fe80::1", "fd00:ec2::254"])
+def test_no_machine_lies_where_the_operator_itself_or_its_node_is_met(config, address):
+    assert any(ip_address(address) in network for network in settings.load().hosts.denied_cidrs)
+
+
+def test_hosts_are_reached_by_ssh_s_own_port_unless_the_administrator_says_more(config):
+    assert settings.load().hosts.allowed_ports == (22,)
+    config.write_text("hosts: {allowedPorts: [22, 2222]}\n")
+
+    assert settings.load().hosts.allowed_ports == (22, 2222)
 
 
 def test_a_file_that_is_not_there_is_told(monkeypatch, tmp_path):
