@@ -11,6 +11,7 @@ from nixops_lab.ec2.ids import Ids
 from nixops_lab.ec2.knobs import Panel
 from nixops_lab.ec2.moto import Moto
 from nixops_lab.ec2.network import read_network
+from nixops_lab.ec2.records import InstanceType
 from nixops_lab.ec2.region import Region
 from nixops_lab.machines import MachineSpec, Rule
 
@@ -42,7 +43,7 @@ class Cloud:
     seed: int
     addresses: AddressBook = field(default_factory=AddressBook)
     regions: dict[str, Region] = field(default_factory=dict)
-    _architectures: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _instance_types: dict[str, InstanceType] = field(default_factory=dict)
 
     async def region(self, name: str) -> Region:
         """The region with its present network; records whose time is over are gone."""
@@ -66,16 +67,17 @@ class Cloud:
         if name in self.regions:
             self.regions[name].adopt_network(await read_network(self.moto, name))
 
-    async def architectures(self, region: str, instance_type: str) -> tuple[str, ...]:
-        """What an instance type runs, as moto's copy of EC2's list says. Raises `InvalidParameterValue`."""
-        if instance_type not in self._architectures:
+    async def instance_type(self, region: str, name: str) -> InstanceType:
+        """An instance type, as moto's copy of EC2's list says. Raises `InvalidParameterValue`."""
+        if name not in self._instance_types:
             try:
-                reply = await self.moto.call(region, "DescribeInstanceTypes", {"InstanceTypes": [instance_type]})
+                reply = await self.moto.call(region, "DescribeInstanceTypes", {"InstanceTypes": [name]})
             except Ec2Error as error:
-                raise Ec2Error("InvalidParameterValue", f"Invalid value '{instance_type}' for InstanceType.") from error
-            self._architectures[instance_type] = _supported(reply)
-        return self._architectures[instance_type]
+                raise Ec2Error("InvalidParameterValue", f"Invalid value '{name}' for InstanceType.") from error
+            self._instance_types[name] = _instance_type(reply["InstanceTypes"][0])
+        return self._instance_types[name]
 
 
-def _supported(reply: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(reply["InstanceTypes"][0]["ProcessorInfo"]["SupportedArchitectures"])
+def _instance_type(entry: Mapping[str, Any]) -> InstanceType:
+    architectures = tuple(entry["ProcessorInfo"]["SupportedArchitectures"])
+    return InstanceType(entry["InstanceType"], architectures, entry["VCpuInfo"]["DefaultVCpus"])

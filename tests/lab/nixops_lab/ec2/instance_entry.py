@@ -43,7 +43,7 @@ def instance_entry(region: Region, instance: Instance, shown_tags: Tags) -> dict
         "InstanceId": instance.id,
         "ImageId": instance.image.id,
         "AmiLaunchIndex": instance.launch_index,
-        "InstanceType": instance.instance_type,
+        "InstanceType": instance.instance_type.name,
         "Architecture": instance.image.architecture,
         "ClientToken": instance.client_token,
         "KeyName": instance.key_name,

@@ -4,10 +4,12 @@ Facts: EC2 API Reference, operations of these names; EC2 User Guide, "Amazon EC2
 "Change instance termination protection".
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nixops_lab.ec2 import ids
+from nixops_lab.ec2.capacity import room
 from nixops_lab.ec2.cloud import ACCOUNT, Cloud
 from nixops_lab.ec2.errors import Ec2Error, combination, incorrect_state, invalid, unsupported
 from nixops_lab.ec2.filters import always, select
@@ -36,7 +38,7 @@ def _readers(region: Region) -> dict[str, Callable[[Instance], Iterable[str]]]:
         "instance-id": lambda i: [i.id],
         "instance-state-code": lambda i: [str(STATE_CODES[i.state])],
         "instance-state-name": lambda i: [i.state],
-        "instance-type": lambda i: [i.instance_type],
+        "instance-type": lambda i: [i.instance_type.name],
         "instance.group-id": region.group_ids_of,
         "instance.group-name": lambda i: [region.groups[g].name for g in region.group_ids_of(i)],
         "ip-address": unless_terminated(lambda i: i.public_address),
@@ -122,9 +124,11 @@ async def start_instances(
     """Stopped ones become pending; running ones stay as they are."""
     named = _named(region, params)
     _refuse(named, {"stopping", "shutting-down", "terminated"}, "started")
-    for instance in named:
-        if instance.state == "stopped":
-            lifecycle.start(region, instance.id)
+    stopped = [instance for instance in named if instance.state == "stopped"]
+    for kind, count in Counter((instance.instance_type, instance.subnet.zone) for instance in stopped).items():
+        room(region, *kind, count, count)
+    for instance in stopped:
+        lifecycle.start(region, instance.id)
     return {"StartingInstances": _changes(region, named)}
 
 
@@ -179,7 +183,7 @@ async def describe_instance_attribute(_cloud: Cloud, region: Region, params: dic
         case "instanceInitiatedShutdownBehavior":
             value = {"InstanceInitiatedShutdownBehavior": {"Value": instance.shutdown_behavior}}
         case "instanceType":
-            value = {"InstanceType": {"Value": instance.instance_type}}
+            value = {"InstanceType": {"Value": instance.instance_type.name}}
         case "groupSet":
             value = {"Groups": group_entries(region, region.group_ids_of(instance))}
         case other:

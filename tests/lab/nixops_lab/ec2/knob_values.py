@@ -2,7 +2,9 @@
 
 import difflib
 import functools
+import re
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import botocore.session
 
@@ -25,6 +27,52 @@ def seconds(given: object) -> float:
     if not 0 <= number < float("inf"):
         raise ValueError("takes a number of seconds, zero or more")
     return number
+
+
+def count(given: object) -> int | None:
+    """A whole number, zero or more; None for no limit."""
+    if given in {None, "", "unlimited"} or given is False:
+        return None
+    if isinstance(given, bool) or not str(given).isdecimal():
+        raise ValueError("takes a number, or `unlimited`")
+    return int(str(given))
+
+
+@dataclass(frozen=True)
+class Death:
+    """What becomes of a launch: its StateReason, and after how many seconds."""
+
+    code: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.code}:{self.seconds:g}"
+
+
+def death(given: object) -> Death | None:
+    """`Client.InternalError:5`; None for nothing."""
+    if given in _NOTHING:
+        return None
+    code, _, after = str(given).partition(":")
+    if not re.fullmatch(r"(Client|Server)\.[A-Za-z.]+", code) or not after:
+        raise ValueError("takes a StateReason and seconds, as Client.InternalError:5")
+    return Death(code, seconds(after))
+
+
+def delay(given: object) -> float | None:
+    """Zero or more seconds; None for never."""
+    return None if given in {None, "", "off"} or given is False else seconds(given)
+
+
+@functools.cache
+def _instance_types() -> frozenset[str]:
+    return frozenset(botocore.session.get_session().get_service_model("ec2").shape_for("InstanceType").enum)
+
+
+def is_place(name: str) -> bool:
+    """`t3.small` or `t3.small.us-west-2a`: a type that EC2 has, and what looks like a zone."""
+    family, size, *zones = name.split(".", 2) if name.count(".") else (name, "")
+    return f"{family}.{size}" in _instance_types() and all(re.fullmatch(r"[a-z]+(-[a-z]+)+-\d[a-z]", z) for z in zones)
 
 
 def switch(given: object) -> bool:

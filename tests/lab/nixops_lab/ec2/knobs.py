@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from nixops_lab.ec2.knob_values import nearest, operations, seconds, switch
+from nixops_lab.ec2.knob_values import Death, count, death, delay, is_place, nearest, operations, seconds, switch
 
 
-def _knob(name: str, read: Callable[[object], Any], default: object) -> Any:
-    return field(default=default, metadata={"name": name, "read": read})
+def _knob(name: str, read: Callable[[object], Any]) -> dict[str, Any]:
+    return {"name": name, "read": read}
 
 
-def _family(name: str, read: Callable[[object], Any]) -> Any:
-    """Knobs of one kind, `name.<caller>` each. What reads as None is nothing that is kept."""
-    return field(default_factory=dict, metadata={"family": name, "read": read})
+def _family(name: str, read: Callable[[object], Any]) -> dict[str, Any]:
+    """Knobs of one kind, `name.<member>` each. What reads as None is nothing that is kept."""
+    return {"family": name, "read": read}
 
 
 # Older names, and those that set several at once.
@@ -30,29 +30,36 @@ class Knobs:
     """Times are seconds. The defaults are short, so that a demonstration is not spent on waiting."""
 
     # A machine that has booted is shown as running only when this much time has passed since the call.
-    pending_seconds: float = _knob("pending_seconds", seconds, 2.0)
+    pending_seconds: float = field(default=2.0, metadata=_knob("pending_seconds", seconds))
     # How long `stopping` is shown at least; it ends when the real machine is off.
-    stopping_seconds: float = _knob("stopping_seconds", seconds, 1.0)
+    stopping_seconds: float = field(default=1.0, metadata=_knob("stopping_seconds", seconds))
     # The same for `shutting-down`.
-    shutting_down_seconds: float = _knob("shutting_down_seconds", seconds, 1.0)
+    shutting_down_seconds: float = field(default=1.0, metadata=_knob("shutting_down_seconds", seconds))
     # How long a terminated instance can be described: EC2 User Guide, "Terminate your instance": about an hour.
-    terminated_visible_seconds: float = _knob("terminated_visible_seconds", seconds, 3600.0)
+    terminated_visible_seconds: float = field(default=3600.0, metadata=_knob("terminated_visible_seconds", seconds))
     # How long the network interface of a terminated instance still holds its security groups.
-    interface_release_seconds: float = _knob("interface_release_seconds", seconds, 2.0)
+    interface_release_seconds: float = field(default=2.0, metadata=_knob("interface_release_seconds", seconds))
     # How long what is new stays out of answers, and unknown to calls that name it: EC2 Developer Guide, "Eventual
     # consistency in the Amazon EC2 API", which advises to wait up to five minutes.
-    visibility_ids: float = _knob("visibility.ids", seconds, 0.0)
+    visibility_ids: float = field(default=0.0, metadata=_knob("visibility.ids", seconds))
     # How long filters by tag and by client token do not know it, where that is longer; and new tags on old things.
-    visibility_tags: float = _knob("visibility.tags", seconds, 0.0)
+    visibility_tags: float = field(default=0.0, metadata=_knob("visibility.tags", seconds))
     # How long answers show an instance as it was before it changed.
-    visibility_states: float = _knob("visibility.states", seconds, 0.0)
+    visibility_states: float = field(default=0.0, metadata=_knob("visibility.states", seconds))
+    # What becomes of every new launch, and of every machine that boots.
+    launch_dies: Death | None = field(default=None, metadata=_knob("launch.dies", death))
+    boot_poweroff: float | None = field(default=None, metadata=_knob("boot.poweroff", delay))
+    # Most vCPUs that may be in use in a region.
+    quota_vcpus: int | None = field(default=None, metadata=_knob("quota.vcpus", count))
+    # Instance type, or type and zone as `t3.small.us-west-2a` → how many EC2 has room for.
+    capacity: Mapping[str, int] = field(default_factory=dict, metadata=_family("capacity", count))
     # Nobody listens: connections are refused, and those that stand are reset.
-    endpoint_refuses: bool = _knob("endpoint.refuses", switch, default=False)
+    endpoint_refuses: bool = field(default=False, metadata=_knob("endpoint.refuses", switch))
     # Caller → patterns of operations, see standing.py.
-    silent: Mapping[str, tuple[str, ...]] = _family("silent", operations)
-    reset: Mapping[str, tuple[str, ...]] = _family("reset", operations)
-    deny: Mapping[str, tuple[str, ...]] = _family("deny", operations)
-    throttle: Mapping[str, tuple[str, ...]] = _family("throttle", operations)
+    silent: Mapping[str, tuple[str, ...]] = field(default_factory=dict, metadata=_family("silent", operations))
+    reset: Mapping[str, tuple[str, ...]] = field(default_factory=dict, metadata=_family("reset", operations))
+    deny: Mapping[str, tuple[str, ...]] = field(default_factory=dict, metadata=_family("deny", operations))
+    throttle: Mapping[str, tuple[str, ...]] = field(default_factory=dict, metadata=_family("throttle", operations))
 
     def with_values(self, changes: Mapping[str, object], callers: Collection[str] = ()) -> "Knobs":
         """A copy with `changes`; `callers` may be named in knobs. Raises ValueError, and then nothing is changed."""
@@ -70,7 +77,7 @@ class Knobs:
         for each in fields(self):
             if each.metadata.get("name") == name:
                 return replace(self, **{each.name: each.metadata["read"](value)})
-            if each.metadata.get("family") == family and member in callers:
+            if each.metadata.get("family") == family and _is_member(family, member, callers):
                 others = {key: kept for key, kept in getattr(self, each.name).items() if key != member}
                 read = each.metadata["read"](value)
                 members: Any = others if read is None else {**others, member: read}
@@ -80,7 +87,8 @@ class Knobs:
     def _names(self, callers: Collection[str]) -> set[str]:
         singles = {each.metadata["name"] for each in fields(self) if "name" in each.metadata}
         families = [each.metadata["family"] for each in fields(self) if "family" in each.metadata]
-        return singles | set(ALIASES) | {f"{family}.{member}" for family in families for member in callers}
+        members = {f"{family}.{who}" for family in families for who in callers if family != "capacity"}
+        return singles | set(ALIASES) | members | {"capacity.t3.small", "capacity.t3.small.us-west-2a"}
 
     def as_dict(self) -> dict[str, Any]:
         """name → value, as JSON has it."""
@@ -88,10 +96,23 @@ class Knobs:
         for each in fields(self):
             value = getattr(self, each.name)
             if "name" in each.metadata:
-                told[each.metadata["name"]] = value
+                told[each.metadata["name"]] = _as_json(value)
             else:
-                told |= {f"{each.metadata['family']}.{member}": ",".join(kept) for member, kept in value.items()}
+                told |= {f"{each.metadata['family']}.{member}": _as_json(kept) for member, kept in value.items()}
         return told
+
+
+def _is_member(family: str, member: str, callers: Collection[str]) -> bool:
+    return is_place(member) if family == "capacity" else member in callers
+
+
+def _as_json(value: Any) -> Any:
+    match value:
+        case tuple():
+            return ",".join(value)
+        case Death():
+            return str(value)
+    return value
 
 
 class Panel:
@@ -123,6 +144,10 @@ class Panel:
         self._turned = asyncio.Event()
         for follower in self._followers:
             await follower(knobs)
+
+    async def passed(self, seconds: float, since: float) -> None:
+        """Return once so much time has passed since `since`."""
+        await asyncio.sleep(max(0.0, since + seconds - self.clock()))
 
     async def elapsed(self, name: str, since: float) -> None:
         """Return once the time of the knob `name` has passed since `since`, as the knob stands then."""

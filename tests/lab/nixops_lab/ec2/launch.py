@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nixops_lab.ec2 import ids, tags
+from nixops_lab.ec2.capacity import room
 from nixops_lab.ec2.cloud import ACCOUNT, Cloud
 from nixops_lab.ec2.errors import Ec2Error, combination, invalid, missing, unsupported
 from nixops_lab.ec2.groups import groups_named
@@ -18,7 +19,7 @@ from nixops_lab.ec2.instance_entry import instance_entry
 from nixops_lab.ec2.keys import key_pair_named
 from nixops_lab.ec2.lifecycle import Lifecycle
 from nixops_lab.ec2.network import Subnet
-from nixops_lab.ec2.records import Image, Instance, Interface, KeyPair, Volume
+from nixops_lab.ec2.records import Image, Instance, InstanceType, Interface, KeyPair, Volume
 from nixops_lab.ec2.region import Region
 
 MAX_USER_DATA = 16 * 1024
@@ -86,7 +87,7 @@ class Plan:
     """A launch that nothing forbids."""
 
     image: Image
-    instance_type: str
+    instance_type: InstanceType
     key_pair: KeyPair | None
     group_ids: tuple[str, ...]
     user_data: str
@@ -98,17 +99,16 @@ class Plan:
 
 async def run_instances(lifecycle: Lifecycle, cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
     """The instances of this token and these parameters: new ones, or those of the first call."""
-    instance_type = params.get("InstanceType", DEFAULT_INSTANCE_TYPE)
     placed = _place(region, params)
     launch = region.tokens.find(placed.token_scope, params.get("ClientToken", ""), params)
     if launch is not None and params.get("ClientToken"):
         return _repeated(region, launch.reservation_id, launch.instance_ids)
-    architectures = await cloud.architectures(region.name, instance_type)
+    instance_type = await cloud.instance_type(region.name, params.get("InstanceType", DEFAULT_INSTANCE_TYPE))
     # No await from here on: two requests with one token must not both get past the look into the ledger.
     launch = region.tokens.find(placed.token_scope, params.get("ClientToken", ""), params)
     if launch is not None and params.get("ClientToken"):
         return _repeated(region, launch.reservation_id, launch.instance_ids)
-    plan = _plan(region, params, placed, instance_type, architectures)
+    plan = _plan(region, params, placed, instance_type)
     created = _create(cloud, region, params, placed, plan)
     if token := params.get("ClientToken"):
         region.tokens.record(
@@ -152,9 +152,7 @@ def _interface(params: Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(interfaces[0])
 
 
-def _plan(
-    region: Region, params: Mapping[str, Any], placed: Placed, instance_type: str, architectures: Sequence[str]
-) -> Plan:
+def _plan(region: Region, params: Mapping[str, Any], placed: Placed, instance_type: InstanceType) -> Plan:
     if extra := sorted(set(params) - _HONOURED):
         raise unsupported(f"the lab does not model {extra[0]} of RunInstances")
     if set(params.get("Placement", {})) - {"AvailabilityZone", "Tenancy"}:
@@ -167,11 +165,11 @@ def _plan(
     if "ImageId" not in params:
         raise missing("ImageId")
     image = image_of(params["ImageId"])
-    if image.architecture not in architectures:
+    if image.architecture not in instance_type.architectures:
         raise invalid(
-            f"The architecture '{','.join(architectures)}' of the specified instance type does not match the "
-            f"architecture '{image.architecture}' of the specified AMI. Specify an instance type and an AMI that have "
-            "matching architectures, and try again."
+            f"The architecture '{','.join(instance_type.architectures)}' of the specified instance type does not match "
+            f"the architecture '{image.architecture}' of the specified AMI. Specify an instance type and an AMI that "
+            "have matching architectures, and try again."
         )
     if params.get("InstanceInitiatedShutdownBehavior", "stop") not in {"stop", "terminate"}:
         raise invalid(
@@ -191,7 +189,8 @@ def _plan(
         root=_root_volume(params.get("BlockDeviceMappings", [])),
         metadata_options=metadata,
         tags=given,
-        count=maximum,
+        # Last: there is room only for what nothing else forbids.
+        count=room(region, instance_type, placed.subnet.zone, minimum, maximum),
     )
 
 

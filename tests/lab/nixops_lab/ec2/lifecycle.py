@@ -3,6 +3,8 @@
     pending ──booted, delay over──► running ──► stopping ──machine off──► stopped ──► pending …
        └────────────────────────────────┴──► shutting-down ──machine gone──► terminated
 
+A launch may also fail (pending ──► terminated), and a machine power itself off (pending or running ──► stopping).
+
 Facts: EC2 User Guide, "Amazon EC2 instance state changes"; StateReason codes: EC2 API Reference, "StateReason".
 """
 
@@ -14,6 +16,7 @@ from datetime import UTC, datetime
 
 from nixops_lab.ec2.cloud import Cloud
 from nixops_lab.ec2.firewall import Firewall
+from nixops_lab.ec2.knob_values import Death
 from nixops_lab.ec2.records import Instance
 from nixops_lab.ec2.region import Region
 from nixops_lab.machines import MachineSpec
@@ -25,6 +28,14 @@ INSTANCE_SHUTDOWN = (
     "Client.InstanceInitiatedShutdown",
     "Client.InstanceInitiatedShutdown: Instance initiated shutdown",
 )
+# EC2 API Reference, "StateReason".
+_MESSAGES = {
+    "Client.InternalError": "A client error caused the instance to terminate at launch",
+    "Client.InvalidSnapshot.NotFound": "The specified snapshot was not found",
+    "Client.VolumeLimitExceeded": "The limit on the number of EBS volumes or total storage was exceeded",
+    "Server.InsufficientInstanceCapacity": "There was insufficient capacity available to satisfy the launch request",
+    "Server.InternalError": "Internal error on launch",
+}
 NOT_BOOTED = ("Server.InternalError", "Server.InternalError: Internal error on launch")
 
 
@@ -45,8 +56,11 @@ class Lifecycle:
     # What operations call: each returns at once.
 
     def launch(self, region: Region, instance_id: str) -> None:
-        """Make the machine of a pending instance and boot it."""
-        self._spawn(self._boot(region, instance_id, is_new=True))
+        """Make the machine of a pending instance and boot it, unless launches are set to fail."""
+        if (dies := self._cloud.panel.knobs.launch_dies) is not None:
+            self._spawn(self._die(region, instance_id, dies))
+        else:
+            self._spawn(self._boot(region, instance_id, is_new=True))
 
     def start(self, region: Region, instance_id: str) -> None:
         """stopped → pending."""
@@ -92,14 +106,19 @@ class Lifecycle:
         """The machine has powered itself off from inside. Names that are no instance are not EC2's."""
         for region in self._cloud.regions.values():
             instance = region.instances.get(name)
-            if instance is None or instance.state not in {"pending", "running"}:
-                continue
-            if instance.shutdown_behavior == "terminate":
-                self._change(region, name, state="shutting-down", state_reason=INSTANCE_SHUTDOWN, transition_reason="")
-                self._spawn(self._remove(region, name))
-            else:
-                self._change(region, name, state="stopping", state_reason=INSTANCE_SHUTDOWN, transition_reason="")
-                self._spawn(self._halt(region, name))
+            if instance is not None and instance.state in {"pending", "running"}:
+                self._went_off(region, instance)
+
+    def _went_off(self, region: Region, instance: Instance) -> None:
+        is_last = instance.shutdown_behavior == "terminate"
+        self._change(
+            region,
+            instance.id,
+            state="shutting-down" if is_last else "stopping",
+            state_reason=INSTANCE_SHUTDOWN,
+            transition_reason="",
+        )
+        self._spawn(self._remove(region, instance.id) if is_last else self._halt(region, instance.id))
 
     async def close(self) -> None:
         """Give up all transitions; machines stay as they are."""
@@ -119,11 +138,27 @@ class Lifecycle:
                 _log.exception("%s did not boot", instance_id)
                 self._give_up(region, instance_id, is_new=is_new)
                 return
+        if (after := self._cloud.panel.knobs.boot_poweroff) is not None:
+            self._spawn(self._power_off_itself(region, instance_id, since, after))
         await self._cloud.panel.elapsed("pending_seconds", since)
         instance = region.instances.get(instance_id)
         # Stopped and started again meanwhile: then that start tells when it runs.
         if instance is not None and instance.state == "pending" and instance.launch_time == since:
             self._change(region, instance_id, state="running", state_reason=None)
+
+    async def _die(self, region: Region, instance_id: str, dies: Death) -> None:
+        """The launch fails after its reply: no machine comes of it."""
+        await self._cloud.panel.passed(dies.seconds, region.instances[instance_id].launch_time)
+        if region.instances[instance_id].state == "pending":
+            reason = f"{dies.code}: {_MESSAGES.get(dies.code, 'The launch failed')}"
+            self._change(region, instance_id, state_reason=(dies.code, reason))
+            self._end(region, instance_id)
+
+    async def _power_off_itself(self, region: Region, instance_id: str, since: float, after: float) -> None:
+        await self._cloud.panel.passed(after, since)
+        instance = region.instances.get(instance_id)
+        if instance is not None and instance.state in {"pending", "running"} and instance.launch_time == since:
+            self._went_off(region, instance)
 
     def _give_up(self, region: Region, instance_id: str, *, is_new: bool) -> None:
         """EC2 User Guide, "Troubleshoot instance launch issues": a launch ends terminated, a start stopped."""
@@ -175,6 +210,11 @@ class Lifecycle:
             await self._cloud.hosts.destroy(instance_id)
             self._release_public(region, instance_id)
         await self._cloud.panel.elapsed("shutting_down_seconds", since)
+        self._end(region, instance_id)
+        await self._firewall.apply(region)
+
+    def _end(self, region: Region, instance_id: str) -> None:
+        """→ terminated, with what goes with it."""
         now = self._cloud.panel.clock()
         self._change(region, instance_id, state="terminated", terminated_at=now)
         instance = region.instances[instance_id]
@@ -186,7 +226,6 @@ class Lifecycle:
             region.tags.forget(volume.id)
         else:
             region.volumes[volume.id] = replace(volume, is_attached=False)
-        await self._firewall.apply(region)
 
     async def _reboot(self, instance_id: str) -> None:
         async with self._turn(instance_id):

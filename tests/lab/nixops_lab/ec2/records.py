@@ -30,6 +30,15 @@ class Image:
 
 
 @dataclass(frozen=True)
+class InstanceType:
+    """What an instance type is, as far as a launch depends on it; `architectures` as x86_64 and arm64."""
+
+    name: str
+    architectures: tuple[str, ...]
+    vcpus: int
+
+
+@dataclass(frozen=True)
 class Instance:
     """One instance. Times are seconds since 1970; `user_data` is the decoded text."""
 
@@ -38,7 +47,7 @@ class Instance:
     launch_index: int
     client_token: str
     image: Image
-    instance_type: str
+    instance_type: InstanceType
     key_name: str | None
     authorized_key: str | None
     subnet: Subnet
