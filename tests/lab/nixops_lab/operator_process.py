@@ -50,7 +50,7 @@ def configuration(paths: LabPaths, ports: Mapping[str, int], settings: Mapping[s
     merged: dict[str, object] = {
         "nix": {"nixpkgs": {"path": str(paths.nixpkgs)}},
         "aws": {"endpointUrl": f"http://127.0.0.1:{ports['ec2']}"},
-        "ec2": {"defaultImage": {"owner": "427812963091", "name": "nixos/25.11*-x86_64-linux"}},
+        "ec2": {"defaultImage": {"owner": "427812963091", "name": "nixos/25.11*"}},
         "hosts": {"allowedCidrs": ["192.0.2.0/24"]},
         "resyncPeriod": "5s",
         "server": {"port": ports["operator"]},

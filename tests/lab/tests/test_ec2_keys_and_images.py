@@ -115,6 +115,26 @@ def test_an_older_release_and_the_other_architecture_are_there_too(ec2):
     assert any(name.endswith("-aarch64-linux") for name in names)
 
 
+def newest(ec2, name, architecture):
+    """As somebody looks whose image name tells no architecture."""
+    filters = [{"Name": "name", "Values": [name]}, {"Name": "architecture", "Values": [architecture]}]
+    images = ec2.describe_images(Owners=[NIXOS], Filters=filters)["Images"]
+    return max(images, key=lambda image: image["CreationDate"])
+
+
+@pytest.mark.parametrize("release", ["25.05", "25.11"])
+@pytest.mark.parametrize(("instance_type", "system"), [("t4g.micro", "aarch64-linux"), ("t3.micro", "x86_64-linux")])
+def test_each_architecture_has_an_image_of_each_release_that_its_types_launch(
+    release, instance_type, system, ec2, cases
+):
+    (kind,) = ec2.describe_instance_types(InstanceTypes=[instance_type])["InstanceTypes"]
+    (architecture,) = kind["ProcessorInfo"]["SupportedArchitectures"]
+    image = newest(ec2, f"nixos/{release}*", architecture)
+    assert (image["Name"].startswith(f"nixos/{release}."), image["Name"].endswith(f"-{system}")) == (True, True)
+    shown = cases.describe(cases.launch(InstanceType=instance_type, ImageId=image["ImageId"]))
+    assert shown["Architecture"] == architecture
+
+
 def test_other_owners_have_no_images(ec2):
     assert ec2.describe_images(Owners=["self"])["Images"] == []
     assert ec2.describe_images(Filters=[{"Name": "owner-id", "Values": ["123456789012"]}])["Images"] == []

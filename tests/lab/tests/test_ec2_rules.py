@@ -179,6 +179,95 @@ def test_a_61st_rule_is_refused_but_ipv6_counts_apart(ec2, group):
     ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[ipv6])
 
 
+def tcp6(port, *cidrs):
+    return {
+        "IpProtocol": "tcp",
+        "FromPort": port,
+        "ToPort": port,
+        "Ipv6Ranges": [{"CidrIpv6": cidr} for cidr in cidrs],
+    }
+
+
+SIXTY = [f"10.{n}.0.0/16" for n in range(60)]
+SIXTY_OF_IPV6 = [f"2001:db8:{n:x}::/48" for n in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("full", "extra"),
+    [
+        pytest.param(tcp(22, *SIXTY), tcp(22, "11.0.0.0/8"), id="IPv4"),
+        pytest.param(tcp6(22, *SIXTY_OF_IPV6), tcp6(22, "2001:db9::/32"), id="IPv6"),
+        pytest.param(
+            tcp6(22, *SIXTY_OF_IPV6), {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupName": "web"}]}, id="a group"
+        ),
+    ],
+)
+def test_rules_are_only_added_where_there_is_room_before_others_go(full, extra, ec2, group):
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[full])
+    call = ec2.authorize_security_group_ingress
+    assert refusal(call, GroupId=group, IpPermissions=[extra]) == "RulesPerSecurityGroupLimitExceeded"
+    ranges = "IpRanges" if "IpRanges" in full else "Ipv6Ranges"
+    ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[full | {ranges: full[ranges][:1]}])
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[extra])
+
+
+def test_the_directions_have_their_room_apart(ec2, group):
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[tcp(22, *SIXTY)])
+    ec2.authorize_security_group_egress(GroupId=group, IpPermissions=[tcp(22, *SIXTY[:59])])
+    call = ec2.authorize_security_group_egress
+    assert refusal(call, GroupId=group, IpPermissions=[tcp(22, SIXTY[59])]) == "RulesPerSecurityGroupLimitExceeded"
+
+
+def test_a_rule_cannot_be_changed_into_one_for_which_there_is_no_room(ec2, group):
+    ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[tcp(22, *SIXTY)])
+    reply = ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[tcp6(22, "::/0")])
+    wanted = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "CidrIpv4": "11.0.0.0/8"}
+    update = {"SecurityGroupRuleId": reply["SecurityGroupRules"][0]["SecurityGroupRuleId"], "SecurityGroupRule": wanted}
+    code = refusal(ec2.modify_security_group_rules, GroupId=group, SecurityGroupRules=[update])
+    assert code == "RulesPerSecurityGroupLimitExceeded"
+
+
+def egress(ec2, group_id):
+    (shown,) = ec2.describe_security_groups(GroupIds=[group_id])["SecurityGroups"]
+    return {
+        peer
+        for permission in shown["IpPermissionsEgress"]
+        for peer in [
+            *(entry["CidrIp"] for entry in permission["IpRanges"]),
+            *(entry["CidrIpv6"] for entry in permission["Ipv6Ranges"]),
+        ]
+    }
+
+
+def default_group(ec2, vpc_id):
+    filters = [{"Name": "vpc-id", "Values": [vpc_id]}, {"Name": "group-name", "Values": ["default"]}]
+    return ec2.describe_security_groups(Filters=filters)["SecurityGroups"][0]["GroupId"]
+
+
+def test_in_a_vpc_with_ipv6_new_groups_let_it_out(layer):
+    ec2 = layer.client(region="eu-central-1")
+    vpc_id = ec2.create_vpc(CidrBlock="10.1.0.0/16", AmazonProvidedIpv6CidrBlock=True)["Vpc"]["VpcId"]
+    made = ec2.create_security_group(GroupName="web", Description="web", VpcId=vpc_id)["GroupId"]
+    assert egress(ec2, made) == egress(ec2, default_group(ec2, vpc_id)) == {ANYWHERE, "::/0"}
+    without = ec2.create_security_group(GroupName="web", Description="web")["GroupId"]
+    assert egress(ec2, without) == {ANYWHERE}
+
+
+@pytest.mark.parametrize("is_changed", [False, True], ids=["as it was made", "changed by hand"])
+def test_a_vpc_that_gets_ipv6_lets_it_out_by_its_default_group(is_changed, layer):
+    ec2 = layer.client(region="eu-central-1")
+    vpc_id = ec2.create_vpc(CidrBlock="10.2.0.0/16")["Vpc"]["VpcId"]
+    older = ec2.create_security_group(GroupName="web", Description="web", VpcId=vpc_id)["GroupId"]
+    default = default_group(ec2, vpc_id)
+    if is_changed:
+        ec2.authorize_security_group_egress(GroupId=default, IpPermissions=[tcp(22, "10.0.0.0/8")])
+    ec2.associate_vpc_cidr_block(VpcId=vpc_id, AmazonProvidedIpv6CidrBlock=True)
+    assert ("::/0" in egress(ec2, default)) is not is_changed
+    assert egress(ec2, older) == {ANYWHERE}
+    newer = ec2.create_security_group(GroupName="newer", Description="web", VpcId=vpc_id)["GroupId"]
+    assert egress(ec2, newer) == {ANYWHERE, "::/0"}
+
+
 def test_rules_are_described_with_id_direction_and_description(ec2, group):
     permission = tcp(22) | {"IpRanges": [{"CidrIp": "10.0.0.0/8", "Description": "office"}]}
     reply = ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[permission])

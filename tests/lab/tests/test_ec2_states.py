@@ -229,6 +229,33 @@ def test_a_protected_instance_blocks_its_own_zone_only(cases, ec2):
     assert (cases.state(protected), cases.state(beside)) == ("running", "running")
 
 
+def test_monitoring_is_switched_on_and_off_and_told_in_the_description(cases, ec2):
+    instance_id = cases.running()
+    assert cases.describe(instance_id)["Monitoring"] == {"State": "disabled"}
+
+    def told(call):
+        (entry,) = call(InstanceIds=[instance_id])["InstanceMonitorings"]
+        return entry["Monitoring"]["State"], cases.describe(instance_id)["Monitoring"]["State"]
+
+    assert told(ec2.monitor_instances) == ("pending", "enabled")
+    assert told(ec2.unmonitor_instances) == ("disabling", "disabled")
+
+
+def test_an_instance_may_be_monitored_from_its_launch(cases):
+    assert cases.describe(cases.launch(Monitoring={"Enabled": True}))["Monitoring"] == {"State": "enabled"}
+
+
+def test_an_unknown_or_terminated_instance_is_not_monitored(cases, ec2):
+    instance_id = cases.running()
+    with pytest.raises(ClientError, match=r"InvalidInstanceID\.NotFound"):
+        ec2.monitor_instances(InstanceIds=[instance_id, "i-0123456789abcdef0"])
+    assert cases.describe(instance_id)["Monitoring"] == {"State": "disabled"}
+    ec2.terminate_instances(InstanceIds=[instance_id])
+    cases.until(instance_id, "terminated")
+    with pytest.raises(ClientError, match="IncorrectInstanceState"):
+        ec2.unmonitor_instances(InstanceIds=[instance_id])
+
+
 def test_the_status_operation_shows_running_instances_only_unless_asked(cases, ec2):
     running, stopped = cases.running(), cases.running()
     ec2.stop_instances(InstanceIds=[stopped])

@@ -272,6 +272,8 @@ def test_the_operator_accepts_the_labs_settings(
     settings = load_settings()
     assert settings.aws.endpoint_url == "http://127.0.0.1:1002"
     assert settings.server.port == PORTS["operator"]
+    # With an architecture in it, no type of the other one would ever find an image.
+    assert settings.ec2.default_image.name == "nixos/25.11*"
 
 
 class TestPackagePolicy:

@@ -141,6 +141,8 @@ async def modify_rules(_cloud: Cloud, region: Region, params: dict[str, Any]) ->
     keys = [rule.key for rule in (present | changed).values()]
     if len(set(keys)) < len(keys):
         raise Ec2Error("InvalidPermission.Duplicate", "A rule with this content already exists")
+    for is_egress in (False, True):
+        _refuse_too_many(keys, is_egress=is_egress)
     region.rules |= changed
     return {"Return": True}
 

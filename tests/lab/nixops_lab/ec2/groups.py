@@ -13,13 +13,13 @@ from nixops_lab.ec2.errors import Ec2Error, combination, invalid, missing
 from nixops_lab.ec2.filters import always, select
 from nixops_lab.ec2.records import Group, GroupRule
 from nixops_lab.ec2.region import Region
-from nixops_lab.ec2.rules import ALL_TRAFFIC_OUT, as_permissions
+from nixops_lab.ec2.rules import as_permissions
 
 _TEXT = re.compile(r"[a-zA-Z0-9. _\-:/()#,@\[\]+=&;{}!$*]{1,255}")
 
 
 async def create_security_group(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
-    """A group with the rule that every new group has: all traffic out."""
+    """A group that lets all traffic out, as every new one does."""
     name, description = params.get("GroupName", ""), params["Description"]
     if not name:
         raise missing("GroupName")
@@ -38,7 +38,7 @@ async def create_security_group(cloud: Cloud, region: Region, params: dict[str, 
     group = Group(region.new_ids.new("sg"), name, description, vpc_id, cloud.panel.clock())
     region.groups[group.id] = group
     region.tags.put(group.id, given, group.created_at)
-    region.add_rule(group.id, ALL_TRAFFIC_OUT, None, group.created_at)
+    region.let_all_out(group)
     return {"GroupId": group.id, "Tags": tags.as_list(given), "SecurityGroupArn": _arn(region, group)}
 
 

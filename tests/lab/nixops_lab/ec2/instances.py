@@ -227,6 +227,7 @@ async def unmonitor_instances(_cloud: Cloud, region: Region, params: dict[str, A
 
 def _monitored(region: Region, params: dict[str, Any], *, is_monitored: bool) -> dict[str, Any]:
     named = _named(region, params)
+    _refuse(named, {"shutting-down", "terminated"}, "monitored" if is_monitored else "unmonitored")
     for instance in named:
         region.change(instance.id, is_monitored=is_monitored)
     state = "pending" if is_monitored else "disabling"

@@ -26,6 +26,7 @@ class Network:
     """All VPCs and subnets of one region, by id."""
 
     vpcs: Mapping[str, bool]  # id → whether it is the default VPC
+    ipv6_vpcs: frozenset[str]  # ids of those with an IPv6 block
     subnets: Mapping[str, Subnet]
 
     @property
@@ -55,8 +56,14 @@ async def read_network(moto: Moto, region: str) -> Network:
     subnets = await moto.call(region, "DescribeSubnets", {})
     return Network(
         vpcs={vpc["VpcId"]: vpc["IsDefault"] for vpc in vpcs["Vpcs"]},
+        ipv6_vpcs=frozenset(vpc["VpcId"] for vpc in vpcs["Vpcs"] if _has_ipv6(vpc)),
         subnets={entry["SubnetId"]: _subnet(entry) for entry in subnets["Subnets"]},
     )
+
+
+def _has_ipv6(vpc: Mapping[str, Any]) -> bool:
+    blocks = vpc.get("Ipv6CidrBlockAssociationSet", [])
+    return any(block["Ipv6CidrBlockState"]["State"] == "associated" for block in blocks)
 
 
 def _subnet(entry: Mapping[str, Any]) -> Subnet:

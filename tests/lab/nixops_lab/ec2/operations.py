@@ -25,6 +25,7 @@ Operation = Callable[[Cloud, Region, dict[str, Any]], Awaitable[dict[str, Any]]]
 FORWARDED = frozenset(
     {
         "AssociateRouteTable",
+        "AssociateVpcCidrBlock",
         "AttachInternetGateway",
         "CreateDefaultSubnet",
         "CreateDefaultVpc",
@@ -48,6 +49,7 @@ FORWARDED = frozenset(
         "DescribeSubnets",
         "DescribeVpcAttribute",
         "DescribeVpcs",
+        "DisassociateVpcCidrBlock",
         "ModifySubnetAttribute",
         "ModifyVpcAttribute",
     }

@@ -10,7 +10,7 @@ from nixops_lab.ec2.filters import page
 from nixops_lab.ec2.knobs import Panel
 from nixops_lab.ec2.network import Network
 from nixops_lab.ec2.records import Group, GroupRule, Instance, Interface, KeyPair, Volume
-from nixops_lab.ec2.rules import ALL_TRAFFIC_OUT, RuleKey
+from nixops_lab.ec2.rules import ALL_IPV4_OUT, ALL_IPV6_OUT, RuleKey
 from nixops_lab.ec2.tag_book import TagBook, Tags
 from nixops_lab.ec2.tokens import TokenLedger
 
@@ -50,22 +50,34 @@ class Region:
     def adopt_network(self, network: Network) -> None:
         """Take the network as it is now; every VPC gets its `default` group.
 
-        The group admits its own members only: VPC User Guide, "Default security groups for your VPCs".
+        The group admits its own members only. Where the VPC gets an IPv6 block, the group lets IPv6 out as well, unless
+        somebody has changed what it lets out: VPC User Guide, "Default security groups for your VPCs".
         """
+        with_new_block = network.ipv6_vpcs - self.network.ipv6_vpcs
         self.network = network
+        for group in [group for group in self.groups.values() if group.name == "default"]:
+            egress = [rule.key for rule in self.rules_of(group.id) if rule.key.is_egress]
+            if group.vpc_id in with_new_block and egress == [ALL_IPV4_OUT]:
+                self.add_rule(group.id, ALL_IPV6_OUT, None, self.panel.clock())
         with_default = {group.vpc_id for group in self.groups.values() if group.name == "default"}
         for vpc_id in network.vpcs:
             if vpc_id not in with_default:
                 group = Group(self.new_ids.new("sg"), "default", "default VPC security group", vpc_id, 0.0)
                 self.groups[group.id] = group
                 self.add_rule(group.id, RuleKey(False, "-1", None, None, "group", group.id), None, group.created_at)
-                self.add_rule(group.id, ALL_TRAFFIC_OUT, None, group.created_at)
+                self.let_all_out(group)
 
     def add_rule(self, group_id: str, key: RuleKey, description: str | None, created_at: float) -> GroupRule:
         """Store one rule under a new id."""
         rule = GroupRule(self.new_ids.new("sgr"), group_id, key, description, created_at)
         self.rules[rule.id] = rule
         return rule
+
+    def let_all_out(self, group: Group) -> None:
+        """What a new group lets out: everything, IPv6 where its VPC has some."""
+        self.add_rule(group.id, ALL_IPV4_OUT, None, group.created_at)
+        if group.vpc_id in self.network.ipv6_vpcs:
+            self.add_rule(group.id, ALL_IPV6_OUT, None, group.created_at)
 
     def rules_of(self, group_id: str) -> list[GroupRule]:
         """All rules of a group, both directions."""

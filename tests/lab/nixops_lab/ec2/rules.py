@@ -32,8 +32,9 @@ class RuleKey:
     peer: str
 
 
-# The egress rule of every new group: VPC User Guide, "Security groups".
-ALL_TRAFFIC_OUT = RuleKey(True, "-1", None, None, "cidr4", "0.0.0.0/0")
+# The egress rules of every new group, the second in a VPC with an IPv6 block: VPC User Guide, "Security groups".
+ALL_IPV4_OUT = RuleKey(True, "-1", None, None, "cidr4", "0.0.0.0/0")
+ALL_IPV6_OUT = RuleKey(True, "-1", None, None, "cidr6", "::/0")
 
 
 def protocol(name: str) -> str:
