@@ -2,6 +2,7 @@
 
 OperatorError
    ├── Retry(reason, message, after)     look again; nothing to change: throttled, no capacity, connection cut
+   │   ├── NotYet                        asked; whoever asked is woken when the answer comes
    │   ├── Conflict                      somebody wrote the object meanwhile: end the pass, start from the newest object
    │   └── OutcomeUnknown                the call may have been carried out: repeat the very same call, or look first
    ├── Blocked(reason, message)          useless until spec, Secret or policy changes; a person is told
@@ -56,6 +57,13 @@ class Retry(OperatorError):
 
 class Conflict(Retry):
     """The object changed between reading and writing (HTTP 409, or a failed JSON-patch test, HTTP 422)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.PROGRESSING_WITH_RETRY, message)
+
+
+class NotYet(Retry):
+    """A peer is being looked at, and has not answered yet: nothing is wrong. The answer wakes whoever asked."""
 
     def __init__(self, message: str) -> None:
         super().__init__(Reason.PROGRESSING_WITH_RETRY, message)

@@ -83,7 +83,7 @@ async def new_group(world: World, name: str = "web") -> str:
 
 
 async def group(world: World, group_id: str) -> SecurityGroup:
-    return (await world.cloud.sweep_network(CLUSTER))[0][group_id]
+    return (await world.cloud.sweep_security_groups(CLUSTER))[group_id]
 
 
 # Identity.
@@ -404,7 +404,7 @@ async def test_tagging_an_unknown_instance_proves_nothing(world: World) -> None:
 async def test_a_key_pair_is_imported_with_its_tags(world: World) -> None:
     await world.cloud.import_key_pair("web", f"{KEY} someone@example.org", TAGS)
 
-    pair = (await world.cloud.sweep_network(CLUSTER))[1]["web"]
+    pair = (await world.cloud.sweep_key_pairs(CLUSTER))["web"]
     assert pair.public_key == KEY
     assert dict(pair.tags) == TAGS
     assert pair.id.startswith("key-")
@@ -419,7 +419,7 @@ async def test_importing_the_same_key_pair_again_is_done(world: World) -> None:
 
     await world.cloud.import_key_pair("web", f"{KEY} other comment", TAGS)
 
-    assert len((await world.cloud.sweep_network(CLUSTER))[1]) == 1
+    assert len(await world.cloud.sweep_key_pairs(CLUSTER)) == 1
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ async def test_a_key_pair_is_deleted_once_and_again(world: World) -> None:
 async def test_a_new_group_lets_everything_out_and_nothing_in(world: World) -> None:
     group_id = await new_group(world)
 
-    seen = (await world.cloud.sweep_network(CLUSTER))[0][group_id]
+    seen = (await world.cloud.sweep_security_groups(CLUSTER))[group_id]
     assert (seen.name, seen.description, seen.vpc_id) == ("web", "the site", world.default_vpc)
     assert dict(seen.tags) == TAGS
     assert rules_of(seen) == {allow_all_egress()}
@@ -473,7 +473,7 @@ async def test_a_group_whose_reply_was_lost_is_found_by_repeating_it(world: Worl
 
     group_id = await new_group(world)
 
-    assert list((await world.cloud.sweep_network(CLUSTER))[0]) == [group_id]
+    assert list(await world.cloud.sweep_security_groups(CLUSTER)) == [group_id]
 
 
 @pytest.mark.parametrize("tags", [OTHER_OWNER, {}], ids=["another owner", "no owner"])
@@ -590,7 +590,7 @@ async def test_a_group_is_deleted_once_and_again(world: World) -> None:
     await world.cloud.delete_security_group(group_id)
     await world.cloud.delete_security_group(group_id)
 
-    assert group_id not in (await world.cloud.sweep_network(CLUSTER))[0]
+    assert group_id not in await world.cloud.sweep_security_groups(CLUSTER)
     assert await world.cloud.interfaces_in_group(group_id) == ()
     assert await world.cloud.groups_naming(group_id) == ()
 
@@ -611,7 +611,8 @@ async def test_what_is_not_shown_yet_is_not_made_twice(world: World) -> None:
     instance_id = await launch(world)
     world.hide(group_id, "web", instance_id)
     assert await world.cloud.sweep_instances(CLUSTER) == {}
-    assert await world.cloud.sweep_network(CLUSTER) == ({}, {})
+    assert await world.cloud.sweep_security_groups(CLUSTER) == {}
+    assert await world.cloud.sweep_key_pairs(CLUSTER) == {}
 
     with pytest.raises(Retry):
         await new_group(world)
@@ -721,7 +722,8 @@ async def test_a_lost_reply_is_told_and_the_call_may_be_repeated(world: World, e
 async def _everything(world: World) -> tuple[Any, ...]:
     """What is there, states left out: they move by themselves."""
     instances = await world.cloud.sweep_instances(CLUSTER)
-    groups, key_pairs = await world.cloud.sweep_network(CLUSTER)
+    groups = await world.cloud.sweep_security_groups(CLUSTER)
+    key_pairs = await world.cloud.sweep_key_pairs(CLUSTER)
     return (
         {one.id: (one.security_group_ids, dict(one.tags), one.monitoring) for one in instances.values()},
         dict(groups),

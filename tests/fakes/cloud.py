@@ -163,16 +163,17 @@ class FakeCloud:
     async def sweep_instances(self, cluster_id: str) -> Mapping[str, Instance]:
         return {one.id: one for one in self._shown_instances() if one.tags.get(CLUSTER_TAG) == cluster_id}
 
-    @effect("sweep_network")
-    async def sweep_network(self, cluster_id: str) -> tuple[Mapping[str, SecurityGroup], Mapping[str, KeyPair]]:
-        return (
-            {one.id: one for one in self._shown_groups() if one.tags.get(CLUSTER_TAG) == cluster_id},
-            {
-                one.name: one
-                for one in self.key_pairs.values()
-                if one.tags.get(CLUSTER_TAG) == cluster_id and one.name not in self.hidden
-            },
-        )
+    @effect("sweep_security_groups")
+    async def sweep_security_groups(self, cluster_id: str) -> Mapping[str, SecurityGroup]:
+        return {one.id: one for one in self._shown_groups() if one.tags.get(CLUSTER_TAG) == cluster_id}
+
+    @effect("sweep_key_pairs")
+    async def sweep_key_pairs(self, cluster_id: str) -> Mapping[str, KeyPair]:
+        return {
+            one.name: one
+            for one in self.key_pairs.values()
+            if one.tags.get(CLUSTER_TAG) == cluster_id and one.name not in self.hidden
+        }
 
     @effect("find_instances")
     async def find_instances(

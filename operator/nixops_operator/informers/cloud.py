@@ -1,20 +1,27 @@
-"""EC2, looked at once for all objects of one identity and region.
+"""EC2, looked at once for all objects of one identity and region, and never from inside a pass.
 
-One sweep of instances per period, however many machines exist; groups and key pairs more rarely. A snapshot counts only
-if every page of it arrived; what
-an own write changed is asked for again before it is believed (`note_write`).
+    CloudInformers ── one CloudInformer for each identity and region
+        sweeps: instances, security groups, key pairs of the cluster, and the account, for as long as anybody watches
+        questions: one instance, a subnet, an image …, for as long as anybody reads them
+    CloudView ── what one object reads of it, without waiting: an answer, the error of the last look, or NotYet
+
+One sweep of instances per period, however many machines exist; groups and key pairs more rarely. Each sweep stands on
+its own: a right that is missing for one hides none of the others. A look counts only if every page of it arrived; what
+an own write may have changed is looked at again before it is believed (`note_write`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from nixops_operator import names
 from nixops_operator.ec2.credentials import AwsIdentity
-from nixops_operator.errors import OperatorError
+from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import (
     CloudSnapshot,
     Image,
@@ -25,20 +32,91 @@ from nixops_operator.facts.cloud import (
     Subnet,
 )
 from nixops_operator.facts.kube import Key
+from nixops_operator.informers.questions import Fact, Look, Question
 from nixops_operator.ports.cloud import Cloud, Clouds
 
-MOVING_PERIOD = timedelta(seconds=2)  # while an instance changes its state; EC2 takes 5-60 s for one
-FIRST_RETRY = timedelta(seconds=2)
-LONGEST_RETRY = timedelta(seconds=30)
-FACTS_LAST = timedelta(hours=1)  # images, types and subnets change by the week
+__all__ = ["CloudInformer", "CloudInformers", "CloudView", "Look"]
 
-T = TypeVar("T")
+MOVING_PERIOD = timedelta(seconds=2)  # while an instance changes its state; EC2 takes 5-60 s for one
+HURRY_FOR = timedelta(seconds=30)  # after an own write; EC2 mostly shows what it made within seconds
+FACTS_LAST = timedelta(hours=1)  # images, types and subnets change by the week
+ABSENT_FACTS_LAST = timedelta(minutes=1)  # what a person was told to make is looked for this often
+ACCOUNT_LASTS = timedelta(days=1)  # an access key never changes its account
+ABSENCE_KEPT = timedelta(hours=1)  # without being asked for; longer than any object's resync
+QUESTIONS_PER_KEY = 256  # two for each of a deployment's groups; the ones read longest ago are let go first
 
 _MOVING = (InstanceState.PENDING, InstanceState.STOPPING, InstanceState.SHUTTING_DOWN)
 
+T = TypeVar("T")
+S = TypeVar("S", bound="_Tagged")
+
+
+class _Tagged(Protocol):
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+
+
+@dataclass
+class _Absence:
+    """Since when complete sweeps miss a thing. `first`, `last`: when those in a row began."""
+
+    asked_at: float
+    counts_from: float
+    first: float | None = None
+    last: float | None = None
+
+
+class _Sweep(Question[Mapping[str, S]]):
+    """A look at everything of one sort; whoever watches the owner of what changed is woken."""
+
+    is_permanent = True
+
+    def __init__(
+        self, informer: CloudInformer, ask: Callable[[], Awaitable[Mapping[str, S]]], period: Callable[[], float]
+    ) -> None:
+        super().__init__(informer.where, ask, lambda _: period(), informer.wake)
+        self._informer = informer
+        self._absences: dict[str, _Absence] = {}
+
+    def missing_for(self, name: str) -> timedelta | None:
+        now = self._loop.time()
+        absence = self._absences.setdefault(name, _Absence(now, now))
+        absence.asked_at = now
+        if absence.first is None or absence.last is None:
+            return None
+        return timedelta(seconds=absence.last - absence.first)
+
+    def count_anew_for(self, name: str) -> None:
+        now = self._loop.time()
+        if name in self._absences:
+            self._absences[name] = _Absence(now, now)
+
+    def _settle(self, begun: float, answer: Mapping[str, S]) -> None:
+        oldest = begun - ABSENCE_KEPT.total_seconds()
+        self._absences = {name: one for name, one in self._absences.items() if one.asked_at > oldest}
+        for name, absence in self._absences.items():
+            if name in answer:
+                absence.first = absence.last = None
+            elif begun > absence.counts_from:
+                absence.first, absence.last = (begun if absence.first is None else absence.first), begun
+        super()._settle(begun, answer)
+
+    def _concerned(self, before: Mapping[str, S] | None, after: Mapping[str, S]) -> Iterable[Key]:
+        known = before or {}
+        changed = {name for name in known.keys() | after.keys() if known.get(name) != after.get(name)}
+        uids = {side[name].tags.get(names.UID_TAG) for name in changed for side in (known, after) if name in side}
+        return {key for uid in uids if uid is not None for key in self._informer.watchers_of(uid)}
+
+    def _everyone(self) -> Iterable[Key]:
+        return self._informer.watchers()
+
+
+class _Account(Fact[str]):
+    is_permanent = True
+
 
 class CloudInformer:
-    """What one identity sees in one region. `cloud` is for effects and for targeted looks.
+    """What one identity sees in one region; objects read it through `for_key`. Made inside a running loop.
 
     `periods`: of the sweeps of instances, and of groups and key pairs.
     """
@@ -52,170 +130,325 @@ class CloudInformer:
         wake: Callable[[Key], None],
     ) -> None:
         self.cloud = cloud
-        self.error: OperatorError | None = None
-        self._cluster_id = cluster_id
-        self._region = region
-        self._sweep_period, self._network_period = (period.total_seconds() for period in periods)
-        self._wake = wake
-        self._account_id: str | None = None
-        self._instances: Mapping[str, Instance] | None = None
-        self._groups: Mapping[str, SecurityGroup] = {}
-        self._key_pairs: Mapping[str, KeyPair] = {}
-        self._instances_begun = self._network_begun = float("-inf")
-        self._watchers: dict[Key, frozenset[str]] = {}
+        self.region = region
+        self.where = f"EC2 ({region})"
+        self.wake = wake
+        self._period, network_period = (period.total_seconds() for period in periods)
+        self._loop = asyncio.get_running_loop()
+        self._watched: dict[Key, frozenset[str]] = {}
+        self._keys_of: dict[str, set[Key]] = defaultdict(set)
         self._written: dict[str, float] = {}
-        self._expected: dict[str, tuple[float, float] | None] = {}
-        self._facts: dict[tuple[str, ...], tuple[float, Any]] = {}
-        self._sweeping = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._hurried_until = float("-inf")
+        self._questions: dict[tuple[str, ...], Question[Any]] = {}
+        self._read_by: dict[Key, dict[tuple[str, ...], None]] = defaultdict(dict)
+        self.account = _Account(self.where, cloud.account_id, lambda _: ACCOUNT_LASTS.total_seconds(), wake)
+        self.instances = _Sweep(self, lambda: cloud.sweep_instances(cluster_id), self.pace)
+        self.security_groups = _Sweep(self, lambda: cloud.sweep_security_groups(cluster_id), lambda: network_period)
+        self.key_pairs = _Sweep(self, lambda: cloud.sweep_key_pairs(cluster_id), lambda: network_period)
 
     @property
     def is_watched(self) -> bool:
-        return bool(self._watchers)
+        return bool(self._watched)
+
+    def watchers(self) -> Iterable[Key]:
+        return self._watched
+
+    def watchers_of(self, uid: str) -> Iterable[Key]:
+        return self._keys_of.get(uid, ())
+
+    def for_key(self, key: Key) -> CloudView:
+        """What `key` reads of this."""
+        return CloudView(self, key)
 
     def watch(self, key: Key, uids: frozenset[str]) -> None:
         """Wake `key` when something tagged with one of `uids` appears, changes or goes, and when looking fails or works
         again."""
-        self._watchers[key] = uids
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._sweep_for_ever(), name="sweep")
+        if self._watched.get(key) == uids:
+            return
+        self._unindex(key)
+        self._watched[key] = uids
+        for uid in uids:
+            self._keys_of[uid].add(key)
 
-    async def unwatch(self, key: Key) -> None:
-        self._watchers.pop(key, None)
-        if not self._watchers and self._task is not None:
-            task, self._task = self._task, None
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    def unwatch(self, key: Key) -> None:
+        """`key` needs it no more."""
+        self._unindex(key)
+        for name in self._read_by.pop(key, {}):
+            self._let_go(key, name)
+        for question in self._sweeps():
+            question.drop(key)
 
-    def note_write(self, uid: str) -> None:
-        """Something of `uid` was just changed: only looks begun from now on count for it."""
-        self._written[uid] = asyncio.get_running_loop().time()
+    async def close(self) -> None:
+        """Looks no more."""
+        await asyncio.gather(*(one.close() for one in (*self._sweeps(), *self._questions.values())))
+        self._questions.clear()
+
+    def note_write(self, uid: str, *made: str) -> None:
+        """Something of `uid` was just changed, or may have been: only looks begun from now on count for it.
+
+        `made`: id, name or client token of what the call may have made; its absence is counted anew.
+        """
+        now = self._loop.time()
+        self._written[uid] = now
+        self._hurried_until = now + HURRY_FOR.total_seconds()
+        if not made:
+            return
+        for thing in made:
+            self._sweep_of(thing).count_anew_for(thing)
+        for name, question in self._questions.items():
+            if name[-1] in (uid, *made):
+                question.count_anew()
+
+    def missing_for(self, thing: str) -> timedelta | None:
+        """As CloudView.missing_for."""
+        return self._sweep_of(thing).missing_for(thing)
+
+    def written_at(self, uids: Iterable[str]) -> float:
+        """When something of `uids` was changed last, in the loop's seconds."""
+        return max((self._written.get(uid, float("-inf")) for uid in uids), default=float("-inf"))
+
+    def watched_by(self, key: Key) -> frozenset[str]:
+        return self._watched.get(key, frozenset())
+
+    def pace(self) -> float:
+        """Seconds from one look at instances to the next."""
+        look = self.instances.look
+        is_moving = look is not None and any(one.state in _MOVING for one in look.answer.values())
+        is_hurried = self._loop.time() < self._hurried_until
+        return min(self._period, MOVING_PERIOD.total_seconds()) if is_moving or is_hurried else self._period
+
+    def moving(self, key: Key, name: tuple[str, ...], ask: Callable[[], Awaitable[T]]) -> Question[T]:
+        """The question of that name, about something that changes by itself."""
+        return self._question(key, name, ask, Question, lambda _: self.pace())
+
+    def fact(self, key: Key, name: tuple[str, ...], ask: Callable[[], Awaitable[T]]) -> Question[T]:
+        """The question of that name, about something that hardly ever changes."""
+
+        def pace(answer: T) -> float:
+            return (ABSENT_FACTS_LAST if answer is None else FACTS_LAST).total_seconds()
+
+        return self._question(key, name, ask, Fact, pace)
+
+    # Until no pass waits for EC2 any more: the same answers, waited for.
 
     async def snapshot(self, uids: frozenset[str]) -> CloudSnapshot:
-        """The newest snapshot that knows all own writes to `uids`. Raises what the last look raised."""
-        needed = max((self._written.get(uid, float("-inf")) for uid in uids), default=float("-inf"))
-        if self._instances is None or min(self._instances_begun, self._network_begun) <= needed:
-            async with self._sweeping:
-                if self._instances is None or self._instances_begun <= needed:
-                    await self._sweep_instances()
-                if self._network_begun <= needed:
-                    await self._sweep_network()
-        elif self.error is not None:
-            raise self.error
-        assert self._instances is not None and self._account_id is not None  # noqa: S101, PT018 - a sweep succeeded
-        return CloudSnapshot(
-            self._account_id,
-            "",
-            self._instances,
-            self._groups,
-            self._key_pairs,
-            self._instances_begun,
-            self._network_begun,
-        )
-
-    def missing_for(self, instance_id: str) -> timedelta:
-        """How long complete sweeps have missed an instance in a row; zero after a sweep that showed it, or one that has
-        just missed it."""
-        span = self._expected.setdefault(instance_id, None)
-        return timedelta(seconds=span[1] - span[0]) if span is not None else timedelta(0)
+        return await self._waited(lambda view: view.snapshot(uids))
 
     async def architecture(self, instance_type: str) -> str:
-        """As Cloud.architecture, remembered."""
-        return await self._remembered(("type", instance_type), lambda: self.cloud.architecture(instance_type))
+        return await self._waited(lambda view: view.architecture(instance_type))
 
     async def image(self, image_id: str) -> Image | None:
-        """As Cloud.get_image, remembered once it was found."""
-        return await self._remembered(("image", image_id), lambda: self.cloud.get_image(image_id))
+        return await self._waited(lambda view: view.image(image_id))
 
     async def newest_image(self, owner: str, name: str, architecture: str) -> Image | None:
-        """As Cloud.find_image, remembered once one was found."""
-        return await self._remembered(
-            ("images", owner, name, architecture), lambda: self.cloud.find_image(owner, name, architecture)
-        )
+        return await self._waited(lambda view: view.newest_image(owner, name, architecture))
 
     async def default_subnet(self) -> Subnet:
-        """As Cloud.default_subnet, remembered."""
-        return await self._remembered(("default subnet",), self.cloud.default_subnet)
+        return await self._waited(lambda view: view.default_subnet())
 
-    async def _remembered(self, what: tuple[str, ...], ask: Callable[[], Awaitable[T]]) -> T:
-        now = asyncio.get_running_loop().time()
-        asked_at, answer = self._facts.get(what, (float("-inf"), None))
-        if now - asked_at < FACTS_LAST.total_seconds():
-            return answer  # type: ignore[no-any-return]
-        found = await ask()
-        if found is not None:
-            self._facts[what] = (now, found)
-        return found
-
-    async def _sweep_for_ever(self) -> None:
-        loop = asyncio.get_running_loop()
-        retry = FIRST_RETRY
+    async def _waited(self, read: Callable[[CloudView], T]) -> T:
+        view = self.for_key(next(iter(self._watched)))
         while True:
             try:
-                async with self._sweeping:
-                    if loop.time() - self._instances_begun >= self._period() * 0.9:
-                        await self._sweep_instances()
-                    if loop.time() - self._network_begun >= self._network_period * 0.9:
-                        await self._sweep_network()
-            except OperatorError:
-                await asyncio.sleep(retry.total_seconds())
-                retry = min(retry * 2, LONGEST_RETRY)
-            else:
-                retry = FIRST_RETRY
-                await asyncio.sleep(self._period())
+                return read(view)
+            except NotYet:
+                await asyncio.sleep(0.02)
 
-    def _period(self) -> float:
-        is_moving = any(instance.state in _MOVING for instance in (self._instances or {}).values())
-        return min(self._sweep_period, MOVING_PERIOD.total_seconds()) if is_moving else self._sweep_period
-
-    async def _sweep_instances(self) -> None:
-        begun = asyncio.get_running_loop().time()
-        try:
-            if self._account_id is None:
-                self._account_id = await self.cloud.account_id()
-            found = await self.cloud.sweep_instances(self._cluster_id)
-        except OperatorError as error:
-            self._tell_error(error)
-            raise
-        for instance_id, span in self._expected.items():
-            self._expected[instance_id] = None if instance_id in found else ((span or (begun, begun))[0], begun)
-        before, self._instances, self._instances_begun = self._instances or {}, found, begun
-        self._tell_error(None)
-        self._tell_changes(before, found)
-
-    async def _sweep_network(self) -> None:
-        begun = asyncio.get_running_loop().time()
-        try:
-            groups, key_pairs = await self.cloud.sweep_network(self._cluster_id)
-        except OperatorError as error:
-            self._tell_error(error)
-            raise
-        groups_before, key_pairs_before = self._groups, self._key_pairs
-        self._groups, self._key_pairs, self._network_begun = groups, key_pairs, begun
-        self._tell_error(None)
-        self._tell_changes(groups_before, groups)
-        self._tell_changes(key_pairs_before, key_pairs)
-
-    def _tell_error(self, error: OperatorError | None) -> None:
-        if error != self.error:
-            self.error = error
-            for key in self._watchers:
-                self._wake(key)
-
-    def _tell_changes(
+    def _question(
         self,
-        before: Mapping[str, Instance | SecurityGroup | KeyPair],
-        after: Mapping[str, Instance | SecurityGroup | KeyPair],
-    ) -> None:
-        changed = {i for i in before.keys() | after.keys() if before.get(i) != after.get(i)}
-        uids = {side[i].tags.get(names.UID_TAG) for i in changed for side in (before, after) if i in side}
-        for key, watched in self._watchers.items():
-            if not watched.isdisjoint(uids):
-                self._wake(key)
+        key: Key,
+        name: tuple[str, ...],
+        ask: Callable[[], Awaitable[T]],
+        kind: type[Question[T]],
+        pace: Callable[[T], float],
+    ) -> Question[T]:
+        if name not in self._questions:
+            self._questions[name] = kind(self.where, ask, pace, self.wake, lambda: self._forget(name))
+        read = self._read_by[key]
+        read.pop(name, None)
+        read[name] = None
+        if len(read) > QUESTIONS_PER_KEY:
+            oldest = next(iter(read))
+            del read[oldest]
+            self._let_go(key, oldest)
+        return self._questions[name]
+
+    def _let_go(self, key: Key, name: tuple[str, ...]) -> None:
+        question = self._questions.get(name)
+        if question is not None and not question.drop(key):
+            self._forget(name)
+            question.end()
+
+    def _forget(self, name: tuple[str, ...]) -> None:
+        self._questions.pop(name, None)
+
+    def _sweep_of(self, thing: str) -> _Sweep[Any]:
+        if thing.startswith("i-"):
+            return self.instances
+        return self.security_groups if thing.startswith("sg-") else self.key_pairs
+
+    def _sweeps(self) -> tuple[Question[Any], ...]:
+        return (self.account, self.instances, self.security_groups, self.key_pairs)
+
+    def _unindex(self, key: Key) -> None:
+        for uid in self._watched.pop(key, ()):
+            self._keys_of[uid].discard(key)
+            if not self._keys_of[uid]:
+                del self._keys_of[uid]
+                self._written.pop(uid, None)
+
+
+class CloudView:
+    """What one object reads of EC2, and the port for its effects. Reading waits for nobody.
+
+    Each method gives the newest answer, or raises: NotYet - asked, and the object is woken when the answer comes; or
+    what the last look raised (the object is woken when that changes).
+    """
+
+    def __init__(self, informer: CloudInformer, key: Key) -> None:
+        self._informer = informer
+        self._key = key
+
+    @property
+    def cloud(self) -> Cloud:
+        """For effects."""
+        return self._informer.cloud
+
+    def note_write(self, uid: str, *made: str) -> None:
+        """As CloudInformer.note_write."""
+        self._informer.note_write(uid, *made)
+
+    def account_id(self) -> str:
+        return self._informer.account.read(self._key).answer
+
+    def snapshot(self, uids: frozenset[str]) -> CloudSnapshot:
+        """Everything of the cluster, by looks that began after all own writes to `uids`. Where only instances matter,
+        `instances` needs fewer rights."""
+        newer_than = self._informer.written_at(uids)
+        informer = self._informer
+        account, instances, groups, key_pairs = _read_all(
+            self._key,
+            (
+                (informer.account, float("-inf")),
+                (informer.instances, newer_than),
+                (informer.security_groups, newer_than),
+                (informer.key_pairs, newer_than),
+            ),
+        )
+        return CloudSnapshot(
+            account.answer,
+            self._informer.region,
+            instances.answer,
+            groups.answer,
+            key_pairs.answer,
+            instances.begun,
+            min(groups.begun, key_pairs.begun),
+        )
+
+    def instances(self, uids: frozenset[str]) -> Look[Mapping[str, Instance]]:
+        """All instances of the cluster, by id, every state; by a look that began after all own writes to `uids`."""
+        return self._informer.instances.read(self._key, self._informer.written_at(uids))
+
+    def security_groups(self, uids: frozenset[str]) -> Look[Mapping[str, SecurityGroup]]:
+        """The same of security groups, by id."""
+        return self._informer.security_groups.read(self._key, self._informer.written_at(uids))
+
+    def key_pairs(self, uids: frozenset[str]) -> Look[Mapping[str, KeyPair]]:
+        """The same of key pairs, by name."""
+        return self._informer.key_pairs.read(self._key, self._informer.written_at(uids))
+
+    def missing_for(self, thing: str) -> timedelta | None:
+        """From the first to the last of the complete sweeps in a row that missed a thing: an instance or group of that
+        id (`i-…`, `sg-…`), or else a key pair of that name. Zero after one; None where the last one showed it.
+
+        Only sweeps count that began after this was asked for first, and after `note_write` named the thing last; None
+        while there is none. Never raises.
+        """
+        return self._informer.missing_for(thing)
+
+    # Of what follows, looks begin after all own writes to what this object watches.
+
+    def instance_by_id(self, instance_id: str) -> Look[tuple[Instance, ...]]:
+        """The instance of that id, whatever its tags; empty where EC2 shows none."""
+        cloud = self._informer.cloud
+        return self._moving(("instance", instance_id), lambda: cloud.find_instances(instance_id=instance_id))
+
+    def instances_by_token(self, token: str) -> Look[tuple[Instance, ...]]:
+        """The instances that were launched with a client token, whatever their tags."""
+        cloud = self._informer.cloud
+        return self._moving(("token", token), lambda: cloud.find_instances(client_token=token))
+
+    def instances_by_uid(self, uid: str) -> Look[tuple[Instance, ...]]:
+        """The instances that bear an owner's tag, whatever their other tags."""
+        cloud = self._informer.cloud
+        return self._moving(("uid", uid), lambda: cloud.find_instances(tags={names.UID_TAG: uid}))
+
+    def interfaces_in_group(self, group_id: str) -> tuple[str, ...]:
+        """As Cloud.interfaces_in_group."""
+        cloud = self._informer.cloud
+        return self._moving(("interfaces", group_id), lambda: cloud.interfaces_in_group(group_id)).answer
+
+    def groups_naming(self, group_id: str) -> tuple[str, ...]:
+        """As Cloud.groups_naming."""
+        cloud = self._informer.cloud
+        return self._moving(("naming", group_id), lambda: cloud.groups_naming(group_id)).answer
+
+    # What follows hardly ever changes; what does not exist is asked for again soon.
+
+    def subnet(self, subnet_id: str) -> Subnet | None:
+        """As Cloud.get_subnet."""
+        cloud = self._informer.cloud
+        return self._fact(("subnet", subnet_id), lambda: cloud.get_subnet(subnet_id))
+
+    def default_subnet(self) -> Subnet:
+        """As Cloud.default_subnet."""
+        return self._fact(("default subnet",), self._informer.cloud.default_subnet)
+
+    def key_pair(self, name: str) -> KeyPair | None:
+        """As Cloud.find_key_pair."""
+        cloud = self._informer.cloud
+        return self._fact(("key pair", name), lambda: cloud.find_key_pair(name))
+
+    def image(self, image_id: str) -> Image | None:
+        """As Cloud.get_image."""
+        cloud = self._informer.cloud
+        return self._fact(("image", image_id), lambda: cloud.get_image(image_id))
+
+    def newest_image(self, owner: str, name: str, architecture: str) -> Image | None:
+        """As Cloud.find_image."""
+        cloud = self._informer.cloud
+        question = ("images", owner, name, architecture)
+        return self._fact(question, lambda: cloud.find_image(owner, name, architecture))
+
+    def architecture(self, instance_type: str) -> str:
+        """As Cloud.architecture."""
+        cloud = self._informer.cloud
+        return self._fact(("type", instance_type), lambda: cloud.architecture(instance_type))
+
+    def _moving(self, name: tuple[str, ...], ask: Callable[[], Awaitable[T]]) -> Look[T]:
+        newer_than = self._informer.written_at(self._informer.watched_by(self._key))
+        return self._informer.moving(self._key, name, ask).read(self._key, newer_than)
+
+    def _fact(self, name: tuple[str, ...], ask: Callable[[], Awaitable[T]]) -> T:
+        return self._informer.fact(self._key, name, ask).read(self._key).answer
+
+
+def _read_all(key: Key, questions: Iterable[tuple[Question[Any], float]]) -> list[Look[Any]]:
+    """A look of each, begun after the moment beside it. All are asked for before the first that is missing raises, and
+    an error goes before "not yet"."""
+    looks, failures = [], []
+    for question, newer_than in questions:
+        try:
+            looks.append(question.read(key, newer_than))
+        except OperatorError as error:
+            failures.append(error)
+    if failures:
+        raise next((one for one in failures if not isinstance(one, NotYet)), failures[0])
+    return looks
 
 
 class CloudInformers:
-    """The look of each identity and region; equal identities share one, others never do."""
+    """The informer of each identity and region; equal identities share one, others never do."""
 
     def __init__(
         self, clouds: Clouds, sweep_period: timedelta, network_period: timedelta, wake: Callable[[Key], None]
@@ -223,33 +456,36 @@ class CloudInformers:
         self._clouds = clouds
         self._periods = (sweep_period, network_period)
         self._wake = wake
-        self._looks: dict[tuple[AwsIdentity, str], CloudInformer] = {}
+        self._informers: dict[tuple[AwsIdentity, str], CloudInformer] = {}
         self._of_key: dict[Key, tuple[AwsIdentity, str]] = {}
 
     async def watch(
         self, key: Key, uids: frozenset[str], identity: AwsIdentity, region: str, cluster_id: str
     ) -> CloudInformer:
-        """The look that `key` uses from now on; an earlier one of another identity is let go."""
+        """The informer that `key` uses from now on; an earlier one of another identity is let go."""
         of_key = (identity, region)
         if self._of_key.get(key, of_key) != of_key:
             await self.drop(key)
-        look = self._looks.get(of_key)
-        if look is None:
-            look = CloudInformer(self._clouds.cloud(identity, region), region, cluster_id, self._periods, self._wake)
-            self._looks[of_key] = look
+        informer = self._informers.get(of_key)
+        if informer is None:
+            cloud = self._clouds.cloud(identity, region)
+            informer = CloudInformer(cloud, region, cluster_id, self._periods, self._wake)
+            self._informers[of_key] = informer
         self._of_key[key] = of_key
-        look.watch(key, uids)
-        return look
+        informer.watch(key, uids)
+        return informer
 
     async def drop(self, key: Key) -> None:
-        """`key` needs no look any more; a look that nobody needs ends."""
+        """`key` needs no informer any more; one that nobody needs ends."""
         of_key = self._of_key.pop(key, None)
         if of_key is None:
             return
-        look = self._looks[of_key]
-        await look.unwatch(key)
-        if not look.is_watched:
-            self._looks.pop(of_key, None)
+        informer = self._informers[of_key]
+        informer.unwatch(key)
+        if not informer.is_watched:
+            # Before it is waited for: whoever comes meanwhile must not get one that is ending.
+            del self._informers[of_key]
+            await informer.close()
 
     async def close(self) -> None:
         for key in list(self._of_key):

@@ -51,8 +51,11 @@ class Cloud(Protocol):
     async def sweep_instances(self, cluster_id: str) -> Mapping[str, Instance]:
         """All instances tagged `nixops.dev:cluster=<cluster_id>`, every state, all pages; id → instance."""
 
-    async def sweep_network(self, cluster_id: str) -> tuple[Mapping[str, SecurityGroup], Mapping[str, KeyPair]]:
-        """All security groups (id → group, with rules) and key pairs (name → key pair) with that tag."""
+    async def sweep_security_groups(self, cluster_id: str) -> Mapping[str, SecurityGroup]:
+        """All security groups with that tag and their rules; id → group."""
+
+    async def sweep_key_pairs(self, cluster_id: str) -> Mapping[str, KeyPair]:
+        """All key pairs with that tag; name → key pair."""
 
     async def find_instances(
         self, *, instance_id: str | None = None, client_token: str | None = None, tags: Mapping[str, str] | None = None

@@ -65,9 +65,10 @@ def _translated(operation: str, call: Callable[[], T], *, is_write: bool) -> T:
         raise unusable_reply(text, is_write=is_write) from None
 
 
-def all_pages(client: Any, method: str, part: str, **parameters: Any) -> Iterator[Any]:
+def all_pages(client: Any, method: str, part: str, page_size: int | None = None, **parameters: Any) -> Iterator[Any]:
     """The items `part` of every page of a describe call. A page without that part raises KeyError: an incomplete
     answer must never look like an empty one."""
-    pages = client.get_paginator(method).paginate(PaginationConfig={"PageSize": PAGE_SIZE}, **parameters)
+    config = {"PageSize": page_size or PAGE_SIZE}
+    pages = client.get_paginator(method).paginate(PaginationConfig=config, **parameters)
     for page in pages:
         yield from page[part]

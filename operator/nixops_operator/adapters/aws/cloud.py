@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 FILTER_VALUES = 200
 """Most values that one filter takes: EC2 API Reference, "DescribeInstances"."""
+TYPES_PER_PAGE = 100
+"""Most instance types that EC2 gives at once: EC2 API Reference, "DescribeInstanceTypes"."""
 TAGS_PER_CALL = 1000
 """Most resources that one CreateTags takes: EC2 API Reference, "CreateTags"."""
 
@@ -39,7 +41,6 @@ class Boto3Cloud:
     def __init__(self, clients: Clients, pool: Executor) -> None:
         self._clients = clients
         self._calls = Calls(pool)
-        self._architectures: dict[str, str] = {}
 
     async def account_id(self) -> str:
         return await self._calls.read("GetCallerIdentity", lambda: self._clients.sts().get_caller_identity()["Account"])
@@ -49,14 +50,14 @@ class Boto3Cloud:
         found = await self._calls.read("DescribeInstances", lambda: _instances(self._clients.reader(), filters))
         return {instance.id: instance for instance in found if instance.tags.get(CLUSTER_TAG) == cluster_id}
 
-    async def sweep_network(self, cluster_id: str) -> tuple[Mapping[str, SecurityGroup], Mapping[str, KeyPair]]:
+    async def sweep_security_groups(self, cluster_id: str) -> Mapping[str, SecurityGroup]:
+        groups = await self._groups(_filters({f"tag:{CLUSTER_TAG}": [cluster_id]}))
+        return {group.id: group for group in groups if group.tags.get(CLUSTER_TAG) == cluster_id}
+
+    async def sweep_key_pairs(self, cluster_id: str) -> Mapping[str, KeyPair]:
         filters = _filters({f"tag:{CLUSTER_TAG}": [cluster_id]})
-        groups = await self._groups(filters)
         key_pairs = await self._calls.read("DescribeKeyPairs", lambda: _key_pairs(self._clients.reader(), filters))
-        return (
-            {group.id: group for group in groups if group.tags.get(CLUSTER_TAG) == cluster_id},
-            {pair.name: pair for pair in key_pairs if pair.tags.get(CLUSTER_TAG) == cluster_id},
-        )
+        return {pair.name: pair for pair in key_pairs if pair.tags.get(CLUSTER_TAG) == cluster_id}
 
     async def find_instances(
         self, *, instance_id: str | None = None, client_token: str | None = None, tags: Mapping[str, str] | None = None
@@ -122,19 +123,23 @@ class Boto3Cloud:
         return next((subnet for subnet in subnets if subnet.id == subnet_id), None)
 
     async def architecture(self, instance_type: str) -> str:
-        if instance_type not in self._architectures:
-            filters = _filters({"instance-type": [instance_type]})
-            supported = await self._calls.read(
-                "DescribeInstanceTypes",
-                lambda: [
-                    name
-                    for answer in self._clients.reader().describe_instance_types(Filters=filters)["InstanceTypes"]
-                    if answer["InstanceType"] == instance_type
-                    for name in answer["ProcessorInfo"]["SupportedArchitectures"]
-                ],
-            )
-            self._architectures[instance_type] = _architecture(supported, instance_type, self._clients.region)
-        return self._architectures[instance_type]
+        filters = _filters({"instance-type": [instance_type]})
+        supported = await self._calls.read(
+            "DescribeInstanceTypes",
+            lambda: [
+                name
+                for answer in all_pages(
+                    self._clients.reader(),
+                    "describe_instance_types",
+                    "InstanceTypes",
+                    page_size=TYPES_PER_PAGE,
+                    Filters=filters,
+                )
+                if answer["InstanceType"] == instance_type
+                for name in answer["ProcessorInfo"]["SupportedArchitectures"]
+            ],
+        )
+        return _architecture(supported, instance_type, self._clients.region)
 
     async def interfaces_in_group(self, group_id: str) -> tuple[str, ...]:
         filters = _filters({"group-id": [group_id]})
