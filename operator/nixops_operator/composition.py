@@ -94,7 +94,7 @@ def wire(chosen: Settings, connection: Connection, lease: Lease, inner: Sequence
         queue=queue,
         intake=Intake(cache, queue),
         jobs=Jobs(_job_limits(chosen), queue.add, {COPY: chosen.nix.copies.stall}),
-        kube=cast(Kube, Layered(KubernetesApi(connection, namespaces=chosen.watch.namespaces), "kube", around)),
+        kube=cast(Kube, Layered(KubernetesApi(connection, namespaces=chosen.watch.namespaces), Kube, around)),
     )
 
 
@@ -146,14 +146,14 @@ def _cloud_informers(core: Core, stack: contextlib.AsyncExitStack) -> CloudInfor
     stack.callback(pool.shutdown, wait=False, cancel_futures=True)
     adapter = Boto3Clouds(core.chosen.aws.endpoint_url, pool)
     stack.callback(adapter.close)
-    clouds = cast(Clouds, Layered(adapter, "ec2", core.layers, gives={"cloud": "ec2"}))
+    clouds = cast(Clouds, Layered(adapter, Clouds, core.layers))
     informers = CloudInformers(clouds, ec2.sweep_period, ec2.network_period, core.queue.add)
     stack.push_async_callback(informers.close)
     return informers
 
 
 def _host_informers(core: Core, stack: contextlib.AsyncExitStack) -> HostInformers:
-    hosts = cast(Hosts, Layered(AsyncsshHosts(), "host", core.layers, gives={"connect": "host"}))
+    hosts = cast(Hosts, Layered(AsyncsshHosts(), Hosts, core.layers))
     informers = HostInformers(hosts, core.chosen.hosts.facts_period, core.queue.add)
     stack.push_async_callback(informers.close)
     return informers
@@ -176,7 +176,7 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
         await nix.probe()
     except SandboxUnsafe as error:
         raise Ended(Exit.UNSAFE, f"no safe evaluation on this node: {error.message}") from error
-    return cast(Nix, Layered(nix, "nix", core.layers))
+    return cast(Nix, Layered(nix, Nix, core.layers))
 
 
 async def _signing_key(core: Core) -> str:

@@ -1,112 +1,130 @@
-"""Names of all effects, and layers around ports.
+"""What ports do to the world, by name; and layers around what they do.
 
-Every call that changes something outside the process has a stable dotted name. The composition root wraps each port in
-layers: the fence (refuse when another operator may lead), audit and metrics always; a test bench may add its own.
+A port is a Protocol marked with `@port`. Each of its methods says what it is:
+
+    @effect("kube.create_machine")   changes something outside the process; the dotted name is stable, logs and metrics
+                                     and the crash matrix know it by that
+    @look                            changes nothing
+
+The composition root wraps each port in layers: the fence (refuse when another operator may lead), audit and metrics
+always; a test bench may add its own. A method that says neither cannot be imported, and one that its port does not
+declare cannot be called through the layers: nothing runs unfenced or unaudited because it was forgotten.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import inspect
+import typing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
 
-EFFECTS: dict[str, dict[str, str]] = {
-    "kube": {
-        "add_finalizer": "kube.set_finalizer",
-        "remove_finalizer": "kube.set_finalizer",
-        "write_intent": "kube.write_intent",
-        "patch_status": "kube.patch_status",
-        "create_machine": "kube.create_machine",
-        "replace_machine_spec": "kube.replace_spec",
-        "delete_machine": "kube.delete_machine",
-        "create_secret": "kube.put_secret",
-        "patch_secret": "kube.put_secret",
-        "update_secret": "kube.put_secret",
-        "remove_secret": "kube.put_secret",
-        "hold_secret": "kube.put_secret",
-        "release_secret": "kube.put_secret",
-        "disown_secret": "kube.put_secret",
-        "delete_secret": "kube.put_secret",
-        "post_event": "kube.post_event",
-    },
-    "ec2": {
-        name: f"ec2.{name}"
-        for name in (
-            "import_key_pair",
-            "delete_key_pair",
-            "create_security_group",
-            "authorize_rules",
-            "revoke_rules",
-            "describe_rules",
-            "delete_security_group",
-            "run_instances",
-            "start_instance",
-            "terminate_instance",
-            "set_security_groups",
-            "set_monitoring",
-            "create_tags",
-            "delete_tags",
-        )
-    },
-    "host": {
-        "connect": "host.connect",
-        "nix_daemon": "host.copy",
-        "root_next": "host.root_next",
-        "claim": "host.claim",
-        "activate": "host.activate",
-        "confirm": "host.confirm",
-        "commit": "host.commit",
-        "adopt": "host.commit",
-        "rollback": "host.rollback",
-    },
-    "nix": {
-        "add_tree": "nix.add_source",
-        "add_path": "nix.add_source",
-        "evaluate": "nix.evaluate",
-        "build": "nix.build",
-        "copy": "nix.push",
-    },
-}
-"""Port → method → effect."""
+Method = TypeVar("Method", bound=Callable[..., Any])
+PortType = TypeVar("PortType", bound=type)
 
-_SPANS = frozenset({"host.copy"})
-"""Effects that last: their method gives an asynchronous context manager, and the layers are around all of it."""
+_MARK = "_effect"
+_PORTS: dict[type, Mapping[str, _Declared]] = {}
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A method or property of a port. `gives` is the port that its result is, if it is one."""
+
+    effect: str | None
+    is_property: bool = False
+    is_coroutine: bool = False
+    gives: type | None = None
+
+
+def effect(name: str) -> Callable[[Method], Method]:
+    """Marks a port's method that changes something. A coroutine's layers are around its call. A plain method gives an
+    asynchronous context manager: its effect lasts, and the layers are around all of it."""
+
+    def mark(method: Method) -> Method:
+        setattr(method, _MARK, name)
+        return method
+
+    return mark
+
+
+def look(method: Method) -> Method:
+    """Marks a port's method that changes nothing."""
+    setattr(method, _MARK, None)
+    return method
+
+
+def port(protocol: PortType) -> PortType:
+    """Marks a Protocol as a port. Properties are looks. Raises TypeError for a method that is neither effect nor
+    look."""
+    methods: dict[str, _Declared] = {}
+    for name, member in vars(protocol).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(member, property):
+            methods[name] = _Declared(effect=None, is_property=True)
+        elif inspect.isfunction(member):
+            if not hasattr(member, _MARK):
+                raise TypeError(f"{protocol.__name__}.{name} must say what it is: @effect(…) or @look")
+            is_coroutine = inspect.iscoroutinefunction(member)
+            methods[name] = _Declared(getattr(member, _MARK), is_coroutine=is_coroutine, gives=_given(member))
+    _PORTS[protocol] = MappingProxyType(methods)
+    return protocol
+
+
+def _given(method: Callable[..., Any]) -> type | None:
+    """The port that a method gives, which is declared above it, by its annotation `-> Port` or `-> Port | None`."""
+    returned = typing.get_type_hints(method).get("return")
+    return next((one for one in (returned, *typing.get_args(returned)) if one in _PORTS), None)
+
+
+def methods_of(protocol: type) -> Mapping[str, str | None]:
+    """Method or property of a port → its effect; None: it looks only."""
+    return {name: declared.effect for name, declared in _PORTS[protocol].items()}
+
+
+def effects_of(*protocols: type) -> frozenset[str]:
+    """The effects of these ports."""
+    return frozenset(name for one in protocols for name in methods_of(one).values() if name is not None)
+
 
 Layer = Callable[[str], AbstractAsyncContextManager[None]]
 """Called with the effect's name; entered before the call, left after it with its error, if any."""
 
 
 class Layered:
-    """A port with layers around its effects; everything else is handed through. Outermost layer first.
+    """What implements a port, with layers around its effects, the outermost first. Looks are handed through; a port
+    that a method gives is layered, too. What the port does not declare is an AttributeError."""
 
-    `gives`: methods whose result is a port itself → that port's name in EFFECTS (`connect` gives a host).
-    """
-
-    def __init__(self, port: Any, name: str, layers: Sequence[Layer], gives: dict[str, str] | None = None) -> None:
-        self._port = port
-        self._name = name
+    def __init__(self, adapter: Any, protocol: type, layers: Sequence[Layer]) -> None:
+        self._adapter = adapter
+        self._protocol = protocol
         self._layers = tuple(layers)
-        self._gives = gives or {}
 
-    def __getattr__(self, method: str) -> Any:
-        target = getattr(self._port, method)
-        effect = EFFECTS[self._name].get(method)
-        given = self._gives.get(method)
-        if effect is None and given is None:
+    def __getattr__(self, name: str) -> Any:
+        declared = _PORTS[self._protocol].get(name)
+        if declared is None:
+            raise AttributeError(f"{self._protocol.__name__} declares no {name}", name=name, obj=self)
+        target = getattr(self._adapter, name)
+        if declared.is_property or (declared.effect is None and declared.gives is None):
             return target
-        if effect in _SPANS:
-            return lambda *args, **kwargs: self._span(effect, target(*args, **kwargs))
-        if effect is None and given is not None:
-            return lambda *args, **kwargs: Layered(target(*args, **kwargs), given, self._layers)
+        if declared.is_coroutine:
+            return lambda *args, **kwargs: self._call(declared, lambda: target(*args, **kwargs))
+        if declared.effect is not None:
+            return lambda *args, **kwargs: self._lasting(declared.effect, target(*args, **kwargs))
+        return lambda *args, **kwargs: self._layered(declared, target(*args, **kwargs))
 
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            result = await _within(self._layers, str(effect), lambda: target(*args, **kwargs))
-            return Layered(result, given, self._layers) if given is not None else result
+    async def _call(self, declared: _Declared, call: Callable[[], Awaitable[Any]]) -> Any:
+        if declared.effect is None:
+            return self._layered(declared, await call())
+        return self._layered(declared, await _within(self._layers, declared.effect, call))
 
-        return call
+    def _layered(self, declared: _Declared, result: Any) -> Any:
+        return result if declared.gives is None or result is None else Layered(result, declared.gives, self._layers)
 
     @asynccontextmanager
-    async def _span(self, effect: str, entered: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
+    async def _lasting(self, effect: str, entered: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
         async with AsyncExitStack() as stack:
             for layer in self._layers:
                 await stack.enter_async_context(layer(effect))

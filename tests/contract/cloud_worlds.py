@@ -12,7 +12,7 @@ from fakes.cloud import DEFAULT_GROUP, DEFAULT_VPC, FakeCloud, FakeClouds
 from nixops_lab.ec2.testing import ACCESS_KEY, SECRET_KEY, RunningLayer
 from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Rule
-from nixops_operator.effects import EFFECTS
+from nixops_operator.effects import effects_of
 from nixops_operator.facts.cloud import Instance, InstanceState, KeyPair, SecurityGroup
 from nixops_operator.ports.cloud import Cloud, Clouds
 
@@ -38,7 +38,7 @@ OPERATIONS = {
     "ec2.create_tags": "CreateTags",
     "ec2.delete_tags": "DeleteTags",
 }
-assert set(OPERATIONS) == set(EFFECTS["ec2"].values())
+assert set(OPERATIONS) == effects_of(Cloud)
 
 
 class World(Protocol):

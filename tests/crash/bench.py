@@ -38,6 +38,10 @@ from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.jobs import Jobs
 from nixops_operator.machine import apply as machine_apply
 from nixops_operator.machine.host_keys import public_key_of
+from nixops_operator.ports.cloud import Clouds
+from nixops_operator.ports.host import Hosts
+from nixops_operator.ports.kube import Kube
+from nixops_operator.ports.nix import Nix
 from nixops_operator.reconcile import Reconciler
 from nixops_operator.watch import Intake, resync
 from nixops_operator.workqueue import WorkQueue
@@ -338,8 +342,8 @@ class Operator:
 
     def _world(self, cache: Cache, queue: WorkQueue[Key]) -> World:
         worlds = self.worlds
-        clouds = Layered(worlds.clouds, "ec2", (self._layer,), {"cloud": "ec2"})
-        hosts = Layered(worlds.hosts, "host", (self._layer,), {"connect": "host"})
+        clouds = Layered(worlds.clouds, Clouds, (self._layer,))
+        hosts = Layered(worlds.hosts, Hosts, (self._layer,))
         return World(
             cluster_id=CLUSTER_ID,
             policy=Policy(
@@ -350,8 +354,8 @@ class Operator:
                 nixpkgs=worlds.nixpkgs,
                 progress_deadline=timedelta(minutes=30),
             ),
-            kube=cast(Any, Layered(worlds.kube, "kube", (self._layer,))),
-            nix=cast(Any, Layered(worlds.nix, "nix", (self._layer,))),
+            kube=cast(Any, Layered(worlds.kube, Kube, (self._layer,))),
+            nix=cast(Any, Layered(worlds.nix, Nix, (self._layer,))),
             cache=cache,
             clouds=CloudInformers(cast(Any, clouds), timedelta(seconds=10), timedelta(seconds=30), queue.add),
             hosts=HostInformers(cast(Any, hosts), timedelta(seconds=10), queue.add),

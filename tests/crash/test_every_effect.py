@@ -13,7 +13,11 @@ import pytest
 
 from crash.bench import HOWS, Cut
 from crash.workloads import WORKLOADS, play, reference
-from nixops_operator.effects import EFFECTS
+from nixops_operator.effects import effects_of
+from nixops_operator.ports.cloud import Cloud, Clouds
+from nixops_operator.ports.host import Host, Hosts
+from nixops_operator.ports.kube import Kube
+from nixops_operator.ports.nix import Nix
 from unit.fake_time import HotLoopError
 
 KNOWN = Path(__file__).with_name("effects.txt")
@@ -50,6 +54,4 @@ def test_a_cut_at_any_effect_changes_nothing_in_the_end(workload, how):
 
 def test_effects_are_the_listed_ones():
     """A rename is a reviewed change: metrics, logs and this matrix know effects by their names."""
-    named = {effect for methods in EFFECTS.values() for effect in methods.values()}
-
-    assert KNOWN.read_text().split() == sorted(named)
+    assert KNOWN.read_text().split() == sorted(effects_of(Kube, Clouds, Cloud, Hosts, Host, Nix))

@@ -73,6 +73,12 @@ def effect(name: str) -> Callable[[F], F]:
             self.effects.end(name)
             return result
 
+        call._effect_of_fake = name  # type: ignore[attr-defined]
         return call  # type: ignore[return-value]
 
     return mark
+
+
+def recorded_as(method: object) -> str | None:
+    """The name under which a fake's method is recorded."""
+    return getattr(method, "_effect_of_fake", None)

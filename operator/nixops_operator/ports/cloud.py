@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Direction, Rule
+from nixops_operator.effects import effect, look, port
 from nixops_operator.facts.cloud import (
     CloudSnapshot,
     Image,
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 
+@port
 class Cloud(Protocol):
     """EC2 in one account and region, with one identity. Error text never holds a secret.
 
@@ -45,90 +47,111 @@ class Cloud(Protocol):
     capacity, which EC2 answers with 503 and 500), or where nothing was sent.
     """
 
+    @look
     async def account_id(self) -> str:
-        """The account (STS GetCallerIdentity). Looks only."""
+        """The account (STS GetCallerIdentity)."""
 
+    @look
     async def sweep_instances(self, cluster_id: str) -> Mapping[str, Instance]:
         """All instances tagged `nixops.dev:cluster=<cluster_id>`, every state, all pages; id → instance."""
 
+    @look
     async def sweep_security_groups(self, cluster_id: str) -> Mapping[str, SecurityGroup]:
         """All security groups with that tag and their rules; id → group."""
 
+    @look
     async def sweep_key_pairs(self, cluster_id: str) -> Mapping[str, KeyPair]:
         """All key pairs with that tag; name → key pair."""
 
+    @look
     async def find_instances(
         self, *, instance_id: str | None = None, client_token: str | None = None, tags: Mapping[str, str] | None = None
     ) -> tuple[Instance, ...]:
         """Instances that match every filter given, in every state. By filter, never by id list: an unknown id gives an
         empty answer."""
 
+    @look
     async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
         """The group of that name in that VPC, whoever owns it; to judge an `InvalidGroup.Duplicate`."""
 
+    @look
     async def find_key_pair(self, name: str) -> KeyPair | None:
         """The key pair of that name, whoever owns it."""
 
+    @look
     async def find_image(self, owner: str, name: str, architecture: str) -> Image | None:
         """Newest available image of `owner` whose name matches the pattern `name`, for `x86_64` or `arm64`; ties by
         id."""
 
+    @look
     async def get_image(self, image_id: str) -> Image | None:
         """The image of that id, deprecated ones included."""
 
+    @look
     async def default_subnet(self) -> Subnet:
         """The default VPC's default subnet of the lowest zone. Raises Blocked (`InvalidSpec`) where there is none: say
         so, name subnetId."""
 
+    @look
     async def get_subnet(self, subnet_id: str) -> Subnet | None:
         """That subnet, or None."""
 
+    @look
     async def architecture(self, instance_type: str) -> str:
         """`x86_64` or `arm64`. Raises InvalidSpec(`spec.target.ec2.instanceType`) for a type that EC2 does not know."""
 
+    @look
     async def interfaces_in_group(self, group_id: str) -> tuple[str, ...]:
         """What still uses a group: descriptions of its network interfaces as `eni-… (i-…)`, sorted."""
 
+    @look
     async def groups_naming(self, group_id: str) -> tuple[str, ...]:
         """Ids of other groups whose rules name this group as a peer, sorted."""
 
+    @effect("ec2.import_key_pair")
     async def import_key_pair(self, name: str, public_key: str, tags: Mapping[str, str]) -> None:
-        """Make a key pair of an own public key. Effect: `ec2.import_key_pair`.
+        """Make a key pair of an own public key.
 
         Changes: one key pair with its tags, in one call. Repeating: gives `InvalidKeyPair.Duplicate`; then the existing
         one is looked at:
         same public key and our cluster and uid tags = done, else Blocked (`AdoptionConflict`).
         """
 
+    @effect("ec2.delete_key_pair")
     async def delete_key_pair(self, name: str) -> None:
-        """Effect: `ec2.delete_key_pair`. Repeating: safe, a missing name succeeds."""
+        """Delete a key pair. Repeating: safe, a missing name succeeds."""
 
+    @effect("ec2.create_security_group")
     async def create_security_group(self, name: str, description: str, vpc_id: str, tags: Mapping[str, str]) -> str:
-        """Make a group, return its id. Effect: `ec2.create_security_group`.
+        """Make a group, return its id.
 
         Changes: one group with its tags and AWS' allow-all egress rule. Repeating: gives `InvalidGroup.Duplicate`; then
         the existing one is
         looked at: our cluster and uid tags = its id is returned, else Blocked (`AdoptionConflict`).
         """
 
+    @effect("ec2.authorize_rules")
     async def authorize_rules(self, group_id: str, direction: Direction, rules: Mapping[Rule, str]) -> None:
-        """Add rules (rule → description) of one direction in one call. Effect: `ec2.authorize_rules`.
+        """Add rules (rule → description) of one direction in one call.
 
         Repeating: safe; on `InvalidPermission.Duplicate` each rule is sent singly and duplicates are accepted.
         """
 
+    @effect("ec2.revoke_rules")
     async def revoke_rules(self, group_id: str, direction: Direction, rule_ids: Sequence[str]) -> None:
-        """Remove rules by `sgr-…` id. Effect: `ec2.revoke_rules`. Repeating: safe, `.NotFound` is accepted."""
+        """Remove rules by `sgr-…` id. Repeating: safe, `.NotFound` is accepted."""
 
+    @effect("ec2.describe_rules")
     async def describe_rules(self, group_id: str, descriptions: Mapping[str, str]) -> None:
-        """Set descriptions (rule id → text) where only they differ. Effect: `ec2.describe_rules`. Repeating: safe."""
+        """Set descriptions (rule id → text) where only they differ. Repeating: safe."""
 
+    @effect("ec2.delete_security_group")
     async def delete_security_group(self, group_id: str) -> None:
-        """Effect: `ec2.delete_security_group`. Repeating: safe, NotFound succeeds. Raises Retry (`Deleting`) on
-        DependencyViolation."""
+        """Delete a group. Repeating: safe, NotFound succeeds. Raises Retry (`Deleting`) on DependencyViolation."""
 
+    @effect("ec2.run_instances")
     async def run_instances(self, request: LaunchRequest | Mapping[str, Any], token: str) -> str:
-        """Start one instance from a frozen request, return its id. Effect: `ec2.run_instances`.
+        """Start one instance from a frozen request, return its id.
 
         A mapping holds RunInstances' parameters as boto3 names them, without ClientToken, MinCount, MaxCount.
         The instance's metadata is given out for session tokens alone, one hop far: user data holds its first host key.
@@ -141,31 +164,37 @@ class Cloud(Protocol):
         Source: EC2 Developer Guide, "Ensuring idempotency in Amazon EC2 API requests".
         """
 
+    @effect("ec2.start_instance")
     async def start_instance(self, instance_id: str) -> None:
-        """Effect: `ec2.start_instance`. Repeating: safe, a running instance stays as it is. Raises Retry while it is
+        """Start a stopped instance. Repeating: safe, a running instance stays as it is. Raises Retry while it is
         still stopping."""
 
+    @effect("ec2.terminate_instance")
     async def terminate_instance(self, instance_id: str) -> None:
-        """Effect: `ec2.terminate_instance`. Repeating: safe; NotFound succeeds. The reply proves nothing: look for
+        """Terminate an instance. Repeating: safe; NotFound succeeds. The reply proves nothing: look for
         `terminated`."""
 
+    @effect("ec2.set_security_groups")
     async def set_security_groups(self, instance_id: str, group_ids: Sequence[str]) -> None:
-        """Replace the instance's whole set of groups (ModifyInstanceAttribute Groups). Effect:
-        `ec2.set_security_groups`. Repeating: safe."""
+        """Replace the instance's whole set of groups (ModifyInstanceAttribute Groups). Repeating: safe."""
 
+    @effect("ec2.set_monitoring")
     async def set_monitoring(self, instance_id: str, enabled: bool) -> None:
-        """Switch detailed monitoring (MonitorInstances, UnmonitorInstances). Effect: `ec2.set_monitoring`. Repeating:
-        safe."""
+        """Switch detailed monitoring (MonitorInstances, UnmonitorInstances). Repeating: safe."""
 
+    @effect("ec2.create_tags")
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
-        """Add or overwrite tags. Effect: `ec2.create_tags`. Repeating: safe."""
+        """Add or overwrite tags. Repeating: safe."""
 
+    @effect("ec2.delete_tags")
     async def delete_tags(self, resource_ids: Sequence[str], keys: Sequence[str]) -> None:
-        """Remove tags by key, whatever their values. Effect: `ec2.delete_tags`. Repeating: safe, missing keys are
-        accepted. Raises ValueError without keys: EC2 would delete every tag (EC2 API Reference, "DeleteTags")."""
+        """Remove tags by key, whatever their values. Repeating: safe, missing keys are accepted. Raises ValueError
+        without keys: EC2 would delete every tag (EC2 API Reference, "DeleteTags")."""
 
 
+@port
 class Clouds(Protocol):
     """Gives the Cloud of an identity and region. Equal identities share one."""
 
+    @look
     def cloud(self, identity: AwsIdentity, region: str) -> Cloud: ...

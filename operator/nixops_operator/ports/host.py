@@ -6,11 +6,13 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
+from nixops_operator.effects import effect, look, port
 from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts, HostTarget
 
 __all__ = ["ActivationFacts", "ActivationRequest", "ActivationState", "Host", "HostFacts", "HostTarget", "Hosts"]
 
 
+@port
 class Host(Protocol):
     """One held SSH connection to one machine. Answers are bounded (1 MiB, 30 s unless said otherwise).
 
@@ -26,29 +28,32 @@ class Host(Protocol):
     def is_open(self) -> bool:
         """Whether the connection is still up, as far as its keep-alives have shown."""
 
+    @look
     async def facts(self) -> HostFacts:
         """One look. Changes nothing but, at first contact, /var/lib/nixops/machine (the state version, written
         once)."""
 
+    @effect("host.copy")
     def nix_daemon(self, trusted_public_key: str) -> AbstractAsyncContextManager[Path]:
         """A Unix socket (in a private folder, mode 0600) of which each connection is joined to an own `nix-daemon
         --stdio` on the host.
 
         The daemon trusts `trusted_public_key` (`<name>:<base64>`) besides the host's own keys, and checks signatures.
-        Effect: `host.copy` is
-        what goes through it. Repeating: safe, a path is registered when it is complete.
+        What goes through it is the effect. Repeating: safe, a path is registered when it is complete.
         """
 
+    @effect("host.root_next")
     async def root_next(self, toplevel: str) -> bool:
-        """Protect a copied system from the host's garbage collector. Effect: `host.root_next`.
+        """Protect a copied system from the host's garbage collector.
 
         True if its whole closure is valid on the host, and is now the root `next`; False if paths are missing (nothing
         is changed).
         Repeating: safe.
         """
 
+    @effect("host.claim")
     async def claim(self, request: ActivationRequest) -> bool:
-        """Claim the host for one activation. Effect: `host.claim`.
+        """Claim the host for one activation.
 
         Makes /var/lib/nixops/activation/<id> and the link `active`, each of which can be made once; state `prepared`.
         Roots `previous`.
@@ -56,53 +61,57 @@ class Host(Protocol):
         `facts`.
         """
 
+    @effect("host.activate")
     async def activate(self, request: ActivationRequest) -> None:
-        """Arm the dead man's timer, then start the detached unit. Effect: `host.activate`. Needs the claim; state
-        `switching`.
+        """Arm the dead man's timer, then start the detached unit. Needs the claim; state `switching`.
 
         Repeating: safe; a running or ended unit of this id is never started again.
         """
 
+    @effect("host.confirm")
     async def confirm(self, activation_id: str) -> bool:
-        """Tell the host that it was reached again. Effect: `host.confirm`. To be called on a connection made after
-        `switched`.
+        """Tell the host that it was reached again. To be called on a connection made after `switched`.
 
         True if the state is now `confirmed` (or further); False if the dead man was faster. Repeating: safe.
         """
 
+    @effect("host.commit")
     async def commit(self, activation_id: str) -> None:
-        """Make the confirmed system the profile and the boot entry, drop roots `next` and link `active`. Effect:
-        `host.commit`; limit 5 min.
+        """Make the confirmed system the profile and the boot entry, drop roots `next` and link `active`. Limit 5 min.
 
         Repeating: safe. Raises Retry (`ActivationFailed`) with the last useful line of the output if profile or boot
         loader refuse.
         """
 
+    @effect("host.commit")
     async def adopt(self, toplevel: str) -> None:
-        """Commit a system that runs already without an activation of ours (profile drift). Effect: `host.commit`. As
-        `commit`."""
+        """Commit a system that runs already without an activation of ours (profile drift). As `commit`."""
 
+    @effect("host.rollback")
     async def rollback(self, activation_id: str) -> None:
-        """Ask the host to return to the previous system now. Effect: `host.rollback`. Returns when it has begun;
-        `facts` shows the end."""
+        """Ask the host to return to the previous system now. Returns when it has begun; `facts` shows the end."""
 
+    @look
     async def activation_log(self, activation_id: str) -> str:
-        """Tail of the activation's output, at most 16 KiB, ANSI stripped. Looks only."""
+        """Tail of the activation's output, at most 16 KiB, ANSI stripped."""
 
+    @look
     async def close(self) -> None:
         """End the connection. Nothing on the host ends with it."""
 
 
+@port
 class Hosts(Protocol):
     """Makes connections."""
 
+    @look
     async def resolve(self, address: str) -> str:
         """A host name's or address' IP address (the first one). Raises Retry (`ConnectTimeout`) if it does not
         resolve."""
 
+    @effect("host.connect")
     async def connect(self, target: HostTarget) -> Host:
-        """A new TCP connection and handshake; the host must show a pinned key before anything of ours is sent. Effect:
-        `host.connect`.
+        """A new TCP connection and handshake; the host must show a pinned key before anything of ours is sent.
 
         Limits: connect 10 s, login 20 s. Raises Retry (`ConnectTimeout`, `ConnectionRefused`), Blocked
         (`AuthenticationFailed`,

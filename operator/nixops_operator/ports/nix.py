@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from nixops_operator.effects import effect, port
 from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Module, Source
 
 Progress = Callable[[str], None]
@@ -15,26 +16,27 @@ Progress = Callable[[str], None]
 __all__ = ["Evaluation", "EvaluationRequest", "Module", "Nix", "Progress", "Source"]
 
 
+@port
 class Nix(Protocol):
     """The operator's own store and the sandboxed processes around it."""
 
+    @effect("nix.add_source")
     async def add_tree(self, files: Mapping[str, bytes]) -> Source:
-        """Store a tree (relative path → content) under the name `source`. Effect: `nix.add_source`. Repeating: safe,
-        content-addressed.
+        """Store a tree (relative path → content) under the name `source`. Repeating: safe, content-addressed.
 
         Raises InvalidSpec(`spec.configuration.source`) for absolute names, `..`, more than 50 000 files or 256 MiB.
         """
 
+    @effect("nix.add_source")
     async def add_path(self, path: Path) -> Source:
-        """Store a folder of the operator's own disk (the default nixpkgs) under the name `source`. Effect:
-        `nix.add_source`. As `add_tree`.
+        """Store a folder of the operator's own disk (the default nixpkgs) under the name `source`. As `add_tree`.
 
         Raises Blocked (`SourceNotFound`) naming the setting if the folder does not exist.
         """
 
+    @effect("nix.evaluate")
     async def evaluate(self, request: EvaluationRequest) -> Evaluation:
-        """Evaluate one machine, alone in a sandbox without network, host files, environment or store. Effect:
-        `nix.evaluate`.
+        """Evaluate one machine, alone in a sandbox without network, host files, environment or store.
 
         The `.drv` closure is in the operator's store afterwards. Limits: settings (300 s wall, 240 s CPU, 4 GiB, 4 MiB
         output).
@@ -43,18 +45,19 @@ class Nix(Protocol):
         names (labels), ANSI stripped. Retry (`Evaluating`) only when the sandbox itself could not start.
         """
 
+    @effect("nix.build")
     async def build(self, drv_path: str, progress: Progress) -> str:
-        """Build, sign, return the toplevel's store path. Effects: `nix.build`, `nix.sign`. Repeating: safe, what exists
-        is not built again.
+        """Build, sign, return the toplevel's store path. Repeating: safe, what exists is not built again.
 
         The builder has no network, no token, no Secret. Raises Blocked (`BuildFailed`) with the name of the failed
         derivation and the last useful line.
         Cancelling ends the whole process group.
         """
 
+    @effect("nix.push")
     async def copy(self, toplevel: str, daemon_socket: Path, progress: Progress) -> None:
-        """Copy the signed closure into the store behind `daemon_socket` (see Host.nix_daemon). Effect: `nix.push`.
-        Repeating: safe, resumes.
+        """Copy the signed closure into the store behind `daemon_socket` (see Host.nix_daemon). Repeating: safe,
+        resumes.
 
         Raises Retry (`CopyFailed`) with the last useful line.
         """
