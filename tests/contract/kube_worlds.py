@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import copy
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any, Protocol
 
 from fakes.kube import FakeKube
 from fakes.kube import Secret as FakeSecret
+from fakes.kube_garbage import Propagation
 from nixops_operator.adapters.kube import Connection, KubernetesApi
 from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference, Secret
 from nixops_operator.ports.kube import Kube
 
 MERGE_PATCH = "application/merge-patch+json"
+PATIENCE = 120.0
+"""Seconds until the controllers have done what they do; they take one or two."""
 API = "/apis/nixops.dev/v1alpha1"
 
 
@@ -27,7 +31,11 @@ class World(Protocol):
 
     async def apply(self, body: Body) -> Body: ...
 
-    async def delete(self, key: Key) -> None: ...
+    async def delete(self, key: Key, propagation: Propagation = Propagation.BACKGROUND) -> None: ...
+
+    async def delete_namespace(self) -> None: ...
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None: ...
 
     async def drop_finalizers(self, key: Key) -> None: ...
 
@@ -54,8 +62,16 @@ class FakeWorld:
     async def apply(self, body: Body) -> Body:
         return self.kube.apply(body)
 
-    async def delete(self, key: Key) -> None:
-        self.kube.delete(key)
+    async def delete(self, key: Key, propagation: Propagation = Propagation.BACKGROUND) -> None:
+        self.kube.delete(key, propagation)
+
+    async def delete_namespace(self) -> None:
+        self.kube.delete_namespace(self.namespace)
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        """What the controllers bring about holds in the end."""
+        self.kube.collect_garbage()
+        assert await holds()
 
     async def drop_finalizers(self, key: Key) -> None:
         self.kube.edit(key, lambda body: body["metadata"].pop("finalizers", None))
@@ -101,8 +117,16 @@ class RealWorld:
         existing["metadata"] |= body["metadata"]
         return await self._request("PUT", path, existing) or {}
 
-    async def delete(self, key: Key) -> None:
-        await self._request("DELETE", _path(key))
+    async def delete(self, key: Key, propagation: Propagation = Propagation.BACKGROUND) -> None:
+        await self._request("DELETE", _path(key), {"propagationPolicy": propagation})
+
+    async def delete_namespace(self) -> None:
+        await self._request("DELETE", f"/api/v1/namespaces/{self.namespace}")
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not await holds():  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
 
     async def drop_finalizers(self, key: Key) -> None:
         await self.connection.request(
@@ -141,6 +165,13 @@ class RealWorld:
 
     async def set_secret_finalizers(self, name: str, finalizers: list[str]) -> None:
         await self._patch_secret(name, {"metadata": {"finalizers": finalizers}})
+
+    async def put_quota(self, name: str, hard: Mapping[str, str]) -> None:
+        """A ResourceQuota with nothing used yet; no controller counts here."""
+        path = f"/api/v1/namespaces/{self.namespace}/resourcequotas"
+        await self._request("POST", path, {"metadata": {"name": name}, "spec": {"hard": dict(hard)}})
+        status = {"status": {"hard": dict(hard), "used": dict.fromkeys(hard, "0")}}
+        await self.connection.request("PATCH", f"{path}/{name}/status", "quota", body=status, content_type=MERGE_PATCH)
 
     async def _patch_secret(self, name: str, patch: object) -> None:
         path = f"/api/v1/namespaces/{self.namespace}/secrets/{name}"
@@ -189,6 +220,21 @@ def key(namespace: str, name: str = "web") -> Key:
 
 def owner(body: Body) -> OwnerReference:
     return OwnerReference(Kind.MACHINE, body["metadata"]["name"], body["metadata"]["uid"])
+
+
+def owned_by(body: Body, namespace: str, name: str) -> dict[str, Any]:
+    """A small NixMachine that this one controls, and whose deletion it waits for."""
+    reference = {
+        "apiVersion": body["apiVersion"],
+        "kind": body["kind"],
+        "name": body["metadata"]["name"],
+        "uid": body["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    child = machine(namespace, name)
+    child["metadata"]["ownerReferences"] = [reference]
+    return child
 
 
 def event(body: Body, message: str) -> Event:

@@ -242,7 +242,8 @@ async def test_removing_labels_where_there_are_none_changes_nothing(world: World
 
     new = await world.kube.replace_machine_spec(stored, stored["spec"], {"gone": None}, {"gone": None})
 
-    assert new["metadata"]["resourceVersion"] == stored["metadata"]["resourceVersion"]
+    assert new["metadata"].keys() & {"labels", "annotations"} == set()
+    assert new["metadata"]["generation"] == stored["metadata"]["generation"]
 
 
 async def test_a_machine_is_deleted_by_its_uid(world: World) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from contract.kube_worlds import event, key, machine
+from contract.kube_worlds import event, key, machine, owned_by
 from fakes.kube import FakeKube, key_of
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, OutcomeUnknown, Retry
@@ -86,10 +86,7 @@ async def test_watchers_are_told_of_every_change() -> None:
 async def test_the_garbage_collector_follows_owners() -> None:
     kube = FakeKube()
     owner = kube.apply(deployment())
-    reference = {"kind": "NixDeployment", "name": "shop", "uid": owner["metadata"]["uid"], "controller": True}
-    child = machine("shop")
-    child["metadata"]["ownerReferences"] = [reference]
-    kube.apply(child)
+    kube.apply(owned_by(owner, "shop", "web"))
     kube.apply(machine("shop", "on-its-own"))
     of_owner = OwnerReference(Kind.DEPLOYMENT, "shop", owner["metadata"]["uid"])
     await kube.create_secret("shop", "keys", {}, owner=of_owner, type_="Opaque", immutable=False)
@@ -103,6 +100,52 @@ async def test_the_garbage_collector_follows_owners() -> None:
 
     assert [body["metadata"]["name"] for body in kube.bodies(Kind.MACHINE)] == ["on-its-own"]
     assert list(kube.secrets) == [("shop", "theirs")]
+
+
+def test_the_garbage_collector_comes_late() -> None:
+    moment = datetime(2026, 11, 22, tzinfo=UTC)
+    kube = FakeKube(now=lambda: moment, gc_delay=timedelta(seconds=30))
+    owner = kube.apply(deployment())
+    kube.apply(owned_by(owner, "shop", "web"))
+    kube.delete(key_of(owner))
+
+    moment += timedelta(seconds=29)
+    kube.collect_garbage()
+    assert kube.body(key("shop")) is not None
+
+    moment += timedelta(seconds=1)
+    kube.collect_garbage()
+    assert kube.body(key("shop")) is None
+
+
+def test_nobody_is_owned_from_another_namespace() -> None:
+    """The garbage collector looks for the owner in the dependent's own namespace, and does not find it."""
+    kube = FakeKube()
+    owner = kube.apply(deployment())
+    kube.apply(owned_by(owner, "theirs", "web"))
+
+    kube.collect_garbage()
+
+    assert kube.bodies(Kind.MACHINE) == []
+
+
+def test_uids_come_in_no_order() -> None:
+    kube = FakeKube()
+    uids = [kube.apply(machine("shop", f"m{number}"))["metadata"]["uid"] for number in range(20)]
+
+    assert len(set(uids)) == 20
+    assert uids != sorted(uids)
+    assert uids != sorted(uids, reverse=True)
+
+
+@pytest.mark.parametrize("missing", ["apiVersion", "kind", "name", "uid"])
+def test_an_owner_reference_is_whole(missing: str) -> None:
+    kube = FakeKube()
+    child = owned_by(kube.apply(deployment()), "shop", "web")
+    del child["metadata"]["ownerReferences"][0][missing]
+
+    with pytest.raises(Blocked, match=missing):
+        kube.apply(child)
 
 
 async def test_an_event_of_another_hour_is_a_new_one() -> None:

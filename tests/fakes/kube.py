@@ -18,13 +18,14 @@ from typing import Any
 from uuid import UUID
 
 from fakes.effects import Effects, effect
+from fakes.kube_garbage import FINALIZERS, Propagation, Thing, collect
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts import kube as facts
 from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference, key_of
 from nixops_operator.names import FINALIZER, IN_USE_FINALIZER
 
-__all__ = ["CLUSTER_ID", "EVENT_WINDOW", "FakeKube", "PostedEvent", "Secret", "key_of", "merge_patch"]
+__all__ = ["CLUSTER_ID", "EVENT_WINDOW", "FakeKube", "PostedEvent", "Propagation", "Secret", "key_of", "merge_patch"]
 
 CLUSTER_ID = "00000000-0000-4000-8000-000000000000"
 EVENT_WINDOW = timedelta(minutes=10)
@@ -56,7 +57,8 @@ class PostedEvent:
 class FakeKube:
     """ports.kube.Kube. `secrets` and `config_maps` by (namespace, name); change them as a user would.
 
-    `watchers` are called with ADDED, MODIFIED or DELETED and the object, as a watch tells it.
+    `watchers` are called with ADDED, MODIFIED or DELETED and the object, as a watch tells it. Nothing collects garbage
+    by itself: see `collect_garbage`, which is `gc_delay` behind.
     """
 
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -65,9 +67,12 @@ class FakeKube:
     config_maps: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
     events: list[PostedEvent] = field(default_factory=list)
     watchers: list[Callable[[str, Body], None]] = field(default_factory=list)
+    gc_delay: timedelta = timedelta(0)
     _objects: dict[Key, dict[str, Any]] = field(default_factory=dict)
     _version: int = 1000
     _random: Random = field(default_factory=lambda: Random(1))
+    _terminating: set[str] = field(default_factory=set)
+    _gone: dict[str, datetime] = field(default_factory=dict)
     _shown: dict[tuple[str, str], tuple[Secret, facts.Secret]] = field(default_factory=dict)
 
     # As a user.
@@ -76,6 +81,7 @@ class FakeKube:
         """kubectl apply: creates the object, or replaces its spec, labels and annotations. Status is not taken."""
         key = key_of(body)
         if key not in self._objects:
+            self._admit(key.namespace, f"create {key}")
             return self._create(key, body)
         new = copy.deepcopy(self._objects[key])
         new["spec"] = copy.deepcopy(body.get("spec", {}))
@@ -90,9 +96,20 @@ class FakeKube:
         change(new)
         return self._store(key, new)
 
-    def delete(self, key: Key) -> None:
-        """kubectl delete --wait=false."""
+    def delete(self, key: Key, propagation: Propagation = Propagation.BACKGROUND) -> None:
+        """kubectl delete --wait=false --cascade=…"""
         if key in self._objects:
+            self._delete(key, propagation)
+
+    def delete_namespace(self, namespace: str) -> None:
+        """kubectl delete namespace --wait=false: all that is in it is deleted, at once what nothing holds, and nothing
+        new is taken any more."""
+        self._terminating.add(namespace)
+        for name in [name for name in self.secrets if name[0] == namespace]:
+            self._delete_secret(*name)
+        for name in [name for name in self.config_maps if name[0] == namespace]:
+            del self.config_maps[name]
+        for key in [key for key in self._objects if key.namespace == namespace]:
             self._delete(key)
 
     def body(self, key: Key) -> Body | None:
@@ -114,16 +131,8 @@ class FakeKube:
             del self.secrets[namespace, name]
 
     def collect_garbage(self) -> None:
-        """The garbage collector: what has an owner that does not exist any more is deleted."""
-        for key in list(self._objects):
-            references = self._objects.get(key, {"metadata": {}})["metadata"].get("ownerReferences", [])
-            uids = {body["metadata"]["uid"] for body in self._objects.values()}
-            if references and not any(reference["uid"] in uids for reference in references):
-                self._delete(key)
-        uids = {body["metadata"]["uid"] for body in self._objects.values()}
-        for name, secret in list(self.secrets.items()):
-            if secret.owner is not None and secret.owner.uid not in uids:
-                self._delete_secret(*name)
+        """What kube-controller-manager does when it gets to it: it knows what happened `gc_delay` ago and earlier."""
+        collect(self._things, self._gone, lambda moment: self.now() - moment >= self.gc_delay)
 
     # The port.
 
@@ -156,12 +165,8 @@ class FakeKube:
         stored = self._objects.get(key_of(body))
         if stored is None or stored["metadata"]["uid"] != body["metadata"]["uid"]:
             return body
-        key, new = self._newest(body)
-        finalizers = [one for one in new["metadata"].get("finalizers", []) if one != FINALIZER]
-        new["metadata"]["finalizers"] = finalizers
-        if not finalizers:
-            del new["metadata"]["finalizers"]
-        return self._store(key, new)
+        key, _ = self._newest(body)
+        return self._drop_finalizer(key, FINALIZER)
 
     @effect("kube.write_intent")
     async def write_intent(self, body: Body, status: Body) -> Body:
@@ -174,6 +179,7 @@ class FakeKube:
     @effect("kube.create_machine")
     async def create_machine(self, body: Body) -> Body:
         key = key_of(body)
+        self._admit(key.namespace, f"create {key}")
         if key in self._objects:
             raise Conflict(f"{key} exists already")
         return self._create(key, body)
@@ -220,6 +226,7 @@ class FakeKube:
         type_: str,
         immutable: bool,
     ) -> bool:
+        self._admit(namespace, f"create secret {namespace}/{name}")
         if (namespace, name) in self.secrets:
             return False
         self.secrets[namespace, name] = Secret(dict(data), owner, type_, immutable)
@@ -294,6 +301,7 @@ class FakeKube:
 
     @effect("kube.post_event")
     async def post_event(self, event: Event) -> None:
+        self._admit(event.key.namespace, f"create event of {event.key}")
         for posted in self.events:
             if posted.event == event and self.now() - posted.first < EVENT_WINDOW:
                 posted.count += 1
@@ -365,6 +373,64 @@ class FakeKube:
         new["status"] = merge_patch(new.get("status", {}), status)
         return self._store(key, new)
 
+    def _admit(self, namespace: str, what: str) -> None:
+        if namespace in self._terminating:
+            message = f"{what}: namespace {namespace} is being terminated, so nothing can be created in it"
+            raise Blocked(Reason.ACCESS_DENIED, message)
+
+    def _things(self) -> tuple[Thing, ...]:
+        objects = (self._object_as_thing(key) for key in sorted(self._objects))
+        return (*objects, *(self._secret_as_thing(*name) for name in sorted(self.secrets)))
+
+    def _object_as_thing(self, key: Key) -> Thing:
+        metadata = self._objects[key]["metadata"]
+        deleted = metadata.get("deletionTimestamp")
+        return Thing(
+            kind=key.kind.object_kind,
+            namespace=key.namespace,
+            name=key.name,
+            uid=metadata["uid"],
+            references=metadata.get("ownerReferences", ()),
+            finalizers=metadata.get("finalizers", ()),
+            deleted_at=datetime.fromisoformat(deleted) if deleted else None,
+            delete=lambda propagation: self.delete(key, propagation),
+            disown=lambda uids: self._disown(key, uids),
+            drop_finalizer=lambda finalizer: self._drop_finalizer(key, finalizer),
+        )
+
+    def _secret_as_thing(self, namespace: str, name: str) -> Thing:
+        secret, shown = self.secrets[namespace, name], self._read_back(namespace, name)
+        owner = secret.owner
+        named = () if owner is None else ({"kind": owner.kind.object_kind, "name": owner.name, "uid": owner.uid},)
+        return Thing(
+            kind="Secret",
+            namespace=namespace,
+            name=name,
+            uid=shown.uid,
+            references=named,
+            finalizers=secret.finalizers,
+            deleted_at=self.now() if secret.is_deleting else None,
+            delete=lambda _: self._delete_secret(namespace, name),
+            disown=lambda _: setattr(secret, "owner", None),
+            drop_finalizer=lambda _: None,
+        )
+
+    def _disown(self, key: Key, uids: frozenset[str]) -> None:
+        def change(body: dict[str, Any]) -> None:
+            left = [one for one in body["metadata"].pop("ownerReferences", []) if one["uid"] not in uids]
+            if left:
+                body["metadata"]["ownerReferences"] = left
+
+        if key in self._objects:
+            self.edit(key, change)
+
+    def _drop_finalizer(self, key: Key, finalizer: str) -> Body:
+        new = copy.deepcopy(self._objects[key])
+        left = [one for one in new["metadata"].pop("finalizers", []) if one != finalizer]
+        if left:
+            new["metadata"]["finalizers"] = left
+        return self._store(key, new)
+
     def _create(self, key: Key, body: Body) -> Body:
         new = copy.deepcopy(dict(body))
         new.setdefault("apiVersion", "nixops.dev/v1alpha1")
@@ -374,6 +440,7 @@ class FakeKube:
             "generation": 1,
             "creationTimestamp": _timestamp(self.now()),
         }
+        _judge_owners(key, new["metadata"].get("ownerReferences", ()))
         new.setdefault("spec", {})
         new["status"] = {"observedGeneration": -1}
         self._objects[key] = new
@@ -390,17 +457,22 @@ class FakeKube:
             return self._remove(key)
         return self._tell("MODIFIED", key)
 
-    def _delete(self, key: Key) -> None:
+    def _delete(self, key: Key, propagation: Propagation = Propagation.BACKGROUND) -> None:
         metadata = self._objects[key]["metadata"]
+        if "deletionTimestamp" in metadata:
+            return
+        if propagation in FINALIZERS:
+            metadata["finalizers"] = [*metadata.get("finalizers", []), FINALIZERS[propagation]]
         if not metadata.get("finalizers"):
             self._remove(key)
-        elif "deletionTimestamp" not in metadata:
-            metadata["deletionTimestamp"] = _timestamp(self.now())
-            metadata["generation"] += 1
-            self._tell("MODIFIED", key)
+            return
+        metadata["deletionTimestamp"] = _timestamp(self.now())
+        metadata["generation"] += 1
+        self._tell("MODIFIED", key)
 
     def _remove(self, key: Key) -> Body:
         body = self._tell("DELETED", key)
+        self._gone[body["metadata"]["uid"]] = self.now()
         del self._objects[key]
         return body
 
@@ -411,6 +483,17 @@ class FakeKube:
         for watcher in self.watchers:
             watcher(what, copy.deepcopy(body))
         return body
+
+
+def _judge_owners(key: Key, references: Sequence[Mapping[str, Any]]) -> None:
+    """The API server's validation of owner references."""
+    for place, reference in enumerate(references):
+        for field_name in ("apiVersion", "kind", "name", "uid"):
+            if not reference.get(field_name):
+                path = f"metadata.ownerReferences[{place}].{field_name}"
+                raise Blocked(Reason.INVALID_SPEC, f"create {key}: {path}: must not be empty")
+    if sum(bool(reference.get("controller")) for reference in references) > 1:
+        raise Blocked(Reason.INVALID_SPEC, f"create {key}: metadata.ownerReferences: only one may be the controller")
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
