@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from component.conftest import ApiServer
-from contract.kube_worlds import event, key, machine, real_world
+from contract.kube_worlds import RealWorld, event, key, machine, real_world
 from nixops_operator.adapters.kube import Connection, KubernetesApi, api, connection
 from nixops_operator.adapters.kube.rate import RateLimit
 from nixops_operator.api.reasons import Reason
@@ -226,6 +226,58 @@ async def test_what_the_operator_may_not_do_is_told_as_such(crds: ApiServer, tmp
         assert refused.value.reason is Reason.ACCESS_DENIED
         assert token not in refused.value.message
     await opened.close()
+
+
+def create_machine(world: RealWorld) -> Awaitable[object]:
+    return world.kube.create_machine(machine(world.namespace))
+
+
+def create_secret(world: RealWorld) -> Awaitable[object]:
+    return world.kube.create_secret(world.namespace, "keys", {"a": b"hush"}, owner=None, type_="Opaque", immutable=True)
+
+
+@pytest.mark.parametrize(
+    ("counted", "create"),
+    [
+        pytest.param("count/nixmachines.nixops.dev", create_machine, id="of machines"),
+        pytest.param("secrets", create_secret, id="of Secrets"),
+    ],
+)
+async def test_a_used_up_quota_is_told_as_such(
+    crds: ApiServer, counted: str, create: Callable[[RealWorld], Awaitable[object]]
+) -> None:
+    """Not as a right that is missing: another person has to do another thing."""
+    async with real_world(crds.kubeconfig) as world:
+        await world.put_quota("small", {counted: "0"})
+
+        with pytest.raises(Blocked) as refused:
+            await create(world)
+
+    assert refused.value.reason is Reason.QUOTA_EXCEEDED
+    assert "ResourceQuota small is used up" in refused.value.message
+    assert f"limited: {counted}=0" in refused.value.message
+
+
+async def test_what_is_wrong_in_a_secret_is_told_by_its_field(crds: ApiServer) -> None:
+    async with real_world(crds.kubeconfig) as world:
+        with pytest.raises(Blocked) as refused:
+            await world.kube.create_secret(
+                world.namespace, "keys", {"not a key": b"hush"}, owner=None, type_="Opaque", immutable=True
+            )
+
+    assert refused.value.reason is Reason.INVALID_SPEC
+    assert "data[not a key]" in refused.value.message
+    assert "hush" not in refused.value.message
+    assert base64.b64encode(b"hush").decode() not in refused.value.message
+
+
+async def test_a_refused_value_is_not_repeated_without_end(crds: ApiServer) -> None:
+    async with real_world(crds.kubeconfig) as world:
+        with pytest.raises(Blocked) as refused:
+            await world.kube.create_machine(machine(world.namespace, target={"host": {"address": "!" * 5000}}))
+
+    assert "spec.target.host.address" in refused.value.message
+    assert len(refused.value.message) < 1000
 
 
 async def test_an_unknown_token_is_tried_again(crds: ApiServer, tmp_path: Path) -> None:

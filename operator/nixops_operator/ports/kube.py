@@ -14,7 +14,9 @@ __all__ = ["Body", "Event", "Key", "Kind", "Kube", "OwnerReference", "Secret"]
 
 @port
 class Kube(Protocol):
-    """Raises, all: Retry (`ProgressingWithRetry`) on connection failures, 429 and 5xx; Blocked (`AccessDenied`) on 403.
+    """Raises, all: Retry (`ProgressingWithRetry`) on connection failures, 429 and 5xx; Blocked on 403: `AccessDenied`,
+    where the namespace is being terminated as well, or `QuotaExceeded` where a ResourceQuota is used up. A namespace
+    that is being terminated takes nothing new, no Event either, until it is gone; what is there can still be changed.
 
     Writes of objects take the `resourceVersion` they were decided on and raise Conflict when it is no longer the
     newest.
