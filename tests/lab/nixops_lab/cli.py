@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
     ec2 = group("ec2", "the lab's EC2")
     ec2("log", ec2_log, "print the call log, one JSON object a line")
-    ec2("set", ec2_set, "turn knobs").add_argument("pairs", nargs="+", metavar="KEY=VALUE")
+    ec2("set", ec2_set, "turn knobs").add_argument("pairs", nargs="+", metavar="NAME=VALUE")
     ec2("reset", ec2_reset, "knobs and faults as after `up`")
     return top
 
@@ -179,8 +179,16 @@ def ec2_log(paths: LabPaths, given: argparse.Namespace) -> None:
 
 
 def ec2_set(paths: LabPaths, given: argparse.Namespace) -> None:
-    knobs = _control(paths).set_knobs(operator_process.parse_settings(given.pairs))
+    knobs = _control(paths).set_knobs(parse_knobs(given.pairs))
     sys.stdout.write(json.dumps(knobs, indent=1) + "\n")
+
+
+def parse_knobs(pairs: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` each, the value as it stands: `*` means something to a knob, and something else in YAML."""
+    for pair in pairs:
+        if not pair.partition("=")[0] or "=" not in pair:
+            raise LabError(f"{pair}: write NAME=VALUE, see the table of knobs in tests/lab/README.md")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def ec2_reset(paths: LabPaths, given: argparse.Namespace) -> None:

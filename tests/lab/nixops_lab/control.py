@@ -50,12 +50,20 @@ class Control:
             with opener.open(request, timeout=60) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
-            raise LabError(f"{method} {path}: {error.code} {error.read().decode(errors='replace').strip()}") from None
+            raise LabError(_said(error.read(), f"{method} {path}: {error.code}")) from None
         except OSError as error:
             raise LabError(
                 f"the lab's control interface at {self.url} does not answer ({error}): `lab up` repairs it"
             ) from None
         return json.loads(text) if text else None
+
+
+def _said(body: bytes, otherwise: str) -> str:
+    """What the lab says was wrong; `otherwise` and the body where it says nothing of its own."""
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"{otherwise} {body.decode(errors='replace').strip()}"
 
 
 def find_machine(

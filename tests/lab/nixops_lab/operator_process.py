@@ -74,7 +74,10 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
         key, equals, text = pair.partition("=")
         if not (key and equals):
             raise LabError(f"{pair}: write KEY=VALUE, with dots between the parts of KEY")
-        settings[key] = yaml.safe_load(text)
+        try:
+            settings[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise LabError(f"{pair}: the value is no YAML: {error}") from None
     return settings
 
 

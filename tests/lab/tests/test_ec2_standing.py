@@ -6,7 +6,9 @@ import urllib.error
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
 
+from nixops_lab.control import Control
 from nixops_lab.ec2.testing import ACCESS_KEY
+from nixops_lab.report import LabError
 
 pytest_plugins = ["nixops_lab.ec2.fixtures"]
 
@@ -158,6 +160,12 @@ def test_a_knob_is_refused_with_what_was_probably_meant(name, value, told, layer
         layer.turn(**{name: value})
     with caught.value as reply:
         assert json.load(reply)["error"] == told
+
+
+def test_a_person_is_told_what_was_probably_meant(layer):
+    with pytest.raises(LabError) as caught:
+        Control(layer.control_url).set_knobs({"deny.neighbor": "*"})
+    assert str(caught.value) == "deny.neighbor: there is no such knob; did you mean deny.neighbour?"
 
 
 def test_the_knobs_that_are_set_are_told(layer):

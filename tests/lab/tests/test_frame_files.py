@@ -162,6 +162,21 @@ class TestOperator:
         with pytest.raises(LabError, match="KEY=VALUE"):
             operator_process.parse_settings([pair])
 
+    def test_a_setting_that_is_no_yaml_is_refused(self) -> None:
+        with pytest.raises(LabError, match="no YAML"):
+            operator_process.parse_settings(["a=*"])
+
+    def test_a_knob_is_taken_as_it_stands(self) -> None:
+        assert cli.parse_knobs(["silent.operator=*", "launch.dies=Client.InternalError:5"]) == {
+            "silent.operator": "*",
+            "launch.dies": "Client.InternalError:5",
+        }
+
+    @pytest.mark.parametrize("pair", ["visibility.ids", "=5"])
+    def test_a_knob_without_name_or_value_is_refused(self, pair: str) -> None:
+        with pytest.raises(LabError, match="NAME=VALUE"):
+            cli.parse_knobs([pair])
+
     def test_a_setting_below_a_value_is_refused(self, paths: LabPaths) -> None:
         with pytest.raises(LabError, match="resyncPeriod is a value"):
             operator_process.configuration(paths, PORTS, {"resyncPeriod.seconds": 1})
