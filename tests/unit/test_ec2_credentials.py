@@ -24,6 +24,7 @@ aws_access_key_id = {ID2}
 aws_secret_access_key = {KEY2}
 aws_session_token = token%with%percents==
 """
+KEYS = f"aws_access_key_id = {ID}\naws_secret_access_key = {KEY}\n"
 EC2_KEYS = f"""# my keys
 {ID}  {KEY}\tproduction   # the real one
 
@@ -67,6 +68,43 @@ def plain(**keys: str) -> dict[str, bytes]:
         pytest.param(
             {"ec2-keys": f"{EC2_KEYS}{ID} {KEY} default".encode()}, None, ONE, id="ec2-keys: the alias default"
         ),
+        pytest.param(
+            {"ec2-keys": f"{ID}\n{ID2} {KEY2} staging of mine\n{ID} {KEY}\n".encode()},
+            None,
+            ONE,
+            id="ec2-keys: lines that NixOps skips",
+        ),
+        pytest.param(
+            {"ec2-keys": b"\xef\xbb\xbf" + EC2_KEYS.replace("\n", "\r\n").encode()},
+            "staging",
+            TWO,
+            id="ec2-keys: from Windows",
+        ),
+        pytest.param({"credentials": FILE.replace("\n", "\r\n").encode()}, None, ONE, id="file: from Windows"),
+        pytest.param(
+            {"credentials": FILE.replace("[staging]", "[profile staging]").encode()},
+            "staging",
+            AwsIdentity(ID2, KEY2, "token%with%percents=="),
+            id="file: header in the style of ~/.aws/config",
+        ),
+        pytest.param(
+            {"credentials": f"{FILE}[profile default]\naws_access_key_id = x\n".encode()},
+            None,
+            ONE,
+            id="file: a plain header wins over that style",
+        ),
+        pytest.param(
+            {"credentials": f"[sso-session work]\nsso_region = x\n[me]\n{KEYS}".encode()},
+            None,
+            ONE,
+            id="file: the only profile beside an SSO session",
+        ),
+        pytest.param(
+            {"credentials": f"[default]\nregion = us-west-2\ncredential_process = x\n{KEYS}".encode()},
+            None,
+            ONE,
+            id="file: keys go before a program",
+        ),
     ],
 )
 def test_credentials_are_read(data: dict[str, bytes], profile: str | None, identity: AwsIdentity) -> None:
@@ -94,18 +132,84 @@ def test_credentials_are_read(data: dict[str, bytes], profile: str | None, ident
             {"credentials": FILE.replace("default", "a").encode()}, None, "one of a, staging", id="which profile?"
         ),
         pytest.param({"credentials": b""}, None, "one of none", id="empty file"),
-        pytest.param({"credentials": f"{ID}\n{KEY}".encode()}, None, "line 1: not a credentials file", id="no section"),
-        pytest.param({"credentials": f"[default]\n{KEY}".encode()}, None, "not a credentials file", id="not a setting"),
         pytest.param(
-            {"credentials": b"[default]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = default"},
+            {"credentials": f"{ID}\n{KEY}".encode()},
             None,
-            "profile default has no aws_access_key_id",
-            id="a profile that needs more than a file",
+            "line 1: not a credentials file: it has to begin with a [profile]",
+            id="no section",
         ),
+        pytest.param({"credentials": f"[default]\n{KEY}".encode()}, None, "not a credentials file", id="not a setting"),
+        *(
+            pytest.param(
+                {"credentials": f"[default]\n{setting} = x\nregion = y".encode()},
+                None,
+                f"profile default has {setting}, which is not supported here; give aws_access_key_id and",
+                id=f"file: {setting}",
+            )
+            for setting in (
+                *("role_arn", "source_profile", "credential_source", "credential_process", "web_identity_token_file"),
+                *("sso_session", "sso_start_url", "sso_account_id", "sso_role_name", "login_session", "mfa_serial"),
+            )
+        ),
+        *(
+            pytest.param(
+                {"credentials": f"[default]\n{KEYS}{setting} = x".encode()},
+                None,
+                f"profile default has {setting}, which is not supported here",
+                id=f"file: {setting}, which goes before keys",
+            )
+            for setting in ("role_arn", "web_identity_token_file", "sso_session")
+        ),
+        pytest.param(
+            {"credentials": b"[default]\nregion = us-west-2\noutput = json"},
+            None,
+            "has no aws_access_key_id: a file like ~/.aws/config does not do, give ~/.aws/credentials",
+            id="file: ~/.aws/config",
+        ),
+        pytest.param(
+            {"credentials": f"[default]\n{KEYS}{KEYS}".encode()},
+            None,
+            "line 4: one setting stands there twice in one profile",
+            id="file: a setting twice",
+        ),
+        pytest.param(
+            {"credentials": f"[a]\n{KEYS}[a]\n".encode()},
+            None,
+            "line 4: a profile stands there twice",
+            id="profile twice",
+        ),
+        *(
+            pytest.param(
+                {"credentials": f"[default]\naws_access_key_id = {left}{ID}{right}\naws_secret_access_key=x".encode()},
+                None,
+                "profile default has aws_access_key_id in quotes; write it without them",
+                id=f"file: in {name} quotes",
+            )
+            for name, left, right in (("double", '"', '"'), ("single", "'", "'"), ("half", '"', ""), ("lost", "", "'"))
+        ),
+        pytest.param(
+            plain(accessKeyId=ID, secretAccessKey=f'"{KEY}"'),
+            None,
+            "has secretAccessKey in quotes; write it without them",
+            id="plain keys in quotes",
+        ),
+        pytest.param({"ec2-keys": f'"{ID}" "{KEY}"'.encode()}, None, "has accessKeyId in quotes", id="quoted ec2-keys"),
+        pytest.param({"credentials": FILE.encode("utf-16")}, None, "credentials: is not UTF-8 text", id="UTF-16"),
         pytest.param({"ec2-keys": EC2_KEYS.encode()}, "prod", "aliases: production, staging", id="unknown alias"),
         pytest.param({"ec2-keys": EC2_KEYS.encode()}, None, "one of production, staging", id="which alias?"),
-        pytest.param({"ec2-keys": f"# mine\n{ID}".encode()}, None, "line 2 is not of the form", id="half a line"),
-        pytest.param({"ec2-keys": f"{ID} {KEY} a b".encode()}, None, "line 1 is not of the form", id="four words"),
+        pytest.param(
+            {"ec2-keys": f"# mine\n{ID}\n\n{ID} {KEY} a b".encode()},
+            None,
+            "has no line of the form ACCESS-KEY-ID SECRET-ACCESS-KEY ALIAS (not of that form: line 2, 4)",
+            id="nothing but lines that NixOps skips",
+        ),
+        pytest.param(
+            {"ec2-keys": f"{EC2_KEYS}{ID} {KEY} prod uction".encode()},
+            "prod",
+            "its aliases: production, staging; skipped, as not of two or three words: line 5",
+            id="the wanted line is one that NixOps skips",
+        ),
+        pytest.param({"ec2-keys": b""}, None, "has no line of the form", id="ec2-keys: empty"),
     ],
 )
 def test_what_cannot_be_used_is_named_and_not_told(data: dict[str, bytes], profile: str | None, words: str) -> None:

@@ -1,9 +1,11 @@
 """AWS credentials out of a Secret, in the three forms in which people have them. Pure.
 
 - `accessKeyId`, `secretAccessKey` and, of temporary ones, `sessionToken`;
-- `credentials`: an AWS shared credentials file (AWS CLI User Guide, "Configuration and credential file settings");
+- `credentials`: an AWS shared credentials file (AWS CLI User Guide, "Configuration and credential file settings"). What
+  the AWS CLI would have to ask somebody else for (roles, SSO, programs) is refused by name; `[profile x]`, as in
+  `~/.aws/config`, is `x`;
 - `ec2-keys`: NixOps' `~/.ec2-keys`, lines of `ACCESS-KEY-ID SECRET-ACCESS-KEY ALIAS` with `#` comments (NixOps User's
-  Guide, "Deploying to Amazon EC2").
+  Guide, "Deploying to Amazon EC2"). As in NixOps, other lines do not matter.
 
 Error texts name the Secret, the key in it and what is missing, never a value.
 """
@@ -23,6 +25,24 @@ SESSION_TOKEN = "sessionToken"  # noqa: S105
 SHARED_FILE = "credentials"
 EC2_KEYS = "ec2-keys"
 DEFAULT_PROFILE = "default"
+
+_ID_SETTING = "aws_access_key_id"
+_KEY_SETTING = "aws_secret_access_key"
+_TOKEN_SETTING = "aws_session_token"  # noqa: S105
+_GO_BEFORE_KEYS = (
+    "role_arn",
+    "web_identity_token_file",
+    "sso_session",
+    "sso_start_url",
+    "sso_account_id",
+    "sso_role_name",
+)
+"""Settings for which AWS' tools leave keys of the same profile aside (AWS CLI User Guide, "Configuration settings and
+precedence"): to use the keys would be to act as somebody else."""
+_INSTEAD_OF_KEYS = ("source_profile", "credential_source", "credential_process", "login_session", "mfa_serial")
+_PROFILE_PREFIX = "profile "
+_NO_PROFILES = ("sso-session ", "services ")
+"""How sections of `~/.aws/config` begin that are no profiles."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +101,7 @@ def _text(secret: str, key: str, value: bytes) -> str:
         return value.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         # The decoding error holds the bytes.
-        raise _unusable(secret, f"key {key}: is not UTF-8 text") from None
+        raise _unusable(secret, f"key {key}: is not UTF-8 text; save it as such") from None
 
 
 def _identity(
@@ -91,6 +111,8 @@ def _identity(
         value = values.get(name, "")
         if not value and name != session_token:
             raise Blocked(Reason.AUTH_FAILURE, f"{where} has no {name}")
+        if value[:1] in ("'", '"') or value[-1:] in ("'", '"'):
+            raise Blocked(Reason.AUTH_FAILURE, f"{where} has {name} in quotes; write it without them")
         # A line break or a foreign character would end up in an HTTP header, and the header in an error's text.
         if not all("!" <= character <= "~" for character in value):
             raise Blocked(
@@ -107,15 +129,56 @@ def _from_shared_file(secret: str, text: str, profile: str | None) -> AwsIdentit
     except configparser.Error as error:
         # The parser's own text repeats the line, which may be the secret.
         line = f"line {number}: " if (number := getattr(error, "lineno", None)) else ""
-        raise _unusable(secret, f"key {SHARED_FILE}: {line}not a credentials file ({type(error).__name__})") from None
-    name = _selected(secret, SHARED_FILE, parser.sections(), profile)
+        raise _unusable(secret, f"key {SHARED_FILE}: {line}{_wrong_syntax(error)}") from None
+    profiles = _profiles(parser)
+    name = _selected(secret, SHARED_FILE, list(profiles), profile)
+    settings = profiles[name]
+    where = f"Secret {secret} key {SHARED_FILE} profile {name}"
+    _judge_settings(where, settings)
     return _identity(
-        f"Secret {secret} key {SHARED_FILE} profile {name}",
-        parser[name],
-        access_key_id="aws_access_key_id",
-        secret_access_key="aws_secret_access_key",  # noqa: S106 - the name of a setting
-        session_token="aws_session_token",  # noqa: S106
+        where,
+        settings,
+        access_key_id=_ID_SETTING,
+        secret_access_key=_KEY_SETTING,
+        session_token=_TOKEN_SETTING,
     )
+
+
+def _wrong_syntax(error: configparser.Error) -> str:
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return f"not a credentials file: it has to begin with a [profile]; NixOps' file goes under the key {EC2_KEYS}"
+    if isinstance(error, configparser.DuplicateOptionError):
+        return "one setting stands there twice in one profile"
+    if isinstance(error, configparser.DuplicateSectionError):
+        return "a profile stands there twice"
+    return "not a credentials file: neither a [profile] nor a setting = value"
+
+
+def _profiles(parser: configparser.RawConfigParser) -> dict[str, Mapping[str, str]]:
+    """Name → settings. A plain section wins over the one of `~/.aws/config`'s style."""
+    found: dict[str, Mapping[str, str]] = {}
+    for section in parser.sections():
+        name = section.removeprefix(_PROFILE_PREFIX).strip()
+        if not section.startswith(_NO_PROFILES) and (section == name or name not in parser):
+            found[name] = parser[section]
+    return found
+
+
+def _judge_settings(where: str, settings: Mapping[str, str]) -> None:
+    """Raises Blocked with words about what is there instead of keys."""
+    has_keys = bool(settings.get(_ID_SETTING) and settings.get(_KEY_SETTING))
+    foreign = _GO_BEFORE_KEYS if has_keys else (*_GO_BEFORE_KEYS, *_INSTEAD_OF_KEYS)
+    if found := [name for name in foreign if name in settings]:
+        raise Blocked(
+            Reason.AUTH_FAILURE,
+            f"{where} has {found[0]}, which is not supported here; give {_ID_SETTING} and {_KEY_SETTING}, with"
+            f" {_TOKEN_SETTING} if they are temporary",
+        )
+    if settings and not settings.keys() & {_ID_SETTING, _KEY_SETTING, _TOKEN_SETTING}:
+        raise Blocked(
+            Reason.AUTH_FAILURE,
+            f"{where} has no {_ID_SETTING}: a file like ~/.aws/config does not do, give ~/.aws/credentials",
+        )
 
 
 def _selected(secret: str, key: str, names: list[str], profile: str | None) -> str:
@@ -140,12 +203,14 @@ class _Line:
 
     access_key_id: str
     secret_access_key: str
-    alias: str | None
+    alias: str | None = None
 
 
 def _from_ec2_keys(secret: str, text: str, profile: str | None) -> AwsIdentity:
-    lines = [_line(secret, number, line) for number, line in enumerate(text.splitlines(), start=1)]
-    entry = _selected_line(secret, [line for line in lines if line is not None], profile)
+    words = {number: line.partition("#")[0].split() for number, line in enumerate(text.splitlines(), start=1)}
+    lines = [_Line(*line) for line in words.values() if len(line) in (2, 3)]
+    skipped = [number for number, line in words.items() if line and len(line) not in (2, 3)]
+    entry = _selected_line(secret, lines, skipped, profile)
     return _identity(
         f"Secret {secret} key {EC2_KEYS}",
         {ACCESS_KEY_ID: entry.access_key_id, SECRET_ACCESS_KEY: entry.secret_access_key},
@@ -155,25 +220,23 @@ def _from_ec2_keys(secret: str, text: str, profile: str | None) -> AwsIdentity:
     )
 
 
-def _line(secret: str, number: int, line: str) -> _Line | None:
-    words = line.partition("#")[0].split()
-    if not words:
-        return None
-    if len(words) not in (2, 3):
-        raise _unusable(
-            secret, f"key {EC2_KEYS}: line {number} is not of the form ACCESS-KEY-ID SECRET-ACCESS-KEY ALIAS"
-        )
-    return _Line(words[0], words[1], words[2] if len(words) == 3 else None)
-
-
-def _selected_line(secret: str, lines: list[_Line], profile: str | None) -> _Line:
+def _selected_line(secret: str, lines: list[_Line], skipped: list[int], profile: str | None) -> _Line:
     wanted = profile or DEFAULT_PROFILE
     for line in lines:
         if wanted in (line.alias, line.access_key_id):
             return line
     if profile is None and len(lines) == 1:
         return lines[0]
+    numbers = ", ".join(map(str, skipped))
+    without = f" (not of that form: line {numbers})" if skipped else ""
+    if not lines:
+        raise _unusable(
+            secret, f"key {EC2_KEYS} has no line of the form ACCESS-KEY-ID SECRET-ACCESS-KEY ALIAS{without}"
+        )
     aliases = _listed([line.alias for line in lines if line.alias])
+    without = f"; skipped, as not of two or three words: line {numbers}" if skipped else ""
     if profile is None:
-        raise _unusable(secret, f"key {EC2_KEYS} has no alias {DEFAULT_PROFILE}; set profile to one of {aliases}")
-    raise _unusable(secret, f"key {EC2_KEYS} has neither alias nor access key id {profile}; its aliases: {aliases}")
+        what = f"has no alias {DEFAULT_PROFILE}; set profile to one of {aliases}"
+    else:
+        what = f"has neither alias nor access key id {profile}; its aliases: {aliases}"
+    raise _unusable(secret, f"key {EC2_KEYS} {what}{without}")
