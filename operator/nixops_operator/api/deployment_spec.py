@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
@@ -40,8 +41,38 @@ _PEER = "a rule names at least one of cidrs, ipv6Cidrs, prefixLists, groups and 
 _ICMP_FIELDS = "icmpType and icmpCode go with protocol icmp or icmpv6 only, fromPort and toPort with the others only"
 _PORTS = "tcp and udp need fromPort and toPort, with fromPort not above toPort"
 
+_NO_NETWORK = "is no address and no network; write it as 10.0.0.0/8 or 2001:db8::/32"
+
+
+def _network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(_NO_NETWORK) from None
+    return text
+
+
+_IS_NETWORK = cel_rules(("isCIDR(self) || isIP(self)", _NO_NETWORK))
+Ipv4Network = Annotated[
+    str,
+    StringConstraints(max_length=18, pattern=r"^[0-9]+(\.[0-9]+){3}(/[0-9]{1,2})?$"),
+    AfterValidator(_network),
+    Field(json_schema_extra=_IS_NETWORK),
+]
+Ipv6Network = Annotated[
+    str,
+    StringConstraints(max_length=43, pattern="^[0-9a-fA-F:]+(/[0-9]{1,3})?$"),
+    AfterValidator(_network),
+    Field(json_schema_extra=_IS_NETWORK),
+]
 Port = Annotated[int, Field(ge=0, le=65535)]
 IcmpNumber = Annotated[int, Field(ge=-1, le=255)]
+
+
+# With leading zeros, too: canonical_protocol (ec2/rules.py) takes them for what they mean.
+_ICMP = ["icmp", "icmpv6", "1", "01", "001", "58", "058"]
+_WITH_PORTS = ["tcp", "udp", "6", "06", "006", "17", "017"]
+_PROTOCOL_NUMBER = "(0?[0-9]{1,2}|1[0-9]{2}|2[0-4][0-9]|25[0-5])"
 
 
 class SecurityGroupRule(SpecModel):
@@ -59,14 +90,14 @@ class SecurityGroupRule(SpecModel):
             ),
             (
                 (
-                    "has(self.protocol) && self.protocol in ['icmp', 'icmpv6', '1', '58']"
+                    f"has(self.protocol) && self.protocol in {_ICMP}"
                     " ? !has(self.fromPort) && !has(self.toPort) : !has(self.icmpType) && !has(self.icmpCode)"
                 ),
                 _ICMP_FIELDS,
             ),
             (
                 (
-                    "has(self.protocol) && !(self.protocol in ['tcp', 'udp', '6', '17'])"
+                    f"has(self.protocol) && !(self.protocol in {_WITH_PORTS})"
                     " || has(self.fromPort) && has(self.toPort) && self.fromPort <= self.toPort"
                 ),
                 _PORTS,
@@ -74,9 +105,9 @@ class SecurityGroupRule(SpecModel):
         )
     )
 
-    protocol: Annotated[str, StringConstraints(max_length=8, pattern="^(tcp|udp|icmp|icmpv6|all|-1|[0-9]{1,3})$")] = (
-        "tcp"
-    )
+    protocol: Annotated[
+        str, StringConstraints(max_length=8, pattern=f"^(tcp|udp|icmp|icmpv6|all|-1|{_PROTOCOL_NUMBER})$")
+    ] = "tcp"
     """tcp, udp, icmp, icmpv6, all, or an IP protocol number."""
     from_port: Port | None = None
     """First port (tcp, udp)."""
@@ -86,15 +117,9 @@ class SecurityGroupRule(SpecModel):
     """ICMP type; absent or -1: all types and codes."""
     icmp_code: IcmpNumber | None = None
     """ICMP code; absent or -1: all codes of the type."""
-    cidrs: Annotated[
-        tuple[Annotated[str, StringConstraints(max_length=18, pattern=r"^[0-9]+(\.[0-9]+){3}(/[0-9]{1,2})?$")], ...],
-        Field(max_length=60, json_schema_extra=SET),
-    ] = ()
+    cidrs: Annotated[tuple[Ipv4Network, ...], Field(max_length=60, json_schema_extra=SET)] = ()
     """IPv4 networks, as 10.0.0.0/8."""
-    ipv6_cidrs: Annotated[
-        tuple[Annotated[str, StringConstraints(max_length=43, pattern="^[0-9a-fA-F:]+(/[0-9]{1,3})?$")], ...],
-        Field(max_length=60, json_schema_extra=SET),
-    ] = ()
+    ipv6_cidrs: Annotated[tuple[Ipv6Network, ...], Field(max_length=60, json_schema_extra=SET)] = ()
     """IPv6 networks, as 2001:db8::/32."""
     prefix_lists: Annotated[
         tuple[Annotated[str, StringConstraints(max_length=32, pattern="^pl-[0-9a-f]{8,17}$")], ...],
@@ -115,11 +140,11 @@ class SecurityGroupRule(SpecModel):
     def _as_ec2_takes_it(self) -> Self:
         if not (self.cidrs or self.ipv6_cidrs or self.prefix_lists or self.groups or self.include_self):
             raise ValueError(_PEER)
-        is_icmp = self.protocol in ("icmp", "icmpv6", "1", "58")
+        is_icmp = self.protocol in _ICMP
         ports, kinds = (self.from_port, self.to_port), (self.icmp_type, self.icmp_code)
         if (ports if is_icmp else kinds) != (None, None):
             raise ValueError(_ICMP_FIELDS)
-        if self.protocol in ("tcp", "udp", "6", "17") and (
+        if self.protocol in _WITH_PORTS and (
             self.from_port is None or self.to_port is None or self.from_port > self.to_port
         ):
             raise ValueError(_PORTS)
