@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
@@ -173,9 +174,18 @@ class SecurityGroupEntry(SpecModel):
 _OUR_LABELS = "labels nixops.dev/… belong to the operator"
 
 
-def _labels_of_others(labels: dict[str, str]) -> dict[str, str]:
+# Kubernetes documentation, "Labels and Selectors", "Syntax and character set": the API server would refuse the machine.
+_LABEL_KEYS = "keys of labels are names of at most 63 letters, digits, - _ and ., perhaps after a domain and /"
+_DOMAIN = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_LABEL_KEY = rf"^({_DOMAIN}(\.{_DOMAIN})*/)?{_LABEL_NAME}$"
+
+
+def _proper_labels(labels: dict[str, str]) -> dict[str, str]:
     if any(key.startswith("nixops.dev/") for key in labels):
         raise ValueError(_OUR_LABELS)
+    if not all(len(key) <= 317 and re.search(_LABEL_KEY, key) for key in labels):
+        raise ValueError(_LABEL_KEYS)
     return labels
 
 
@@ -191,10 +201,15 @@ class MachineEntry(SpecModel):
     replicas: Annotated[int, Field(ge=0, le=256)] | None = None
     """How many, named <name>-0, <name>-1, …; absent: one, named <name>."""
     labels: Annotated[
-        dict[str, Annotated[str, StringConstraints(max_length=63, pattern="^([A-Za-z0-9][-A-Za-z0-9_.]*)?$")]],
+        dict[str, Annotated[str, StringConstraints(max_length=63, pattern=f"^({_LABEL_NAME})?$")]],
         Field(max_length=32),
-        AfterValidator(_labels_of_others),
-        Field(json_schema_extra=cel_rules(("self.all(key, !key.startsWith('nixops.dev/'))", _OUR_LABELS))),
+        AfterValidator(_proper_labels),
+        Field(
+            json_schema_extra=cel_rules(
+                ("self.all(key, !key.startsWith('nixops.dev/'))", _OUR_LABELS),
+                (f"self.all(key, size(key) <= 317 && key.matches(r'{_LABEL_KEY}'))", _LABEL_KEYS),
+            )
+        ),
     ] = Field(default_factory=dict)
     """Labels of the NixMachine, besides the operator's own."""
 
