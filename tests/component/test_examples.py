@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from component.conftest import ROOT
+from nixops_operator.api import crd
 from nixops_operator.api.machine_of_deployment import ChildMachine, machines_of
 
 if TYPE_CHECKING:
@@ -75,3 +79,95 @@ def test_on_a_host_that_exists(crds: ApiServer) -> None:
     assert settings.target.host is not None
     assert settings.target.host.address == env["ADDRESS"]
     assert settings.ssh.host_keys == (env["HOST_KEY"],)
+
+
+def overlay(folder: Path, kustomization: dict[str, Any], **files: str) -> str:
+    """A kustomization of a user's own, as a folder to render."""
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "naming", [pytest.param({}, id="with a hash"), pytest.param({"namePrefix": "test-"}, id="with a prefix, too")]
+)
+def test_generated_secrets_are_followed(api_server: ApiServer, tmp_path: Path, naming: dict[str, str]) -> None:
+    """The usual way to have the credentials beside the deployment, encrypted in git."""
+    machine = {
+        "apiVersion": "nixops.dev/v1alpha1",
+        "kind": "NixMachine",
+        "metadata": {"name": "lone"},
+        "spec": {
+            "aws": {"credentials": {"secretRef": {"name": "aws"}}},
+            "ssh": {"privateKeySecretRef": {"name": "door"}},
+            "configuration": {"source": {"configMapRef": {"name": "example-configuration"}}},
+        },
+    }
+    supplied = [
+        {"op": "add", "path": "/spec/keyPairs/-", "value": {"name": "door", "privateKeySecretRef": {"name": "door"}}},
+        {"op": "add", "path": "/spec/machines/0/ssh", "value": {"privateKeySecretRef": {"name": "door"}}},
+    ]
+    folder = overlay(
+        tmp_path,
+        {
+            "resources": [os.path.relpath(EXAMPLE / "targets/aws-security-groups", tmp_path), "lone.yaml"],
+            "secretGenerator": [
+                {"name": "aws", "files": ["credentials"]},
+                {"name": "door", "files": ["ssh-privatekey"]},
+            ],
+            "patches": [{"target": {"kind": "NixDeployment"}, "patch": yaml.safe_dump(supplied)}],
+            **naming,
+        },
+        **{"lone.yaml": yaml.safe_dump(machine), "credentials": "[default]", "ssh-privatekey": "no key"},
+    )
+
+    objects = list(
+        yaml.safe_load_all(api_server.kubectl("kustomize", folder, "--load-restrictor=LoadRestrictionsNone"))
+    )
+
+    made = {body["metadata"]["name"] for body in objects if body["kind"] in ("Secret", "ConfigMap")}
+    named = {reference["name"] for body in objects for reference in _references(body.get("spec"))}
+    assert len(made) == 3
+    assert all(name.startswith(naming.get("namePrefix", "")) for name in made)
+    assert named == made
+
+
+def _references(part: Any) -> Iterator[dict[str, Any]]:
+    """All that name a Secret or ConfigMap."""
+    if isinstance(part, dict):
+        for field, value in part.items():
+            if field.endswith(REFERENCES):
+                yield value
+            yield from _references(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _references(value)
+
+
+REFERENCES = ("ecretRef", "onfigMapRef", "onfigMapKeyRef")
+
+
+def _paths_of_references(schema: dict[str, Any], path: str) -> Iterator[str]:
+    for field, part in schema.get("properties", {}).items():
+        if field.endswith(REFERENCES):
+            yield f"{path}/{field}/name"
+        yield from _paths_of_references(part, f"{path}/{field}")
+    if "items" in schema:
+        yield from _paths_of_references(schema["items"], path)
+
+
+def test_kustomize_is_told_every_place_that_names_another_object() -> None:
+    text = (EXAMPLE / "machine/name-reference.yaml").read_text()
+    told = {
+        (spec["kind"], spec["path"]) for entry in yaml.safe_load(text)["nameReference"] for spec in entry["fieldSpecs"]
+    }
+
+    definitions = [definition["spec"] for definition in crd.all_crds().values()]
+    assert told == {
+        (definition["names"]["kind"], path)
+        for definition in definitions
+        for path in _paths_of_references(
+            definition["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec"
+        )
+    }
