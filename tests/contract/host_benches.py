@@ -62,6 +62,9 @@ class Bench(Protocol):
     async def stop_sshd(self) -> None:
         """By hand."""
 
+    async def take_shell(self) -> None:
+        """From root, as for an account that nobody is to log in to."""
+
     async def reboot(self) -> None:
         """Without being asked by us."""
 
@@ -148,6 +151,9 @@ class MemoryBench:
     async def stop_sshd(self) -> None:
         self.machine.is_sshd_running = False
 
+    async def take_shell(self) -> None:
+        self.machine.has_shell = False
+
     async def reboot(self) -> None:
         self.machine.reboot()
 
@@ -214,6 +220,13 @@ class MachineBench:
 
     async def stop_sshd(self) -> None:
         await self.run("systemctl", "stop", "sshd.service")
+
+    async def take_shell(self) -> None:
+        await self.set_shell("/usr/sbin/nologin")
+
+    async def set_shell(self, shell: str) -> None:
+        """Root's, by hand."""
+        await self.run("sed", "-i", f"s|^\\(root:.*:\\)[^:]*$|\\1{shell}|", "/etc/passwd")
 
     async def reboot(self) -> None:
         await self.machines.reboot(NAME)

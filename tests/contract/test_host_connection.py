@@ -113,6 +113,59 @@ async def test_a_user_other_than_root_is_refused_before_anything_is_sent(bench: 
     assert "only root" in error.message
 
 
+async def test_an_account_without_a_shell_is_told_apart(bench: Bench) -> None:
+    await bench.take_shell()
+    host = await reached(bench)
+    with pytest.raises(Blocked) as caught:
+        await host.facts()
+    assert caught.value.reason is Reason.AUTHENTICATION_FAILED
+    assert "root" in caught.value.message
+    assert "has no shell that runs commands" in caught.value.message
+    await host.close()
+
+
+@pytest.mark.lab
+async def test_what_the_accounts_shell_says_before_is_no_part_of_the_answer(machine: MachineBench) -> None:
+    """A .bashrc may print lines without an end, and turn on the shell's own echo."""
+    await machine.run("sh", "-c", "printf 'echo welcome; echo hm >&2; printf \"no end\"; set -vx\\n' >/root/.bashrc")
+    host = await reached(machine)
+    assert (await host.facts()).current_system == machine.base
+    with pytest.raises(Retry, match=r"192\.0\.2\.10: confirm: no activation 00000000-1 on this host$"):
+        await host.confirm("00000000-1")
+    assert await machine.deliver(host, "good")
+    await host.close()
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    ("shell", "words"),
+    [
+        pytest.param(
+            "/bin/false", "has no shell that runs commands (as /sbin/nologin and /bin/false); it ended with 1"
+        ),
+        pytest.param("/bin/cat", "says `cat: invalid option"),
+        pytest.param("/bin/rbash", "says `"),
+    ],
+)
+async def test_an_unusable_shell_is_named(machine: MachineBench, shell: str, words: str) -> None:
+    await machine.set_shell(shell)
+    host = await reached(machine)
+    with pytest.raises(Blocked) as caught:
+        await host.facts()
+    assert caught.value.reason is Reason.AUTHENTICATION_FAILED
+    assert words in caught.value.message
+    await host.close()
+
+
+@pytest.mark.lab
+async def test_a_forced_command_is_named(machine: MachineBench) -> None:
+    await machine.run("sh", "-c", "sed -i 's/^/command=\"echo only backups here\" /' /root/.ssh/authorized_keys")
+    host = await reached(machine)
+    with pytest.raises(Blocked, match=r"it says `only backups here`.*forced command"):
+        await host.facts()
+    await host.close()
+
+
 async def test_an_address_resolves_to_itself_and_an_unknown_name_to_nothing(bench: Bench) -> None:
     assert await bench.hosts.resolve("192.0.2.10") == "192.0.2.10"
     with pytest.raises(Retry, match="does not resolve"):
@@ -190,8 +243,9 @@ class HostileServer(asyncssh.SSHServer):
 
 
 @asynccontextmanager
-async def hostile_host(answer: bytes, is_endless: bool = False) -> AsyncIterator[HostTarget]:
-    """A host on loopback that takes the agent and then answers every command with `answer`."""
+async def hostile_host(answer: bytes, is_endless: bool = False, is_framed: bool = True) -> AsyncIterator[HostTarget]:
+    """A host on loopback that takes the agent and then answers every command with `answer`, between the marks or
+    without any."""
     key = new_key()
     connections: list[asyncssh.SSHServerConnection] = []
 
@@ -200,14 +254,17 @@ async def hostile_host(answer: bytes, is_endless: bool = False) -> AsyncIterator
             connections.append(conn)
 
     async def serve(process: asyncssh.SSHServerProcess[bytes]) -> None:
-        if "sha256sum" in str(process.command):
-            process.exit(0)
-            return
+        mark = str(process.command).partition("n=")[2][:16].encode()
         try:
-            process.stdout.write(answer)
-            while is_endless:
-                await process.stdout.drain()
+            if is_framed:
+                process.stdout.write(b"\nnixops-%b begin\n" % mark)
+            if not is_framed or "sha256sum" not in str(process.command):
                 process.stdout.write(answer)
+                while is_endless:
+                    await process.stdout.drain()
+                    process.stdout.write(answer)
+            if is_framed:
+                process.stdout.write(b"\nnixops-%b end\n" % mark)
         except (BrokenPipeError, asyncssh.Error):
             return
         process.exit(0)
@@ -241,6 +298,14 @@ async def test_an_answer_of_another_form_is_refused_and_not_quoted() -> None:
             await host.facts()
         assert "cannot be read" in caught.value.message
         assert "script" not in caught.value.message
+        await host.close()
+
+
+async def test_a_shell_that_talks_without_end_is_cut_and_named() -> None:
+    async with hostile_host(b"welcome!\n" * 1000, is_endless=True, is_framed=False) as target:
+        host = await AsyncsshHosts().connect(target)
+        with pytest.raises(Blocked, match="it says `welcome!`"):
+            await host.root_next("/nix/store/" + "0" * 32 + "-system")
         await host.close()
 
 

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from contract.host_benches import MachineBench, on_machine, reached
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Retry
 from nixops_operator.ports.host import Host
 
 pytestmark = pytest.mark.lab
@@ -110,6 +112,31 @@ async def test_the_end_of_the_copy_ends_its_daemons(machine: MachineBench, host:
     while await daemons(machine) != 0:
         await machine.pause()
     assert (await host.facts()).current_system == machine.base
+
+
+async def test_why_a_daemon_died_is_told(machine: MachineBench, host: Host) -> None:
+    """`nix copy` itself sees nothing but the end of the stream."""
+    program = (await machine.run("sh", "-c", "readlink -e $(command -v nix-daemon)")).strip()
+    script = "#!/bin/sh\necho 'error: creating /nix/var/nix/db: No space left on device' >&2\nexit 1\n"
+    await machine.run(
+        "sh", "-c", f"cat >/run/dying; chmod +x /run/dying; mount --bind /run/dying {program}", stdin=script.encode()
+    )
+
+    async def copy() -> None:
+        async with host.nix_daemon(machine.systems.public_key) as socket:
+            argv = machine.systems.copy_argv(machine.store_path("good"), socket)
+            process = await asyncio.create_subprocess_exec(*argv, stderr=asyncio.subprocess.PIPE)
+            await process.communicate()
+            raise Retry(Reason.COPY_FAILED, "unexpected end-of-file")
+
+    with pytest.raises(Retry) as caught:
+        await copy()
+    assert caught.value.reason is Reason.COPY_FAILED
+    assert caught.value.message.startswith(
+        "unexpected end-of-file; the Nix daemon of 192.0.2.10 says: "
+        "error: creating /nix/var/nix/db: No space left on device; the disk of 192.0.2.10 is full: make room"
+    )
+    await machine.run("umount", program)
 
 
 async def daemons(machine: MachineBench) -> int:

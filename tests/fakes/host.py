@@ -90,6 +90,7 @@ class FakeMachine:
         self.client_keys = {CLIENT_KEY}
         self.is_silent = False  # off, or a security group without a rule for us
         self.is_sshd_running = True
+        self.has_shell = True  # the account's login shell runs commands
         self.login_attempts = 0
         self.now = 0.0
         self.boots = 1
@@ -448,6 +449,9 @@ class FakeHost:
             raise OutcomeUnknown(Reason.CONNECT_TIMEOUT, f"{self.target.address} did not answer in time")
         if self.is_cut:
             raise Retry(Reason.CONNECT_TIMEOUT, f"the connection to {self.target.address} was cut")
+        if not self.machine.has_shell:
+            what = f"the account {self.target.user} on {self.target.address} has no shell that runs commands"
+            raise Blocked(Reason.AUTHENTICATION_FAILED, what)
         return self.machine
 
 

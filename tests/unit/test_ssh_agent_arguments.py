@@ -102,5 +102,6 @@ def test_an_unknown_command_is_refused(agent: Path) -> None:
 
 
 def test_the_command_line_names_the_script_by_its_hash() -> None:
-    words = shlex.split(AGENT.command("confirm", "v1z67m3m-1"))
-    assert words == ["exec", "sh", f"/var/lib/nixops/agent-{AGENT.digest}", "confirm", "v1z67m3m-1"]
+    *words, script = shlex.split(AGENT.call("confirm", "v1z67m3m-1").line)
+    assert words == ["exec", "sh", "-c"]
+    assert f"(exec sh /var/lib/nixops/agent-{AGENT.digest} confirm v1z67m3m-1)" in script

@@ -18,6 +18,7 @@ class Host(Protocol):
 
     Raises, all: Retry (`ConnectTimeout`, `ConnectionRefused`) when the connection is cut or a command does not answer
     in time;
+    Blocked (`AuthenticationFailed`) when the account's shell does not run commands, or the account is not uid 0;
     Blocked (`ActivationFailed`) only where said.
     """
 
@@ -39,7 +40,9 @@ class Host(Protocol):
         --stdio` on the host.
 
         The daemon trusts `trusted_public_key` (`<name>:<base64>`) besides the host's own keys, and checks signatures.
-        What goes through it is the effect. Repeating: safe, a path is registered when it is complete.
+        What goes through it is the effect. Repeating: safe, a path is registered when it is complete. A Retry that
+        leaves the context comes out with the daemon's last words added: of a daemon that dies, its client sees nothing
+        but the end of the stream.
         """
 
     @effect("host.root_next")

@@ -104,9 +104,15 @@ def for_people(text: str) -> str:
     return _UNPRINTABLE.sub("", _ESCAPE_SEQUENCE.sub("", text.replace("\r\n", "\n")))
 
 
+def first_useful_line(text: str) -> str:
+    """The first line with something on it, at most 120 characters; empty if there is none."""
+    lines = (line.strip() for line in for_people(text[:4096]).splitlines())
+    return next((line for line in lines if line), "")[:120]
+
+
 def last_useful_line(text: str) -> str:
     """The last line with something on it, at most 300 characters; empty if there is none."""
-    lines = [line.strip() for line in for_people(text).splitlines() if line.strip()]
+    lines = [line.strip() for line in for_people(text[-4096:]).splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
 
 

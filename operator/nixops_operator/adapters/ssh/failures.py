@@ -1,16 +1,24 @@
-"""What asyncssh and the operating system raise while connecting → what the caller does next. The one table."""
+"""What asyncssh, the operating system and the account's shell say → what the caller does next. The one table."""
 
 from __future__ import annotations
 
 import errno
+import re
 
 import asyncssh
 
+from nixops_operator.adapters.ssh.facts import first_useful_line
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, OperatorError, Retry
 
 # asyncssh's text when two lists of algorithms have nothing in common (connection.py, `_choose_alg`).
 _NO_SHARED_HOST_KEY_TYPE = "server host key"
+
+# util-linux and shadow: "This account is currently not available."; NixOS: users without a shell get nologin.
+_IS_NO_SHELL = re.compile(r"account is (currently )?not available|nologin", re.IGNORECASE)
+# strerror(3) of ENOSPC and EROFS, as Nix shows them.
+_DISK_FULL = "No space left on device"
+_READ_ONLY = "Read-only file system"
 
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ETIMEDOUT}
 
@@ -60,3 +68,43 @@ def host_key_mismatch(where: str, shown: str, pinned: list[str]) -> Blocked:
         f"{where} shows the host key {shown}; pinned: {', '.join(pinned)}. No login was tried. If the host was made "
         "anew, give its new key; if not, somebody else answers at this address",
     )
+
+
+def no_shell(where: str, user: str, exit_status: int | None, stdout: str, stderr: str) -> Blocked:
+    """The login succeeded, and then the account's shell did not run what it was given. `exit_status` None: it was cut
+    while it talked."""
+    said = first_useful_line(stdout) or first_useful_line(stderr)
+    if said and not _IS_NO_SHELL.search(said):
+        what = (
+            f"the login shell of {user} on {where} does not run commands, it says `{said}`. Give it a plain shell "
+            "(users.users.<name>.shell), without a forced command (command=… in authorized_keys, ForceCommand of sshd)"
+        )
+    else:
+        ended = f"; it ended with {exit_status}" if exit_status else ""
+        what = (
+            f"the account {user} on {where} has no shell that runs commands (as /sbin/nologin and /bin/false){ended}. "
+            "Give it one (users.users.<name>.shell)"
+        )
+    return Blocked(Reason.AUTHENTICATION_FAILED, what)
+
+
+def not_root(where: str, user: str, said: str) -> Blocked:
+    """The account is called root, and is not."""
+    return Blocked(
+        Reason.AUTHENTICATION_FAILED,
+        f"the account {user} on {where} is not the superuser ({said}); to activate a system needs uid 0",
+    )
+
+
+def copy_failed(where: str, error: Retry, said: str) -> Retry:
+    """`error` is what `nix copy` saw of it: of a daemon that could not even start, only the end of the stream. `said`
+    is what the daemon wrote to stderr at last; empty if nothing."""
+    words = f"{error.message} {said}"
+    if _DISK_FULL in words:
+        advice = f"the disk of {where} is full: make room (nix-collect-garbage --delete-older-than 30d), or enlarge it"
+    elif _READ_ONLY in words:
+        advice = f"a file system of {where} is mounted read-only; look at its kernel's log"
+    else:
+        advice = ""
+    parts = [error.message, f"the Nix daemon of {where} says: {said}" if said else "", advice]
+    return Retry(error.reason, "; ".join(filter(None, parts)), error.after) if said or advice else error

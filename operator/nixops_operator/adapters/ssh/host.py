@@ -11,15 +11,17 @@ from pathlib import Path
 
 import asyncssh
 
-from nixops_operator.adapters.ssh.agent import Agent, frame
-from nixops_operator.adapters.ssh.daemon_socket import daemon_socket
+from nixops_operator.adapters.ssh.agent import NOISE_BYTES, NOT_ROOT, Agent, Call, frame
+from nixops_operator.adapters.ssh.daemon_socket import DaemonWords, daemon_socket
 from nixops_operator.adapters.ssh.facts import (
     MalformedAnswer,
+    first_useful_line,
     for_people,
     last_useful_line,
     parse_facts,
     parse_yes_or_no,
 )
+from nixops_operator.adapters.ssh.failures import copy_failed, no_shell, not_root
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OutcomeUnknown, Retry
 from nixops_operator.facts.host import ActivationRequest, HostFacts, HostTarget
@@ -77,10 +79,15 @@ class AsyncsshHost:
         """See `ports.host.Host`."""
         if _TRUSTED_PUBLIC_KEY.fullmatch(trusted_public_key) is None:
             raise ValueError("not a public key of the form <name>:<base64>")
-        await self._place_agent()
-        command = self._agent.command("daemon")
-        async with daemon_socket(self._connection, command, frame(trusted_public_key)) as path:
-            yield path
+        await self._place_agent_before_change()
+        said = DaemonWords()
+        try:
+            async with daemon_socket(
+                self._connection, lambda: self._agent.stream("daemon"), frame(trusted_public_key), said
+            ) as path:
+                yield path
+        except Retry as error:
+            raise copy_failed(self._where, error, said.last_line) from error
 
     async def root_next(self, toplevel: str) -> bool:
         """See `ports.host.Host`."""
@@ -131,7 +138,7 @@ class AsyncsshHost:
         """A command that changes nothing."""
         try:
             await self._place_agent()
-            answer = await self._run(self._agent.command(*words), b"", ANSWER_SECONDS)
+            answer = await self._run(self._agent.call(*words), b"", ANSWER_SECONDS)
         except TimeoutError as error:
             raise Retry(Reason.CONNECT_TIMEOUT, f"{self._where} did not answer `{words[0]}` in time") from error
         except _Cut as error:
@@ -144,7 +151,7 @@ class AsyncsshHost:
         """A command that changes the host. All may be repeated, so an unknown outcome is as good as a failure."""
         await self._place_agent_before_change()
         try:
-            answer = await self._run(self._agent.command(*words), stdin, limit)
+            answer = await self._run(self._agent.call(*words), stdin, limit)
         except TimeoutError as error:
             raise OutcomeUnknown(
                 Reason.CONNECT_TIMEOUT, f"{self._where} did not answer `{words[0]}` in time"
@@ -168,23 +175,40 @@ class AsyncsshHost:
         async with self._placing:
             if self._is_agent_placed:
                 return
-            answer = await self._run(self._agent.placing_command, self._agent.script, ANSWER_SECONDS)
+            answer = await self._run(self._agent.placing(), self._agent.script, ANSWER_SECONDS)
+            if answer.exit_status == NOT_ROOT:
+                raise not_root(self._where, self._target.user, last_useful_line(answer.stderr))
             if answer.exit_status != 0:
                 why = last_useful_line(answer.stderr) or f"exit {answer.exit_status}"
                 raise Retry(Reason.PROGRESSING_WITH_RETRY, f"{self._where} cannot store the agent: {why}")
             self._is_agent_placed = True
 
-    async def _run(self, command: str, stdin: bytes, limit: int) -> _Answer:
-        """Raises TimeoutError, _Cut."""
-        async with asyncio.timeout(limit):
-            try:
-                process = await self._connection.create_process(command, encoding=None)
-            except (asyncssh.Error, OSError) as error:
-                raise _Cut(LOST) from error
-            try:
-                return await _converse(process, stdin)
-            finally:
-                process.close()
+    async def _run(self, call: Call, stdin: bytes, limit: int) -> _Answer:
+        """Raises TimeoutError, _Cut, and Blocked (`AuthenticationFailed`) if the account's shell does not run it."""
+        heard = _Heard(call)
+        try:
+            async with asyncio.timeout(limit):
+                try:
+                    process = await self._connection.create_process(call.line, encoding=None)
+                except (asyncssh.Error, OSError) as error:
+                    raise _Cut(LOST) from error
+                try:
+                    exit_status = await _converse(process, stdin, heard)
+                finally:
+                    process.close()
+        except _Noise as error:
+            raise no_shell(self._where, self._target.user, None, heard.stdout, heard.stderr) from error
+        except TimeoutError as error:
+            line = "" if heard.has_begun else first_useful_line(heard.stdout)
+            if line:
+                raise _Cut(f"the account's shell prints `{line}`, and runs nothing in {limit} s") from error
+            raise
+        inside = call.answer(heard.stdout)
+        if inside is not None:
+            return _Answer(exit_status, inside, call.complaints(heard.stderr))
+        if heard.has_begun:
+            raise _Cut(LOST)
+        raise no_shell(self._where, self._target.user, exit_status, heard.stdout, heard.stderr)
 
     def _failed(self, word: str, answer: _Answer) -> Retry:
         why = last_useful_line(answer.stderr) or f"exit {answer.exit_status}"
@@ -214,33 +238,73 @@ class _TooLong(OSError):
     """The answer outgrew its limit."""
 
 
-async def _converse(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> _Answer:
+class _Noise(Exception):
+    """The account's shell talks on and on, and not about the call."""
+
+
+class _Heard:
+    """What came of one call so far."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._stdout = bytearray()
+        self._stderr = bytearray()
+
+    @property
+    def stdout(self) -> str:
+        return self._stdout.decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.decode(errors="replace")
+
+    @property
+    def has_begun(self) -> bool:
+        return self._call.begin.encode() in self._stdout
+
+    async def read_stdout(self, reader: asyncssh.SSHReader[bytes]) -> None:
+        has_begun = False
+        async for chunk in _chunks(reader):
+            self._stdout += chunk
+            has_begun = has_begun or self.has_begun
+            if not has_begun and len(self._stdout) > NOISE_BYTES:
+                raise _Noise
+            if len(self._stdout) > ANSWER_BYTES:
+                raise _TooLong
+
+    async def read_stderr(self, reader: asyncssh.SSHReader[bytes]) -> None:
+        async for chunk in _chunks(reader):
+            self._stderr += chunk
+            if len(self._stderr) > ANSWER_BYTES:
+                raise _TooLong
+
+
+async def _chunks(reader: asyncssh.SSHReader[bytes]) -> AsyncIterator[bytes]:
+    while chunk := await reader.read(1 << 16):
+        yield chunk
+
+
+async def _converse(process: asyncssh.SSHClientProcess[bytes], stdin: bytes, heard: _Heard) -> int:
+    """The exit status. Raises _Cut, _Noise."""
     try:
         async with asyncio.TaskGroup() as group:
-            stdout = group.create_task(_read(process.stdout))
-            stderr = group.create_task(_read(process.stderr))
+            group.create_task(heard.read_stdout(process.stdout))
+            group.create_task(heard.read_stderr(process.stderr))
             group.create_task(_write(process, stdin))
         await process.wait_closed()
     except (asyncssh.Error, OSError) as error:
         raise _Cut(LOST) from error
     # Not `except*`: before Python 3.11.4 what is raised in it comes out in a group (CPython issue 103590).
     except ExceptionGroup as errors:
-        _, others = errors.split((asyncssh.Error, OSError))
+        _, others = errors.split((asyncssh.Error, OSError, _Noise))
         if others is not None:
             raise
+        if errors.subgroup(_Noise):
+            raise _Noise from errors
         raise _Cut(TOO_LONG if errors.subgroup(_TooLong) else LOST) from errors
     if process.exit_status is None or process.exit_status < 0:
         raise _Cut(LOST)
-    return _Answer(process.exit_status, stdout.result(), stderr.result())
-
-
-async def _read(reader: asyncssh.SSHReader[bytes]) -> str:
-    collected = bytearray()
-    while chunk := await reader.read(1 << 16):
-        collected += chunk
-        if len(collected) > ANSWER_BYTES:
-            raise _TooLong
-    return collected.decode(errors="replace")
+    return process.exit_status
 
 
 async def _write(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> None:
