@@ -16,6 +16,7 @@ import yaml
 from component.conftest import ApiServer
 from contract.kube_worlds import RealWorld, event, key, machine, real_world
 from nixops_operator.adapters.kube import Connection, KubernetesApi, api, connection
+from nixops_operator.adapters.kube.events import EventPoster
 from nixops_operator.adapters.kube.rate import RateLimit
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OutcomeUnknown, Retry
@@ -315,6 +316,32 @@ async def test_an_event_is_shown_by_describe(crds: ApiServer) -> None:
 
     assert "nixops-operator" in described
     assert "x" * 1000 in described
+
+
+class CountedMoment(float):
+    """Counts how often moments are compared."""
+
+    comparisons = 0
+
+    def __le__(self, other: float) -> bool:
+        CountedMoment.comparisons += 1
+        return super().__le__(other)
+
+    def __gt__(self, other: float) -> bool:
+        CountedMoment.comparisons += 1
+        return super().__gt__(other)
+
+
+async def test_a_new_event_does_not_walk_over_all_that_were_posted(tmp_path: Path) -> None:
+    async with server(lambda _: reply(200, {}), tmp_path) as (_, received):
+        opened = await Connection.open(str(tmp_path / "config"))
+        poster = EventPoster(opened, monotonic=lambda: CountedMoment(100))
+        for number in range(40):
+            await poster.post(event(BODY, f"message {number}"))
+        await opened.close()
+
+    assert len(received) == 40
+    assert CountedMoment.comparisons <= 40
 
 
 class Clock:

@@ -165,14 +165,6 @@ LABELS = WORDS.map("-".join)
 
 
 @pytest.mark.parametrize("name_of", [names.machine_object_name, names.key_pair_secret])
-@given(first=st.tuples(LABELS, LABELS), second=st.tuples(LABELS, LABELS))
-def test_two_owners_never_have_one_name(
-    name_of: Callable[[str, str], str], first: tuple[str, str], second: tuple[str, str]
-) -> None:
-    assert (name_of(*first) == name_of(*second)) == (first == second)
-
-
-@pytest.mark.parametrize("name_of", [names.machine_object_name, names.key_pair_secret])
 @given(owner=st.tuples(LABELS, LABELS))
 def test_no_two_splits_of_the_same_words_have_one_name(
     name_of: Callable[[str, str], str], owner: tuple[str, str]

@@ -40,7 +40,7 @@ class EventPoster:
         self._connection = connection
         self._now = now
         self._monotonic = monotonic
-        self._posted: dict[Event, _Posted] = {}
+        self._posted: dict[Event, _Posted] = {}  # the oldest first
 
     async def post(self, event: Event) -> None:
         self._forget_old()
@@ -48,7 +48,8 @@ class EventPoster:
         if posted is not None and await self._count(event, posted):
             return
         # Noted before the reply: a lost reply must not make a second Event of the same.
-        posted = self._posted[event] = _Posted(f"{event.key.name[:200]}.{secrets.token_hex(8)}", 1, self._monotonic())
+        self._posted.pop(event, None)
+        posted = self._posted[event] = _Posted(f"{event.key.name}.{secrets.token_hex(8)}", 1, self._monotonic())
         await self._connection.request(
             "POST",
             path_of("api", "v1", "namespaces", event.key.namespace, "events"),
@@ -71,7 +72,10 @@ class EventPoster:
 
     def _forget_old(self) -> None:
         oldest = self._monotonic() - WINDOW
-        for event in [event for event, posted in self._posted.items() if posted.since <= oldest]:
+        while self._posted:
+            event, posted = next(iter(self._posted.items()))
+            if posted.since > oldest:
+                return
             del self._posted[event]
 
 
