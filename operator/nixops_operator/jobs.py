@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
+from nixops_operator.api.durations import format_duration
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Lost, OperatorError, Retry
 from nixops_operator.job_names import BUILD, COPY, EVALUATE, HOST, kind_of
@@ -362,8 +363,8 @@ class _Bounds:
 
     def exceeded(self, now: float, end: float) -> str:
         if self.stall is None or now >= end:
-            return f"took longer than {_span(self.deadline or timedelta())}"
-        return f"made no progress for {_span(self.stall)}"
+            return f"took longer than {format_duration(self.deadline or timedelta())}"
+        return f"made no progress for {format_duration(self.stall)}"
 
 
 class _Ticket:
@@ -441,11 +442,3 @@ class _Places:
 def unexpected(error: BaseException) -> Retry:
     """A bug, as a person should see it: named, retried, no traceback (that is in the log)."""
     return Retry(Reason.PROGRESSING_WITH_RETRY, f"internal error ({type(error).__name__}); see the operator's log")
-
-
-def _span(time: timedelta) -> str:
-    seconds = time.total_seconds()
-    for unit, name in ((3600, "h"), (60, "min")):
-        if seconds >= unit and seconds % unit == 0:
-            return f"{seconds / unit:g} {name}"
-    return f"{seconds:g} s"

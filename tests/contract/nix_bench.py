@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from nixops_operator.adapters.nix.disk import Disk
+from nixops_operator.adapters.nix.evaluator import EvaluationLimits, Evaluator
 from nixops_operator.adapters.nix.programs import output_of, trusted_environment
 from nixops_operator.facts.nix import EvaluationRequest, Module, Source
 
@@ -54,6 +56,11 @@ def file_built_by(script: str, name: str = "seen") -> str:
         args = [ "-c" ''{script}'' ];
       }};
     }}"""
+
+
+def evaluator_in(scratch: Path, limits: EvaluationLimits) -> Evaluator:
+    """One that evaluates one thing at a time, on whatever disk there is."""
+    return Evaluator(scratch, limits, 1, Disk((scratch,), 0))
 
 
 async def store(*arguments: str) -> str:

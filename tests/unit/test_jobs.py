@@ -348,17 +348,17 @@ COPY = "copy:host:toplevel"
 @pytest.mark.parametrize(
     ("given", "ended", "message"),
     [
-        pytest.param({}, 300, "the copy to the machine made no progress for 5 min: ended, tried again", id="a copy"),
+        pytest.param({}, 300, "the copy to the machine made no progress for 5m: ended, tried again", id="a copy"),
         pytest.param(
             {"stall": timedelta(seconds=90)},
             90,
-            "the copy to the machine made no progress for 90 s: ended, tried again",
+            "the copy to the machine made no progress for 1m30s: ended, tried again",
             id="as given",
         ),
         pytest.param(
             {"stall": timedelta(hours=9)},
             6 * 3600,
-            "the copy to the machine took longer than 6 h: ended, tried again",
+            "the copy to the machine took longer than 6h: ended, tried again",
             id="its deadline, if that is sooner",
         ),
     ],
@@ -400,7 +400,7 @@ def test_a_copy_that_moves_goes_on_to_its_deadline():
     before, after = run(go())
     assert before == Running("1 of 2 copied")
     assert isinstance(after, Failed)
-    assert after.error.message == "the copy to the machine took longer than 6 h: ended, tried again"
+    assert after.error.message == "the copy to the machine took longer than 6h: ended, tried again"
 
 
 @pytest.mark.parametrize("kind", ["evaluate", "build", "copy", "host"])

@@ -306,3 +306,28 @@ def test_a_message_that_breaks_off_still_says_how_it_begins(escape, offset):
     assert kept is not None
     assert kept["level"] == 0
     assert kept["msg"].startswith("o" * offset + "first")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        pytest.param(
+            f"builder for '{DRV}' failed due to signal 9 (Killed)",
+            "build of bad-1.0 failed due to signal 9 (Killed), "
+            "perhaps because the operator's pod or its node ran out of memory",
+            id="killed, and nobody knows by whom",
+        ),
+        pytest.param(
+            f"building of '{DRV}!out' from .drv file timed out after 60 seconds of silence",
+            "build of bad-1.0 timed out after 60 seconds of silence",
+            id="silence",
+        ),
+        pytest.param(
+            f"building of '{DRV}' killed after writing more than 1000 bytes of log output",
+            "build of bad-1.0 killed after writing more than 1000 bytes of log output",
+            id="too long a log",
+        ),
+    ],
+)
+def test_a_build_that_was_ended_says_by_what(raw, message):
+    assert told({"action": "msg", "level": 0, "raw_msg": raw}) == message

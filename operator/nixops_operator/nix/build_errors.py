@@ -12,6 +12,9 @@ from nixops_operator.nix.texts import cut, plain
 MESSAGE_LIMIT = 400
 # No quantifier may run over what the next one could begin with: a builder's words are a tenant's.
 _FAILED_BUILDER = re.compile(r"builder for '(?P<drv>[^']{1,300})' (?P<how>failed [^;\n]*)")
+_LIMITED_BUILDER = re.compile(
+    r"building of '(?P<drv>[^'!]{1,300})(?:!out)?'(?: from \.drv file)? (?P<how>(?:timed out|killed) after [^;\n]*)"
+)
 _CONSEQUENCE = re.compile(r"\d{1,9} dependencies of derivation|build of .* failed$")
 
 
@@ -45,9 +48,11 @@ class BuildStory:
         """Why it failed: the failed derivation's name and its last line, else Nix' own words; at most 400 characters.
         Empty if nothing was said."""
         for error in self._errors:
-            if found := _FAILED_BUILDER.search(error):
+            if found := _FAILED_BUILDER.search(error) or _LIMITED_BUILDER.search(error):
                 said = self._last_line.get(found["drv"])
                 text = f"build of {_name(found['drv'])} {found['how'].strip()}"
+                if "signal 9" in found["how"]:
+                    text += ", perhaps because the operator's pod or its node ran out of memory"
                 return cut(f"{text}: {said}" if said else text, MESSAGE_LIMIT)
         causes = [error for error in self._errors if not _CONSEQUENCE.match(error)] or self._errors
         return cut(_without_store_paths(" ".join(causes[0].split())), MESSAGE_LIMIT) if causes else ""

@@ -7,13 +7,15 @@ import base64
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from contract.nix_bench import MODEL, arguments_of, descendants, file_built_by, listing, request, runs, store, until
-from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
+from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
 from nixops_operator.adapters.nix.signing import generate_signing_key, public_half
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
@@ -137,6 +139,79 @@ async def derivation_of(name: str) -> str:
     drvs = await asyncio.to_thread(lambda: [str(path) for path in Path("/nix/store").glob(f"*-{name}.drv")])
     assert len(drvs) == 1
     return drvs[0]
+
+
+LIMITS = BuildLimits()
+
+
+@pytest.mark.parametrize(
+    ("limits", "script", "message"),
+    [
+        pytest.param(
+            replace(LIMITS, memory=256 * 1024**2),
+            "head -c 500M /dev/zero | tail >$out",
+            "build of hungry failed with exit code 1: tail: memory exhausted",
+            id="memory",
+        ),
+        pytest.param(
+            replace(LIMITS, silent=timedelta(seconds=1)),
+            "while :; do :; done",
+            "build of hungry timed out after 1 seconds of silence",
+            id="silence",
+        ),
+        pytest.param(
+            replace(LIMITS, output=100_000),
+            "while :; do echo on and on and on and on; done",
+            "build of hungry killed after writing more than 100000 bytes of log output: on and on and on and on",
+            id="log",
+        ),
+        pytest.param(
+            replace(LIMITS, timeout=timedelta(seconds=3)),
+            "while :; do :; done",
+            "build of nixos-system-webserver-25.11.lab took longer than 3s",
+            id="time",
+        ),
+    ],
+)
+async def test_a_build_has_limits(
+    nix: SandboxedNix,
+    nixpkgs: Source,
+    scratch: Path,
+    signing_key: str,
+    limits: BuildLimits,
+    script: str,
+    message: str,
+) -> None:
+    limited = SandboxedNix(scratch=scratch, signing_key=signing_key, build_limits=limits)
+    evaluation = await nix.evaluate(request(nixpkgs, file_built_by(script, "hungry")))
+    with pytest.raises(Blocked) as failed:
+        await limited.build(evaluation.drv_path, lambda _: None)
+    assert failed.value.message == message
+    assert descendants() == set()
+
+
+async def test_a_build_has_a_limit_of_processes(
+    nix: SandboxedNix, nixpkgs: Source, scratch: Path, signing_key: str
+) -> None:
+    """In all namespaces below its own, and only there; for root the kernel counts none."""
+    limited = SandboxedNix(scratch=scratch, signing_key=signing_key, build_limits=replace(LIMITS, processes=40))
+    script = "for n in $(seq 60); do sleep 100 & done; echo $n >$out"
+    evaluation = await nix.evaluate(request(nixpkgs, file_built_by(script, "forking")))
+    if os.geteuid() == 0:
+        await limited.build(evaluation.drv_path, lambda _: None)
+        return
+    with pytest.raises(Blocked, match=r"build of forking failed .*Cannot fork"):
+        await limited.build(evaluation.drv_path, lambda _: None)
+
+
+async def test_no_build_begins_on_a_full_disk(
+    nix: SandboxedNix, nixpkgs: Source, scratch: Path, signing_key: str
+) -> None:
+    evaluation = await nix.evaluate(request(nixpkgs, file_built_by("echo >$out", "unlucky")))
+    full = SandboxedNix(scratch=scratch, signing_key=signing_key, build_limits=replace(LIMITS, disk=2**60))
+    with pytest.raises(Retry, match=r"the operator's disk is full: .* are free at /nix, .*nix\.build\.disk") as refused:
+        await full.build(evaluation.drv_path, lambda _: None)
+    assert refused.value.reason is Reason.BUILDING
 
 
 async def test_cancelling_a_build_ends_every_process(nix: SandboxedNix, nixpkgs: Source) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.nix_bench import request, store
+from contract.nix_bench import evaluator_in, request, store
 from nixops_operator.adapters.nix import evaluator as evaluator_module
 from nixops_operator.adapters.nix.evaluator import EvaluationLimits, Evaluator
 from nixops_operator.adapters.nix.probe import SandboxUnsafe, probe
@@ -27,7 +27,7 @@ SECRET = "cafe5ec4e7cafe5ec4e7"
 
 @pytest.fixture
 def evaluator(scratch: Path) -> Evaluator:
-    return Evaluator(scratch, EvaluationLimits(), 1)
+    return evaluator_in(scratch, EvaluationLimits())
 
 
 async def outcome(evaluator: Evaluator, expression: str) -> str:
@@ -182,7 +182,7 @@ class Lying:
     """An evaluator whose process says what it is told to."""
 
     def __init__(self, scratch: Path) -> None:
-        self._evaluator = Evaluator(scratch, EvaluationLimits(), 1)
+        self._evaluator = evaluator_in(scratch, EvaluationLimits())
 
     async def evaluate(self, said: bytes) -> Evaluation:
         return await self._evaluator.evaluate(base64.b64encode(said).decode(), (), Names({}))
@@ -302,7 +302,7 @@ async def test_the_probe_finds_a_hole_in_the_process_sandbox(
 
     monkeypatch.setattr(evaluator_module, "evaluator", holed)
     with pytest.raises(SandboxUnsafe, match=complaint):
-        await probe(Evaluator(scratch, EvaluationLimits(), 1), scratch)
+        await probe(evaluator_in(scratch, EvaluationLimits()), scratch)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ async def test_the_probe_finds_a_hole_in_nix_settings(
 ) -> None:
     assert line in evaluator_module.EVALUATOR_CONF
     monkeypatch.setattr(evaluator_module, "EVALUATOR_CONF", evaluator_module.EVALUATOR_CONF.replace(line, instead))
-    evaluator = Evaluator(scratch, EvaluationLimits(), 1)
+    evaluator = evaluator_in(scratch, EvaluationLimits())
     if complaint is None:
         await probe(evaluator, scratch)
         return

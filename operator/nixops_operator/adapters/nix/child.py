@@ -12,6 +12,10 @@ OUTPUT_LIMIT = 4 * 1024**2  # bytes of one line or answer that are kept; more is
 _LINE_LIMIT = 256 * 1024  # bytes of one line of messages; the rest of a longer line is dropped
 _TAIL_LIMIT = 1024**2  # bytes of messages that are kept, the newest ones
 _CHUNK = 65536
+_SIGNAL_BASE = 128  # what shells add to a signal's number
+
+KILLED_FROM_OUTSIDE = "was killed from outside: most likely the operator's pod or its node ran out of memory"
+"""None of our own limits ends with SIGKILL."""
 
 
 @contextlib.asynccontextmanager
@@ -51,6 +55,14 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         # A second cancellation must not leave a zombie; the process is dead already, this takes moments.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(reaped)
+
+
+def signal_of(status: int) -> int | None:
+    """The signal that ended a process, or one inside of it whose end a shell or bubblewrap passed on; None for an end
+    of its own."""
+    if status < 0:
+        return -status
+    return status - _SIGNAL_BASE if status > _SIGNAL_BASE else None
 
 
 async def feed(stream: asyncio.StreamWriter | None, content: bytes) -> None:

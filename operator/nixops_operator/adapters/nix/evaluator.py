@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from nixops_operator.adapters.nix.child import OUTPUT_LIMIT, Lines, child, feed
+from nixops_operator.adapters.nix.child import KILLED_FROM_OUTSIDE, OUTPUT_LIMIT, Lines, child, feed, signal_of
 from nixops_operator.adapters.nix.daemon import Daemon, DaemonError, local_store
+from nixops_operator.adapters.nix.disk import Disk, DiskLowError
 from nixops_operator.adapters.nix.exported import ExportedPath, NotAnExportError, exported_paths
 from nixops_operator.adapters.nix.programs import NixFailedError, last_word, output_of, trusted_environment
-from nixops_operator.adapters.nix.sandbox import EVALUATION, EVALUATOR_CONF, evaluator
+from nixops_operator.adapters.nix.sandbox import CPU_MARK, EVALUATION, EVALUATOR_CONF, EVALUATOR_DISK, evaluator
 from nixops_operator.adapters.nix.signing import in_memory
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
@@ -33,6 +35,7 @@ _T = TypeVar("_T")
 # Nix' own last words in these two cases; the second comes from a signal handler, outside of its log.
 _OUT_OF_MEMORY = "out of memory"
 _STACK_OVERFLOW = "stack overflow (possible infinite recursion)"
+_NO_SPACE = "No space left on device"
 _PATH_LIMIT = 256  # bytes of a store path
 _PATHS_LIMIT = 200_000  # derivations and files of one system: a real one has some thousands
 
@@ -49,9 +52,10 @@ class EvaluationLimits:
 class Evaluator:
     """Runs evaluations, at most `slots` at once."""
 
-    def __init__(self, scratch: Path, limits: EvaluationLimits, slots: int) -> None:
+    def __init__(self, scratch: Path, limits: EvaluationLimits, slots: int, disk: Disk) -> None:
         self._environment = trusted_environment(scratch)
         self._limits = limits
+        self._disk = disk
         self._slots = asyncio.Semaphore(slots)
 
     async def evaluate(self, text: str, sources: Sequence[str], names: Names) -> Evaluation:
@@ -64,6 +68,10 @@ class Evaluator:
             evaluation = _evaluation(await _line(output, OUTPUT_LIMIT))
             return evaluation, await self._store_exported(output, sources, evaluation.drv_path)
 
+        try:
+            self._disk.check()
+        except (DiskLowError, OSError) as error:
+            raise Retry(Reason.EVALUATING, str(error)) from error
         evaluation, derivation = await self._sandboxed(text, sources, names, take, EVALUATION)
         if derivation is None:
             raise Blocked(Reason.EVALUATION_FAILED, "the system's derivation is missing")
@@ -168,17 +176,31 @@ class Evaluator:
         said = evaluation_message(messages.kept, names)
         if said == _OUT_OF_MEMORY:
             raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation needs more than {memory}")
+        if said.endswith(_NO_SPACE):
+            size = f"{EVALUATOR_DISK // 1024**2} MiB"
+            raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation makes more than {size} of files: {said}")
         if said:
             raise Blocked(Reason.EVALUATION_FAILED, said)
-        text = last_word(messages.kept)
+        lines, cpu = _without_cpu(messages.kept)
+        text = last_word([line for line in lines if not line.startswith("@nix ")])
         if _STACK_OVERFLOW in text:
             raise Blocked(Reason.EVALUATION_FAILED, _STACK_OVERFLOW)
         if text.startswith("bwrap:"):
             raise Retry(Reason.EVALUATING, f"the evaluator's sandbox could not be made: {text}")
-        raise Blocked(
-            Reason.EVALUATION_FAILED,
-            f"the evaluation was killed by its limits: {memory}, {self._limits.cpu.total_seconds():g} s of CPU",
-        )
+        match signal_of(status):
+            case signal.SIGKILL if cpu >= 0.95 * self._limits.cpu.total_seconds():  # the kernel rounds
+                seconds = f"{self._limits.cpu.total_seconds():g} s of CPU (setting nix.evaluation.timeout)"
+                raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation took more than {seconds}")
+            case signal.SIGXFSZ:
+                size = f"{EVALUATOR_DISK // 1024**2} MiB"
+                raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation writes a file of more than {size}")
+            case signal.SIGKILL:
+                raise Retry(Reason.EVALUATING, f"the evaluation {KILLED_FROM_OUTSIDE}")
+            case int(number):
+                ended = f"the evaluation ended with signal {number}; perhaps it needs more than {memory}"
+            case None:
+                ended = f"the evaluation ended with status {status}"
+        raise Blocked(Reason.EVALUATION_FAILED, cut(f"{ended}: {text}" if text else ended, MESSAGE_LIMIT))
 
     async def _registration(self, sources: Sequence[str]) -> bytes:
         """What tells the evaluator's own store that the sources are there."""
@@ -215,7 +237,10 @@ class Evaluator:
                         found = derivation
                     known.add(exported.path)
         except DaemonError as error:
-            raise Blocked(Reason.EVALUATION_FAILED, f"the operator's store refused a derivation: {error}") from error
+            text = f"the operator's store refused a derivation: {error}"
+            if (full := self._disk.explained(text)) is not None:
+                raise Retry(Reason.EVALUATING, full) from error
+            raise Blocked(Reason.EVALUATION_FAILED, text) from error
         return found
 
 
@@ -264,6 +289,18 @@ async def _store_one(store: Daemon, exported: ExportedPath) -> None:
         stored = await store.add_tree(name, exported.nar, references)
     if stored != exported.path:
         raise NotAnExportError(f"{exported.path} does not follow from its content")
+
+
+def _without_cpu(lines: list[str]) -> tuple[list[str], float]:
+    """The lines before the last CPU_MARK, and the seconds of CPU that stand behind it; 0 if it is not there."""
+    if CPU_MARK not in lines:
+        return lines, 0.0
+    at = len(lines) - 1 - lines[::-1].index(CPU_MARK)
+    times = [part.split("m") for line in lines[at + 1 : at + 3] for part in line.split()]  # as 0m1.250000s
+    try:
+        return lines[:at], sum(60 * int(minutes) + float(seconds.rstrip("s")) for minutes, seconds in times)
+    except ValueError:
+        return lines[:at], 0.0
 
 
 def _evaluation(line: str) -> Evaluation:

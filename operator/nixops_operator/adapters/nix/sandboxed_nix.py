@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,14 +20,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
+from nixops_operator.adapters.nix.child import KILLED_FROM_OUTSIDE, signal_of
 from nixops_operator.adapters.nix.daemon import DaemonError, local_store
+from nixops_operator.adapters.nix.disk import Disk, DiskLowError
 from nixops_operator.adapters.nix.evaluator import EvaluationLimits, Evaluator
 from nixops_operator.adapters.nix.probe import probe
 from nixops_operator.adapters.nix.programs import NixFailedError, follow, output_of, trusted_environment
 from nixops_operator.adapters.nix.sandbox import builder, builder_conf
 from nixops_operator.adapters.nix.signing import in_memory, public_half
+from nixops_operator.api.durations import format_duration
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
 from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Source
@@ -37,7 +41,8 @@ from nixops_operator.nix.nar import nar_of
 from nixops_operator.nix.progress import Counter
 from nixops_operator.nix.store_paths import is_store_path, name_of, sri, tree_path
 
-_ROOTS = Path("/nix/var/nix/gcroots/nixops")
+_STORE_DISK = Path("/nix")
+_ROOTS = _STORE_DISK / "var/nix/gcroots/nixops"
 _SOURCE_NAME = "source"  # the name under which Nix itself stores fetched trees; with it a tree has one path everywhere
 _SOURCE_FILES = 50_000
 _SOURCE_BYTES = 256 * 1024**2
@@ -48,10 +53,15 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BuildLimits:
-    """Of one build."""
+    """Of one build; which of them hold what, and who holds the rest, says sandbox.py."""
 
     max_jobs: int = 1  # builders at once
+    memory: int = 8 * 1024**3  # bytes of data of each process
+    processes: int = 2048  # with their threads
+    disk: int = 1024**3  # bytes that stay free where store and scratch lie; with less, builds are ended and none begins
+    output: int = 64 * 1024**2  # bytes of the log of each derivation
     timeout: timedelta = timedelta(hours=2)
+    silent: timedelta = timedelta(minutes=30)  # of one derivation without a line of log
     # What builders see of this machine besides their inputs: the shell that nixpkgs' bootstrap asks for, and what it
     # is linked with (nix.conf(5), "sandbox-paths").
     sandbox_paths: tuple[str, ...] = ("/bin", "/usr", "/lib", "/lib64")
@@ -77,7 +87,8 @@ class SandboxedNix:
         self._signing_key = signing_key
         self._scratch = scratch
         self._environment = trusted_environment(scratch)
-        self._evaluator = Evaluator(scratch, evaluation_limits, evaluations)
+        self._disk = Disk((_STORE_DISK, scratch), build_limits.disk)
+        self._evaluator = Evaluator(scratch, evaluation_limits, evaluations, self._disk)
         self._build_limits = build_limits
 
     def __repr__(self) -> str:
@@ -106,7 +117,8 @@ class SandboxedNix:
                 if not await store.valid_paths([source.store_path]):
                     await store.add_tree(_SOURCE_NAME, nar)
         except (DaemonError, OSError) as error:
-            raise Retry(Reason.EVALUATING, f"the operator's store did not take a source: {error}") from error
+            text = f"the operator's store did not take a source: {error}"
+            raise Retry(Reason.EVALUATING, self._disk.explained(text) or text) from error
         return source
 
     async def add_path(self, path: Path) -> Source:
@@ -120,7 +132,8 @@ class SandboxedNix:
             nar_hash = await output_of(("nix-store", "--query", "--hash", store_path), self._environment)
             digest = await output_of(("nix", "hash", "to-sri", "--type", "sha256", nar_hash), self._environment)
         except (NixFailedError, OSError) as error:
-            raise Retry(Reason.EVALUATING, f"the operator's store did not take {path}: {error}") from error
+            text = f"the operator's store did not take {path}: {error}"
+            raise Retry(Reason.EVALUATING, self._disk.explained(text) or text) from error
         return Source(store_path, digest)
 
     async def evaluate(self, request: EvaluationRequest) -> Evaluation:
@@ -156,24 +169,52 @@ class SandboxedNix:
         story = BuildStory()
         command = ("nix-store", "--realise", drv_path, "--add-root", str(root), "--log-format", "internal-json")
         try:
+            self._disk.check()
             async with asyncio.timeout(self._build_limits.timeout.total_seconds()):
-                status, last = await self._in_builder(command, _Report(progress, story))
+                status, last = await self._disk.watched(self._in_builder(command, _Report(progress, story)))
         except TimeoutError as error:
-            hours = self._build_limits.timeout.total_seconds() / 3600
-            text = f"build of {name_of(drv_path).removesuffix('.drv')} took longer than {hours:g} h"
+            name = name_of(drv_path).removesuffix(".drv")
+            text = f"build of {name} took longer than {format_duration(self._build_limits.timeout)}"
             raise Blocked(Reason.BUILD_FAILED, text) from error
+        except DiskLowError as error:
+            raise Retry(Reason.BUILDING, str(error)) from error
         except OSError as error:
             raise Retry(Reason.BUILDING, f"the builder could not be started: {error.strerror}") from error
         if status != 0:
-            if last.startswith("bwrap:"):
-                raise Retry(Reason.BUILDING, f"the builder's sandbox could not be made: {last}")
-            raise Blocked(Reason.BUILD_FAILED, story.failure() or last or f"the builder ended with status {status}")
+            self._judge_end(status, story.failure(), last)
+
+    def _judge_end(self, status: int, failure: str, last: str) -> NoReturn:
+        """Raises what a build is to be told of that did not end well."""
+        if last.startswith("bwrap:"):
+            raise Retry(Reason.BUILDING, f"the builder's sandbox could not be made: {last}")
+        try:
+            self._disk.check()
+        except DiskLowError as error:
+            raise Retry(Reason.BUILDING, str(error)) from error
+        if failure or last:
+            raise Blocked(Reason.BUILD_FAILED, failure or last)
+        if signal_of(status) == signal.SIGKILL:
+            raise Retry(Reason.BUILDING, f"the build {KILLED_FROM_OUTSIDE}")
+        raise Blocked(Reason.BUILD_FAILED, f"the builder ended with status {status}")
 
     async def _in_builder(self, command: Sequence[str], report: Callable[[dict[str, Any]], None]) -> tuple[int, str]:
-        conf = builder_conf(self._build_limits.max_jobs, self._build_limits.sandbox_paths).encode()
+        limits = self._build_limits
+        conf = builder_conf(
+            max_jobs=limits.max_jobs,
+            silent_seconds=int(limits.silent.total_seconds()),
+            log_bytes=limits.output,
+            sandbox_paths=limits.sandbox_paths,
+        )
         async with _private_folder(self._scratch) as scratch:
-            with in_memory("nix.conf", conf) as conf_fd:
-                argv = builder(scratch=scratch, conf_fd=conf_fd, is_root=os.geteuid() == 0, command=command)
+            with in_memory("nix.conf", conf.encode()) as conf_fd:
+                argv = builder(
+                    memory=limits.memory,
+                    processes=limits.processes,
+                    scratch=scratch,
+                    conf_fd=conf_fd,
+                    is_root=os.geteuid() == 0,
+                    command=command,
+                )
                 return await follow(argv, self._environment, report, (conf_fd,))
 
     async def _sign(self, store_path: str) -> None:

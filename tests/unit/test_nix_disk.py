@@ -1,0 +1,104 @@
+"""Nobody fills the operator's disk: below a reserve nothing begins, and what runs is ended."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from nixops_operator.adapters.nix.disk import Disk, DiskLowError
+from unit.fake_time import run
+
+STORE, SCRATCH = Path("/nix"), Path("/scratch")
+MIB = 1024**2
+
+
+class Bench:
+    """Two folders, whose free space the test sets."""
+
+    def __init__(self, **free: int) -> None:
+        self.free = {STORE: free.get("store", 9000 * MIB), SCRATCH: free.get("scratch", 9000 * MIB)}
+        self.disk = Disk((STORE, SCRATCH), 1024 * MIB, self.free.__getitem__)
+
+
+def test_enough_is_enough():
+    Bench(store=1024 * MIB).disk.check()
+
+
+@pytest.mark.parametrize("folder", ["store", "scratch"])
+def test_what_is_short_is_named_with_what_is_left(folder):
+    path = {"store": "/nix", "scratch": "/scratch"}[folder]
+    with pytest.raises(DiskLowError) as low:
+        Bench(**{folder: 12 * MIB}).disk.check()
+    assert str(low.value) == (
+        f"the operator's disk is full: 12 MiB are free at {path}, 1.0 GiB have to stay free (setting nix.build.disk)"
+    )
+
+
+def test_work_that_fills_the_disk_is_ended():
+    bench = Bench()
+    ended: list[float] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+            bench.free[SCRATCH] = 1000 * MIB
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(asyncio.get_running_loop().time())
+
+    with pytest.raises(DiskLowError):
+        run(bench.disk.watched(work()))
+    assert 60 <= ended[0] <= 65
+
+
+def test_work_that_does_not_is_let_be():
+    async def work() -> str:
+        await asyncio.sleep(3600)
+        return "built"
+
+    assert run(Bench().disk.watched(work())) == "built"
+
+
+def test_an_error_of_the_work_stays_what_it_is():
+    async def work() -> None:
+        raise OSError("of its own")
+
+    with pytest.raises(OSError, match="of its own"):
+        run(Bench().disk.watched(work()))
+
+
+def test_work_that_is_not_wanted_any_more_has_ended_when_that_is_said():
+    ended = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(1)
+            ended.append(True)
+
+    async def go() -> None:
+        task = asyncio.create_task(Bench().disk.watched(work()))
+        await asyncio.sleep(10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended == [True]
+
+    run(go())
+
+
+@pytest.mark.parametrize(
+    ("said", "is_ours"),
+    [
+        pytest.param("writing to file: No space left on device", True, id="a file"),
+        pytest.param("executing SQLite query: database or disk is full", True, id="the data base"),
+        pytest.param("path is not valid", False, id="anything else"),
+    ],
+)
+def test_an_error_of_a_full_disk_says_where_and_how_much(said, is_ours):
+    explained = Bench(store=0, scratch=3 * MIB).disk.explained(said)
+    expected = f"the operator's disk is full (free: 0 MiB at /nix, 3 MiB at /scratch): {said}"
+    assert explained == (expected if is_ours else None)
