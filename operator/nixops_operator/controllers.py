@@ -64,7 +64,7 @@ class MachineController:
 
     async def forget(self, key: Key) -> None:
         self.world.jobs.release(key, frozenset(), _ABANDONABLE)
-        await self.world.hosts.drop(key)
+        self.world.hosts.forget(key)
         await self.world.clouds.drop(key)
 
 

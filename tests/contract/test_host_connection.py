@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -167,9 +168,37 @@ async def test_a_forced_command_is_named(machine: MachineBench) -> None:
 
 
 async def test_an_address_resolves_to_itself_and_an_unknown_name_to_nothing(bench: Bench) -> None:
-    assert await bench.hosts.resolve("192.0.2.10") == "192.0.2.10"
+    assert await bench.hosts.resolve("192.0.2.10") == ("192.0.2.10",)
     with pytest.raises(Retry, match="does not resolve"):
         await bench.hosts.resolve("nowhere.invalid")
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        pytest.param(["127.0.0.10", "127.0.0.9", "127.0.0.10"], ("127.0.0.9", "127.0.0.10"), id="each once, by number"),
+        pytest.param(["255.255.255.255", "127.0.0.9"], ("127.0.0.9",), id="without those that cannot be connected to"),
+        pytest.param(["255.255.255.255"], ("255.255.255.255",), id="unless there are no others"),
+    ],
+)
+async def test_a_name_has_all_its_addresses(
+    monkeypatch: pytest.MonkeyPatch, answers: list[str], expected: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (each, 0)) for each in answers])
+    assert await AsyncsshHosts().resolve("web.example") == expected
+
+
+@pytest.mark.lab
+async def test_silent_addresses_hold_up_no_other_connection(machine: MachineBench) -> None:
+    silent = replace(machine.target, address=SILENT_ADDRESS)
+    waiting = [asyncio.create_task(machine.hosts.connect(silent)) for _ in range(ssh_hosts.SIMULTANEOUS_HANDSHAKES + 1)]
+    await asyncio.sleep(0)
+    host = await machine.hosts.connect(machine.target)
+    assert not any(task.done() for task in waiting)
+    await host.close()
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 @pytest.mark.lab

@@ -439,6 +439,7 @@ class FakeHost:
             raise _refused(machine, "log", f"no activation {activation_id} on this host")
         return machine.activations[activation_id].log
 
+    @effect("close")
     async def close(self) -> None:
         self.is_cut = True
         if self in self.machine.connections:
@@ -461,7 +462,7 @@ class FakeHosts:
     def __init__(self) -> None:
         self.effects = Effects()
         self.machines: dict[str, FakeMachine] = {}
-        self.names: dict[str, str] = {}
+        self.names: dict[str, tuple[str, ...]] = {}
 
     def add(self, machine: FakeMachine) -> FakeMachine:
         self.machines[machine.address] = machine
@@ -472,11 +473,12 @@ class FakeHosts:
         machine = next(each for each in self.machines.values() if _socket_of(each) == daemon_socket)
         machine.valid_paths.add(toplevel)
 
-    async def resolve(self, address: str) -> str:
+    @effect("resolve")
+    async def resolve(self, address: str) -> tuple[str, ...]:
         if address in self.names:
             return self.names[address]
         if address.replace(".", "").isdigit() or ":" in address:
-            return address
+            return (address,)
         raise Retry(Reason.CONNECT_TIMEOUT, f"the name {address} does not resolve to an address")
 
     @effect("host.connect")

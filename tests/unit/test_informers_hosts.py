@@ -1,4 +1,5 @@
-"""One held connection a machine: asked regularly, made again after a cut, and woken for news alone."""
+"""One held connection a machine: asked regularly, made again after a cut, and woken for news alone. Nothing that a pass
+reads waits for the machine."""
 
 from __future__ import annotations
 
@@ -8,14 +9,17 @@ from datetime import timedelta
 
 import pytest
 
-from fakes.host import FakeHosts, FakeMachine
+from fakes.host import Activation, FakeHosts, FakeMachine
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Retry
+from nixops_operator.errors import NotYet, Retry
+from nixops_operator.facts.host import ActivationRequest
 from nixops_operator.facts.kube import Key, Kind
 from nixops_operator.informers.hosts import HostInformer, HostInformers
 from unit.fake_time import run
 
 WEB = Key(Kind.MACHINE, "default", "web")
+OTHER = Key(Kind.MACHINE, "default", "other")
+ENDED = "00000001-1"
 
 
 class Bench:
@@ -28,8 +32,8 @@ class Bench:
     def _wake(self, key: Key) -> None:
         self.woken.append(asyncio.get_running_loop().time())
 
-    async def watch(self) -> HostInformer:
-        return await self.informers.watch(WEB, self.machine.target())
+    def watch(self) -> HostInformer:
+        return self.informers.watch(WEB, self.machine.target())
 
     def asked(self) -> int:
         return len(self.hosts.effects.of("facts"))
@@ -41,7 +45,7 @@ class Bench:
 def test_the_first_answer_wakes_and_equal_ones_do_not():
     async def go() -> Bench:
         bench = Bench()
-        look = await bench.watch()
+        look = bench.watch()
         assert look.answer.facts is None
         assert look.answer.error is None
         await asyncio.sleep(60)
@@ -58,7 +62,7 @@ def test_the_first_answer_wakes_and_equal_ones_do_not():
 def test_free_space_is_no_news_and_another_system_is():
     async def go() -> list[float]:
         bench = Bench()
-        await bench.watch()
+        bench.watch()
         await asyncio.sleep(1)
         bench.machine.free_bytes -= 1
         await asyncio.sleep(10)
@@ -75,7 +79,7 @@ def test_free_space_is_no_news_and_another_system_is():
 def test_after_a_cut_there_are_no_facts_until_it_answers_again():
     async def go() -> tuple[object, object]:
         bench = Bench()
-        look = await bench.watch()
+        look = bench.watch()
         await asyncio.sleep(1)
         bench.machine.is_silent = True
         await asyncio.sleep(10)
@@ -98,7 +102,7 @@ def test_a_silent_machine_is_knocked_at_more_and_more_slowly():
     async def go() -> int:
         bench = Bench()
         bench.machine.is_silent = True
-        await bench.watch()
+        bench.watch()
         await asyncio.sleep(600)
         await bench.informers.close()
         return bench.connected()
@@ -110,7 +114,7 @@ def test_a_machine_that_answers_and_then_fails_is_not_knocked_at_in_a_loop():
     async def go() -> int:
         bench = Bench()
         bench.hosts.effects.standing_error["facts"] = Retry(Reason.CONNECT_TIMEOUT, "no answer")
-        await bench.watch()
+        bench.watch()
         await asyncio.sleep(600)
         await bench.informers.close()
         return bench.connected()
@@ -121,7 +125,7 @@ def test_a_machine_that_answers_and_then_fails_is_not_knocked_at_in_a_loop():
 def test_while_something_moves_it_asks_twice_a_second_for_a_while():
     async def go() -> tuple[int, int]:
         bench = Bench()
-        look = await bench.watch()
+        look = bench.watch()
         await asyncio.sleep(1)
         before = bench.asked()
         look.hurry()
@@ -140,23 +144,24 @@ def test_while_something_moves_it_asks_twice_a_second_for_a_while():
 def test_another_target_is_another_connection():
     async def go() -> Bench:
         bench = Bench()
-        first = await bench.watch()
+        first = bench.watch()
         await asyncio.sleep(1)
-        same = await bench.watch()
-        other = await bench.informers.watch(WEB, replace(bench.machine.target(), port=2222))
+        same = bench.watch()
+        other = bench.informers.watch(WEB, replace(bench.machine.target(), port=2222))
         assert first is same
         assert other is not first
+        await asyncio.sleep(0.1)
         assert bench.machine.connections == []
         await bench.informers.close()
         return bench
 
-    assert run(go()).connected() == 1
+    assert run(go()).connected() == 2
 
 
 def test_a_confirmation_goes_over_a_connection_of_its_own():
     async def go() -> tuple[int, bool]:
         bench = Bench()
-        look = await bench.watch()
+        look = bench.watch()
         await asyncio.sleep(1)
         fresh = await look.connect_anew()
         is_other = fresh is not look.host()
@@ -170,11 +175,220 @@ def test_a_confirmation_goes_over_a_connection_of_its_own():
 def test_nothing_is_held_once_the_key_is_dropped():
     async def go() -> list[object]:
         bench = Bench()
-        await bench.watch()
+        bench.watch()
         await asyncio.sleep(1)
-        await bench.informers.drop(WEB)
+        bench.informers.drop(WEB)
         with pytest.raises(Retry):
             bench.informers.of(WEB)
+        await bench.informers.close()
         return bench.machine.connections
 
     assert run(go()) == []
+
+
+def with_ended_activation(bench: Bench) -> None:
+    request = ActivationRequest("/nix/store/1-system", "/nix/store/0-system", 1, timedelta(0), timedelta(0))
+    bench.machine.activations[ENDED] = Activation(request, "boot", log="error: it did not work\n")
+
+
+def test_an_activations_log_is_read_without_waiting_and_wakes_when_it_has_come():
+    async def go() -> tuple[list[object], list[float]]:
+        bench = Bench()
+        with_ended_activation(bench)
+        look = bench.watch()
+        read: list[object] = [look.activation_log(ENDED)]  # not connected yet
+        await asyncio.sleep(1)
+        read.append(look.activation_log(ENDED))
+        await asyncio.sleep(1)
+        read += [look.activation_log(ENDED), look.activation_log(ENDED)]
+        await bench.informers.close()
+        assert len(bench.hosts.effects.of("activation_log")) == 1
+        return read, bench.woken
+
+    log = "error: it did not work\n"
+    assert run(go()) == ([None, None, log, log], [0.0, 1.0])
+
+
+def test_a_host_that_hangs_on_its_log_holds_up_nothing_but_that():
+    async def go() -> tuple[object, int, int]:
+        bench = Bench()
+        with_ended_activation(bench)
+        bench.hosts.effects.gates["activation_log"] = asyncio.Event()
+        look = bench.watch()
+        await asyncio.sleep(1)
+        for _ in range(600):
+            assert look.activation_log(ENDED) is None
+            await asyncio.sleep(1)
+        asked, logs = bench.asked(), len(bench.hosts.effects.of("activation_log"))
+        await bench.informers.close()
+        return look.answer.error, asked, logs
+
+    error, asked, logs = run(go())
+    assert error is None
+    assert asked >= 110
+    assert 9 <= logs <= 11  # one at a time, each given up after a minute
+
+
+def test_a_host_that_hangs_on_facts_becomes_an_error_and_is_connected_to_anew():
+    async def go() -> Bench:
+        bench = Bench()
+        bench.hosts.effects.gates["facts"] = asyncio.Event()
+        look = bench.watch()
+        await asyncio.sleep(65)
+        assert look.answer.error == Retry(Reason.CONNECT_TIMEOUT, "192.0.2.10 did not answer `facts` in time")
+        await bench.informers.close()
+        return bench
+
+    bench = run(go())
+    assert bench.connected() == 2
+    assert bench.woken == [60.0]
+
+
+def test_a_host_that_does_not_take_leave_holds_up_nobody():
+    async def go() -> float:
+        bench = Bench()
+        bench.watch()
+        await asyncio.sleep(1)
+        bench.hosts.effects.gates["close"] = asyncio.Event()
+        bench.informers.drop(WEB)
+        look = bench.watch()
+        await asyncio.sleep(1)
+        assert look.answer.facts is not None
+        await bench.informers.close()
+        return asyncio.get_running_loop().time()
+
+    assert run(go()) == 12.0  # two connections, given up at once
+
+
+def test_a_fault_of_ours_is_an_error_and_not_silence(caplog: pytest.LogCaptureFixture):
+    async def go() -> tuple[object, object]:
+        bench = Bench()
+        bench.machine.failed_units = None  # type: ignore[assignment]
+        look = bench.watch()
+        await asyncio.sleep(1)
+        failed = look.answer.error
+        bench.machine.failed_units = ()
+        await asyncio.sleep(60)
+        await bench.informers.close()
+        return failed, look.answer.facts
+
+    failed, facts = run(go())
+    assert failed == Retry(
+        Reason.PROGRESSING_WITH_RETRY, "192.0.2.10: internal error (TypeError); the operator's log has more"
+    )
+    assert facts is not None
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+def resolved(bench: Bench, key: Key = WEB) -> tuple[str, ...]:
+    return bench.informers.resolve(key, "web.example")
+
+
+def test_an_address_is_its_own_and_asks_nobody():
+    async def go() -> list[tuple[str, ...]]:
+        bench = Bench()
+        found = [bench.informers.resolve(WEB, each) for each in ("192.0.2.10", "2001:DB8::1")]
+        assert bench.hosts.effects.of("resolve") == []
+        await bench.informers.close()
+        return found
+
+    assert run(go()) == [("192.0.2.10",), ("2001:db8::1",)]
+
+
+def test_a_name_is_asked_for_outside_of_the_pass_and_its_changes_wake_whoever_read_it():
+    async def go() -> tuple[list[object], list[float], int]:
+        bench = Bench()
+        bench.hosts.names["web.example"] = ("192.0.2.10",)
+        with pytest.raises(NotYet):
+            resolved(bench)
+        await asyncio.sleep(10)
+        read: list[object] = [resolved(bench)]
+        await asyncio.sleep(600)
+        bench.hosts.names["web.example"] = ("192.0.2.11",)
+        await asyncio.sleep(60)
+        read.append(resolved(bench))
+        asked = len(bench.hosts.effects.of("resolve"))
+        await bench.informers.close()
+        return read, bench.woken, asked
+
+    read, (first, second), asked = run(go())
+    assert read == [("192.0.2.10",), ("192.0.2.11",)]
+    assert first == 0
+    assert 610 <= second <= 670
+    assert 11 <= asked <= 13
+
+
+def test_a_name_with_several_addresses_cuts_no_connection():
+    """Name servers show them in turn."""
+
+    async def go() -> tuple[str, ...]:
+        bench = Bench()
+        bench.hosts.names["web.example"] = ("192.0.2.10", "192.0.2.9")
+        with pytest.raises(NotYet):
+            resolved(bench)
+        await asyncio.sleep(1)
+        bench.informers.watch(WEB, replace(bench.machine.target(), address=resolved(bench)[0]))
+        bench.hosts.names["web.example"] = ("192.0.2.9", "192.0.2.10")
+        await asyncio.sleep(61)
+        found = resolved(bench)
+        assert resolved(bench, OTHER) == ("192.0.2.9", "192.0.2.10")
+        await bench.informers.close()
+        return found
+
+    assert run(go()) == ("192.0.2.10", "192.0.2.9")
+
+
+def test_an_address_that_the_name_has_no_more_is_not_kept():
+    async def go() -> tuple[str, ...]:
+        bench = Bench()
+        bench.hosts.names["web.example"] = ("192.0.2.9",)
+        bench.watch()
+        with pytest.raises(NotYet):
+            resolved(bench)
+        await asyncio.sleep(1)
+        found = resolved(bench)
+        await bench.informers.close()
+        return found
+
+    assert run(go()) == ("192.0.2.9",)
+
+
+def test_a_name_that_does_not_resolve_is_asked_for_more_and_more_slowly():
+    async def go() -> tuple[int, list[float]]:
+        bench = Bench()
+        with pytest.raises(NotYet):
+            resolved(bench)
+        for _ in range(60):
+            await asyncio.sleep(10)
+            with pytest.raises(Retry, match="does not resolve") as caught:
+                resolved(bench)
+            assert caught.value.reason is Reason.CONNECT_TIMEOUT
+        await bench.informers.close()
+        return len(bench.hosts.effects.of("resolve")), bench.woken
+
+    asked, woken = run(go())
+    assert 20 <= asked <= 26
+    assert woken == [0.0]  # the same error again is no news
+
+
+def test_a_name_server_that_hangs_has_a_deadline_and_takes_no_connection_away():
+    async def go() -> tuple[str, ...]:
+        bench = Bench()
+        bench.hosts.names["web.example"] = ("192.0.2.10",)
+        with pytest.raises(NotYet):
+            resolved(bench)
+        await asyncio.sleep(1)
+        bench.hosts.effects.gates["resolve"] = asyncio.Event()
+        await asyncio.sleep(600)
+        found = resolved(bench)
+        with pytest.raises(NotYet):
+            bench.informers.resolve(OTHER, "other.example")
+        await asyncio.sleep(20)
+        with pytest.raises(Retry, match="no name server answers in time"):
+            bench.informers.resolve(OTHER, "other.example")
+        await bench.informers.close()
+        return found
+
+    assert run(go()) == ("192.0.2.10",)

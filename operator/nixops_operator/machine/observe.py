@@ -16,7 +16,7 @@ from nixops_operator import names
 from nixops_operator.api.conditions import find_condition
 from nixops_operator.api.machine_spec import AddressKind, Ec2Target, System
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
+from nixops_operator.errors import Blocked, InvalidSpec, NotYet, OperatorError, Retry
 from nixops_operator.facts.cloud import CloudSnapshot, Image, Instance, InstanceState
 from nixops_operator.facts.host import ActivationState, HostTarget
 from nixops_operator.facts.nix import Module
@@ -44,7 +44,7 @@ async def observe(desired: Desired, world: World) -> Observed:
     ec2 = desired.spec.target.ec2
     cloud = await _observe_cloud(desired, ec2, world) if ec2 is not None else None
     if desired.is_deleting:
-        await world.hosts.drop(desired.key)
+        world.hosts.drop(desired.key)
         return Observed(cloud, ObservedHost(), ObservedSystem(waits_for="nothing"), {})
     host = await _observe_host(desired, cloud, world)
     system = await _observe_system(desired, cloud, host, world)
@@ -192,17 +192,18 @@ async def _observe_host(desired: Desired, cloud: ObservedCloud | None, world: Wo
             address = _instance_address(desired, cloud)
             pinned = cloud.pins.keys
         if address is None or not pinned:
-            await world.hosts.drop(desired.key)
+            world.hosts.drop(desired.key)
             return ObservedHost(host_keys=pinned)
         target = await _target(desired, address, pinned, world)
     except OperatorError as error:
-        await world.hosts.drop(desired.key)
+        if not isinstance(error, NotYet):
+            world.hosts.drop(desired.key)
         return ObservedHost(address=address, error=error)
-    look = await world.hosts.watch(desired.key, target)
+    look = world.hosts.watch(desired.key, target)
     facts = look.answer.facts
     words = ""
     if facts is not None and facts.activation is not None and facts.activation.state in _ENDED_BADLY:
-        words = telling_line(await look.activation_log(facts.activation.id))
+        words = telling_line(look.activation_log(facts.activation.id) or "")
     return ObservedHost(address, look.answer.error, facts, pinned, words)
 
 
@@ -211,7 +212,7 @@ async def _given_address(desired: Desired, world: World) -> str:
     judged."""
     host = desired.spec.target.host
     assert host is not None  # noqa: S101 - exactly one target
-    address = await world.hosts.hosts.resolve(host.address)
+    address = world.hosts.resolve(desired.key, host.address)[0]
     ip = ipaddress.ip_address(address)
     ip = getattr(ip, "ipv4_mapped", None) or ip
     is_allowed = any(ip in network for network in world.policy.allowed_hosts if network.version == ip.version)

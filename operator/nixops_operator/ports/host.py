@@ -100,7 +100,7 @@ class Host(Protocol):
 
     @look
     async def close(self) -> None:
-        """End the connection. Nothing on the host ends with it."""
+        """End the connection. Nothing on the host ends with it. Limit 5 s: then it is cut."""
 
 
 @port
@@ -108,9 +108,10 @@ class Hosts(Protocol):
     """Makes connections."""
 
     @look
-    async def resolve(self, address: str) -> str:
-        """A host name's or address' IP address (the first one). Raises Retry (`ConnectTimeout`) if it does not
-        resolve."""
+    async def resolve(self, address: str) -> tuple[str, ...]:
+        """A host name's or address' IP addresses, each once: IPv4 first, then by number; without those that this
+        computer has no route to, unless there are no others. Never empty. Raises Retry (`ConnectTimeout`) if it does
+        not resolve. The system's resolver sets the time limit."""
 
     @effect("host.connect")
     async def connect(self, target: HostTarget) -> Host:

@@ -29,6 +29,7 @@ from nixops_operator.facts.host import ActivationRequest, HostFacts, HostTarget
 ANSWER_BYTES = 1 << 20  # per stream
 LOG_BYTES = 16 << 10
 ANSWER_SECONDS = 30
+CLOSE_SECONDS = 5
 COMMIT_SECONDS = 300  # building a boot menu on a slow disk takes minutes
 ROOT_SECONDS = 120  # Nix waits for its own garbage collector
 
@@ -132,7 +133,11 @@ class AsyncsshHost:
     async def close(self) -> None:
         """See `ports.host.Host`."""
         self._connection.close()
-        await self._connection.wait_closed()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._connection.wait_closed()
+        except TimeoutError:
+            self._connection.abort()
 
     async def _look(self, *words: str) -> _Answer:
         """A command that changes nothing."""
