@@ -23,7 +23,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fakes.effects import Effects, effect
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, OutcomeUnknown, Retry
-from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts, HostTarget
+from nixops_operator.facts.host import (
+    ActivationFacts,
+    ActivationRequest,
+    ActivationState,
+    HostFacts,
+    HostOwner,
+    HostTarget,
+)
 from nixops_operator.ssh_keys import parse_private_key
 
 BASE_SYSTEM = "/nix/store/00000000000000000000000000000000-nixos-system-base-25.11"
@@ -112,6 +119,7 @@ class FakeMachine:
         self.outcomes: dict[str, Switch] = {}
         self.can_roll_back = True
         self.rollback_seconds = 0.0
+        self.owner: HostOwner | None = None
         self.activations: dict[str, Activation] = {}
         self.active: str | None = None
         self.switches: list[str] = []  # toplevels whose switch-to-configuration was started, rollbacks too
@@ -243,6 +251,16 @@ class FakeMachine:
     def rollback(self, activation_id: str) -> None:
         self._return_from(self._known("rollback", activation_id), *CLAIMING)
         self.advance(0)
+
+    def own(self, owner: HostOwner, instead_of: HostOwner | None) -> bool:
+        if self.owner is None or self.owner.is_same(owner) or self.owner.is_same(instead_of):
+            self.owner = owner
+        return self.owner.is_same(owner)
+
+    def disown(self, owner: HostOwner) -> bool:
+        if self.owner is not None and self.owner.is_same(owner):
+            self.owner = None
+        return self.owner is None
 
     def root_next(self, toplevel: str) -> bool:
         if toplevel not in self.valid_paths:
@@ -396,6 +414,7 @@ class FakeHost:
             free_bytes=machine.free_bytes,
             activation=machine.activation_facts(),
             highest_attempt=max((each.request.attempt for each in machine.activations.values()), default=0),
+            owner=machine.owner,
         )
 
     @asynccontextmanager
@@ -403,6 +422,14 @@ class FakeHost:
         await self.effects.begin("host.copy", {"trusted_public_key": trusted_public_key})
         yield _socket_of(self._reached())
         self.effects.end("host.copy")
+
+    @effect("host.own")
+    async def own(self, owner: HostOwner, instead_of: HostOwner | None = None) -> bool:
+        return self._reached().own(owner, instead_of)
+
+    @effect("host.disown")
+    async def disown(self, owner: HostOwner) -> bool:
+        return self._reached().disown(owner)
 
     @effect("host.root_next")
     async def root_next(self, toplevel: str) -> bool:

@@ -96,6 +96,19 @@ def test_a_key_that_would_be_more_than_a_setting_of_nix_is_refused(agent: Path, 
     assert refused(agent, "daemon", stdin=frame(key)) == (MALFORMED, "malformed public key")
 
 
+@pytest.mark.parametrize("word", ["", "a b", "a\nb", "$(reboot)", "<script>", "ü", "x" * 321])
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("command", ["own", "disown"])
+def test_an_owner_that_would_not_be_one_line_of_three_words_is_refused(
+    agent: Path, command: str, place: int, word: str
+) -> None:
+    words = ["cluster", "uid", "shop/web"]
+    words[place] = word
+    code, why = refused(agent, command, stdin=frame(*words, "", ""))
+    assert code == MALFORMED
+    assert why in {"malformed owner", "malformed length", "stdin was cut", "argument longer than its length"}
+
+
 def test_an_unknown_command_is_refused(agent: Path) -> None:
     assert refused(agent, "format-disk") == (MALFORMED, "unknown command")
     assert refused(agent) == (MALFORMED, "unknown command")

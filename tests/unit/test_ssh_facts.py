@@ -13,7 +13,7 @@ from nixops_operator.adapters.ssh.facts import (
     parse_facts,
     parse_yes_or_no,
 )
-from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts
+from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts, HostOwner
 
 BOOT = "97c00c3e-e169-4e1d-b900-64f43fb8259c"
 NOTHING = ""
@@ -32,6 +32,7 @@ lists-left no
 is-nixos yes
 version-id 25.11
 state-version 25.11
+owner {NOTHING}
 machine x86_64
 free-bytes 77151477760
 highest-attempt {NOTHING}
@@ -95,8 +96,22 @@ def test_an_activation_that_waits_for_confirmation() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "owner"),
+    [
+        pytest.param("", None, id="nobody's"),
+        pytest.param("7f5c 0c9e shop/web", HostOwner("7f5c", "0c9e", "shop/web"), id="an object's"),
+        pytest.param("unreadable", HostOwner("", "", ""), id="somebody's, whoever that is"),
+    ],
+)
+def test_whose_a_host_is(value: str, owner: HostOwner | None) -> None:
+    assert parse_facts(FRESH.replace("owner \n", f"owner {value}\n")).owner == owner
+
+
+@pytest.mark.parametrize(
     ("old", "new"),
     [
+        pytest.param("owner \n", "owner somebody\n", id="an owner of one word"),
+        pytest.param("owner \n", "owner a b <script>\n", id="an owner with other characters"),
         pytest.param("end\n", "", id="cut before its end"),
         pytest.param("end\n", "end", id="cut in its last line"),
         pytest.param("nixops-facts 1\n", "nixops-facts 2\n", id="another version"),

@@ -20,6 +20,20 @@ class HostTarget:
     host_keys: tuple[str, ...]  # pinned public keys, `<type> <base64>`, sorted; never empty
 
 
+@dataclass(frozen=True)
+class HostOwner:
+    """Whose a given host is: what /var/lib/nixops/owner on it says. Two objects on one host would undo each other's
+    systems for ever."""
+
+    cluster: str  # as settings.cluster_id; empty, as the others: the file is there, and cannot be read
+    uid: str  # of the NixMachine
+    name: str  # `<namespace>/<name>`, for people: another object may have it by now
+
+    def is_same(self, other: HostOwner | None) -> bool:
+        """Whether both are one object, whatever it is called."""
+        return other is not None and (self.cluster, self.uid) == (other.cluster, other.uid)
+
+
 class ActivationState(StrEnum):
     """Where an activation stands on the host; each change is one rename(2), so one of two racing parties loses."""
 
@@ -69,6 +83,7 @@ class HostFacts:
     free_bytes: int  # of the file system of /nix/store
     activation: ActivationFacts | None  # the one that `active` names, else the newest; None if there never was one
     highest_attempt: int  # over all activation directories, 0 if none
+    owner: HostOwner | None = None  # None: nobody's
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,25 @@ from pathlib import Path
 from typing import Protocol
 
 from nixops_operator.effects import effect, look, port
-from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts, HostTarget
+from nixops_operator.facts.host import (
+    ActivationFacts,
+    ActivationRequest,
+    ActivationState,
+    HostFacts,
+    HostOwner,
+    HostTarget,
+)
 
-__all__ = ["ActivationFacts", "ActivationRequest", "ActivationState", "Host", "HostFacts", "HostTarget", "Hosts"]
+__all__ = [
+    "ActivationFacts",
+    "ActivationRequest",
+    "ActivationState",
+    "Host",
+    "HostFacts",
+    "HostOwner",
+    "HostTarget",
+    "Hosts",
+]
 
 
 @port
@@ -44,6 +60,19 @@ class Host(Protocol):
         leaves the context comes out with the daemon's last words added: of a daemon that dies, its client sees nothing
         but the end of the stream.
         """
+
+    @effect("host.own")
+    async def own(self, owner: HostOwner, instead_of: HostOwner | None = None) -> bool:
+        """Write down on a given host whose it is, where nobody else has.
+
+        True if it is this owner's now (also when it was before; then its name is brought up to date); False if it is
+        another's. `instead_of`: an owner that is known to have gone, and may be replaced. Of several who ask at once
+        one gets True. Repeating: safe. Must not be called with HostOwner's empty words.
+        """
+
+    @effect("host.disown")
+    async def disown(self, owner: HostOwner) -> bool:
+        """Take this owner's name off the host. True if it is nobody's now, False if another's. Repeating: safe."""
 
     @effect("host.root_next")
     async def root_next(self, toplevel: str) -> bool:

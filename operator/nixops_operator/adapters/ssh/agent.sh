@@ -5,6 +5,8 @@
 # Commands of the operator, over SSH; each may be repeated:
 #   facts                    one look, as `key value` lines (`facts.py` reads them)
 #   daemon                   <- trusted public key; then the Nix daemon's protocol on stdin and stdout
+#   own | disown             <- cluster, uid, name, and for `own` cluster and uid of the owner to replace, or empty;
+#                            `yes` if the host is now this owner's (is not any more), else `no`
 #   root-next                <- toplevel; `yes` if its closure is valid and now rooted, else `no`
 #   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds; `yes` or `no`
 #   activate ID              arms the dead man's timer, then starts the activation's unit
@@ -39,6 +41,7 @@ HOME_DIR=/var/lib/nixops
 ACTIVATIONS=$HOME_DIR/activation
 ROOTS=/nix/var/nix/gcroots/nixops
 PROFILE=/nix/var/nix/profiles/system
+OWNER=$HOME_DIR/owner # one line, `<cluster> <uid> <namespace>/<name>`; to remove it lets anybody have the host
 UNSURE=$HOME_DIR/boot-entry-unsure # exists while profile and boot entry are being moved
 FALLBACK_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 PATH=/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:$FALLBACK_PATH
@@ -76,6 +79,11 @@ check_store_path() {
 
 check_seconds() {
     case $1 in '' | *[!0-9]* | ???????*) fail 64 "not a number of seconds" ;; esac
+}
+
+check_word() {
+    case $1 in '' | *[!A-Za-z0-9._/-]*) fail 64 "malformed owner" ;; esac
+    [ "${#1}" -le 320 ] || fail 64 "malformed owner"
 }
 
 # `<first 8 characters of the toplevel's hash>-<attempt>`; sets $id and $dir.
@@ -234,6 +242,7 @@ facts() {
     printf 'version-id %s\n' "$version"
     record_state_version
     printf 'state-version %s\n' "$(cat "$HOME_DIR/machine" 2>/dev/null || true)"
+    printf 'owner %s\n' "$(owner)"
     printf 'machine %s\n' "$(uname -m)"
     printf 'free-bytes %s\n' "$(stat -f -c '%a %S' /nix/store | (read -r blocks size && echo $((blocks * size))))"
     failed=$(systemctl list-units --state=failed --plain --no-legend --full --no-pager)
@@ -272,6 +281,17 @@ record_state_version() {
             ln -T "$HOME_DIR/machine.new.$$" "$HOME_DIR/machine" 2>/dev/null || true
             rm -f "$HOME_DIR/machine.new.$$"
             ;;
+    esac
+}
+
+# `<cluster> <uid> <name>` of whom this host belongs to, nothing if to nobody; `unreadable` for a file of another form.
+owner() {
+    [ -e "$OWNER" ] || return 0
+    owner_cluster='' owner_uid='' owner_name='' rest=''
+    read -r owner_cluster owner_uid owner_name rest <"$OWNER" || true
+    case $owner_cluster/$owner_uid/$owner_name in
+        /* | *//* | */ | *[!A-Za-z0-9._/-]*) printf 'unreadable' ;;
+        *) printf '%s %s %s' "$owner_cluster" "$owner_uid" "$owner_name" ;;
     esac
 }
 
@@ -323,6 +343,49 @@ daemon() {
     NIX_CONFIG="extra-trusted-public-keys = $argument"
     export NIX_CONFIG
     exec nix-daemon --stdio
+}
+
+take_owner() {
+    take; cluster=$argument; check_word "$cluster"
+    take; uid=$argument; check_word "$uid"
+    take; name=$argument; check_word "$name"
+}
+
+# `true` if this host is of the object with this cluster and uid.
+is_owned_by() {
+    case $(owner) in "$1 $2 "*) return 0 ;; esac
+    return 1
+}
+
+# Under a lock, so that of two who ask at once one is refused.
+own() {
+    take_owner
+    take; old_cluster=$argument
+    take; old_uid=$argument
+    exec 9>"$HOME_DIR/owner.lock"
+    flock 9
+    if [ ! -e "$OWNER" ] || is_owned_by "$cluster" "$uid" ||
+        { [ -n "$old_cluster" ] && is_owned_by "$old_cluster" "$old_uid"; }; then
+        if [ "$(owner)" != "$cluster $uid $name" ]; then
+            printf '%s %s %s\n' "$cluster" "$uid" "$name" >"$OWNER.new"
+            sync "$OWNER.new"
+            mv -T "$OWNER.new" "$OWNER"
+            sync "$HOME_DIR"
+        fi
+        printf 'yes\n'
+    else
+        printf 'no\n'
+    fi
+}
+
+disown() {
+    take_owner
+    exec 9>"$HOME_DIR/owner.lock"
+    flock 9
+    if is_owned_by "$cluster" "$uid"; then
+        rm -f "$OWNER"
+    fi
+    if [ -e "$OWNER" ]; then printf 'no\n'; else printf 'yes\n'; fi
 }
 
 # A path that is valid has a valid closure; realising it without builds and substitutes adds the root and nothing else.
@@ -657,6 +720,8 @@ esac
 case $command in
     facts) facts ;;
     daemon) daemon ;;
+    own) own ;;
+    disown) disown ;;
     root-next) root_next ;;
     claim) claim ;;
     activate) activate ;;

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts
+from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts, HostOwner
 
 _STORE_PATH = r"/nix/store/[0-9a-z]{32}-[A-Za-z0-9+._?=-]{1,200}"
 _BOOT_ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -29,6 +29,7 @@ _HOST_LINES = {
     "is-nixos": _YES_OR_NO,
     "version-id": r"[A-Za-z0-9._-]{0,64}",
     "state-version": r"(?:[0-9]{2}\.[0-9]{2})?",
+    "owner": r"(?:unreadable|(?:[A-Za-z0-9._/-]{1,320} ){2}[A-Za-z0-9._/-]{1,320})?",
     "machine": r"[a-z0-9_]{1,32}",
     "free-bytes": _NUMBER,
     "highest-attempt": rf"(?:{_NUMBER})?",
@@ -86,6 +87,7 @@ def parse_facts(text: str) -> HostFacts:
         free_bytes=int(value["free-bytes"]),
         activation=_activation(value) if "activation" in value else None,
         highest_attempt=_number(value["highest-attempt"]) or 0,
+        owner=_owner(value["owner"]),
     )
 
 
@@ -155,6 +157,12 @@ def _activation(value: dict[str, str]) -> ActivationFacts:
         exit_status=_number(value["activation-exit-status"]),
         service_result=value["activation-service-result"],
     )
+
+
+def _owner(text: str) -> HostOwner | None:
+    if text == "unreadable":
+        return HostOwner("", "", "")
+    return HostOwner(*text.split(" ")) if text else None
 
 
 def _number(text: str) -> int | None:

@@ -24,7 +24,7 @@ from nixops_operator.adapters.ssh.facts import (
 from nixops_operator.adapters.ssh.failures import copy_failed, no_shell, not_root
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OutcomeUnknown, Retry
-from nixops_operator.facts.host import ActivationRequest, HostFacts, HostTarget
+from nixops_operator.facts.host import ActivationRequest, HostFacts, HostOwner, HostTarget
 
 ANSWER_BYTES = 1 << 20  # per stream
 LOG_BYTES = 16 << 10
@@ -89,6 +89,17 @@ class AsyncsshHost:
                 yield path
         except Retry as error:
             raise copy_failed(self._where, error, said.last_line) from error
+
+    async def own(self, owner: HostOwner, instead_of: HostOwner | None = None) -> bool:
+        """See `ports.host.Host`."""
+        replaced = (instead_of.cluster, instead_of.uid) if instead_of is not None else ("", "")
+        stdin = frame(owner.cluster, owner.uid, owner.name, *replaced)
+        return self._yes_or_no("own", await self._change("own", stdin=stdin))
+
+    async def disown(self, owner: HostOwner) -> bool:
+        """See `ports.host.Host`."""
+        stdin = frame(owner.cluster, owner.uid, owner.name)
+        return self._yes_or_no("disown", await self._change("disown", stdin=stdin))
 
     async def root_next(self, toplevel: str) -> bool:
         """See `ports.host.Host`."""
@@ -217,7 +228,9 @@ class AsyncsshHost:
 
     def _failed(self, word: str, answer: _Answer) -> Retry:
         why = last_useful_line(answer.stderr) or f"exit {answer.exit_status}"
-        reason = Reason.PROGRESSING_WITH_RETRY if word in {"facts", "log"} else Reason.ACTIVATION_FAILED
+        reason = (
+            Reason.PROGRESSING_WITH_RETRY if word in {"facts", "log", "own", "disown"} else Reason.ACTIVATION_FAILED
+        )
         return Retry(reason, f"{self._where}: {word}: {why}")
 
     def _malformed(self, word: str, error: MalformedAnswer) -> Retry:
