@@ -94,6 +94,10 @@ class Lab:
     ) -> None:
         self.down()
 
+    def command(self, *words: str) -> Completed:
+        """`lab` with these words, as a person types it."""
+        return _lab(self.paths, *words)
+
     def run(self, command: Sequence[str], stdin: str = "", check: bool = True) -> Completed:
         """Inside the lab's network, with its environment."""
         return _lab(self.paths, "run", "--", *command, stdin=stdin, check=check)

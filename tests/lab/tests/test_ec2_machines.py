@@ -29,8 +29,9 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 class Account:
     """One instance of the newest image with its key pair and group, and SSH to it from the lab's network."""
 
-    def __init__(self, machines: Machines, namespace: str, folder: Path, ec2: Any) -> None:
+    def __init__(self, machines: Machines, namespace: str, folder: Path, ec2: Any, layer: Ec2Layer) -> None:
         self.machines = machines
+        self.turn = layer.turn
         self._namespace = namespace
         self._folder = folder
         self._ec2 = ec2
@@ -41,8 +42,8 @@ class Account:
     async def call(self, operation: str, **params: Any) -> Any:
         return await asyncio.to_thread(getattr(self._ec2, operation), **params)
 
-    async def launch(self) -> str:
-        """A running instance in the new group `web`, which admits nobody."""
+    async def launch(self, state: str = "running") -> str:
+        """An instance in the new group `web`, which admits nobody, once it is in that state."""
         host_key = (self._folder / "host").read_text().strip().replace("\n", "|")
         public = (self._folder / "host.pub").read_text().strip()
         await self.call("import_key_pair", KeyName="web", PublicKeyMaterial=(self._folder / "client.pub").read_bytes())
@@ -60,7 +61,7 @@ class Account:
             MaxCount=1,
         )
         self.id = reply["Instances"][0]["InstanceId"]
-        await self.until_state("running")
+        await self.until_state(state)
         return str(self.id)
 
     async def described(self) -> Any:
@@ -127,7 +128,7 @@ async def account(tmp_path: Path, namespace: str, root: Path, moto_server: MotoS
     layer = Ec2Layer(machines, {ACCESS_KEY: (SECRET_KEY, "test")}, tmp_path / "ec2.log", moto=moto_server)
     port = await layer.start("127.0.0.1", 0)
     client = client_of(f"http://127.0.0.1:{port}")
-    yield Account(machines, namespace, tmp_path, client)
+    yield Account(machines, namespace, tmp_path, client, layer)
     client.close()
     await layer.stop()
     await machines.stop()
@@ -166,6 +167,25 @@ async def test_a_machine_that_powers_itself_off_is_a_stopped_instance(account: A
     await account.ssh("systemctl poweroff")
     await account.until_state("stopped")
     assert (await account.described())["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
+
+
+async def test_a_machine_that_goes_off_while_it_boots_is_a_stopped_instance_that_can_be_started(
+    account: Account,
+) -> None:
+    await account.turn({"boot.poweroff": 0})
+    await account.launch("stopped")
+    assert (await account.described())["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
+    assert account.machines.state(account.id) == "off"
+    await account.turn({"boot.poweroff": "off"})
+    await account.call("start_instances", InstanceIds=[account.id])
+    await account.until_state("running")
+    assert account.machines.state(account.id) == "on"
+
+
+async def test_a_launch_that_dies_leaves_no_machine(account: Account) -> None:
+    await account.turn({"launch.dies": "Server.InternalError:0"})
+    await account.launch("terminated")
+    assert account.machines.names() == []
 
 
 async def test_a_terminated_instance_leaves_no_machine(account: Account) -> None:

@@ -1,13 +1,17 @@
 """A whole lab, as a person uses it: up, looked at from outside and inside, the operator's place, down, nothing left."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 
 from nixops_lab import network, processes, state
+from nixops_lab.ec2.testing import client_of
 from nixops_lab.paths import LabPaths
 from nixops_lab.testing import CommandFailedError, Lab
 
@@ -64,8 +68,9 @@ def test_a_second_up_keeps_the_running_lab(lab: Lab) -> None:
     assert again.state == lab.state
 
 
-def test_the_environment_answers_for_aws_and_names_two_identities(lab: Lab) -> None:
-    assert lab.env["LAB_OPERATOR_AWS_ACCESS_KEY_ID"] != lab.env["AWS_ACCESS_KEY_ID"]
+def test_the_environment_answers_for_aws_and_names_three_identities(lab: Lab) -> None:
+    names = ("AWS_ACCESS_KEY_ID", "LAB_OPERATOR_AWS_ACCESS_KEY_ID", "LAB_NEIGHBOUR_AWS_ACCESS_KEY_ID")
+    assert len({lab.env[name] for name in names}) == 3
     asked = [
         "python3",
         "-c",
@@ -73,6 +78,28 @@ def test_the_environment_answers_for_aws_and_names_two_identities(lab: Lab) -> N
     ]
     assert lab.run(asked).stdout == "200\n"
     assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == "200\n"
+
+
+def test_knobs_are_turned_from_the_shell_and_meet_one_caller_only(lab: Lab) -> None:
+    def identity(prefix: str) -> Any:
+        client = client_of(
+            lab.env["AWS_ENDPOINT_URL"],
+            "sts",
+            access_key=lab.env[f"{prefix}AWS_ACCESS_KEY_ID"],
+            secret_key=lab.env[f"{prefix}AWS_SECRET_ACCESS_KEY"],
+            read_timeout=0.3,
+        )
+        return client.get_caller_identity()["Account"]
+
+    knobs = lab.command("ec2", "set", "silent.neighbour=*", "visibility.tags=60").stdout
+    assert (json.loads(knobs)["silent.neighbour"], json.loads(knobs)["visibility.tags"]) == ("*", 60)
+    with pytest.raises(ReadTimeoutError):
+        identity("LAB_NEIGHBOUR_")
+    assert identity("LAB_OPERATOR_") == "123456789012"
+    lab.command("ec2", "reset")
+    assert "silent.neighbour" not in lab.control.set_knobs({})
+    with pytest.raises(CommandFailedError, match=r"did you mean visibility\.tags\?"):
+        lab.command("ec2", "set", "visibility.tag=60")
 
 
 def test_the_given_host_lets_the_labs_key_in_and_shows_the_labs_host_key(lab: Lab, tmp_path: Path) -> None:

@@ -138,6 +138,10 @@ class Ec2Layer:
             await self._moto_server.stop()
         self._calls.close()
 
+    async def turn(self, changes: Mapping[str, object]) -> None:
+        """Set knobs, as `POST /knobs` does."""
+        await self._panel.turn(changes)
+
     def state_of(self, instance_id: str) -> str | None:
         """The state of an instance as it is, which answers may not show yet; None for one that is not there."""
         found = [region.instances.get(instance_id) for region in self._cloud.regions.values()]
