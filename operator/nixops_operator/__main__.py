@@ -15,8 +15,6 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-import pydantic
-
 from nixops_operator import composition, logs, settings
 from nixops_operator.adapters.kube.connection import Connection
 from nixops_operator.adapters.kube.lease import Lease
@@ -33,10 +31,12 @@ log = logging.getLogger("nixops_operator")
 
 def main() -> None:
     """Entry point `nixops-operator`."""
+    logs.set_up("INFO")
     try:
         chosen = settings.load()
-    except (pydantic.ValidationError, OSError, ValueError) as error:
-        print(f"nixops-operator: settings: {error}", file=sys.stderr)
+    except (settings.Refused, OSError) as error:
+        for line in str(error).splitlines():
+            log.error("settings: %s", line)  # noqa: TRY400 - for whoever wrote them; a traceback would hide the words
         sys.exit(Exit.UNSAFE)
     logs.set_up(chosen.log.level)
     try:

@@ -5,22 +5,32 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from types import TracebackType
 from typing import Any
 
 import structlog
 
 _SECRETS = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-    r"|\b(AKIA|ASIA)[A-Z0-9]{12,}\b"
-    r"|(?i:aws_secret_access_key|secretAccessKey|sessionToken)\W{1,4}[^\s\"',}]+",
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)"
+    r"|PuTTY-User-Key-File-.*?(?:Private-MAC: \w+|\Z)"
+    r"|\b(?:AKIA|ASIA)[A-Z0-9]{12,}"
+    r"|(?i:secret[-_]?access[-_]?key|(?:session|security)[-_]?token)\W{1,4}[^\s\"',}]+"
+    r"|(?i:bearer )[A-Za-z0-9._~+/=-]+"
+    r"|:[A-Za-z0-9+/]{86}==",  # the secret half of a key of nix-store(1), `--generate-binary-cache-key`
     re.DOTALL,
 )
 _KEPT = ("key", "reason", "effect", "seconds", "result", "pass_id")
+_LONGEST = 8_192
+"""Characters of one text in a line. What foreign programs and tenants write has no bound, and is searched for secrets
+on the event loop."""
 
 
 def redacted(text: str) -> str:
-    """The text without private keys, access key ids and what stands behind the names of AWS secrets."""
-    return _SECRETS.sub("[redacted]", text)
+    """The text, cut to 8 kB, without private keys, access key ids, tokens, and what stands behind the names of AWS
+    secrets."""
+    rest = len(text) - _LONGEST
+    short = _SECRETS.sub("[redacted]", text[:_LONGEST])
+    return f"{short} … ({rest} more)" if rest > 0 else short
 
 
 def _redact(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -28,7 +38,10 @@ def _redact(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typ
 
 
 def set_up(level: str) -> None:
-    """All logging of the process from here on. botocore stays at WARNING: its DEBUG prints requests."""
+    """All that the process says from here on, warnings and what ends it included. Called again for another level.
+
+    botocore stays at WARNING: its DEBUG prints requests.
+    """
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -54,3 +67,10 @@ def set_up(level: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # kopf tells of every event it hands on; what matters of that is in our own lines.
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = _uncaught
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's own words for it would be lines of plain text, with whatever is in the error."""
+    logging.getLogger("nixops_operator").critical("ending: %s", kind.__name__, exc_info=(kind, error, trace))
