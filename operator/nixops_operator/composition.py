@@ -84,7 +84,7 @@ def wire(chosen: Settings, connection: Connection, lease: Lease, inner: Sequence
     metrics = Metrics()
     around = (layers.fence(lambda: _is_leading(chosen, lease)), layers.audit(metrics), *inner)
     cache = Cache()
-    queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random())  # noqa: S311 - jitter
+    queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random(), meter=metrics)  # noqa: S311 - jitter
     return Core(
         chosen=chosen,
         lease=lease,

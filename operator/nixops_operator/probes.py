@@ -19,7 +19,7 @@ from nixops_operator.facts.kube import Key, Kind
 PASS_IS_OLD = timedelta(seconds=60)  # unhealthy
 PASS_IS_STUCK = timedelta(seconds=120)  # exit 13
 LAG_IS_BAD = timedelta(seconds=5)
-LAG_PERIOD = timedelta(seconds=1)  # between two measurements
+LAG_PERIOD = timedelta(milliseconds=100)  # between two measurements: short, so that few blocks of the loop are missed
 
 
 class Probes:
@@ -58,7 +58,7 @@ class Probes:
         metrics.queue_depth.set(len(core.queue))
         metrics.leader.set(int(core.is_leading))
         metrics.resync_age.set(self._resync_age())
-        metrics.loop_lag.set(self._lag)
+        metrics.queue_oldest.set(core.queue.oldest())
         objects, jobs = Counter(key.kind for key in core.cache.known()), core.jobs.running()
         for kind in Kind:
             metrics.objects.labels(kind.object_kind).set(objects[kind])
@@ -73,6 +73,7 @@ class Probes:
             due = loop.time() + period
             await asyncio.sleep(period)
             self._lag = loop.time() - due
+            self._core.metrics.loop_lag.observe(self._lag)
             if self._oldest_pass() > PASS_IS_STUCK.total_seconds():
                 raise Ended(Exit.PASS_STUCK, "a pass has not ended for two minutes")
 

@@ -4,20 +4,21 @@
     add_after(key, s) ──► timer ──► later ──► get()
 
 An add while the key runs gives one more run afterwards. `soon` (edits, finished work) goes before `later` (periodic
-looks); inside a lane kinds take
-turns, so that a thousand objects of one kind do not hold up one of another.
+looks); inside a lane kinds take turns, so that a thousand objects of one kind do not hold up one of another.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from datetime import timedelta
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+_K_contra = TypeVar("_K_contra", contravariant=True)
 
 FIRST_BACKOFF = timedelta(seconds=1)
 LONGEST_BACKOFF = timedelta(minutes=5)
@@ -28,12 +29,25 @@ class Closed(Exception):
     """The queue takes and gives no more keys."""
 
 
+class Meter(Protocol[_K_contra]):
+    """Is told what becomes of keys."""
+
+    def waited(self, key: _K_contra, seconds: float) -> None:
+        """It was given out, so long after its turn had come."""
+
+    def ran(self, key: _K_contra, seconds: float) -> None:
+        """Its run ended."""
+
+    def backed_off(self, key: _K_contra) -> None:
+        """It failed and is planned again."""
+
+
 class _Lane(Generic[K]):
-    """Waiting keys, a first-in-first-out line per kind, kinds in turn."""
+    """Waiting keys and since when, a first-in-first-out line per kind, kinds in turn."""
 
     def __init__(self, kind_of: Callable[[K], Hashable]) -> None:
         self._kind_of = kind_of
-        self._lines: OrderedDict[Hashable, OrderedDict[K, None]] = OrderedDict()
+        self._lines: OrderedDict[Hashable, OrderedDict[K, float]] = OrderedDict()
 
     def __contains__(self, key: K) -> bool:
         return key in self._lines.get(self._kind_of(key), ())
@@ -41,24 +55,31 @@ class _Lane(Generic[K]):
     def __len__(self) -> int:
         return sum(len(line) for line in self._lines.values())
 
-    def put(self, key: K) -> None:
-        self._lines.setdefault(self._kind_of(key), OrderedDict())[key] = None
+    def put(self, key: K, since: float) -> None:
+        self._lines.setdefault(self._kind_of(key), OrderedDict()).setdefault(key, since)
 
-    def discard(self, key: K) -> None:
+    def discard(self, key: K) -> float | None:
+        """Take the key out; since when it waited, or None if it did not."""
         line = self._lines.get(self._kind_of(key))
-        if line is not None:
-            line.pop(key, None)
-            if not line:
-                del self._lines[self._kind_of(key)]
+        if line is None:
+            return None
+        since = line.pop(key, None)
+        if not line:
+            del self._lines[self._kind_of(key)]
+        return since
 
-    def take(self) -> K:
+    def take(self) -> tuple[K, float]:
         kind, line = next(iter(self._lines.items()))
-        key, _ = line.popitem(last=False)
+        key, since = line.popitem(last=False)
         if line:
             self._lines.move_to_end(kind)
         else:
             del self._lines[kind]
-        return key
+        return key, since
+
+    def oldest(self) -> float | None:
+        """Since when the first of all lines has waited."""
+        return min((next(iter(line.values())) for line in self._lines.values()), default=None)
 
 
 class WorkQueue(Generic[K]):
@@ -69,21 +90,30 @@ class WorkQueue(Generic[K]):
         kind_of: Callable[[K], Hashable],
         chance: random.Random,
         longest_backoff: timedelta = LONGEST_BACKOFF,
+        meter: Meter[K] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._soon = _Lane(kind_of)
         self._later = _Lane(kind_of)
-        self._running: set[K] = set()
+        self._running: dict[K, float] = {}  # since when
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
         self._chance = chance
         self._longest = longest_backoff
+        self._meter = meter
+        self._clock = clock  # of what is measured; a loop's own, which timers follow, is the same
         self._filled = asyncio.Event()
         self._closed = False
 
     def __len__(self) -> int:
         """Keys that wait to run now."""
         return len(self._soon) + len(self._later)
+
+    def oldest(self) -> float:
+        """For how many seconds the first of the waiting keys has waited; 0 if none does."""
+        waiting = [since for since in (self._soon.oldest(), self._later.oldest()) if since is not None]
+        return self._clock() - min(waiting) if waiting else 0.0
 
     def add(self, key: K) -> None:
         """Run the key as soon as a worker is free; its waiting time and backoff end here."""
@@ -93,8 +123,8 @@ class WorkQueue(Generic[K]):
         if key in self._running:
             self._again.add(key)
             return
-        self._later.discard(key)
-        self._soon.put(key)
+        waited_since = self._later.discard(key)
+        self._soon.put(key, self._clock() if waited_since is None else waited_since)
         self._filled.set()
 
     def add_after(self, key: K, delay: timedelta) -> None:
@@ -117,6 +147,8 @@ class WorkQueue(Generic[K]):
         seconds = min(FIRST_BACKOFF.total_seconds() * 2 ** min(failures, 20), longest)
         delay = timedelta(seconds=seconds * self._chance.uniform(1 - JITTER, 1 + JITTER))
         self.add_after(key, delay)
+        if self._meter is not None:
+            self._meter.backed_off(key)
         return delay
 
     def succeeded(self, key: K) -> None:
@@ -137,15 +169,19 @@ class WorkQueue(Generic[K]):
             if self._closed:
                 raise Closed
             if len(self):
-                key = (self._soon if len(self._soon) else self._later).take()
-                self._running.add(key)
+                key, since = (self._soon if len(self._soon) else self._later).take()
+                self._running[key] = self._clock()
+                if self._meter is not None:
+                    self._meter.waited(key, self._clock() - since)
                 return key
             self._filled.clear()
             await self._filled.wait()
 
     def done(self, key: K) -> None:
         """The run of a key ended; adds that came meanwhile run it once more."""
-        self._running.discard(key)
+        began = self._running.pop(key, None)
+        if self._meter is not None and began is not None:
+            self._meter.ran(key, self._clock() - began)
         if key in self._again:
             self._again.discard(key)
             self.add(key)
@@ -162,7 +198,7 @@ class WorkQueue(Generic[K]):
         if key in self._running:
             self._again.add(key)
         elif key not in self._soon:
-            self._later.put(key)
+            self._later.put(key, self._clock())
             self._filled.set()
 
     def _cancel_timer(self, key: K) -> None:

@@ -56,6 +56,15 @@ class JumpingLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now
 
+    def hold(self, seconds: float) -> None:
+        self._jumping.now += seconds
+
+
+def pass_time(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+    """As a callback does that holds the loop for so long: meanwhile nothing else runs."""
+    assert isinstance(loop, JumpingLoop)
+    loop.hold(seconds)
+
 
 def run(work: Coroutine[Any, Any, T], start: float = 0.0) -> T:
     """As asyncio.run, in a loop whose clock jumps."""

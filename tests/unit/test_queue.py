@@ -175,3 +175,43 @@ def test_a_closed_queue_sends_its_workers_home():
 
     with pytest.raises(Closed):
         run(go())
+
+
+class Metered:
+    """What a meter is told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, float]] = []
+
+    def waited(self, key: tuple[str, str], seconds: float) -> None:
+        self.told.append(("waited", key[1], seconds))
+
+    def ran(self, key: tuple[str, str], seconds: float) -> None:
+        self.told.append(("ran", key[1], seconds))
+
+    def backed_off(self, key: tuple[str, str]) -> None:
+        self.told.append(("backed off", key[1], 0))
+
+
+def test_waiting_and_running_are_measured_from_the_first_add_to_the_end_of_the_run():
+    async def go() -> tuple[list[tuple[str, str, float]], list[float]]:
+        meter = Metered()
+        waiting: Queue = WorkQueue(lambda key: key[0], random.Random(1), meter=meter, clock=now)
+        oldest = [waiting.oldest()]
+        waiting.add(A)
+        await asyncio.sleep(2)
+        waiting.add(A)  # waits since its first add
+        waiting.add(B)
+        await asyncio.sleep(1)
+        oldest.append(waiting.oldest())
+        key = await waiting.get()
+        oldest.append(waiting.oldest())
+        await asyncio.sleep(5)
+        waiting.backoff(key)
+        waiting.done(key)
+        return meter.told, oldest
+
+    told, oldest = run(go())
+
+    assert told == [("waited", "a", 3), ("backed off", "a", 0), ("ran", "a", 5)]
+    assert oldest == [0, 3, 1]
