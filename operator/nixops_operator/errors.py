@@ -6,7 +6,8 @@ OperatorError
    │   ├── Conflict                      somebody wrote the object meanwhile: end the pass, start from the newest object
    │   └── OutcomeUnknown                the call may have been carried out: repeat the very same call, or look first
    ├── Blocked(reason, message)          useless until spec, Secret or policy changes; a person is told
-   │   └── InvalidSpec(field, message)   as Blocked; names the field
+   │   ├── InvalidSpec(field, message)   as Blocked; names the field
+   │   └── MissingReference(references)  as Blocked; or wait, where the caller has made one of them a moment ago
    └── Lost(reason, message)             something we own is gone; the next plan says whether to make it anew
 
 `reason` is the condition's reason, `message` the condition's message, both unchanged: what happened, to what, what to
@@ -16,6 +17,7 @@ counter or clock in it (each would rewrite the status for ever).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Self
 
@@ -83,6 +85,14 @@ class InvalidSpec(Blocked):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(Reason.INVALID_SPEC, f"{field}: {message}")
         self.field = field
+
+
+class MissingReference(Blocked):
+    """Things that the spec names by id do not exist, or are not shown yet. `references`: their ids, sorted."""
+
+    def __init__(self, references: Iterable[str], message: str) -> None:
+        super().__init__(Reason.INVALID_SPEC, message)
+        self.references = tuple(sorted(references))
 
 
 class Lost(OperatorError):

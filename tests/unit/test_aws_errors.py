@@ -18,7 +18,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from nixops_operator.adapters.aws.errors import ANSWERS, LAUNCH_ANSWERS, from_botocore_error, from_client_error
+from nixops_operator.adapters.aws.errors import ANSWERS, ANSWERS_OF, from_botocore_error, from_client_error
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, Lost, OutcomeUnknown, Retry
 
@@ -156,13 +156,14 @@ def tls(error: ssl.SSLError) -> SSLError:
     ],
 )
 def test_a_write_without_a_reply(error: BotoCoreError, kind: type[Exception]) -> None:
-    told = from_botocore_error(error, "RunInstances", is_write=True)
+    told = from_botocore_error(error, "RunInstances", "us-west-2", is_write=True)
 
     assert type(told) is kind
     assert told.is_refusal is (kind is Retry)
     assert told.reason is Reason.PROGRESSING_WITH_RETRY
+    assert "us-west-2" in told.message
     assert "session-token" not in told.message
-    assert type(from_botocore_error(error, "DescribeInstances", is_write=False)) is Retry
+    assert type(from_botocore_error(error, "DescribeInstances", "us-west-2", is_write=False)) is Retry
 
 
 def test_malformed_parameters_are_named_and_not_told() -> None:
@@ -170,12 +171,26 @@ def test_malformed_parameters_are_named_and_not_told() -> None:
         "Invalid type for parameter UserData, value: hush, type: <class 'int'>\nUnknown parameter in input: \"Imag\""
     )
 
-    told = from_botocore_error(ParamValidationError(report=report), "RunInstances", is_write=True)
+    told = from_botocore_error(ParamValidationError(report=report), "RunInstances", "us-west-2", is_write=True)
 
     assert isinstance(told, Blocked)
     assert "UserData" in told.message
     assert "hush" not in told.message
 
 
-def test_no_code_stands_twice() -> None:
-    assert all(ANSWERS[code]("x") != answer("x") for code, answer in LAUNCH_ANSWERS.items() if code in ANSWERS)
+def test_no_code_means_the_same_twice() -> None:
+    assert all(
+        (type(answer("x")), answer("x")) != (type(ANSWERS[code]("x")), ANSWERS[code]("x"))
+        for answers in ANSWERS_OF.values()
+        for code, answer in answers.items()
+        if code in ANSWERS
+    )
+
+
+def test_who_cannot_connect_reads_where_to_look() -> None:
+    told = from_botocore_error(EndpointConnectionError(**ENDPOINT), "DescribeInstances", "us-west-2", is_write=False)
+
+    assert told.message == (
+        "DescribeInstances: no connection to AWS in us-west-2 (EndpointConnectionError); look whether there is such a "
+        "region, and at the operator's way out: network policies, DNS, proxy"
+    )

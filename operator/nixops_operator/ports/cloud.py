@@ -132,9 +132,13 @@ class Cloud(Protocol):
 
     @effect("ec2.authorize_rules")
     async def authorize_rules(self, group_id: str, direction: Direction, rules: Mapping[Rule, str]) -> None:
-        """Add rules (rule → description) of one direction in one call.
+        """Add rules (rule → description) of one direction.
 
-        Repeating: safe; on `InvalidPermission.Duplicate` each rule is sent singly and duplicates are accepted.
+        Changes: in one call, all or nothing; where EC2 refuses that for the sake of one rule, each is sent singly: the
+        good ones are made, and the error comes at the end. Repeating: safe, rules that exist are accepted.
+        Raises: MissingReference - security groups or prefix lists that rules name do not exist, or not yet. Blocked
+        (`InvalidSpec`) - a rule that EC2 does not take. Retry (`NotFound`) - the group itself does not exist, or not
+        yet.
         """
 
     @effect("ec2.revoke_rules")
@@ -166,8 +170,8 @@ class Cloud(Protocol):
 
     @effect("ec2.start_instance")
     async def start_instance(self, instance_id: str) -> None:
-        """Start a stopped instance. Repeating: safe, a running instance stays as it is. Raises Retry while it is
-        still stopping."""
+        """Start a stopped instance. Repeating: safe, a running instance stays as it is. Raises Retry (`Stopping`) in a
+        state from which it cannot be started, with EC2's words."""
 
     @effect("ec2.terminate_instance")
     async def terminate_instance(self, instance_id: str) -> None:
@@ -176,7 +180,8 @@ class Cloud(Protocol):
 
     @effect("ec2.set_security_groups")
     async def set_security_groups(self, instance_id: str, group_ids: Sequence[str]) -> None:
-        """Replace the instance's whole set of groups (ModifyInstanceAttribute Groups). Repeating: safe."""
+        """Replace the instance's whole set of groups (ModifyInstanceAttribute Groups). Repeating: safe. Raises Blocked
+        (`SecurityGroupNotReady`) for a group that EC2 does not know, or not yet."""
 
     @effect("ec2.set_monitoring")
     async def set_monitoring(self, instance_id: str, enabled: bool) -> None:

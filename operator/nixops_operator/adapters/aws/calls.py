@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterator
+import contextlib
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -19,14 +20,21 @@ PAGE_SIZE = 1000
 
 
 class Calls:
-    """Runs calls in `pool`. A cancelled caller leaves its call running: only tokens and tags make that safe."""
+    """Runs calls to one region in `pool`. A cancelled caller leaves its call running: only tokens and tags make that
+    safe.
 
-    def __init__(self, pool: Executor) -> None:
+    `slots`: how many may run at once, each shared by those whom it concerns; a call holds one of each until its thread
+    is free again, whether anybody still waits for it or not. Or an endpoint that does not answer takes all threads.
+    """
+
+    def __init__(self, pool: Executor, region: str, slots: Sequence[asyncio.Semaphore]) -> None:
         self._pool = pool
+        self._region = region
+        self._slots = slots
 
     async def read(self, operation: str, call: Callable[[], T]) -> T:
         """The result of a call that only looks, parsing included. Raises classes of errors.py."""
-        return await self._run(lambda: _translated(operation, call, is_write=False))
+        return await self._run(lambda: _translated(operation, self._region, call, is_write=False))
 
     async def write(self, operation: str, call: Callable[[], T], accepted: Container[str] = ()) -> T | None:
         """The result of a call that changes something; None if EC2 refused it with an `accepted` code. Raises classes
@@ -40,26 +48,39 @@ class Calls:
                     return None
                 raise
 
-        return await self._run(lambda: _translated(operation, attempt, is_write=True))
+        return await self._run(lambda: _translated(operation, self._region, attempt, is_write=True))
 
     async def _run(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as taken:
+            for slot in self._slots:
+                await slot.acquire()
+                taken.callback(slot.release)
+            running = self._pool.submit(call)
+            release = taken.pop_all().close
+
+        def is_free(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended; so have those who would wait
+                loop.call_soon_threadsafe(release)
+
+        running.add_done_callback(is_free)
+        return await asyncio.wrap_future(running)
 
 
 def error_code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _translated(operation: str, call: Callable[[], T], *, is_write: bool) -> T:
+def _translated(operation: str, region: str, call: Callable[[], T], *, is_write: bool) -> T:
     try:
         return call()
     except ClientError as error:
         raise from_client_error(error, error.operation_name, is_write=is_write) from error
     except ParamValidationError as error:
         # botocore's text repeats the parameters, user data with a private host key among them: not even as a cause.
-        raise from_botocore_error(error, operation, is_write=is_write) from None
+        raise from_botocore_error(error, operation, region, is_write=is_write) from None
     except BotoCoreError as error:
-        raise from_botocore_error(error, operation, is_write=is_write) from None
+        raise from_botocore_error(error, operation, region, is_write=is_write) from None
     except (ResponseParserError, KeyError, IndexError, ValueError) as error:
         text = f"{operation}: EC2's reply cannot be read ({type(error).__name__})"
         raise unusable_reply(text, is_write=is_write) from None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from botocore.exceptions import ClientError
+
 from nixops_operator.adapters.aws import conversion
-from nixops_operator.adapters.aws.calls import Calls, all_pages
+from nixops_operator.adapters.aws.calls import Calls, all_pages, error_code
 from nixops_operator.api.reasons import Reason
-from nixops_operator.ec2.rules import Direction, Rule
-from nixops_operator.errors import Blocked, InvalidSpec, OutcomeUnknown, Retry
+from nixops_operator.ec2.rules import Direction, PeerKind, Rule
+from nixops_operator.errors import Blocked, InvalidSpec, MissingReference, OutcomeUnknown, Retry
 from nixops_operator.facts.cloud import Image, Instance, KeyPair, LaunchRequest, SecurityGroup, Subnet
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
@@ -32,15 +35,16 @@ TAGS_PER_CALL = 1000
 """Most resources that one CreateTags takes: EC2 API Reference, "CreateTags"."""
 
 GROUP_GONE = ("InvalidGroup.NotFound", "InvalidGroupId.NotFound", "InvalidSecurityGroupID.NotFound")
+PREFIX_LIST_GONE = "invalidprefixlistid.notfound"  # AWS writes both Id and ID
 RULE_GONE = ("InvalidSecurityGroupRuleId.NotFound", "InvalidPermission.NotFound")
 
 
 class Boto3Cloud:
     """See ports.cloud.Cloud for what each method promises."""
 
-    def __init__(self, clients: Clients, pool: Executor) -> None:
+    def __init__(self, clients: Clients, pool: Executor, slots: Sequence[asyncio.Semaphore]) -> None:
         self._clients = clients
-        self._calls = Calls(pool)
+        self._calls = Calls(pool, clients.region, slots)
 
     async def account_id(self) -> str:
         return await self._calls.read("GetCallerIdentity", lambda: self._clients.sts().get_caller_identity()["Account"])
@@ -214,11 +218,21 @@ class Boto3Cloud:
 
     async def authorize_rules(self, group_id: str, direction: Direction, rules: Mapping[Rule, str]) -> None:
         ordered = sorted(rules)
-        if not ordered or await self._authorize(group_id, direction, ordered, rules):
-            return
-        # One of them exists already, and EC2 refused all.
+        try:
+            if not ordered or await self._authorize(group_id, direction, ordered, rules):
+                return
+        except Blocked as error:
+            if len(ordered) == 1 or error.reason is not Reason.INVALID_SPEC:
+                raise
+        # One of them exists already, or cannot be made, and EC2 refused all.
+        refusals = []
         for rule in ordered:
-            await self._authorize(group_id, direction, [rule], rules)
+            try:
+                await self._authorize(group_id, direction, [rule], rules)
+            except Blocked as error:
+                refusals.append(error)
+        if refusals:
+            raise _refusal(group_id, refusals)
 
     async def revoke_rules(self, group_id: str, direction: Direction, rule_ids: Sequence[str]) -> None:
         if not rule_ids or await self._revoke(group_id, direction, sorted(rule_ids)):
@@ -271,13 +285,9 @@ class Boto3Cloud:
         return instance_id
 
     async def start_instance(self, instance_id: str) -> None:
-        reply = await self._calls.write(
-            "StartInstances",
-            lambda: self._clients.writer().start_instances(InstanceIds=[instance_id]),
-            accepted=("IncorrectInstanceState",),
+        await self._calls.write(
+            "StartInstances", lambda: self._clients.writer().start_instances(InstanceIds=[instance_id])
         )
-        if reply is None:
-            raise Retry(Reason.STOPPING, f"instance {instance_id} is not in a state from which it can be started yet")
 
     async def terminate_instance(self, instance_id: str) -> None:
         await self._calls.write(
@@ -348,9 +358,13 @@ class Boto3Cloud:
 
         def call() -> object:
             client: Any = self._clients.writer()
-            if direction is Direction.INGRESS:
-                return client.authorize_security_group_ingress(GroupId=group_id, IpPermissions=permissions)
-            return client.authorize_security_group_egress(GroupId=group_id, IpPermissions=permissions)
+            name = f"authorize_security_group_{direction.value}"
+            try:
+                return getattr(client, name)(GroupId=group_id, IpPermissions=permissions)
+            except ClientError as error:
+                if missing := _missing_references(error, group_id, rules):
+                    raise _missing(group_id, missing).as_refusal() from error
+                raise
 
         operation = f"AuthorizeSecurityGroup{direction.value.capitalize()}"
         return await self._calls.write(operation, call, accepted=("InvalidPermission.Duplicate",)) is not None
@@ -406,6 +420,35 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _is_ours(existing: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(existing.get(key) == wanted[key] for key in (CLUSTER_TAG, UID_TAG))
+
+
+def _missing_references(error: ClientError, group_id: str, rules: Iterable[Rule]) -> set[str]:
+    """What rules name and EC2 does not know. Empty where it says something else, as that it does not know the group
+    itself."""
+    code, text = error_code(error), str(error.response.get("Error", {}).get("Message", ""))
+    if code in GROUP_GONE:
+        peers = {rule.peer for rule in rules if rule.peer_kind is PeerKind.GROUP and rule.peer != group_id}
+        return {peer for peer in peers if peer.rpartition("/")[2] in text}
+    if code.lower() == PREFIX_LIST_GONE:
+        peers = {rule.peer for rule in rules if rule.peer_kind is PeerKind.PREFIX_LIST}
+        return {peer for peer in peers if peer in text} or peers
+    return set()
+
+
+def _missing(group_id: str, references: Iterable[str]) -> MissingReference:
+    listed = sorted(references)
+    text = f"{', '.join(listed)}: named in rules of {group_id}, and unknown to EC2 in this account and region"
+    return MissingReference(listed, f"{text}; correct the rules")
+
+
+def _refusal(group_id: str, refusals: Sequence[Blocked]) -> Blocked:
+    """One error of several rules'. It is no refusal: other rules may have been made."""
+    missing = {name for one in refusals if isinstance(one, MissingReference) for name in one.references}
+    others = sorted({one.message for one in refusals if not isinstance(one, MissingReference)})
+    if not others:
+        return _missing(group_id, missing)
+    parts = [_missing(group_id, missing).message] if missing else []
+    return Blocked(Reason.INVALID_SPEC, "; ".join([*parts, *others]))
 
 
 def _not_shown(what: str) -> Retry:

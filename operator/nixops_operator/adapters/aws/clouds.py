@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,10 @@ CONNECTIONS = 16
 """Per client; as many as there are threads in the pool."""
 CONNECT_TIMEOUT = timedelta(seconds=5)
 READ_TIMEOUT = timedelta(seconds=30)
+CALLS_PER_IDENTITY = 4
+"""At once, of one identity in one region: three sweeps and an effect."""
+CALLS_PER_REGION = 8
+"""At once, of all identities: half of the threads, so that a region that does not answer leaves the rest to others."""
 READ_ATTEMPTS = 3
 WRITE_ATTEMPTS = 1
 IDLE_LIFE = timedelta(hours=1)
@@ -133,19 +138,24 @@ class Boto3Clouds:
         self._monotonic = monotonic
         self._loader = loader or model_loader()
         self._clouds: dict[tuple[AwsIdentity, str], tuple[Boto3Cloud, Clients]] = {}
+        self._slots_of_region: dict[str, asyncio.Semaphore] = {}
 
     def cloud(self, identity: AwsIdentity, region: str) -> Boto3Cloud:
         self._drop_idle()
         key = (identity, region)
         if key not in self._clouds:
             clients = Clients(identity, region, self._endpoint_url, self._loader, self._monotonic)
-            self._clouds[key] = (Boto3Cloud(clients, self._pool), clients)
+            slots = (asyncio.Semaphore(CALLS_PER_IDENTITY), self._slots_of(region))
+            self._clouds[key] = (Boto3Cloud(clients, self._pool, slots), clients)
         return self._clouds[key][0]
 
     def close(self) -> None:
         for _, clients in self._clouds.values():
             clients.close()
         self._clouds.clear()
+
+    def _slots_of(self, region: str) -> asyncio.Semaphore:
+        return self._slots_of_region.setdefault(region, asyncio.Semaphore(CALLS_PER_REGION))
 
     def _drop_idle(self) -> None:
         oldest = self._monotonic() - IDLE_LIFE.total_seconds()

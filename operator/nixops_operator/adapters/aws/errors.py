@@ -135,13 +135,23 @@ ANSWERS: dict[str, Answer] = {
     "IdempotentParameterMismatch": _lost(Reason.LAUNCH_AMBIGUOUS),
 }
 
-LAUNCH_ANSWERS: dict[str, Answer] = {
-    # A frozen request names these; they do not come into being by waiting for them.
-    "InvalidKeyPair.NotFound": _blocked(Reason.KEY_PAIR_NOT_READY),
-    "InvalidGroup.NotFound": _blocked(Reason.SECURITY_GROUP_NOT_READY),
-    "InvalidGroupId.Malformed": _blocked(Reason.SECURITY_GROUP_NOT_READY),
-    "InvalidSecurityGroupID.NotFound": _blocked(Reason.SECURITY_GROUP_NOT_READY),
+# What the request names beside the instance; it does not come into being by waiting for it.
+_GROUPS_NAMED: dict[str, Answer] = {
+    code: _blocked(Reason.SECURITY_GROUP_NOT_READY)
+    for code in (
+        "InvalidGroup.NotFound",
+        "InvalidGroupId.NotFound",
+        "InvalidGroupId.Malformed",
+        "InvalidSecurityGroupID.NotFound",
+    )
 }
+
+ANSWERS_OF: dict[str, dict[str, Answer]] = {
+    "RunInstances": _GROUPS_NAMED | {"InvalidKeyPair.NotFound": _blocked(Reason.KEY_PAIR_NOT_READY)},
+    "ModifyInstanceAttribute": _GROUPS_NAMED,
+    "StartInstances": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
+}
+"""Operation → code → what it means there, before what it means everywhere."""
 
 _OWN_WORDS = {
     # AWS' words for these hold clocks, or parts of the signed request.
@@ -179,10 +189,9 @@ def _answer(code: str, message: str, operation: str) -> Answer | None:
         return _IMAGE  # RunInstances with an image that is not shared with the account
     if code == "InvalidParameterValue" and "instance type" in message.lower():
         return _TYPE
-    if operation == "RunInstances" and code in LAUNCH_ANSWERS:
-        return LAUNCH_ANSWERS[code]
-    if code in ANSWERS:
-        return ANSWERS[code]
+    known = ANSWERS_OF.get(operation, {}).get(code) or ANSWERS.get(code)
+    if known is not None:
+        return known
     if code.startswith(("Throttling", "RequestThrottled")):
         return _THROTTLED
     if code.endswith("LimitExceeded"):
@@ -210,16 +219,23 @@ def unusable_reply(text: str, *, is_write: bool) -> Retry:
 _NOT_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
 
 
-def from_botocore_error(error: BotoCoreError, operation: str, *, is_write: bool) -> OperatorError:
+def from_botocore_error(error: BotoCoreError, operation: str, region: str, *, is_write: bool) -> OperatorError:
     """What a failure without a reply means. botocore's own text is left out: it may hold headers and parameters."""
     if isinstance(error, ParamValidationError):
         names = sorted(set(re.findall(r"parameter:? \"?([A-Za-z][A-Za-z0-9.\[\]]*)", str(error))))
         text = f"{operation}: malformed parameters: {', '.join(names) or 'unnamed'}"
         return Blocked(Reason.INVALID_SPEC, text).as_refusal()
-    if isinstance(error, _NOT_SENT) or _is_foreign_certificate(error):
-        text = f"{operation}: no connection to EC2 ({type(error).__name__})"
+    kind = type(error).__name__
+    if _is_foreign_certificate(error):
+        text = f"{operation}: who answers for AWS in {region} has no certificate of AWS; look for a proxy in between"
         return Retry(Reason.PROGRESSING_WITH_RETRY, text).as_refusal()
-    return unusable_reply(f"{operation}: no usable reply from EC2 ({type(error).__name__})", is_write=is_write)
+    if isinstance(error, _NOT_SENT):
+        text = (
+            f"{operation}: no connection to AWS in {region} ({kind}); look whether there is such a region, and at the "
+            "operator's way out: network policies, DNS, proxy"
+        )
+        return Retry(Reason.PROGRESSING_WITH_RETRY, text).as_refusal()
+    return unusable_reply(f"{operation}: no usable reply from AWS in {region} ({kind})", is_write=is_write)
 
 
 def _is_foreign_certificate(error: BotoCoreError) -> bool:

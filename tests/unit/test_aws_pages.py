@@ -1,0 +1,62 @@
+"""An answer of many pages is read to its end, and an empty page is not the end."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import botocore.session
+import pytest
+from botocore.stub import Stubber
+
+from nixops_operator.adapters.aws.cloud import TYPES_PER_PAGE, Boto3Cloud
+from nixops_operator.adapters.aws.clouds import Clients
+from nixops_operator.errors import InvalidSpec
+
+REGION = "us-west-2"
+
+
+class OneReader:
+    """Clients with one boto3 client, which a stub answers for."""
+
+    region = REGION
+
+    def __init__(self) -> None:
+        self.client = botocore.session.Session().create_client(
+            "ec2", region_name=REGION, aws_access_key_id="AKID", aws_secret_access_key="secret"
+        )
+
+    def reader(self) -> Any:
+        return self.client
+
+
+def architecture(pages: list[dict[str, Any]]) -> str:
+    """What DescribeInstanceTypes with these pages says of t3.small."""
+    clients = OneReader()
+    stub = Stubber(clients.client)
+    asked = {"Filters": [{"Name": "instance-type", "Values": ["t3.small"]}], "MaxResults": TYPES_PER_PAGE}
+    for number, page in enumerate(pages):
+        token = {"NextToken": str(number)} if number else {}
+        more = {"NextToken": str(number + 1)} if number + 1 < len(pages) else {}
+        stub.add_response("describe_instance_types", page | more, asked | token)
+    with ThreadPoolExecutor(1) as pool, stub:
+        found = asyncio.run(Boto3Cloud(cast(Clients, clients), pool, ()).architecture("t3.small"))
+        stub.assert_no_pending_responses()
+        return found
+
+
+SMALL = {"InstanceTypes": [{"InstanceType": "t3.small", "ProcessorInfo": {"SupportedArchitectures": ["x86_64"]}}]}
+NOTHING: dict[str, Any] = {"InstanceTypes": []}
+
+
+@pytest.mark.parametrize(
+    "pages", [pytest.param([SMALL], id="one page"), pytest.param([NOTHING, NOTHING, SMALL], id="empty pages before it")]
+)
+def test_a_type_is_found_on_any_page(pages: list[dict[str, Any]]) -> None:
+    assert architecture(pages) == "x86_64"
+
+
+def test_a_type_on_no_page_is_none() -> None:
+    with pytest.raises(InvalidSpec):
+        architecture([NOTHING, NOTHING])
