@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
 from fakes.cloud import DEFAULT_GROUP, DEFAULT_VPC, FakeCloud, FakeClouds
@@ -63,6 +64,9 @@ class World(Protocol):
 
     def show(self) -> None: ...
 
+    def hide_from_filters(self) -> None:
+        """What is made, or tagged anew, from now on is found by id alone."""
+
 
 @dataclass
 class FakeWorld:
@@ -104,6 +108,9 @@ class FakeWorld:
 
     def show(self) -> None:
         self.cloud.hidden.clear()
+
+    def hide_from_filters(self) -> None:
+        self.cloud.lag_of_tags = timedelta(hours=1)
 
 
 class RealWorld:
@@ -168,6 +175,9 @@ class RealWorld:
 
     def show(self) -> None:
         self.layer.turn(visibility_seconds=0)
+
+    def hide_from_filters(self) -> None:
+        self.layer.turn(**{"visibility.tags": 3600})
 
 
 def _tagged(kind: str, tags: Mapping[str, str]) -> dict[str, Any]:

@@ -16,7 +16,15 @@ from nixops_operator.adapters.aws import Boto3Clouds
 from nixops_operator.adapters.aws.clouds import model_loader
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress, canonical_rule
-from nixops_operator.errors import Blocked, InvalidSpec, Lost, OutcomeUnknown, Retry
+from nixops_operator.errors import (
+    Blocked,
+    InvalidSpec,
+    Lost,
+    MissingReference,
+    OperatorError,
+    OutcomeUnknown,
+    Retry,
+)
 from nixops_operator.facts.cloud import Instance, InstanceState, LaunchRequest, SecurityGroup
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
@@ -303,6 +311,8 @@ async def test_a_stopping_instance_cannot_be_started_yet(world: World) -> None:
         await world.cloud.start_instance(instance.id)
 
     assert refused.value.reason is Reason.STOPPING
+    assert refused.value.is_refusal
+    assert f"'{instance.id}' is not in a state from which it can be started" in refused.value.message
 
 
 async def test_starting_an_unknown_instance_proves_nothing(world: World) -> None:
@@ -339,6 +349,10 @@ async def test_an_instances_groups_are_replaced_as_a_set(world: World) -> None:
     assert changed.security_group_ids == (group_id,)
     with pytest.raises(ValueError, match="at least one"):
         await world.cloud.set_security_groups(instance.id, [])
+    with pytest.raises(Blocked) as refused:
+        await world.cloud.set_security_groups(instance.id, [group_id, "sg-0123456789abcdef0"])
+    assert refused.value.reason is Reason.SECURITY_GROUP_NOT_READY
+    assert await world.cloud.find_instances(instance_id=instance.id) == (changed,)
 
 
 async def test_tags_are_added_and_overwritten(world: World) -> None:
@@ -513,6 +527,44 @@ async def test_rules_that_exist_already_do_not_keep_others_out(world: World) -> 
     assert rules_of(await group(world, group_id)) == {HTTP, PING, ESP, allow_all_egress()}
 
 
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize(
+    ("kind", "reference"),
+    [
+        pytest.param(PeerKind.GROUP, "sg-0123456789abcdef0", id="security group"),
+        pytest.param(PeerKind.PREFIX_LIST, "pl-0123456789abcdef0", id="prefix list"),
+    ],
+)
+async def test_a_rule_that_names_what_does_not_exist_keeps_no_other_out(
+    world: World, direction: Direction, kind: PeerKind, reference: str
+) -> None:
+    group_id = await new_group(world)
+    good = canonical_rule(direction, "tcp", 80, 80, PeerKind.IPV4, "10.0.0.0/8")
+    to_itself = canonical_rule(direction, "tcp", 80, 80, PeerKind.GROUP, group_id)
+    bad = canonical_rule(direction, "tcp", 443, 443, kind, reference)
+
+    with pytest.raises(MissingReference) as refused:
+        await world.cloud.authorize_rules(group_id, direction, {good: "", bad: "", to_itself: ""})
+
+    assert refused.value.references == (reference,)
+    assert refused.value.reason is Reason.INVALID_SPEC
+    assert reference in refused.value.message
+    assert group_id in refused.value.message
+    assert rules_of(await group(world, group_id)) == {good, to_itself, allow_all_egress()}
+
+
+async def test_rules_of_a_group_that_does_not_exist_are_no_fault_of_the_rules(world: World) -> None:
+    """It may have been made a moment ago."""
+    to_another = canonical_rule(Direction.INGRESS, "tcp", 22, 22, PeerKind.GROUP, world.default_group)
+    to_itself = canonical_rule(Direction.INGRESS, "tcp", 80, 80, PeerKind.GROUP, "sg-0123456789abcdef0")
+
+    for rules in ({HTTP: ""}, {HTTP: "", to_another: ""}, {to_itself: ""}):
+        with pytest.raises(Retry) as refused:
+            await world.cloud.authorize_rules("sg-0123456789abcdef0", Direction.INGRESS, rules)
+        assert refused.value.reason is Reason.NOT_FOUND
+        assert refused.value.is_refusal
+
+
 async def test_rules_are_revoked_by_id(world: World) -> None:
     group_id = await new_group(world)
     await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: "", PING: ""})
@@ -624,6 +676,73 @@ async def test_what_is_not_shown_yet_is_not_made_twice(world: World) -> None:
     assert await new_group(world) == group_id
     await world.cloud.import_key_pair("web", KEY, TAGS)
     assert list(await world.cloud.sweep_instances(CLUSTER)) == [instance_id]
+
+
+async def test_what_is_not_shown_yet_is_not_ended_either(world: World) -> None:
+    """And the replies do not say so: a reply to TerminateInstances proves nothing."""
+    instance_id = await launch(world)
+    world.hide(instance_id)
+
+    await world.cloud.terminate_instance(instance_id)
+
+    world.show()
+    assert (await world.cloud.sweep_instances(CLUSTER))[instance_id].state.is_live
+
+
+async def test_a_key_pair_that_is_not_shown_yet_is_deleted_by_its_name(world: World) -> None:
+    await world.cloud.import_key_pair("web", KEY, TAGS)
+    world.hide("web")
+
+    await world.cloud.delete_key_pair("web")
+
+    world.show()
+    assert await world.cloud.find_key_pair("web") is None
+
+
+async def test_what_is_not_shown_yet_cannot_be_named(world: World) -> None:
+    group_id = await new_group(world)
+    await world.cloud.import_key_pair("web", KEY, TAGS)
+    instance = await running(world)
+    world.hide(group_id, "web", instance.id)
+
+    for call, reason in (
+        (lambda: world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: ""}), Reason.NOT_FOUND),
+        (lambda: world.cloud.create_tags([instance.id], {"a": "b"}), Reason.NOT_FOUND),
+        (lambda: world.cloud.set_monitoring(instance.id, True), Reason.NOT_FOUND),
+        (lambda: launch(world, "n1-two", security_group_ids=(group_id,)), Reason.SECURITY_GROUP_NOT_READY),
+        (lambda: launch(world, "n1-three", key_name="web"), Reason.KEY_PAIR_NOT_READY),
+    ):
+        with pytest.raises(OperatorError) as refused:
+            await call()
+        assert refused.value.reason is reason
+        assert refused.value.is_refusal
+
+
+async def test_filters_by_tag_and_token_find_later_than_ids(world: World) -> None:
+    old = await launch(world, "n1-old", tags={})
+    world.hide_from_filters()
+    group_id = await new_group(world)
+    await world.cloud.import_key_pair("web", KEY, TAGS)
+    instance_id = await launch(world)
+    await world.cloud.create_tags([old], TAGS)
+
+    assert await world.cloud.sweep_instances(CLUSTER) == {}
+    assert await world.cloud.sweep_security_groups(CLUSTER) == {}
+    assert await world.cloud.sweep_key_pairs(CLUSTER) == {}
+    assert await world.cloud.find_instances(client_token=TOKEN) == ()
+    assert await world.cloud.find_instances(tags={UID_TAG: "uid-1"}) == ()
+    assert [one.id for one in await world.cloud.find_instances(instance_id=instance_id)] == [instance_id]
+    assert [dict(one.tags) for one in await world.cloud.find_instances(instance_id=old)] == [TAGS]
+    # Names are known at once.
+    assert await new_group(world) == group_id
+    await world.cloud.import_key_pair("web", KEY, TAGS)
+
+
+async def test_ids_say_nothing_about_age(world: World) -> None:
+    """Of twenty groups made one after the other, the ids are in order by a chance of 1 in 20!."""
+    made = [await new_group(world, f"web-{number}") for number in range(20)]
+
+    assert made not in (sorted(made), sorted(made, reverse=True))
 
 
 # What a launch is resolved from.

@@ -5,22 +5,27 @@ cloud = clouds.cloud(AwsIdentity("AKIDTEST", "secret"), "us-west-2")
 instance_id = await cloud.run_instances(request, token)
 cloud.set_state(instance_id, InstanceState.RUNNING)
 cloud.effects.drop_reply.add("ec2.run_instances")
+
+No kinder than EC2: ids mean nothing by their order, nor does the order of answers; what was made can be shown late
+(`lag_of_ids`), to filters by tag and client token later still (`lag_of_tags`), by the clock `now`; until it is shown, a
+call that names it by id fails as if there were no such thing.
 """
 
 from __future__ import annotations
 
 import copy
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 from fakes.effects import Effects, effect
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
-from nixops_operator.errors import Blocked, InvalidSpec, Lost, Retry
+from nixops_operator.errors import Blocked, InvalidSpec, Lost, MissingReference, Retry
 from nixops_operator.facts.cloud import (
     Image,
     Instance,
@@ -52,6 +57,10 @@ class PublishedImage:
     is_deprecated: bool = False
 
 
+Lag = timedelta | Callable[[str], timedelta]
+"""For everything alike, or by its id, or a key pair's name."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """What EC2 remembers of a client token."""
@@ -64,6 +73,9 @@ class Launch:
         return _launch_request(self.request).user_data
 
 
+Thing = TypeVar("Thing", Instance, SecurityGroup, KeyPair)
+
+
 class FakeCloud:
     """ports.cloud.Cloud of one account and region. All state is public: a test is the account's owner."""
 
@@ -74,6 +86,7 @@ class FakeCloud:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.effects = Effects()
+        self.chance = random.Random(f"{account} {region}")
         self.account = account
         self.region = region
         self.now = now
@@ -87,6 +100,7 @@ class FakeCloud:
             for n, zone in enumerate("abc", start=1)
         }
         self.default_subnets = set(self.subnets)
+        self.prefix_lists: set[str] = set()
         self.instance_types = {"t3.small": "x86_64", "t3.medium": "x86_64", "m7i.large": "x86_64", "t4g.small": "arm64"}
         self.images = {
             NIXOS_IMAGE: PublishedImage(
@@ -97,10 +111,17 @@ class FakeCloud:
             )
         }
         self.launches: dict[tuple[str, str], Launch] = {}  # (zone, token) → launch
-        self.hidden: set[str] = set()  # ids that no look shows yet
-        self.lingering: set[str] = set()  # terminated instances whose network interfaces still hold their groups
-        self.lingers = False  # whether newly terminated instances do so
-        self._last_number = 0x100
+        self.hidden: set[str] = set()  # ids, and names of key pairs, that no look shows until they are taken out
+        self.lag_of_ids: Lag = timedelta(0)  # until what is made from now on is shown
+        self.lag_of_tags: Lag = timedelta(
+            0
+        )  # until filters by tag and token know it, and its new tags, if that is later
+        self.interfaces_linger = timedelta(0)  # how long those of a terminated instance still hold its groups
+        self._shown_from: dict[str, datetime] = {}
+        self._indexed_from: dict[str, datetime] = {}
+        self._tags_of_old: dict[str, Mapping[str, str]] = {}  # what filters know until then, where tags have changed
+        self._terminated_at: dict[str, datetime] = {}
+        self._last_number = 0
 
     # By hand.
 
@@ -112,8 +133,8 @@ class FakeCloud:
             public = public or f"198.51.100.{self._number() % 250 + 1}"
         else:
             public = None
-        if state is InstanceState.TERMINATED and self.lingers:
-            self.lingering.add(instance_id)
+        if state is InstanceState.TERMINATED:
+            self._terminated_at.setdefault(instance_id, self.now())
         self.instances[instance_id] = replace(
             instance,
             state=state,
@@ -143,9 +164,17 @@ class FakeCloud:
         """Instances of an owner that count."""
         return [one for one in self.instances.values() if one.state.is_live and one.tags.get(UID_TAG) == uid]
 
+    def deny(self, effect: str) -> None:
+        """The right to it is taken away, until `effects.standing_error` loses it.
+
+        EC2 looks at rights before all else: a repeated launch is refused, though its token made an instance.
+        """
+        text = f"{effect}: UnauthorizedOperation: You are not authorized to perform this operation."
+        self.effects.standing_error[effect] = Blocked(Reason.ACCESS_DENIED, text).as_refusal()
+
     def grant(self, group_id: str, rule: Rule, description: str = "") -> str:
         """Adds a rule, returns its id."""
-        observed = ObservedRule(f"sgr-{self._number():017x}", rule, description)
+        observed = ObservedRule(self._new_id("sgr"), rule, description)
         self._set_rules(group_id, (*self.security_groups[group_id].rules, observed))
         return observed.id
 
@@ -161,19 +190,15 @@ class FakeCloud:
 
     @effect("sweep_instances")
     async def sweep_instances(self, cluster_id: str) -> Mapping[str, Instance]:
-        return {one.id: one for one in self._shown_instances() if one.tags.get(CLUSTER_TAG) == cluster_id}
+        return {one.id: one for one in self._indexed(self.instances.values(), {CLUSTER_TAG: cluster_id})}
 
     @effect("sweep_security_groups")
     async def sweep_security_groups(self, cluster_id: str) -> Mapping[str, SecurityGroup]:
-        return {one.id: one for one in self._shown_groups() if one.tags.get(CLUSTER_TAG) == cluster_id}
+        return {one.id: one for one in self._indexed(self.security_groups.values(), {CLUSTER_TAG: cluster_id})}
 
     @effect("sweep_key_pairs")
     async def sweep_key_pairs(self, cluster_id: str) -> Mapping[str, KeyPair]:
-        return {
-            one.name: one
-            for one in self.key_pairs.values()
-            if one.tags.get(CLUSTER_TAG) == cluster_id and one.name not in self.hidden
-        }
+        return {one.name: one for one in self._indexed(self.key_pairs.values(), {CLUSTER_TAG: cluster_id})}
 
     @effect("find_instances")
     async def find_instances(
@@ -181,21 +206,24 @@ class FakeCloud:
     ) -> tuple[Instance, ...]:
         if instance_id is None and client_token is None and not tags:
             raise ValueError("find_instances without a filter would read the whole account")
+        is_by_id_alone = client_token is None and not tags
+        found = [one for one in self.instances.values() if self.is_shown(one.id)]
+        if not is_by_id_alone:
+            found = self._indexed(found, tags or {})
         return tuple(
             one
-            for one in sorted(self._shown_instances(), key=lambda one: one.id)
-            if instance_id in (None, one.id)
-            and client_token in (None, one.client_token)
-            and (tags or {}).items() <= one.tags.items()
+            for one in sorted(found, key=lambda one: one.id)
+            if instance_id in (None, one.id) and client_token in (None, one.client_token)
         )
 
     @effect("find_security_group_by_name")
     async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
-        return next((one for one in self._shown_groups() if (one.name, one.vpc_id) == (name, vpc_id)), None)
+        found = [one for one in self.security_groups.values() if self.is_shown(one.id)]
+        return next((one for one in found if (one.name, one.vpc_id) == (name, vpc_id)), None)
 
     @effect("find_key_pair")
     async def find_key_pair(self, name: str) -> KeyPair | None:
-        return None if name in self.hidden else self.key_pairs.get(name)
+        return self.key_pairs.get(name) if self.is_shown(name) else None
 
     @effect("find_image")
     async def find_image(self, owner: str, name: str, architecture: str) -> Image | None:
@@ -248,46 +276,58 @@ class FakeCloud:
         key = " ".join(public_key.split()[:2])
         existing = self.key_pairs.get(name)
         if existing is None:
-            self.key_pairs[name] = KeyPair(f"key-{self._number():017x}", name, key, dict(tags))
-        elif name in self.hidden:
+            self.key_pairs[name] = KeyPair(self._new_id("key"), name, key, dict(tags))
+            self._made(name)
+        elif not self.is_shown(name):
             raise Retry(Reason.PROGRESSING_WITH_RETRY, f"EC2 says that key pair {name} exists and does not show it yet")
         elif existing.public_key != key or not _is_ours(existing.tags, tags):
-            raise Blocked(Reason.ADOPTION_CONFLICT, f"key pair {name} exists and is not of this object")
+            raise Blocked(Reason.ADOPTION_CONFLICT, f"key pair {name} exists and is not of this object").as_refusal()
 
     @effect("ec2.delete_key_pair")
     async def delete_key_pair(self, name: str) -> None:
-        self.key_pairs.pop(name, None)
+        self.key_pairs.pop(name, None)  # shown or not
 
     @effect("ec2.create_security_group")
     async def create_security_group(self, name: str, description: str, vpc_id: str, tags: Mapping[str, str]) -> str:
         if vpc_id not in {subnet.vpc_id for subnet in self.subnets.values()}:
-            raise Blocked(Reason.INVALID_SPEC, f"CreateSecurityGroup: InvalidVpcID.NotFound: {vpc_id} does not exist")
+            raise Blocked(
+                Reason.INVALID_SPEC, f"CreateSecurityGroup: InvalidVpcID.NotFound: {vpc_id} does not exist"
+            ).as_refusal()
         for group in self.security_groups.values():
             if (group.name.lower(), group.vpc_id) == (name.lower(), vpc_id):
-                if group.id in self.hidden:
+                if not self.is_shown(group.id):
                     raise Retry(
                         Reason.PROGRESSING_WITH_RETRY,
                         f"EC2 says that security group {name} exists and does not show it yet",
                     )
                 if not _is_ours(group.tags, tags):
-                    raise Blocked(Reason.ADOPTION_CONFLICT, f"security group {name} in {vpc_id} is not of this object")
+                    raise Blocked(
+                        Reason.ADOPTION_CONFLICT, f"security group {name} in {vpc_id} is not of this object"
+                    ).as_refusal()
                 return group.id
-        group_id = f"sg-{self._number():017x}"
+        group_id = self._new_id("sg")
         self.security_groups[group_id] = SecurityGroup(group_id, name, description, vpc_id, dict(tags), ())
+        self._made(group_id)
         self.grant(group_id, allow_all_egress())
         return group_id
 
     @effect("ec2.authorize_rules")
     async def authorize_rules(self, group_id: str, direction: Direction, rules: Mapping[Rule, str]) -> None:
-        group = self._group(group_id)
-        present = {one.rule for one in group.rules}
+        present = {one.rule for one in self._group(group_id).rules}
+        missing = set()
         for rule, description in sorted(rules.items()):
             if rule.direction is not direction:
                 raise ValueError(f"{rule} is no {direction.value} rule")
-            if rule.peer_kind is PeerKind.GROUP and rule.peer not in self.security_groups:
-                raise Retry(Reason.NOT_FOUND, f"security group {rule.peer} does not exist")
-            if rule not in present:
+            is_group = rule.peer_kind is PeerKind.GROUP and rule.peer != group_id
+            if (is_group and not self._is_known_group(rule.peer)) or (
+                rule.peer_kind is PeerKind.PREFIX_LIST and rule.peer not in self.prefix_lists
+            ):
+                missing.add(rule.peer)
+            elif rule not in present:
                 self.grant(group_id, rule, description)
+        if missing:
+            listed = ", ".join(sorted(missing))
+            raise MissingReference(missing, f"{listed}: named in rules of {group_id}, and unknown to EC2")
 
     @effect("ec2.revoke_rules")
     async def revoke_rules(self, group_id: str, direction: Direction, rule_ids: Sequence[str]) -> None:
@@ -307,13 +347,16 @@ class FakeCloud:
 
     @effect("ec2.delete_security_group")
     async def delete_security_group(self, group_id: str) -> None:
-        group = self.security_groups.get(group_id)
-        if group is None:
+        if not self._is_known_group(group_id):
             return
-        if group.name == "default":
-            raise Blocked(Reason.CHANGE_FORBIDDEN, f"DeleteSecurityGroup: CannotDelete: {group_id} is a default group")
+        if self.security_groups[group_id].name == "default":
+            raise Blocked(
+                Reason.CHANGE_FORBIDDEN, f"DeleteSecurityGroup: CannotDelete: {group_id} is a default group"
+            ).as_refusal()
         if self._interfaces(group_id) or self._groups_naming(group_id):
-            raise Retry(Reason.DELETING, f"DeleteSecurityGroup: DependencyViolation: {group_id} has a dependent object")
+            raise Retry(
+                Reason.DELETING, f"DeleteSecurityGroup: DependencyViolation: {group_id} has a dependent object"
+            ).as_refusal()
         del self.security_groups[group_id]
 
     @effect("ec2.run_instances")
@@ -331,6 +374,7 @@ class FakeCloud:
             return self._repeated(launch, request)
         instance = self._new_instance(asked, token, subnet)
         self.instances[instance.id] = instance
+        self._made(instance.id)
         self.launches[subnet.zone, token] = Launch(copy.deepcopy(request), instance.id)
         return instance.id
 
@@ -342,12 +386,13 @@ class FakeCloud:
                 instance, state=InstanceState.PENDING, state_reason="", launch_time=self.now()
             )
         elif instance.state not in (InstanceState.PENDING, InstanceState.RUNNING):
-            raise Retry(Reason.STOPPING, f"instance {instance_id} is not in a state from which it can be started yet")
+            text = f"The instance '{instance_id}' is not in a state from which it can be started."
+            raise Retry(Reason.STOPPING, f"StartInstances: IncorrectInstanceState: {text}").as_refusal()
 
     @effect("ec2.terminate_instance")
     async def terminate_instance(self, instance_id: str) -> None:
-        instance = self.instances.get(instance_id)
-        if instance is not None and instance.state is not InstanceState.TERMINATED:
+        is_known = instance_id in self.instances and self.is_shown(instance_id)
+        if is_known and self.instances[instance_id].state is not InstanceState.TERMINATED:
             self.set_state(instance_id, InstanceState.SHUTTING_DOWN, "Client.UserInitiatedShutdown")
 
     @effect("ec2.set_security_groups")
@@ -356,7 +401,11 @@ class FakeCloud:
             raise ValueError("an instance is always in at least one security group")
         instance = self._instance(instance_id)
         for group_id in group_ids:
-            self._group(group_id)
+            if not self._is_known_group(group_id):
+                raise Blocked(
+                    Reason.SECURITY_GROUP_NOT_READY,
+                    f"ModifyInstanceAttribute: InvalidGroup.NotFound: {group_id} does not exist",
+                ).as_refusal()
         self.instances[instance_id] = replace(instance, security_group_ids=tuple(sorted(set(group_ids))))
 
     @effect("ec2.set_monitoring")
@@ -378,32 +427,73 @@ class FakeCloud:
     def _retag(self, resource_id: str, change: Callable[[Mapping[str, str]], dict[str, str]]) -> None:
         pair = next((one for one in self.key_pairs.values() if one.id == resource_id), None)
         if pair is not None:
+            self._tags_change(pair.name, pair.tags)
             self.key_pairs[pair.name] = replace(pair, tags=change(pair.tags))
         elif resource_id in self.security_groups:
-            group = self.security_groups[resource_id]
+            group = self._group(resource_id)
+            self._tags_change(group.id, group.tags)
             self.security_groups[group.id] = replace(group, tags=change(group.tags))
         else:
             instance = self._instance(resource_id)
+            self._tags_change(instance.id, instance.tags)
             self.instances[instance.id] = replace(instance, tags=change(instance.tags))
+
+    # What is shown, and to whom.
+
+    def is_shown(self, name: str) -> bool:
+        """Whether looks show the thing of that id, or key pair of that name, and calls may name it."""
+        return name not in self.hidden and self._shown_from.get(name, self.now()) <= self.now()
+
+    def _made(self, name: str) -> None:
+        now = self.now()
+        self._shown_from[name] = now + _lag(self.lag_of_ids, name)
+        self._indexed_from[name] = max(self._shown_from[name], now + _lag(self.lag_of_tags, name))
+        self._tags_of_old.pop(name, None)
+
+    def _tags_change(self, name: str, before: Mapping[str, str]) -> None:
+        if self._indexed_from.get(name, self.now()) <= self.now():
+            self._tags_of_old[name] = before
+            self._indexed_from[name] = self.now() + _lag(self.lag_of_tags, name)
+
+    def _indexed(self, things: Iterable[Thing], tags: Mapping[str, str]) -> list[Thing]:
+        """Those that filters by these tags find now; in any order."""
+        found = [one for one in things if tags.items() <= self._filtered_by(one).items() and self._is_indexed(one)]
+        self.chance.shuffle(found)
+        return found
+
+    def _is_indexed(self, thing: Instance | SecurityGroup | KeyPair) -> bool:
+        name = _name(thing)
+        is_late = self._indexed_from.get(name, self.now()) > self.now() and name not in self._tags_of_old
+        return self.is_shown(name) and not is_late
+
+    def _filtered_by(self, thing: Instance | SecurityGroup | KeyPair) -> Mapping[str, str]:
+        name = _name(thing)
+        if self._indexed_from.get(name, self.now()) <= self.now():
+            return thing.tags
+        return self._tags_of_old.get(name, thing.tags)
+
+    def _new_id(self, prefix: str) -> str:
+        return f"{prefix}-{self.chance.getrandbits(68):017x}"
 
     def _number(self) -> int:
         self._last_number += 1
         return self._last_number
 
-    def _shown_instances(self) -> list[Instance]:
-        return [one for one in self.instances.values() if one.id not in self.hidden]
-
-    def _shown_groups(self) -> list[SecurityGroup]:
-        return [one for one in self.security_groups.values() if one.id not in self.hidden]
-
     def _instance(self, instance_id: str) -> Instance:
-        if instance_id not in self.instances:
-            raise Retry(Reason.NOT_FOUND, f"InvalidInstanceID.NotFound: instance {instance_id} does not exist")
+        if instance_id not in self.instances or not self.is_shown(instance_id):
+            raise Retry(
+                Reason.NOT_FOUND, f"InvalidInstanceID.NotFound: instance {instance_id} does not exist"
+            ).as_refusal()
         return self.instances[instance_id]
 
+    def _is_known_group(self, group_id: str) -> bool:
+        return group_id in self.security_groups and self.is_shown(group_id)
+
     def _group(self, group_id: str) -> SecurityGroup:
-        if group_id not in self.security_groups:
-            raise Retry(Reason.NOT_FOUND, f"InvalidGroup.NotFound: security group {group_id} does not exist")
+        if not self._is_known_group(group_id):
+            raise Retry(
+                Reason.NOT_FOUND, f"InvalidGroup.NotFound: security group {group_id} does not exist"
+            ).as_refusal()
         return self.security_groups[group_id]
 
     def _set_rules(self, group_id: str, rules: tuple[ObservedRule, ...]) -> None:
@@ -415,10 +505,15 @@ class FakeCloud:
             sorted(
                 f"eni-{one.id.removeprefix('i-')} ({one.id})"
                 for one in self.instances.values()
-                if group_id in one.security_group_ids
-                and (one.state is not InstanceState.TERMINATED or one.id in self.lingering)
+                if group_id in one.security_group_ids and self._holds_groups(one)
             )
         )
+
+    def _holds_groups(self, instance: Instance) -> bool:
+        if instance.state is not InstanceState.TERMINATED:
+            return True
+        ended = self._terminated_at.get(instance.id)
+        return ended is not None and self.now() < ended + self.interfaces_linger
 
     def _groups_naming(self, group_id: str) -> tuple[str, ...]:
         return tuple(
@@ -449,18 +544,19 @@ class FakeCloud:
             ).as_refusal()
         if request.instance_type not in self.instance_types:
             raise _unknown_type(self.region, request.instance_type).as_refusal()
-        if request.key_name is not None and request.key_name not in self.key_pairs:
+        is_known = request.key_name in self.key_pairs and self.is_shown(str(request.key_name))
+        if request.key_name is not None and not is_known:
             raise Blocked(
                 Reason.KEY_PAIR_NOT_READY, f"RunInstances: InvalidKeyPair.NotFound: {request.key_name} does not exist"
             ).as_refusal()
         for group_id in groups:
-            if group_id not in self.security_groups:
+            if not self._is_known_group(group_id):
                 raise Blocked(
                     Reason.SECURITY_GROUP_NOT_READY, f"RunInstances: InvalidGroup.NotFound: {group_id} does not exist"
                 ).as_refusal()
         number = self._number()
         return Instance(
-            id=f"i-{number:017x}",
+            id=self._new_id("i"),
             state=InstanceState.PENDING,
             state_reason="",
             instance_type=request.instance_type,
@@ -513,6 +609,15 @@ class _Refused(FakeCloud):
     def __init__(self, region: str) -> None:
         super().__init__(region=region)
         self.effects = _RefusedEffects()
+
+
+def _lag(lag: Lag, name: str) -> timedelta:
+    return lag if isinstance(lag, timedelta) else lag(name)
+
+
+def _name(thing: Instance | SecurityGroup | KeyPair) -> str:
+    """What it is known by: a key pair's name, another's id."""
+    return thing.name if isinstance(thing, KeyPair) else thing.id
 
 
 def _launch_request(request: LaunchRequest | Mapping[str, Any]) -> LaunchRequest:
