@@ -243,6 +243,25 @@ def test_a_look_under_way_during_the_own_write_does_not_count():
     assert run(go()) == 1
 
 
+def test_whoever_waits_for_a_look_after_a_write_is_answered_without_reading_again():
+    """The look under way is not the one that counts; the next one must not wait for the period."""
+
+    async def go() -> set[str]:
+        bench = Bench()
+        view = await bench.view()
+        await answer(lambda: view.snapshot(U1))
+        gate = bench.silence("sweep_security_groups")
+        await asyncio.sleep(32)
+        view.note_write("u1")
+        with pytest.raises(NotYet):
+            view.snapshot(U1)
+        gate.set()
+        await asyncio.sleep(3)
+        return set(view.security_groups(U1).answer)
+
+    assert run(go()) == set()
+
+
 def test_many_writes_at_once_share_a_look():
     async def go() -> int:
         bench = Bench()
@@ -488,6 +507,21 @@ def test_emptiness_is_measured_between_answers(read: Callable[[CloudView], Any])
     assert shown is None
 
 
+def test_an_answer_under_way_during_the_call_says_nothing_about_what_it_made():
+    async def go() -> timedelta | None:
+        bench = Bench()
+        view = await bench.view()
+        await answer(lambda: view.instances_by_token("n1-x"))
+        gate = bench.silence("find_instances")
+        await asyncio.sleep(12)
+        view.note_write("u1", "n1-x")
+        await asyncio.sleep(5)
+        gate.set()
+        return (await answer(lambda: view.instances_by_token("n1-x"))).empty_for
+
+    assert run(go()) == timedelta(0)
+
+
 def test_an_answer_is_never_older_than_the_own_write():
     async def go() -> tuple[int, int]:
         bench = Bench()
@@ -625,13 +659,14 @@ def test_a_look_ends_with_its_last_watcher():
 def test_who_comes_while_a_look_ends_gets_one_that_lives():
     async def go() -> set[str]:
         bench = Bench()
-        bench.put("i-1", "u2")
         view = await bench.view()
         await answer(lambda: view.snapshot(U1))
         ending = asyncio.ensure_future(bench.informers.drop(WEB))
         await asyncio.sleep(0)
         later = await bench.view(DB, U2)
         await ending
+        bench.put("i-1", "u2")
+        await asyncio.sleep(15)
         return set((await answer(lambda: later.snapshot(U2))).instances)
 
     assert run(go()) == {"i-1"}
