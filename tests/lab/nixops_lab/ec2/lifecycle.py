@@ -149,7 +149,8 @@ class Lifecycle:
     async def _die(self, region: Region, instance_id: str, dies: Death) -> None:
         """The launch fails after its reply: no machine comes of it."""
         await self._cloud.panel.passed(dies.seconds, region.instances[instance_id].launch_time)
-        if region.instances[instance_id].state == "pending":
+        instance = region.instances.get(instance_id)
+        if instance is not None and instance.state == "pending":
             reason = f"{dies.code}: {_MESSAGES.get(dies.code, 'The launch failed')}"
             self._change(region, instance_id, state_reason=(dies.code, reason))
             self._end(region, instance_id)
