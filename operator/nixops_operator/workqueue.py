@@ -4,7 +4,9 @@
     add_after(key, s) ──► timer ──► later ──► get()
 
 An add while the key runs gives one more run afterwards. `soon` (edits, finished work) goes before `later` (periodic
-looks); inside a lane kinds take turns, so that a thousand objects of one kind do not hold up one of another.
+looks), but for every fourth run: who edits without end must not keep others from ever being looked at. Inside of both,
+lanes take turns: with a lane for each kind in each namespace, a thousand objects of one tenant hold up another's edit
+by one run.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ _K_contra = TypeVar("_K_contra", contravariant=True)
 FIRST_BACKOFF = timedelta(seconds=1)
 LONGEST_BACKOFF = timedelta(minutes=5)
 JITTER = 0.2  # ± share of a delay, so that objects that failed together do not come back together
+SOON_IN_A_ROW = 3  # runs of `soon` after which one of `later` has its turn
 
 
 class Closed(Exception):
@@ -42,39 +45,39 @@ class Meter(Protocol[_K_contra]):
         """It failed and is planned again."""
 
 
-class _Lane(Generic[K]):
-    """Waiting keys and since when, a first-in-first-out line per kind, kinds in turn."""
+class _Lanes(Generic[K]):
+    """Waiting keys and since when, first in, first out in each lane, lanes in turn."""
 
-    def __init__(self, kind_of: Callable[[K], Hashable]) -> None:
-        self._kind_of = kind_of
+    def __init__(self, lane_of: Callable[[K], Hashable]) -> None:
+        self._lane_of = lane_of
         self._lines: OrderedDict[Hashable, OrderedDict[K, float]] = OrderedDict()
 
     def __contains__(self, key: K) -> bool:
-        return key in self._lines.get(self._kind_of(key), ())
+        return key in self._lines.get(self._lane_of(key), ())
 
     def __len__(self) -> int:
         return sum(len(line) for line in self._lines.values())
 
     def put(self, key: K, since: float) -> None:
-        self._lines.setdefault(self._kind_of(key), OrderedDict()).setdefault(key, since)
+        self._lines.setdefault(self._lane_of(key), OrderedDict()).setdefault(key, since)
 
     def discard(self, key: K) -> float | None:
         """Take the key out; since when it waited, or None if it did not."""
-        line = self._lines.get(self._kind_of(key))
+        line = self._lines.get(self._lane_of(key))
         if line is None:
             return None
         since = line.pop(key, None)
         if not line:
-            del self._lines[self._kind_of(key)]
+            del self._lines[self._lane_of(key)]
         return since
 
     def take(self) -> tuple[K, float]:
-        kind, line = next(iter(self._lines.items()))
+        lane, line = next(iter(self._lines.items()))
         key, since = line.popitem(last=False)
         if line:
-            self._lines.move_to_end(kind)
+            self._lines.move_to_end(lane)
         else:
-            del self._lines[kind]
+            del self._lines[lane]
         return key, since
 
     def oldest(self) -> float | None:
@@ -87,14 +90,15 @@ class WorkQueue(Generic[K]):
 
     def __init__(
         self,
-        kind_of: Callable[[K], Hashable],
+        lane_of: Callable[[K], Hashable],
         chance: random.Random,
         longest_backoff: timedelta = LONGEST_BACKOFF,
         meter: Meter[K] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._soon = _Lane(kind_of)
-        self._later = _Lane(kind_of)
+        self._soon = _Lanes(lane_of)
+        self._later = _Lanes(lane_of)
+        self._soon_in_a_row = 0
         self._running: dict[K, float] = {}  # since when
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
@@ -169,7 +173,7 @@ class WorkQueue(Generic[K]):
             if self._closed:
                 raise Closed
             if len(self):
-                key, since = (self._soon if len(self._soon) else self._later).take()
+                key, since = self._take()
                 self._running[key] = self._clock()
                 if self._meter is not None:
                     self._meter.waited(key, self._clock() - since)
@@ -192,6 +196,11 @@ class WorkQueue(Generic[K]):
         for key in list(self._timers):
             self._cancel_timer(key)
         self._filled.set()
+
+    def _take(self) -> tuple[K, float]:
+        is_soon = bool(self._soon) and (self._soon_in_a_row < SOON_IN_A_ROW or not self._later)
+        self._soon_in_a_row = self._soon_in_a_row + 1 if is_soon else 0
+        return (self._soon if is_soon else self._later).take()
 
     def _fire(self, key: K) -> None:
         del self._timers[key]

@@ -10,7 +10,7 @@ import pytest
 from nixops_operator.nix.build_errors import BuildStory
 from nixops_operator.nix.evaluation_errors import MESSAGE_LIMIT, Names, evaluation_message
 from nixops_operator.nix.internal_json import event, text_of
-from nixops_operator.nix.progress import Counter
+from nixops_operator.nix.progress import Counter, moved
 from nixops_operator.nix.texts import HEAD, TAIL, bounded, plain
 
 USER = "/nix/store/66lcyzm77nq9j5ayd861lbj0shg3mqvv-source/module-0.nix"
@@ -331,3 +331,33 @@ def test_a_message_that_breaks_off_still_says_how_it_begins(escape, offset):
 )
 def test_a_build_that_was_ended_says_by_what(raw, message):
     assert told({"action": "msg", "level": 0, "raw_msg": raw}) == message
+
+
+def test_a_copy_tells_of_paths_and_of_bytes_within_one():
+    """Nix counts whole paths; a large one over a slow line must not look as if nothing moved."""
+    counter = Counter()
+    heard = [
+        counter.text_after(each)
+        for each in (
+            moved("@moved 4096"),
+            {"action": "start", "type": 103, "id": 1, "text": "copying 2 paths"},
+            {"action": "start", "type": 100, "id": 2},
+            moved(f"@moved {5 * 1024**2}"),
+            moved(f"@moved {900 * 1024**2}"),
+            {"action": "stop", "id": 2},
+        )
+        if each is not None
+    ]
+    assert heard == [
+        "asking what the machine has",
+        None,
+        None,
+        "0 of 2 copied, 5 MiB sent",
+        "0 of 2 copied, 900 MiB sent",
+        "1 of 2 copied, 900 MiB sent",
+    ]
+
+
+@pytest.mark.parametrize("line", ["", "@moved", "@moved x", "@moved 1 2", "x @moved 1", "@moved " + "9" * 50])
+def test_what_is_not_said_of_bytes_is_no_event(line):
+    assert moved(line) is None

@@ -215,3 +215,30 @@ def test_waiting_and_running_are_measured_from_the_first_add_to_the_end_of_the_r
 
     assert told == [("waited", "a", 3), ("backed off", "a", 0), ("ran", "a", 5)]
     assert oldest == [0, 3, 1]
+
+
+def test_a_tenant_with_a_thousand_objects_holds_up_another_s_edit_by_one_run():
+    async def go() -> list[tuple[str, str]]:
+        waiting = queue()
+        for number in range(1000):
+            waiting.add(("greedy", str(number)))
+        waiting.done(await waiting.get())
+        waiting.add(("modest", "web"))
+        return [await waiting.get() for _ in range(2)]
+
+    assert ("modest", "web") in run(go())
+
+
+def test_edits_without_end_do_not_keep_others_from_being_looked_at():
+    async def go() -> list[tuple[str, str]]:
+        waiting = queue()
+        waiting.add_after(B, timedelta(seconds=1))
+        await asyncio.sleep(2)
+        ran = []
+        for _ in range(8):
+            waiting.add(A)
+            ran.append(await waiting.get())
+            waiting.done(ran[-1])
+        return ran
+
+    assert run(go()) == [A, A, A, B, A, A, A, A]

@@ -10,7 +10,8 @@ from nixops_operator.effects import effect, port
 from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Module, Source
 
 Progress = Callable[[str], None]
-"""Called with a short text for people, as `34 of 120 built`; from the event loop's thread, at most once a second."""
+"""Called with a short text for people, as `34 of 120 built`; from the event loop's thread, at most once a second, and
+as long as anything moves: of a copy also while one large path is on its way."""
 
 
 __all__ = ["Evaluation", "EvaluationRequest", "Module", "Nix", "Progress", "Source"]
@@ -38,20 +39,21 @@ class Nix(Protocol):
     async def evaluate(self, request: EvaluationRequest) -> Evaluation:
         """Evaluate one machine, alone in a sandbox without network, host files, environment or store.
 
-        The `.drv` closure is in the operator's store afterwards. Limits: settings (300 s wall, 240 s CPU, 4 GiB, 4 MiB
-        output).
+        The `.drv` closure is in the operator's store afterwards; none of its derivations is built from a store path
+        that is neither one of the request's sources nor made by this evaluation. Limits: settings (300 s wall, 240 s
+        CPU, 4 GiB, 4 MiB output).
         Raises Blocked (`EvaluationFailed`): one message of at most 400 characters, `web.nix:3:5: syntax error, …`,
-        store paths mapped to the user's
-        names (labels), ANSI stripped. Retry (`Evaluating`) only when the sandbox itself could not start.
+        store paths mapped to the user's names (labels), ANSI stripped. Retry (`Evaluating`) when the configuration is
+        not the cause: the sandbox could not start, the operator's disk is full, somebody else killed the process.
         """
 
     @effect("nix.build")
     async def build(self, drv_path: str, progress: Progress) -> str:
         """Build, sign, return the toplevel's store path. Repeating: safe, what exists is not built again.
 
-        The builder has no network, no token, no Secret. Raises Blocked (`BuildFailed`) with the name of the failed
-        derivation and the last useful line.
-        Cancelling ends the whole process group.
+        The builder has no network, no token, no Secret. Limits: settings (2 h, 30 min of silence, memory, processes,
+        log). Raises Blocked (`BuildFailed`) with the name of the failed derivation and the last useful line; Retry
+        (`Building`) as `evaluate`. Cancelling ends the whole process group.
         """
 
     @effect("nix.push")
@@ -59,6 +61,7 @@ class Nix(Protocol):
         """Copy the signed closure into the store behind `daemon_socket` (see Host.nix_daemon). Repeating: safe,
         resumes.
 
+        Without a time limit of its own: the caller hears of progress, and ends what makes none.
         Raises Retry (`CopyFailed`) with the last useful line.
         """
 

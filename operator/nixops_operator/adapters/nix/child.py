@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 OUTPUT_LIMIT = 4 * 1024**2  # bytes of one line or answer that are kept; more is refused
@@ -80,7 +81,7 @@ class Lines:
 
     def __init__(self, on_line: Callable[[str], None] | None = None) -> None:
         self._on_line = on_line
-        self._kept: list[str] = []
+        self._kept: deque[str] = deque()
         self._kept_size = 0
         self._open = bytearray()
 
@@ -111,6 +112,6 @@ class Lines:
         self._kept.append(line)
         self._kept_size += len(line) + 1
         while self._kept_size > _TAIL_LIMIT:
-            self._kept_size -= len(self._kept.pop(0)) + 1
+            self._kept_size -= len(self._kept.popleft()) + 1
         if self._on_line is not None:
             self._on_line(line)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nixops_operator.adapters.nix.child import Lines, child, feed
 from nixops_operator.nix import internal_json
+from nixops_operator.nix.progress import moved
 from nixops_operator.nix.texts import plain
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -45,7 +46,7 @@ def trusted_environment(scratch: Path | None) -> dict[str, str]:
 
 
 async def output_of(argv: Sequence[str], environment: Mapping[str, str], inherited: Sequence[int] = ()) -> str:
-    """What a program writes to stdout, stripped. Raises NixFailedError if it fails."""
+    """What a program writes to stdout, stripped. Raises NixFailedError if it fails, or if that is not UTF-8."""
     messages = Lines()
     async with child(argv, environment, inherited) as process:
         assert process.stdout is not None  # noqa: S101 - child() makes pipes
@@ -53,7 +54,10 @@ async def output_of(argv: Sequence[str], environment: Mapping[str, str], inherit
         written, _ = await asyncio.gather(process.stdout.read(), messages.read(process.stderr))
         if await process.wait() != 0:
             raise NixFailedError(last_word(messages.kept) or f"exit status {process.returncode}")
-    return written.decode(errors="replace").strip()
+    try:
+        return written.decode().strip()
+    except UnicodeDecodeError as error:
+        raise NixFailedError("its output is not UTF-8") from error
 
 
 async def follow(
@@ -63,10 +67,10 @@ async def follow(
     inherited: Sequence[int] = (),
 ) -> tuple[int, str]:
     """Run a program that reports with internal-json messages: its exit status (negative: the signal that ended it),
-    and its last word besides those messages."""
+    and its last word besides those messages and what is said of bytes that moved."""
 
     def on_line(line: str) -> None:
-        if (event := internal_json.event(line)) is not None:
+        if (event := internal_json.event(line) or moved(line)) is not None:
             on_event(event)
 
     messages = Lines(on_line)
@@ -74,7 +78,7 @@ async def follow(
         await feed(process.stdin, b"")
         await asyncio.gather(messages.read(process.stderr), Lines().read(process.stdout))
         status = await process.wait()
-    return status, last_word([line for line in messages.kept if not line.startswith("@nix ")])
+    return status, last_word([line for line in messages.kept if not line.startswith(("@nix ", "@moved "))])
 
 
 def last_word(lines: Sequence[str]) -> str:

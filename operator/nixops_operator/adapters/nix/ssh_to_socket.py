@@ -3,14 +3,35 @@
 Behind the socket is a `nix-daemon --stdio` at the far end of an SSH connection that is open already. So there is no
 key file, no known_hosts and no handshake here, and the arguments say nothing new. Newer versions of Nix wait for the
 word that OpenSSH's LocalCommand prints when a connection stands (Nix, src/libstore/ssh.cc).
+
+Nix tells of whole paths only. A large one over a slow line would look like a copy that hangs: so once a second, if any
+have moved, stderr says how many bytes did, as `@moved 123456` (see progress.py).
 """
 
 import os
 import socket
 import sys
 import threading
+import time
 
 _CHUNK = 1 << 18
+_TELL_EVERY = 1.0  # seconds
+
+
+class Moved:
+    """Counts bytes in both directions."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._total = 0
+        self._told_at = float("-inf")
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._total += count
+            if time.monotonic() - self._told_at >= _TELL_EVERY:
+                self._told_at = time.monotonic()
+                os.write(2, b"@moved %d\n" % self._total)
 
 
 def main() -> int:
@@ -18,17 +39,23 @@ def main() -> int:
     connection.connect(os.environ["NIXOPS_DAEMON_SOCKET"])
     if any("LocalCommand=echo started" in argument for argument in sys.argv):
         os.write(1, b"started\n")
-    threading.Thread(target=_send, args=(connection,), daemon=True).start()
+    moved = Moved()
+    threading.Thread(target=_send, args=(connection, moved), daemon=True).start()
     while chunk := connection.recv(_CHUNK):
         rest = memoryview(chunk)
         while rest:
             rest = rest[os.write(1, rest) :]
+        moved.add(len(chunk))
     return 0
 
 
-def _send(connection: socket.socket) -> None:
+def _send(connection: socket.socket, moved: Moved) -> None:
     while chunk := os.read(0, _CHUNK):
-        connection.sendall(chunk)
+        rest = memoryview(chunk)
+        while rest:
+            sent = connection.send(rest)
+            rest = rest[sent:]
+            moved.add(sent)
     connection.shutdown(socket.SHUT_WR)
 
 
