@@ -42,7 +42,7 @@ from nixops_operator.ports.cloud import Clouds
 from nixops_operator.ports.host import Hosts
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ports.nix import Nix
-from nixops_operator.settings import Settings
+from nixops_operator.settings import Build, Settings
 from nixops_operator.watch import Intake
 from nixops_operator.workqueue import WorkQueue
 from nixops_operator.world import Policy, World
@@ -170,13 +170,25 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
         evaluation_limits=EvaluationLimits(
             chosen.evaluation.memory, chosen.evaluation.timeout, cpu=chosen.evaluation.timeout
         ),
-        build_limits=BuildLimits(max_jobs=chosen.build.max_jobs, timeout=chosen.build.timeout),
+        build_limits=build_limits(chosen.build),
     )
     try:
         await nix.probe()
     except SandboxUnsafe as error:
         raise Ended(Exit.UNSAFE, f"no safe evaluation on this node: {error.message}") from error
     return cast(Nix, Layered(nix, Nix, core.layers))
+
+
+def build_limits(chosen: Build) -> BuildLimits:
+    """Of one build, as the administrator set them."""
+    return BuildLimits(
+        max_jobs=chosen.max_jobs,
+        memory=chosen.memory,
+        processes=chosen.processes,
+        disk=chosen.free_disk,
+        timeout=chosen.timeout,
+        silent=chosen.silent,
+    )
 
 
 async def _signing_key(core: Core) -> str:

@@ -131,11 +131,15 @@ class Evaluation(_Part):
 
 
 class Build(_Part):
-    """Of systems, in the operator's own pod."""
+    """Of systems, in the operator's own pod. Limits are those of one build; a build over one is ended and told."""
 
     concurrency: AtLeastOne = 2  # at once
     max_jobs: AtLeastOne = 1  # builders at once within one build
-    timeout: Duration = timedelta(hours=2)  # of one build, by the clock
+    memory: AtLeastOne = 8 * GIB  # bytes of data of each process; a pod's own limit holds for all of them together
+    processes: AtLeastOne = 2048  # with their threads
+    free_disk: AtLeastOne = GIB  # bytes that stay free beside store and scratch; with less, none begins
+    timeout: Duration = timedelta(hours=2)  # by the clock
+    silent: Duration = timedelta(minutes=30)  # one derivation without a line of log
 
 
 class Copy(_Part):

@@ -99,6 +99,10 @@ def test_lint(api_server: ApiServer) -> None:
             {"rbac": {"secrets": "OptIn"}, "config": {"watch": {"namespaces": ["shop", "other", NAMESPACE]}}},
             id="some namespaces, its own among them",
         ),
+        pytest.param(
+            {"fullnameOverride": "f" * 100, "rbac": {"secrets": "OptIn"}}, id="a name longer than names may be"
+        ),
+        pytest.param({"nameOverride": "n" * 100}, id="a name longer than labels may be"),
     ],
 )
 def test_the_api_server_takes_it(namespaces: ApiServer, values: dict[str, Any]) -> None:
@@ -323,6 +327,19 @@ def test_the_operator_reads_the_settings(
     assert settings.resync_period.total_seconds() == 5
     assert [str(network) for network in settings.hosts.allowed_cidrs] == ["192.0.2.0/24"]
     assert settings.lease.namespace == NAMESPACE
+
+
+def test_the_same_values_render_the_same(api_server: ApiServer) -> None:
+    assert template(api_server) == template(api_server)
+
+
+def test_no_volume_grows_without_bound(api_server: ApiServer) -> None:
+    """A node without room harms all that runs on it."""
+    pod = of_kind(template(api_server), "Deployment")["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume}
+
+    assert sorted(volumes) == ["home", "store", "tmp"]
+    assert [name for name, volume in volumes.items() if "sizeLimit" not in volume] == []
 
 
 def test_changed_settings_restart_the_pod(api_server: ApiServer) -> None:

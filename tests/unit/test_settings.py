@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nixops_operator import settings
+from nixops_operator import composition, settings
+from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits
 
 
 @pytest.fixture
@@ -150,6 +151,20 @@ def test_the_default_image_is_found_for_every_architecture(config, system):
 @pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "::1", "fe80::1", "fd00:ec2::254"])
 def test_no_machine_lies_where_the_operator_itself_or_its_node_is_met(config, address):
     assert any(ip_address(address) in network for network in settings.load().hosts.denied_cidrs)
+
+
+def test_limits_of_builds_reach_the_builder(config):
+    """A setting that is declared and reaches nobody would be believed."""
+    config.write_text("nix: {build: {memory: 1, processes: 2, freeDisk: 3, maxJobs: 4, timeout: 5s, silent: 6s}}\n")
+
+    limits = composition.build_limits(settings.load().nix.build)
+
+    assert (limits.memory, limits.processes, limits.disk, limits.max_jobs) == (1, 2, 3, 4)
+    assert (limits.timeout, limits.silent) == (timedelta(seconds=5), timedelta(seconds=6))
+
+
+def test_the_defaults_of_builds_are_those_of_the_builder(config):
+    assert composition.build_limits(settings.load().nix.build) == BuildLimits()
 
 
 def test_hosts_are_reached_by_ssh_s_own_port_unless_the_administrator_says_more(config):
