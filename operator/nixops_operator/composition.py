@@ -15,6 +15,7 @@ import random
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -33,6 +34,7 @@ from nixops_operator.effects import Layer, Layered
 from nixops_operator.errors import Retry
 from nixops_operator.exits import Ended, Exit
 from nixops_operator.facts.kube import Key
+from nixops_operator.host_policy import HostPolicy
 from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.job_names import BUILD, COPY, EVALUATE
@@ -42,6 +44,7 @@ from nixops_operator.ports.cloud import Clouds
 from nixops_operator.ports.host import Hosts
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ports.nix import Nix
+from nixops_operator.reads import Reads
 from nixops_operator.settings import Build, Settings
 from nixops_operator.watch import Intake
 from nixops_operator.workqueue import WorkQueue
@@ -124,7 +127,9 @@ async def world(core: Core, stack: contextlib.AsyncExitStack) -> World:
         clouds=clouds,
         hosts=hosts,
         jobs=core.jobs,
+        reads=Reads(core.kube),
         wake=core.queue.add,
+        now=lambda: datetime.now(UTC),
     )
 
 
@@ -133,8 +138,7 @@ def policy(chosen: Settings) -> Policy:
     return Policy(
         default_image_owner=chosen.ec2.default_image.owner,
         default_image_name=chosen.ec2.default_image.name,
-        allowed_hosts=chosen.hosts.allowed_cidrs,
-        denied_hosts=chosen.hosts.denied_cidrs,
+        hosts=HostPolicy(chosen.hosts.allowed_cidrs, chosen.hosts.denied_cidrs, chosen.hosts.allowed_ports),
         nixpkgs=chosen.nix.nixpkgs.path if chosen.nix.nixpkgs else None,
         progress_deadline=chosen.progress_deadline,
     )

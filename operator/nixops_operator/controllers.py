@@ -2,111 +2,113 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from nixops_operator.api.machine_of_deployment import ChildMachine, machines_of
-from nixops_operator.api.parse import parse_deployment, parse_machine
 from nixops_operator.deployment import apply as deployment_apply
+from nixops_operator.deployment import desired as deployment_desired
 from nixops_operator.deployment import observe as deployment_observe
-from nixops_operator.deployment import observed as deployment_observed
 from nixops_operator.deployment import plan as deployment_plan
 from nixops_operator.deployment import status as deployment_status
-from nixops_operator.deployment.steps import Step as DeploymentStep
-from nixops_operator.errors import InvalidSpec
+from nixops_operator.deployment.observed import Observed as DeploymentObserved
 from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.job_names import BUILD, COPY, EVALUATE
 from nixops_operator.machine import apply as machine_apply
 from nixops_operator.machine import observe as machine_observe
-from nixops_operator.machine import observed as machine_observed
 from nixops_operator.machine import plan as machine_plan
 from nixops_operator.machine import status as machine_status
-from nixops_operator.machine.steps import Step as MachineStep
+from nixops_operator.machine.desired import Desired, Leaving, read_machine
+from nixops_operator.machine.observed import Observed, ObservedLeaving
+from nixops_operator.planning import Plan
 from nixops_operator.reconcile import Controller
+from nixops_operator.step import Step
 from nixops_operator.world import World
 
-_ABANDONABLE = (
-    "evaluate",
-    "build",
-    "copy",
-)  # steps on hosts are never cut: the host would be left to its dead man's timer
+ABANDONABLE = (EVALUATE, BUILD, COPY)
+"""Kinds of jobs that are cut when nobody wants them. Steps on hosts never are: the host would be left to its dead man's
+timer."""
 
 
 @dataclass(frozen=True)
 class MachineController:
+    """A living machine and one in deletion are two things to look at, to plan for and to tell of."""
+
     world: World
 
-    def desired(self, body: Body) -> machine_observed.Desired:
-        return machine_observed.desired_machine(body, parse_machine(body))
+    def desired(self, body: Body) -> Desired | Leaving:
+        return read_machine(body, has_owner=self.world.cache.owner_key(body) is not None)
 
-    async def observe(self, desired: machine_observed.Desired) -> machine_observed.Observed:
+    async def observe(self, desired: Desired | Leaving) -> Observed | ObservedLeaving:
+        if isinstance(desired, Leaving):
+            return await machine_observe.observe_leaving(desired, self.world)
         return await machine_observe.observe(desired, self.world)
 
-    def plan(
-        self, desired: machine_observed.Desired, observed: machine_observed.Observed, now: datetime
-    ) -> machine_plan.Plan:
+    def plan(self, desired: Desired | Leaving, observed: Any, now: datetime) -> Plan:
+        if isinstance(desired, Leaving):
+            return machine_plan.plan_way_out(desired, observed, now)
         return machine_plan.plan(desired, observed, now, self.world.policy.progress_deadline)
 
-    async def apply(self, step: MachineStep, desired: machine_observed.Desired, body: Body) -> Body:
+    async def apply(self, step: Step, desired: Desired | Leaving, body: Body) -> Body:
         return await machine_apply.apply(step, desired, body, self.world)
 
-    def status(
-        self,
-        desired: machine_observed.Desired,
-        observed: machine_observed.Observed,
-        plan: machine_plan.Plan,
-        now: datetime,
-    ) -> dict[str, Any]:
+    def status(self, desired: Desired | Leaving, observed: Any, plan: Plan, now: datetime) -> dict[str, Any]:
+        if isinstance(desired, Leaving):
+            return machine_status.status_leaving(desired, observed, plan, now)
         return machine_status.status(desired, observed, plan, now)
 
-    def settle(self, desired: machine_observed.Desired, plan: machine_plan.Plan) -> None:
-        self.world.jobs.release(desired.key, plan.wants, _ABANDONABLE)
+    def settle(self, desired: Desired | Leaving, observed: Any) -> None:
+        wanted = machine_plan.wanted_jobs(desired, observed) if isinstance(desired, Desired) else frozenset()
+        if wanted is not None:
+            self.world.jobs.release(desired.key, wanted, ABANDONABLE)
 
     async def forget(self, key: Key) -> None:
-        self.world.jobs.release(key, frozenset(), _ABANDONABLE)
+        self.world.jobs.release(key, frozenset(), ABANDONABLE)
         self.world.hosts.forget(key)
-        await self.world.clouds.drop(key)
+        self.world.clouds.drop(key)
 
 
 @dataclass(frozen=True)
 class DeploymentController:
+    """Specs are parsed once per generation."""
+
     world: World
+    _parsed: deployment_desired.ParsedSpecs = field(default_factory=deployment_desired.ParsedSpecs)
 
-    def desired(self, body: Body) -> deployment_observed.Desired:
-        children: tuple[ChildMachine, ...] = ()
-        invalid = None
-        spec = parse_deployment(body)
-        try:
-            children = machines_of(body)
-        except InvalidSpec as error:
-            invalid = error
-        return deployment_observed.desired_deployment(body, spec, children, invalid)
+    def desired(self, body: Body) -> deployment_desired.Desired | deployment_desired.Leaving:
+        return deployment_desired.read_deployment(body, self._parsed)
 
-    async def observe(self, desired: deployment_observed.Desired) -> deployment_observed.Observed:
-        return await deployment_observe.observe(desired, self.world)
+    async def observe(self, given: deployment_desired.Desired | deployment_desired.Leaving) -> DeploymentObserved:
+        return await deployment_observe.observe(given, self.world)
 
     def plan(
-        self, desired: deployment_observed.Desired, observed: deployment_observed.Observed, now: datetime
-    ) -> deployment_plan.Plan:
-        return deployment_plan.plan(desired, observed, now)
+        self,
+        given: deployment_desired.Desired | deployment_desired.Leaving,
+        observed: DeploymentObserved,
+        now: datetime,
+    ) -> Plan:
+        return deployment_plan.plan(given, observed, now, self.world.policy.progress_deadline)
 
-    async def apply(self, step: DeploymentStep, desired: deployment_observed.Desired, body: Body) -> Body:
-        return await deployment_apply.apply(step, desired, body, self.world)
+    async def apply(
+        self, step: Step, given: deployment_desired.Desired | deployment_desired.Leaving, body: Body
+    ) -> Body:
+        return await deployment_apply.apply(step, given, body, self.world)
 
     def status(
         self,
-        desired: deployment_observed.Desired,
-        observed: deployment_observed.Observed,
-        plan: deployment_plan.Plan,
+        given: deployment_desired.Desired | deployment_desired.Leaving,
+        observed: DeploymentObserved,
+        plan: Plan,
         now: datetime,
     ) -> dict[str, Any]:
-        return deployment_status.status(desired, observed, plan, now)
+        return deployment_status.status(given, observed, plan, now)
 
-    def settle(self, desired: deployment_observed.Desired, plan: deployment_plan.Plan) -> None:
+    def settle(self, given: Any, observed: Any) -> None:
         """A deployment asks for no jobs."""
 
     async def forget(self, key: Key) -> None:
-        await self.world.clouds.drop(key)
+        self._parsed.forget(key)
+        self.world.clouds.drop(key)
 
 
 def controllers(world: World) -> dict[Kind, Controller]:

@@ -5,6 +5,7 @@ build:<.drv>                          the same for all whose system it is
 copy:<host>:<toplevel>                one system on one machine
 host:<host>:<activation id>:<action>  one step of one activation
 host:<host>:adopt:<toplevel>          makes what runs the profile and boot entry
+host:<host>:own, host:<host>:disown   writes on a given host whose it is, and takes that off
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ def on_host(host_id: str, activation_id: str, action: str) -> str:
 
 def adopt(host_id: str, toplevel: str) -> str:
     return f"{HOST}:{host_id}:adopt:{toplevel}"
+
+
+def own(host_id: str) -> str:
+    return f"{HOST}:{host_id}:own"
+
+
+def disown(host_id: str) -> str:
+    return f"{HOST}:{host_id}:disown"
 
 
 def kind_of(name: str) -> str:

@@ -135,6 +135,11 @@ def key_pair_name(cluster_id: str, owner_uid: str, entry: str, public_key: str) 
     return f"nixops-{_hex(f'{cluster_id}/{owner_uid}', 12)}-{entry}-{key_digest(public_key)[:8]}"
 
 
+def entry_of_key_pair(name: str) -> str:
+    """The entry in what `key_pair_name` gave."""
+    return name.split("-", 2)[2].rpartition("-")[0]
+
+
 def key_digest(public_key: str) -> str:
     """sha256 of the key blob of `<type> <base64>[ comment]`, in hex."""
     return hashlib.sha256(base64.b64decode(public_key.split()[1])).hexdigest()

@@ -2,16 +2,16 @@
 Pure. Both kinds use it.
 
 kstatus (sigs.k8s.io/cli-utils, `pkg/kstatus`) reads Reconciling=True as in progress and Stalled=True as failed, and
-wants both absent when all is well; so
-they exist only while True, and never together.
+wants both absent when all is well; so they exist only while True, and never together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from nixops_operator.api.conditions import Condition, Truth
+from nixops_operator.api.conditions import Condition, Truth, conditions_of, find_condition
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.verdict import Outcome, Verdict
 
@@ -33,6 +33,10 @@ def ready_conditions(
     match verdict.outcome:
         case Outcome.IN_SYNC:
             return [Condition(ConditionType.READY, Truth.TRUE, Reason.SUCCEEDED, message, generation)]
+        case Outcome.REPORTED if is_serving:
+            return [Condition(ConditionType.READY, Truth.TRUE, Reason.SUCCEEDED, message, generation)]
+        case Outcome.REPORTED:
+            return [ready(Truth.UNKNOWN)]
         case Outcome.REPAIRING:
             return [ready(Truth.TRUE if is_serving else Truth.UNKNOWN), reconciling]
         case Outcome.WORKING:
@@ -45,7 +49,10 @@ def ready_conditions(
             return [ready(Truth.FALSE)]
         case Outcome.SUSPENDED if verdict.is_settled:
             return [ready(Truth.TRUE)]
-        case Outcome.SUSPENDED | Outcome.LOOKING:
+        case Outcome.SUSPENDED:
+            # Suspended from its first apply it has no Ready yet; whoever waits must see something to wait for.
+            return _unchanged(previous) or [ready(Truth.UNKNOWN)]
+        case Outcome.LOOKING:
             return _unchanged(previous)
         case Outcome.WEDGED:
             return [ready(Truth.FALSE), stalled]
@@ -53,16 +60,31 @@ def ready_conditions(
             return [ready(Truth.FALSE), reconciling]
 
 
+def was_reached(status: Mapping[str, Any], generation: int) -> bool:
+    """Whether this very generation was ready once, as the status says; what differs then is drift."""
+    ready = find_condition({"status": status}, ConditionType.READY)
+    return ready is not None and ready.status is Truth.TRUE and ready.observed_generation == generation
+
+
+def was_told(status: Mapping[str, Any], generation: int) -> bool:
+    """Whether the status speaks of this very generation."""
+    ready = find_condition({"status": status}, ConditionType.READY)
+    return ready is not None and ready.observed_generation == generation
+
+
+def is_deadline_passed(status: Mapping[str, Any], generation: int, deadline: timedelta, now: datetime) -> bool:
+    """Whether work for this generation has been under way for longer than the deadline, or was given up waiting for."""
+    for entry in status.get("conditions") or ():
+        if entry.get("status") != "True" or entry.get("observedGeneration") != generation:
+            continue
+        if entry["type"] == ConditionType.STALLED and entry["reason"] == Reason.PROGRESS_DEADLINE_EXCEEDED:
+            return True
+        if entry["type"] == ConditionType.RECONCILING:
+            return now - datetime.fromisoformat(entry["lastTransitionTime"]) >= deadline
+    return False
+
+
 def _unchanged(previous: Sequence[Mapping[str, Any]]) -> list[Condition]:
+    """As they stand, as far as this release knows their words; another one may have written them."""
     kinds = {ConditionType.READY, ConditionType.RECONCILING, ConditionType.STALLED}
-    return [
-        Condition(
-            ConditionType(entry["type"]),
-            Truth(entry["status"]),
-            Reason(entry["reason"]),
-            entry.get("message", ""),
-            entry.get("observedGeneration", -1),
-        )
-        for entry in previous
-        if entry["type"] in {kind.value for kind in kinds}
-    ]
+    return [one for one in conditions_of({"status": {"conditions": previous}}) if one.type in kinds]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -18,68 +18,54 @@ import structlog
 
 from nixops_operator import names
 from nixops_operator.api.conditions import merge_conditions
-from nixops_operator.api.reasons import ConditionType
-from nixops_operator.cache import Cache, owner_uid, resource_version
-from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError
+from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.cache import Cache, resource_version
+from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError, Retry
 from nixops_operator.facts.kube import Body, Event, Key, Kind
+from nixops_operator.holds import Holds
+from nixops_operator.planning import Finding, Plan, after_failure
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ready import ready_conditions
+from nixops_operator.step import Step, name_of
 from nixops_operator.verdict import Outcome, Verdict, verdict_of
 from nixops_operator.workqueue import Closed, WorkQueue
 
 log = logging.getLogger(__name__)
 
-FIRST_HOLD = timedelta(seconds=2)
-LONGEST_HOLD = timedelta(minutes=5)
-BLOCKED_HOLD = timedelta(minutes=10)  # what needs a person is tried again this slowly, or at once after an edit
+PASS_DEADLINE = timedelta(seconds=45)
+"""A pass waits for the API server and, in a step, for one call to EC2, which ends after 35 s (ports/cloud.py). One that
+takes longer is ended and reported for its object; the others go on."""
+REPORT_LIMIT = timedelta(seconds=10)
+"""For saying so."""
 _TROUBLE = (Outcome.STALLED, Outcome.RETRYING, Outcome.WEDGED)
-
-
-class Plan(Protocol):
-    """What both kinds' plans have."""
-
-    @property
-    def verdict(self) -> Verdict: ...
-    @property
-    def steps(self) -> Sequence[Any]: ...
 
 
 class Controller(Protocol):
     """What makes a kind: four words, the same for each."""
 
     def desired(self, body: Body) -> Any:
-        """The object as a pass wants it. Raises InvalidSpec."""
+        """The object as a pass wants it. Raises InvalidSpec, but never for one in deletion: what was made must go
+        whatever the spec says."""
 
     async def observe(self, desired: Any) -> Any:
         """Looks only; raises nothing that concerns one part of the world alone."""
 
     def plan(self, desired: Any, observed: Any, now: datetime) -> Plan: ...
 
-    async def apply(self, step: Any, desired: Any, body: Body) -> Body:
+    async def apply(self, step: Step, desired: Any, body: Body) -> Body:
         """One step; returns the newest body. Raises what ports raise."""
 
-    def status(self, desired: Any, observed: Any, plan: Any, now: datetime) -> dict[str, Any]: ...
+    def status(self, desired: Any, observed: Any, plan: Plan, now: datetime) -> dict[str, Any]: ...
 
-    def settle(self, desired: Any, plan: Any) -> None:
+    def settle(self, desired: Any, observed: Any) -> None:
         """After the steps: let go of work that nobody needs any more."""
 
     async def forget(self, key: Key) -> None:
         """The object is gone: end looks and work for it."""
 
 
-@dataclass
-class _Hold:
-    """A step that failed is not taken again before its time. Steps of one type share the hold, and an edit of the spec
-    ends it."""
-
-    generation: int
-    error: OperatorError
-    until: float
-    failures: int
-
-
 class Reconciler:
-    """Runs passes. `gate` is set once the cache holds everything that exists."""
+    """Runs passes, over what the cache holds."""
 
     def __init__(
         self,
@@ -96,8 +82,8 @@ class Reconciler:
         self._controllers = controllers
         self._resync_period = resync_period
         self._now = now
-        self._holds: dict[Key, dict[str, _Hold]] = {}
-        self._last_steps: dict[Key, tuple[Any, ...]] = {}
+        self._holds: Holds[Key] = Holds()
+        self._last_steps: dict[Key, tuple[Step, ...]] = {}
         self._passes = 0
         self.running: dict[Key, float] = {}  # key → loop time at which its pass began
 
@@ -112,7 +98,8 @@ class Reconciler:
             self._passes += 1
             structlog.contextvars.bind_contextvars(key=str(key), pass_id=self._passes)
             try:
-                await self.reconcile(key)
+                async with asyncio.timeout(PASS_DEADLINE.total_seconds()):
+                    await self.reconcile(key)
             except Conflict as error:
                 log.debug("%s: %s; starting from the newest object", key, error)
                 await self._read_anew(key)
@@ -120,8 +107,13 @@ class Reconciler:
             except OperatorError as error:
                 log.warning("%s: %s", key, error, extra={"reason": error.reason})
                 self._queue.backoff(key)
+            except TimeoutError:
+                log.exception("%s: the pass was ended after %.0f s", key, PASS_DEADLINE.total_seconds())
+                await self._report(key, Retry(Reason.PROGRESSING_WITH_RETRY, _OVERDUE))
+                self._queue.backoff(key)
             except Exception:  # a worker is one of the two places that must survive any bug
                 log.exception("%s: pass ended with an unexpected error", key)
+                await self._report(key, Retry(Reason.PROGRESSING_WITH_RETRY, _INTERNAL))
                 self._queue.backoff(key)
             finally:
                 del self.running[key]
@@ -137,14 +129,13 @@ class Reconciler:
         if names.FINALIZER not in finalizers:
             if body["metadata"].get("deletionTimestamp"):
                 return  # others' finalizers hold it; ours is off
-            self._put(key, await self._kube.add_finalizer(body))
-            self._queue.add(key)
+            await self._take_up(key, body)
             return
         controller = self._controllers[key.kind]
         try:
             desired = controller.desired(body)
         except InvalidSpec as error:
-            await self._write_status(key, body, _invalid_status(body, error, self._now()), verdict_of(error))
+            await self._write_error(key, body, error)
             self._queue.add_after(key, self._resync_period)
             return
         observed = await controller.observe(desired)
@@ -152,63 +143,57 @@ class Reconciler:
         if plan.verdict.outcome is Outcome.GONE:
             await self._let_go(key, body, plan.verdict)
             return
-        body, verdict, has_changed = await self._apply(key, body, desired, plan, controller)
-        controller.settle(desired, plan)
-        if verdict.outcome is not Outcome.LOOKING:
+        body, plan, has_changed = await self._apply(key, body, desired, plan, controller)
+        controller.settle(desired, observed)
+        if plan.verdict.outcome is not Outcome.LOOKING:
             # Steps may have written intents; a status worked out from the older object would take them back.
             desired = controller.desired(body)
-            fields = controller.status(desired, observed, replace(plan, verdict=verdict), self._now())  # type: ignore[type-var]  # plans are dataclasses
-            await self._write_status(key, body, fields, verdict)
-        self._plan_next(key, plan, verdict, has_changed)
+            fields = controller.status(desired, observed, plan, self._now())
+            await self._write_status(key, body, fields, plan.verdict)
+        self._plan_next(key, plan, has_changed)
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
     async def _apply(
         self, key: Key, body: Body, desired: Any, plan: Plan, controller: Controller
-    ) -> tuple[Body, Verdict, bool]:
-        """Take the steps that may run now. Returns the newest body, the verdict with what failed in it, whether
-        anything was done."""
-        verdict, has_changed = plan.verdict, False
-        generation = body["metadata"]["generation"]
-        for step in plan.steps:
-            hold = self._hold(key, generation, step)
-            if hold is not None:
-                verdict = _with_error(verdict, hold.error)
-                continue
-            try:
-                body = self._put(key, await controller.apply(step, desired, body))
-            except Conflict:
-                raise
-            except OperatorError as error:
-                log.warning("%s: %s: %s", key, type(step).__name__, error, extra={"reason": str(error.reason)})
-                self._remember_failure(key, generation, step, error)
-                verdict = _with_error(verdict, error)
-            else:
-                self._holds.get(key, {}).pop(_gate(step), None)
-                has_changed = True
-        return body, verdict, has_changed
+    ) -> tuple[Body, Plan, bool]:
+        """Take the steps that may run now, finding by finding; within one the first that fails or is held ends it.
+        Returns the newest body, the plan with what failed in it, whether anything was done."""
+        findings: list[Finding] = []
+        has_changed = False
+        for finding in plan.findings:
+            after = finding
+            for step in finding.steps:
+                error = self._holds.held(key, _generation(body), step, _loop_time())
+                if error is None:
+                    try:
+                        body = self._put(key, await controller.apply(step, desired, body))
+                    except Conflict:
+                        raise
+                    except OperatorError as failure:
+                        error = failure
+                        body = self._newest(key, body)
+                        log.warning("%s: %s: %s", key, name_of(step), error, extra={"reason": str(error.reason)})
+                        wait = self._holds.failed(key, _generation(body), step, error, _loop_time())
+                        self._queue.add_after(key, wait)
+                    else:
+                        self._holds.succeeded(key, step)
+                        has_changed = True
+                if error is not None:
+                    after = after_failure(finding, error)
+                    break
+            findings.append(after)
+        return body, replace(plan, findings=tuple(findings)), has_changed
 
-    def _hold(self, key: Key, generation: int, step: Any) -> _Hold | None:
-        hold = self._holds.get(key, {}).get(_gate(step))
-        if hold is None or hold.generation != generation:
-            return None
-        return hold if asyncio.get_running_loop().time() < hold.until else None
+    def _newest(self, key: Key, body: Body) -> Body:
+        """A step that failed may have written an intent before."""
+        known = self._cache.get(key)
+        is_newer = known is not None and resource_version(known) > resource_version(body)
+        return known if known is not None and is_newer else body
 
-    def _remember_failure(self, key: Key, generation: int, step: Any, error: OperatorError) -> None:
-        holds = self._holds.setdefault(key, {})
-        known = holds.get(_gate(step))
-        failures = known.failures + 1 if known is not None and known.generation == generation else 1
-        if isinstance(error, Blocked):
-            wait = getattr(step, "blocked_hold", BLOCKED_HOLD)
-        else:
-            wait = getattr(error, "after", None) or min(FIRST_HOLD * 2 ** min(failures - 1, 10), LONGEST_HOLD)
-        until = asyncio.get_running_loop().time() + wait.total_seconds()
-        holds[_gate(step)] = _Hold(generation, error, until, failures)
-        self._queue.add_after(key, wait)
-
-    def _plan_next(self, key: Key, plan: Plan, verdict: Verdict, has_changed: bool) -> None:
-        steps = tuple(plan.steps)
-        is_repeated = steps == self._last_steps.get(key) and bool(steps)
+    def _plan_next(self, key: Key, plan: Plan, has_changed: bool) -> None:
+        verdict, steps = plan.verdict, plan.steps
+        is_repeated = bool(steps) and steps == self._last_steps.get(key)
         self._last_steps[key] = steps
         if verdict.outcome is Outcome.RETRYING or (has_changed and is_repeated):
             # A step that changed nothing that can be seen must not become a hot loop.
@@ -222,6 +207,18 @@ class Reconciler:
 
     # --- status, Events, finalizer --------------------------------------------------------------------------------
 
+    async def _take_up(self, key: Key, body: Body) -> None:
+        """The finalizer first, before anything is made. A refusal is told: nothing will ever happen otherwise."""
+        try:
+            self._put(key, await self._kube.add_finalizer(body))
+        except Blocked as error:
+            message = f"cannot be taken up, its finalizer is refused: {error.message}"
+            await self._tell(Event(key, body["metadata"]["uid"], "Warning", error.reason, message))
+            await self._write_error(key, body, Blocked(error.reason, message))
+            self._queue.add_after(key, self._resync_period)
+            return
+        self._queue.add(key)
+
     async def _write_status(self, key: Key, body: Body, fields: Mapping[str, Any], verdict: Verdict) -> None:
         before = body.get("status") or {}
         changed = {name: value for name, value in fields.items() if before.get(name) != _plain(value)}
@@ -231,12 +228,38 @@ class Reconciler:
         event = _event(key, body, fields, verdict)
         if event is not None:
             log.info("%s: %s: %s", key, event.reason, event.message, extra={"reason": event.reason})
+            await self._tell(event)
+
+    async def _write_error(self, key: Key, body: Body, error: OperatorError) -> None:
+        """How an object stands when this error is all there is to say."""
+        generation, verdict = _generation(body), verdict_of(error)
+        previous = (body.get("status") or {}).get("conditions") or ()
+        wanted = ready_conditions(previous, generation, verdict, is_serving=False)
+        fields = {"conditions": merge_conditions(previous, wanted, self._now()), "observedGeneration": generation}
+        await self._write_status(key, body, fields, verdict)
+
+    async def _report(self, key: Key, error: OperatorError) -> None:
+        """Say of an object that its pass came to no end. Best effort: the next pass says more."""
+        body = self._cache.get(key)
+        if body is None or names.FINALIZER not in (body["metadata"].get("finalizers") or ()):
+            return
+        try:
+            async with asyncio.timeout(REPORT_LIMIT.total_seconds()):
+                await self._write_error(key, body, error)
+        except (OperatorError, TimeoutError) as failure:
+            log.warning("%s: this cannot be told either: %s", key, failure)
+
+    async def _tell(self, event: Event) -> None:
+        """Events are for people, and best effort: a terminating namespace takes none, and must end all the same."""
+        try:
             await self._kube.post_event(event)
+        except OperatorError as error:
+            log.warning("%s: the Event %s cannot be posted: %s", event.key, event.reason, error)
 
     async def _let_go(self, key: Key, body: Body, verdict: Verdict) -> None:
         """`verdict` has a message only if something stays behind; that is told first, since a repeat tells it once."""
         if verdict.message:
-            await self._kube.post_event(Event(key, body["metadata"]["uid"], "Warning", verdict.reason, verdict.message))
+            await self._tell(Event(key, body["metadata"]["uid"], "Warning", verdict.reason, verdict.message))
         await self._kube.remove_finalizer(body)
         self._cache.drop(key, resource_version(body))
         await self._forget(key)
@@ -244,7 +267,7 @@ class Reconciler:
         log.info("%s: deleted, %s", key, verdict.message or "nothing of it is left")
 
     async def _forget(self, key: Key) -> None:
-        self._holds.pop(key, None)
+        self._holds.forget(key)
         self._last_steps.pop(key, None)
         self._queue.forget(key)
         await self._controllers[key.kind].forget(key)
@@ -255,8 +278,7 @@ class Reconciler:
 
     def _wake_owner(self, body: Body) -> None:
         """Our own write is no news to the watch, but it is to the owner."""
-        uid = owner_uid(body)
-        owner = self._cache.key_of_uid(uid) if uid is not None else None
+        owner = self._cache.owner_key(body)
         if owner is not None:
             self._queue.add(owner)
 
@@ -274,28 +296,16 @@ class Reconciler:
             self._wake_owner(known)
 
 
-def _gate(step: Any) -> str:
-    return getattr(step, "gate", type(step).__name__)
+_OVERDUE = "the last pass over this object was ended because it took too long; trying again"
+_INTERNAL = "internal error in the last pass over this object, see the operator's log; trying again"
 
 
-def _with_error(verdict: Verdict, error: OperatorError) -> Verdict:
-    """A failed step decides how the object stands, but for one that serves (it goes on) or is being deleted."""
-    found = verdict_of(error, verdict.condition)
-    if verdict.outcome is Outcome.DELETING:
-        outcome = Outcome.WEDGED if isinstance(error, Blocked) else Outcome.DELETING
-        return replace(found, outcome=outcome, look_again=verdict.look_again)
-    if verdict.outcome is Outcome.REPAIRING and not isinstance(error, Blocked):
-        return replace(verdict, message=f"{verdict.message}: {error.message}")
-    if verdict.outcome in (Outcome.STALLED, Outcome.RETRYING):
-        return verdict  # what the plan itself found stands; the step was work beside it
-    return found
+def _generation(body: Body) -> int:
+    return int(body["metadata"]["generation"])
 
 
-def _invalid_status(body: Body, error: InvalidSpec, now: datetime) -> dict[str, Any]:
-    previous = (body.get("status") or {}).get("conditions") or ()
-    generation = body["metadata"]["generation"]
-    wanted = ready_conditions(previous, generation, verdict_of(error), is_serving=False)
-    return {"conditions": merge_conditions(previous, wanted, now), "observedGeneration": generation}
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _event(key: Key, body: Body, fields: Mapping[str, Any], verdict: Verdict) -> Event | None:

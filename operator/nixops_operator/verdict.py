@@ -1,4 +1,4 @@
-"""What a plan says of an object, beside its steps: how it stands, and in which words. Both kinds use it."""
+"""How an object stands, in one word, and what is said of it. Both kinds use it; see planning.py for how it is found."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from nixops_operator.errors import Blocked, OperatorError
 
 
 class Outcome(Enum):
-    """How an object stands; the trio of Ready, Reconciling and Stalled follows from it."""
+    """How an object stands; the conditions Ready, Reconciling and Stalled follow from it (ready.py)."""
 
     IN_SYNC = "in sync"
-    REPAIRING = "serving as declared, something beside it is being put right"  # Ready stays True
+    REPORTED = "serving as declared; something beside it differs, and policy says to leave it"
+    REPAIRING = "serving as declared; something beside it is being put right"  # Ready stays True
     LOOKING = "nothing speaks against what the status says; not everything is looked at yet"  # no status is written
     WORKING = "work is under way"
     RETRYING = "failed for now, tried again"
@@ -25,26 +26,44 @@ class Outcome(Enum):
     WEDGED = "on its way out, and a person is needed"
     GONE = "nothing of ours is left"  # the finalizer may go
 
+    @property
+    def severity(self) -> int:
+        """Of several findings the one with the highest decides; the first in the walk among equals."""
+        return _SEVERITY[self]
+
+
+_SEVERITY = {
+    outcome: place
+    for place, outcome in enumerate(
+        (
+            Outcome.IN_SYNC,
+            Outcome.REPORTED,
+            Outcome.REPAIRING,
+            Outcome.LOOKING,
+            Outcome.WORKING,
+            Outcome.DRIFT_REPORTED,
+            Outcome.RETRYING,
+            Outcome.STALLED,
+            # Of these there is never one beside another: gates alone give them.
+            Outcome.SUSPENDED,
+            Outcome.DELETING,
+            Outcome.WEDGED,
+            Outcome.GONE,
+        )
+    )
+}
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reason` and `message` go to the conditions unchanged. `condition`: the type that fails first, where there is
-    one."""
+    """`reason` and `message` go to the conditions unchanged. `condition`: the type that fails first, if any does."""
 
     outcome: Outcome
     reason: Reason = Reason.SUCCEEDED
     message: str = ""
     condition: ConditionType | None = None
     look_again: timedelta | None = None  # None: at the next resync
-    is_settled: bool = False  # of SUSPENDED: nothing differs, so that the newest generation counts as observed
-
-
-def suspended_verdict(would_be: Verdict) -> Verdict:
-    """How a suspended object stands, from how it would stand otherwise."""
-    if would_be.outcome is Outcome.IN_SYNC:
-        return Verdict(Outcome.SUSPENDED, Reason.SUCCEEDED, would_be.message, is_settled=True)
-    message = f"suspended, nothing is changed; otherwise: {would_be.reason}: {would_be.message}"
-    return Verdict(Outcome.SUSPENDED, Reason.SUSPENDED, message)
+    is_settled: bool = False  # of SUSPENDED: nothing is to be done, so that the newest generation counts as observed
 
 
 def verdict_of(error: OperatorError, condition: ConditionType | None = None) -> Verdict:

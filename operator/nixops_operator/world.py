@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nixops_operator.api.machine_spec import AwsSettings
 from nixops_operator.api.reasons import Reason
@@ -15,11 +15,16 @@ from nixops_operator.ec2.credentials import AwsIdentity, aws_identity
 from nixops_operator.errors import Blocked, InvalidSpec
 from nixops_operator.facts.kube import Key
 from nixops_operator.facts.nix import Source
-from nixops_operator.informers.cloud import CloudInformer, CloudInformers
+from nixops_operator.host_policy import HostPolicy
+from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.jobs import Jobs
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ports.nix import Nix
+from nixops_operator.reads import Reads
+
+if TYPE_CHECKING:
+    from nixops_operator.informers.cloud import CloudView
 
 
 @dataclass(frozen=True)
@@ -28,15 +33,15 @@ class Policy:
 
     default_image_owner: str
     default_image_name: str
-    allowed_hosts: tuple[IPv4Network | IPv6Network, ...]  # where given hosts may lie
-    denied_hosts: tuple[IPv4Network | IPv6Network, ...]
+    hosts: HostPolicy
     nixpkgs: Path | None  # of configurations that name none
     progress_deadline: timedelta
 
 
 @dataclass(frozen=True)
 class World:
-    """Ports and shared looks. `cluster_id` marks everything that this cluster makes in a cloud."""
+    """Ports and what is shared around them. `cluster_id` marks everything that this cluster makes in a cloud; `now` is
+    aware UTC."""
 
     cluster_id: str
     policy: Policy
@@ -46,22 +51,28 @@ class World:
     clouds: CloudInformers
     hosts: HostInformers
     jobs: Jobs[Key]
+    reads: Reads
     wake: Callable[[Key], None]
+    now: Callable[[], datetime]
+    answered_launches: set[str] = field(default_factory=set)
+    """Client tokens all of whose calls were made by this process and answered: what EC2 said of them is all there is.
+    Other tokens may have been sent by a process that died before it heard the answer."""
     _nixpkgs: dict[Path, Source] = field(default_factory=dict)
 
     async def default_nixpkgs(self) -> Source:
         """The operator's own nixpkgs in its store. Read once per process: hashing a whole nixpkgs takes seconds."""
         path = self.policy.nixpkgs
         if path is None:
-            message = "no nixpkgs: set the operator's nix.nixpkgs.path, or name spec.configuration.nixpkgs.path"
-            raise Blocked(Reason.SOURCE_NOT_FOUND, message)
+            raise no_nixpkgs()
         if path not in self._nixpkgs:
             self._nixpkgs[path] = await self.nix.add_path(path)
         return self._nixpkgs[path]
 
-    async def identity(self, namespace: str, aws: AwsSettings) -> AwsIdentity:
-        """The AWS identity that a spec names. Raises Blocked (`CredentialsForbidden`, `SecretNotFound`,
-        `AuthFailure`)."""
+    async def identity(self, namespace: str, aws: AwsSettings, *, is_leaving: bool = False) -> AwsIdentity:
+        """The AWS identity that a spec names. `is_leaving`: one whose Secret has gone meanwhile serves, too.
+
+        Raises Blocked (`CredentialsForbidden`, `SecretNotFound`, `AuthFailure`).
+        """
         credentials = aws.credentials
         if credentials is None or credentials.secret_ref is None:
             message = (
@@ -70,11 +81,28 @@ class World:
             )
             raise Blocked(Reason.CREDENTIALS_FORBIDDEN, message)
         name = credentials.secret_ref.name
-        return aws_identity(name, await self.kube.get_secret(namespace, name), credentials.profile)
+        secret = await self.reads.secret(namespace, name)
+        if secret is None and is_leaving:
+            secret = self.reads.last_secret(namespace, name)
+        try:
+            return aws_identity(name, secret.data if secret is not None else None, credentials.profile)
+        except Blocked:
+            self.reads.forget_secret(namespace, name)
+            raise
 
-    async def look_at_cloud(self, key: Key, uids: frozenset[str], aws: AwsSettings) -> CloudInformer:
-        """The shared look of the identity and region that a spec names. Raises as `identity`."""
+    async def cloud(self, key: Key, uids: frozenset[str], aws: AwsSettings, *, is_leaving: bool = False) -> CloudView:
+        """EC2 as the identity and region of a spec show it, for `key`. Raises as `identity`."""
         if aws.region is None:
             raise InvalidSpec("spec.aws.region", "name the region in which the EC2 resources are to be")
-        identity = await self.identity(key.namespace, aws)
-        return await self.clouds.watch(key, uids, identity, aws.region, self.cluster_id)
+        identity = await self.identity(key.namespace, aws, is_leaving=is_leaving)
+        view = self.clouds.view(key, uids, identity, aws.region, self.cluster_id)
+        if isinstance(view.error, Blocked) and aws.credentials is not None and aws.credentials.secret_ref is not None:
+            # What EC2 refuses may have been rotated.
+            self.reads.forget_secret(key.namespace, aws.credentials.secret_ref.name)
+        return view
+
+
+def no_nixpkgs() -> Blocked:
+    """Neither the configuration nor the administrator names one."""
+    message = "no nixpkgs: set the operator's nix.nixpkgs.path, or name spec.configuration.nixpkgs.path"
+    return Blocked(Reason.SOURCE_NOT_FOUND, message)

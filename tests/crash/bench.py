@@ -17,7 +17,6 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, cast
-from unittest import mock
 
 from fakes.cloud import DEFAULT_GROUP, NIXOS_OWNER, FakeCloud, FakeClouds
 from fakes.effects import Effects
@@ -28,21 +27,22 @@ from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import Cache, resource_version
 from nixops_operator.controllers import controllers
-from nixops_operator.deployment import key_pairs
 from nixops_operator.effects import Layered
 from nixops_operator.errors import OutcomeUnknown
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.host_policy import HostPolicy
 from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.jobs import Jobs
-from nixops_operator.machine import apply as machine_apply
 from nixops_operator.machine.host_keys import public_key_of
 from nixops_operator.ports.cloud import Clouds
 from nixops_operator.ports.host import Hosts
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ports.nix import Nix
+from nixops_operator.reads import Reads
 from nixops_operator.reconcile import Reconciler
+from nixops_operator.ssh_keys import parse_private_key
 from nixops_operator.watch import Intake, resync
 from nixops_operator.workqueue import WorkQueue
 from nixops_operator.world import Policy, World
@@ -66,14 +66,6 @@ class Broken(AssertionError):
 def clock() -> datetime:
     """The worlds' time: the running loop's."""
     return BEGINNING + timedelta(seconds=asyncio.get_running_loop().time())
-
-
-class _Datetime(datetime):
-    """The worlds' time for what stamps intents."""
-
-    @classmethod
-    def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-        return clock().astimezone(tz)
 
 
 @dataclass(frozen=True)
@@ -168,7 +160,7 @@ class Worlds:
             if instance.state is InstanceState.RUNNING and address and address not in self.hosts.machines:
                 machine = self.hosts.add(FakeMachine(address))
                 launch = next(one for one in self.cloud.launches.values() if one.instance_id == instance.id)
-                machine.host_keys = [public_key_of(launch.request["UserData"])]
+                machine.host_keys = [public_key_of(launch.request.user_data)]
                 machine.client_keys = self._private_keys(instance.key_name)
         running = {one.public_address for one in self.cloud.instances.values()}
         for machine in self.hosts.machines.values():
@@ -185,7 +177,7 @@ class Worlds:
             for secret in self.kube.secrets.values()
             if names.SSH_PRIVATE_KEY in secret.data
         ]
-        return {private.decode() for private in found if key_pairs.public_key(private, "a test's Secret") == public}
+        return {private.decode() for private in found if parse_private_key(private, "a test's Secret").public == public}
 
     # --- what must never be ---------------------------------------------------------------------------------------
 
@@ -344,31 +336,29 @@ class Operator:
         worlds = self.worlds
         clouds = Layered(worlds.clouds, Clouds, (self._layer,))
         hosts = Layered(worlds.hosts, Hosts, (self._layer,))
+        kube = cast(Any, Layered(worlds.kube, Kube, (self._layer,)))
         return World(
             cluster_id=CLUSTER_ID,
             policy=Policy(
                 default_image_owner=NIXOS_OWNER,
                 default_image_name="nixos/25.11*",
-                allowed_hosts=(IPv4Network("198.51.100.0/24"),),
-                denied_hosts=(),
+                hosts=HostPolicy(allowed=(IPv4Network("198.51.100.0/24"),)),
                 nixpkgs=worlds.nixpkgs,
                 progress_deadline=timedelta(minutes=30),
             ),
-            kube=cast(Any, Layered(worlds.kube, Kube, (self._layer,))),
+            kube=kube,
             nix=cast(Any, Layered(worlds.nix, Nix, (self._layer,))),
             cache=cache,
             clouds=CloudInformers(cast(Any, clouds), timedelta(seconds=10), timedelta(seconds=30), queue.add),
             hosts=HostInformers(cast(Any, hosts), timedelta(seconds=10), queue.add),
             jobs=Jobs({"evaluate": 1, "build": 2, "copy": 5}, queue.add),
+            reads=Reads(kube),
             wake=queue.add,
+            now=clock,
         )
 
     async def live(self) -> bool:
         """Until the worlds are at rest (True) or the cut is met (False)."""
-        with mock.patch.object(machine_apply, "datetime", _Datetime):
-            return await self._live()
-
-    async def _live(self) -> bool:
         outside = asyncio.all_tasks()
         cache: Cache = Cache()
         queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random(1))

@@ -11,30 +11,25 @@ from typing import Any
 import pytest
 
 from nixops_operator import names
-from nixops_operator.api.machine_of_deployment import machines_of
-from nixops_operator.api.parse import parse_deployment, parse_machine
-from nixops_operator.deployment.observed import Desired as DesiredDeployment
-from nixops_operator.deployment.observed import Observed as ObservedDeployment
-from nixops_operator.deployment.observed import ObservedKey, ObservedMachine, ObservedNetwork, desired_deployment
-from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
 from nixops_operator.errors import OperatorError
-from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair, ObservedRule, SecurityGroup, Subnet
+from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts
 from nixops_operator.facts.nix import Evaluation, Module
 from nixops_operator.jobs import Done, JobState
+from nixops_operator.machine.attributes import Declared
+from nixops_operator.machine.desired import Desired, Leaving, read_machine
 from nixops_operator.machine.host_keys import Pins
 from nixops_operator.machine.observed import (
-    Desired,
-    LaunchParameters,
     Observed,
     ObservedCloud,
     ObservedHost,
+    ObservedLeaving,
     ObservedSystem,
     SystemInput,
-    desired_machine,
 )
-from nixops_operator.machine.plan import Plan, plan
-from nixops_operator.machine.status import status
+from nixops_operator.machine.plan import plan, plan_way_out
+from nixops_operator.machine.status import status, status_leaving
+from nixops_operator.planning import Plan
 from nixops_operator.verdict import Outcome
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -79,7 +74,7 @@ def _desired(
     generation: int,
     deleting: bool,
     annotations: Mapping[str, str] | None,
-) -> Desired:
+) -> Desired | Leaving:
     metadata: dict[str, Any] = {
         "namespace": "default",
         "name": "web",
@@ -90,7 +85,7 @@ def _desired(
     if deleting:
         metadata["deletionTimestamp"] = stamp(NOON)
     body = {"kind": "NixMachine", "metadata": metadata, "spec": dict(spec), "status": dict(status or {})}
-    return desired_machine(body, parse_machine(body))
+    return read_machine(body, has_owner=True)
 
 
 def ec2_machine(
@@ -100,7 +95,7 @@ def ec2_machine(
     deleting: bool = False,
     annotations: Mapping[str, str] | None = None,
     **spec: Any,
-) -> Desired:
+) -> Any:
     """A NixMachine on EC2 whose account is recorded, unless `status` says otherwise."""
     return _desired(_EC2_SPEC | spec, {"accountId": ACCOUNT} | dict(status or {}), generation, deleting, annotations)
 
@@ -112,15 +107,20 @@ def host_machine(
     deleting: bool = False,
     annotations: Mapping[str, str] | None = None,
     **spec: Any,
-) -> Desired:
+) -> Any:
     """A NixMachine on a given host."""
     return _desired(_HOST_SPEC | spec, status, generation, deleting, annotations)
 
 
 def launch(
-    attempt: int = 1, *, instance: str | None = None, age: timedelta = timedelta(hours=1), refused: int | None = None
+    attempt: int = 1,
+    *,
+    instance: str | None = None,
+    age: timedelta = timedelta(hours=1),
+    refused: int | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
-    """`status.launch`, as an intent leaves it."""
+    """`status.launch`, as an intent leaves it; `age` of the last call."""
     return {
         "launch": {
             "attempt": attempt,
@@ -132,6 +132,7 @@ def launch(
             "requestedAt": stamp(NOON - age),
             "instanceId": instance,
             "refusedGeneration": refused,
+            **more,
         }
     }
 
@@ -221,18 +222,17 @@ def instance(
     return replace(made, **fields)
 
 
-PARAMETERS = LaunchParameters(
-    Image("ami-1", "nixos/25.11.1-x86_64-linux"), Subnet("subnet-1", "vpc-1", "us-west-2a"), "t3.small", None, (), {}
-)
+DECLARED = Declared(instance_type="t3.small", image_id="ami-1", subnet_id="subnet-1", tags={}, monitoring=False)
 
 
 def cloud(*instances: Instance, missing_for: timedelta | None = None, **fields: Any) -> ObservedCloud:
-    """A complete look that shows these instances; the first one's host key is pinned."""
+    """A complete look, at noon, that shows these instances; the first one's host key is pinned."""
     made = ObservedCloud(
         account_id=ACCOUNT,
         instances=instances,
+        looked_at=NOON,
         missing_for=missing_for,
-        parameters=PARAMETERS,
+        declared=DECLARED,
         pins=Pins(instances[0].id, ("ssh-ed25519 AAAA",)) if instances else Pins(),
     )
     return replace(made, **fields)
@@ -318,123 +318,29 @@ def seen(
     *,
     system: ObservedSystem = RESOLVED,
     jobs: Mapping[str, JobState] = COPIED,
-    working_since: datetime | None = None,
-    deadline_passed: bool = False,
 ) -> Observed:
     """What a pass sees; by default everything about the configuration is done."""
-    return Observed(cloud, host or ObservedHost(), system, jobs, working_since, deadline_passed)
+    return Observed(cloud, host or ObservedHost(), system, jobs)
 
 
-def planned(desired: Desired, observed: Observed, now: datetime = NOON) -> Plan:
+def planned(desired: Desired | Leaving, observed: Observed, now: datetime = NOON) -> Plan:
+    if isinstance(desired, Leaving):
+        return plan_way_out(desired, ObservedLeaving(observed.cloud), now)
     return plan(desired, observed, now, DEADLINE)
 
 
-def trio_of(desired: Desired, observed: Observed, now: datetime = NOON) -> dict[str, str]:
+def status_of(desired: Desired | Leaving, observed: Observed, now: datetime = NOON) -> dict[str, Any]:
+    """The whole status that the pass would write."""
+    found = planned(desired, observed, now)
+    if isinstance(desired, Leaving):
+        return status_leaving(desired, ObservedLeaving(observed.cloud), found, now)
+    return status(desired, observed, found, now)
+
+
+def trio_of(desired: Desired | Leaving, observed: Observed, now: datetime = NOON) -> dict[str, str]:
     """All conditions that the pass would write, as type → `status/reason`."""
-    return told(status(desired, observed, planned(desired, observed, now), now))
+    return told(status_of(desired, observed, now))
 
 
 def told(fields: Mapping[str, Any]) -> dict[str, str]:
     return {entry["type"]: f"{entry['status']}/{entry['reason']}" for entry in fields["conditions"]}
-
-
-# --- deployments ----------------------------------------------------------------------------------------------------
-
-HTTP = {"name": "http", "description": "Web", "ingress": [{"fromPort": 80, "toPort": 80, "cidrs": ["0.0.0.0/0"]}]}
-SSH = {"name": "ssh", "description": "SSH", "ingress": [{"fromPort": 22, "toPort": 22, "cidrs": ["0.0.0.0/0"]}]}
-PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA=="
-KEY_NAME = names.key_pair_name(CLUSTER, UID, "main", PUBLIC_KEY)
-
-
-def deployment(
-    status: Mapping[str, Any] | None = None,
-    *,
-    machines: tuple[str, ...] = ("web",),
-    groups: tuple[Mapping[str, Any], ...] = (HTTP, SSH),
-    key_pairs: tuple[str, ...] = ("main",),
-    generation: int = 1,
-    deleting: bool = False,
-    **spec: Any,
-) -> DesiredDeployment:
-    """A NixDeployment on EC2 whose account is recorded, unless `status` says otherwise."""
-    ec2: dict[str, Any] = {"instanceType": "t3.small", "securityGroups": [group["name"] for group in groups]}
-    if key_pairs:
-        ec2["keyPair"] = key_pairs[0]
-    metadata: dict[str, Any] = {"namespace": "default", "name": "shop", "uid": UID, "generation": generation}
-    if deleting:
-        metadata["deletionTimestamp"] = stamp(NOON)
-    body = {
-        "kind": "NixDeployment",
-        "metadata": metadata,
-        "spec": {
-            "aws": _EC2_SPEC["aws"],
-            "keyPairs": [{"name": name} for name in key_pairs],
-            "securityGroups": list(groups),
-            "machines": [
-                {"name": name, "target": {"ec2": ec2}, "configuration": {"modules": [{"inline": "{ }"}]}}
-                for name in machines
-            ],
-            **spec,
-        },
-        "status": {"accountId": ACCOUNT} | dict(status or {}),
-    }
-    return desired_deployment(body, parse_deployment(body), machines_of(body), None)
-
-
-def rule(port: int, direction: Direction = Direction.INGRESS, peer: str = "0.0.0.0/0") -> Rule:
-    kind = PeerKind.GROUP if peer.startswith("sg-") else PeerKind.IPV4
-    return Rule(direction, "tcp", port, port, kind, peer)
-
-
-def group(entry: Mapping[str, Any], *rules: Rule, name: str = "", **fields: Any) -> SecurityGroup:
-    """The EC2 group of an entry, with these ingress rules and AWS' own egress rule."""
-    found = (allow_all_egress(), *rules)
-    made = SecurityGroup(
-        id=f"sg-{entry['name']}",
-        name=name or names.security_group_name(CLUSTER, UID, entry["name"], "vpc-1", entry["description"]),
-        description=entry["description"],
-        vpc_id="vpc-1",
-        tags={names.UID_TAG: UID, names.ENTRY_TAG: entry["name"]},
-        rules=tuple(ObservedRule(f"sgr-{entry['name']}-{n}", one, "") for n, one in enumerate(found)),
-    )
-    return replace(made, **fields)
-
-
-GROUPS = (group(HTTP, rule(80)), group(SSH, rule(22)))
-
-
-def key_pair(name: str = KEY_NAME, entry: str = "main") -> KeyPair:
-    return KeyPair("key-1", name, PUBLIC_KEY, {names.UID_TAG: UID, names.ENTRY_TAG: entry})
-
-
-def network(**fields: Any) -> ObservedNetwork:
-    """EC2 as a deployment wants it, but for `fields`."""
-    made = ObservedNetwork(
-        account_id=ACCOUNT, cluster_id=CLUSTER, default_vpc="vpc-1", groups=GROUPS, key_pairs=(key_pair(),)
-    )
-    return replace(made, **fields)
-
-
-def child(desired: DesiredDeployment, machine: str = "web", truth: str = "True", **changes: Any) -> ObservedMachine:
-    """The NixMachine of an entry, as the deployment wants it, with this Ready."""
-    wanted = next(one for one in desired.children if one.machine == machine)
-    metadata: dict[str, Any] = {"name": wanted.name, "generation": 1, "labels": dict(wanted.labels)}
-    if changes.pop("deleting", False):
-        metadata["deletionTimestamp"] = stamp(NOON)
-    body: dict[str, Any] = {"metadata": metadata, "spec": dict(wanted.spec), "status": ready(truth=truth)}
-    return ObservedMachine({**body, **changes})
-
-
-def sees(
-    desired: DesiredDeployment,
-    *,
-    network: ObservedNetwork | None = None,
-    children: tuple[ObservedMachine, ...] | None = None,
-    keys: Mapping[str, ObservedKey] | None = None,
-    going_keys: tuple[str, ...] = (),
-) -> ObservedDeployment:
-    """What a pass over a deployment sees; by default everything is as declared."""
-    if children is None:
-        children = tuple(child(desired, one.machine) for one in desired.children)
-    known = {entry.name: ObservedKey(PUBLIC_KEY) for entry in desired.spec.key_pairs} if keys is None else keys
-    return ObservedDeployment(network, known, children, going_keys)

@@ -40,7 +40,7 @@ class Bench:
         self.informers = CloudInformers(self.clouds, timedelta(seconds=10), timedelta(seconds=30), self.woken.append)
 
     async def view(self, key: Key = WEB, uids: frozenset[str] = U1, identity: AwsIdentity = IDENTITY) -> CloudView:
-        return (await self.informers.watch(key, uids, identity, REGION, CLUSTER)).for_key(key)
+        return self.informers.view(key, uids, identity, REGION, CLUSTER)
 
     def put(self, name: str, uid: str, state: InstanceState = InstanceState.RUNNING, **fields: Any) -> None:
         tags = {"nixops.dev:cluster": CLUSTER, "nixops.dev:uid": uid}
@@ -379,6 +379,24 @@ def test_groups_and_key_pairs_go_missing_as_instances_do():
     assert no_group == no_pair == timedelta(seconds=60), "from the second look to the fourth"
 
 
+def test_a_group_goes_missing_by_its_name_as_well():
+    """Before its id is known, its name is all that there is to ask for."""
+
+    async def go() -> tuple[timedelta | None, ...]:
+        bench = Bench()
+        tags = {"nixops.dev:cluster": CLUSTER, "nixops.dev:uid": "u1"}
+        bench.ec2.security_groups["sg-1"] = SecurityGroup("sg-1", "http", "", "vpc-1", tags, ())
+        view = await bench.view()
+        for name in ("http", "ssh"):
+            view.missing_for(name)
+        await asyncio.sleep(100)
+        return tuple(view.missing_for(name) for name in ("http", "ssh"))
+
+    shown, missed = run(go())
+    assert shown is None
+    assert missed == timedelta(seconds=60)
+
+
 def test_failed_sweeps_do_not_count_towards_absence():
     async def go() -> timedelta | None:
         bench = Bench()
@@ -648,7 +666,7 @@ def test_a_look_ends_with_its_last_watcher():
         view = await bench.view()
         await answer(lambda: view.snapshot(U1))
         await answer(lambda: view.instance_by_id("i-1"))
-        await bench.informers.drop(WEB)
+        bench.informers.drop(WEB)
         before = len(bench.ec2.effects.calls)
         await asyncio.sleep(100)
         return len(bench.ec2.effects.calls) - before
@@ -661,10 +679,8 @@ def test_who_comes_while_a_look_ends_gets_one_that_lives():
         bench = Bench()
         view = await bench.view()
         await answer(lambda: view.snapshot(U1))
-        ending = asyncio.ensure_future(bench.informers.drop(WEB))
-        await asyncio.sleep(0)
+        bench.informers.drop(WEB)
         later = await bench.view(DB, U2)
-        await ending
         bench.put("i-1", "u2")
         await asyncio.sleep(15)
         return set((await answer(lambda: later.snapshot(U2))).instances)

@@ -271,7 +271,7 @@ def test_a_system_that_never_ran_is_new_and_no_drift_whatever_the_policy():
 
 @pytest.mark.parametrize(
     ("policy", "outcome", "count"),
-    [pytest.param({}, Outcome.REPAIRING, 1, id="Enforce"), pytest.param(REPORT, Outcome.IN_SYNC, 0, id="Report")],
+    [pytest.param({}, Outcome.REPAIRING, 1, id="Enforce"), pytest.param(REPORT, Outcome.REPORTED, 0, id="Report")],
 )
 def test_profile_drift_leaves_the_machine_serving(policy, outcome, count):
     found = planned(host_machine(activation() | ran(), **policy), seen(host=host(NEW, BY_HAND)))

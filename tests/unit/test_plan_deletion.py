@@ -11,6 +11,7 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.machine import steps
+from nixops_operator.machine.desired import read_machine
 from nixops_operator.verdict import Outcome
 from unit.builders import (
     ACCOUNT,
@@ -25,12 +26,14 @@ from unit.builders import (
     planned,
     ready,
     seen,
+    stamp,
     wedged,
 )
 
 SHOWN_ONCE = {"instance": {"id": "i-1"}}
 YOUNG = timedelta(minutes=4)
-OLD_ENOUGH = timedelta(minutes=5)
+OLD_ENOUGH = timedelta(minutes=6)
+MISSING = timedelta(seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -51,12 +54,29 @@ OLD_ENOUGH = timedelta(minutes=5)
             id="seen terminated",
         ),
         pytest.param(
-            ec2_machine(launch(age=OLD_ENOUGH), deleting=True), cloud(), id="an unanswered launch had its five minutes"
+            ec2_machine(launch(age=OLD_ENOUGH), deleting=True),
+            cloud(missing_for=MISSING),
+            id="an unanswered launch had its five minutes, and looks a minute apart have missed it",
         ),
         pytest.param(
-            ec2_machine({**launch(instance="i-1", age=YOUNG), **SHOWN_ONCE}, deleting=True),
-            cloud(missing_for=timedelta(seconds=60)),
-            id="shown once, and missed by sweeps a minute apart",
+            ec2_machine(launch(instance="i-1", age=OLD_ENOUGH), deleting=True),
+            cloud(missing_for=MISSING),
+            id="recorded, and missed by looks a minute apart",
+        ),
+        pytest.param(
+            ec2_machine(launch(2, instance="i-2"), deleting=True),
+            cloud(untagged=instance("i-2", attempt=2, tags={names.UID_TAG: "another"})),
+            id="the recorded instance carries another owner's tags: it is not ours to end",
+        ),
+        pytest.param(
+            ec2_machine(launch(instance="i-1"), deleting=True),
+            cloud(untagged=instance(tags={names.RETAINED_TAG: "true"})),
+            id="the recorded instance was let go by hand",
+        ),
+        pytest.param(
+            ec2_machine(launch(instance="i-1"), deleting=True),
+            cloud(instance(tags={names.UID_TAG: "u", names.RETAINED_TAG: "true"})),
+            id="Delete, and the instance is tagged as retained: it stays",
         ),
         pytest.param(
             ec2_machine(launch(instance="i-1"), deleting=True, deletionPolicy="Retain"),
@@ -122,6 +142,30 @@ def test_the_finalizer_goes_when_nothing_is_left(desired, shown):
             id="missing, but not for long: waiting",
         ),
         pytest.param(
+            ec2_machine(launch(2, age=timedelta(seconds=1)), deleting=True),
+            cloud(instance("i-1", InstanceState.TERMINATED), missing_for=timedelta(0)),
+            (),
+            id="attempt 1 is terminated, attempt 2 not shown yet: its end proves nothing of the other",
+        ),
+        pytest.param(
+            ec2_machine(launch(calledAt=stamp(NOON - timedelta(seconds=5))), deleting=True),
+            cloud(missing_for=MISSING),
+            (),
+            id="asked for an hour ago, and again just now: the last call counts",
+        ),
+        pytest.param(
+            ec2_machine(launch(instance="i-1"), deleting=True),
+            cloud(missing_for=timedelta(0)),
+            (),
+            id="an old machine and one empty look: waiting",
+        ),
+        pytest.param(
+            ec2_machine(launch(age=OLD_ENOUGH), deleting=True, deletionPolicy="Retain"),
+            cloud(missing_for=timedelta(0)),
+            (),
+            id="Retain: what is not shown yet has to be tagged, too",
+        ),
+        pytest.param(
             ec2_machine(launch(instance="i-1", age=YOUNG), deleting=True),
             cloud(missing_for=timedelta(seconds=60)),
             (),
@@ -160,6 +204,47 @@ def test_what_cannot_be_looked_at_is_not_gone(shown, outcome, reason):
     found = planned(ec2_machine(launch(instance="i-1"), deleting=True), seen(shown))
 
     assert (found.verdict.outcome, found.verdict.reason, found.steps) == (outcome, reason, ())
+
+
+def test_an_instance_whose_tags_were_taken_off_is_not_ended_for_its_id():
+    leaving = ec2_machine(launch(instance="i-1"), deleting=True)
+
+    found = planned(leaving, seen(cloud(untagged=instance(tags={}))))
+
+    assert (found.verdict.outcome, found.verdict.reason, found.steps) == (Outcome.WEDGED, Reason.ADOPTION_CONFLICT, ())
+    assert f"{names.UID_TAG}={leaving.uid}" in found.verdict.message
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({"aws": 3, "target": "ec2", "configuration": [1]}, id="nothing is what it should be"),
+        pytest.param({"activation": {"timeout": "0s"}, "deletionPolicy": "Delete"}, id="refused by the model"),
+        pytest.param({"description": "x" * 70_000}, id="larger than what is parsed"),
+    ],
+)
+def test_an_object_is_deletable_whatever_its_spec_says(spec):
+    """It is deletable by what it made: without an account there is nothing, with one its credentials are told."""
+    metadata = {"namespace": "default", "name": "web", "uid": "u", "generation": 2, "deletionTimestamp": stamp(NOON)}
+
+    nothing_made = read_machine({"metadata": metadata, "spec": spec}, has_owner=True)
+    something_made = read_machine(
+        {"metadata": metadata, "spec": spec, "status": {"accountId": ACCOUNT, **launch()}}, has_owner=True
+    )
+
+    assert planned(nothing_made, seen()).verdict.outcome is Outcome.GONE
+    assert planned(something_made, seen(cloud(instance()))).steps == (steps.TerminateInstance("i-1"),)
+
+
+@pytest.mark.parametrize("spec", [{"deletionPolicy": ["Keep"]}, None, []])
+def test_a_policy_that_cannot_be_read_destroys_nothing(spec):
+    metadata = {"namespace": "default", "name": "web", "uid": "u", "generation": 2, "deletionTimestamp": stamp(NOON)}
+    leaving = read_machine(
+        {"metadata": metadata, "spec": spec, "status": {"accountId": ACCOUNT, **launch()}}, has_owner=True
+    )
+
+    assert planned(leaving, seen(cloud(instance()))).steps == (steps.RetainInstance("i-1"),)
 
 
 def test_a_wedged_deletion_names_its_remedies():

@@ -59,8 +59,9 @@ def test_what_changes_nothing_leaves_the_three_as_they_were(outcome):
     ]
 
 
-def test_an_object_that_was_never_looked_at_has_no_ready_while_suspended():
-    assert told(Outcome.SUSPENDED) == {}
+def test_an_object_that_is_suspended_from_its_first_apply_has_something_to_wait_for():
+    """It had no Ready at all, so that `kubectl wait` and kstatus had nothing to go by."""
+    assert told(Outcome.SUSPENDED) == {"Ready": "Unknown"}
 
 
 def test_reason_and_message_go_to_the_conditions_unchanged():

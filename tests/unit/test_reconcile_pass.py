@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +20,9 @@ from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.cache import Cache, resource_version
 from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError, Retry
 from nixops_operator.facts.kube import Body, Key, Kind
-from nixops_operator.reconcile import Reconciler
+from nixops_operator.planning import Finding, Plan
+from nixops_operator.reconcile import PASS_DEADLINE, Reconciler
+from nixops_operator.step import Step
 from nixops_operator.verdict import Outcome, Verdict
 from nixops_operator.watch import Intake
 from nixops_operator.workqueue import WorkQueue
@@ -35,19 +37,19 @@ IN_SYNC = Verdict(Outcome.IN_SYNC, Reason.SUCCEEDED, "runs")
 
 
 @dataclass(frozen=True)
-class Step:
+class Do(Step):
     name: str = "step"
 
 
 @dataclass(frozen=True)
-class Other:
+class Other(Step):
     name: str = "other"
 
 
-@dataclass(frozen=True)
-class Plan:
-    verdict: Verdict
-    steps: tuple[Any, ...] = ()
+def plan_of(verdict: Verdict, *steps: Any) -> Plan:
+    """A plan that stands so, each step for itself."""
+    found = Finding(verdict.outcome, verdict.reason, verdict.message, look_again=verdict.look_again)
+    return Plan(tuple(replace(found, steps=(step,)) for step in steps) or (found,))
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Script:
     """A controller that follows a test: `plan` may change between passes; `errors` are raised by steps, by name."""
 
     kube: FakeKube
-    plan_now: Plan = field(default_factory=lambda: Plan(IN_SYNC))
+    plan_now: Plan = field(default_factory=lambda: plan_of(IN_SYNC))
     errors: dict[str, OperatorError] = field(default_factory=dict)
     invalid: InvalidSpec | None = None
     taken: list[tuple[float, str]] = field(default_factory=list)
@@ -63,6 +65,7 @@ class Script:
     forgotten: list[Key] = field(default_factory=list)
     told_of: list[Body] = field(default_factory=list)  # the objects that statuses were worked out from
     after_step: Callable[[Any], None] = lambda _: None
+    is_silent: bool = False  # a look that never ends
 
     def desired(self, body: Body) -> Body:
         if self.invalid is not None:
@@ -71,6 +74,8 @@ class Script:
 
     async def observe(self, desired: Body) -> None:
         self.passes.append(asyncio.get_running_loop().time())
+        if self.is_silent:
+            await asyncio.Event().wait()
         await asyncio.sleep(0)  # as every real look does; without it a hot loop would never come by the loop's clock
 
     def plan(self, desired: Body, observed: None, now: Any) -> Plan:
@@ -91,7 +96,7 @@ class Script:
         previous = desired["status"].get("conditions", ())
         return {"conditions": merge_conditions(previous, [ready], now), "observedGeneration": generation}
 
-    def settle(self, desired: Body, plan: Plan) -> None:
+    def settle(self, desired: Body, observed: None) -> None:
         """Nothing to let go of."""
 
     async def forget(self, key: Key) -> None:
@@ -186,7 +191,7 @@ def test_an_object_at_rest_is_looked_at_once_a_resync():
 
 def test_merely_looking_writes_nothing():
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = Plan(Verdict(Outcome.LOOKING))
+        bench.machine.plan_now = plan_of(Verdict(Outcome.LOOKING))
         bench.apply()
         await asyncio.sleep(60)
 
@@ -195,11 +200,11 @@ def test_merely_looking_writes_nothing():
 
 def test_steps_run_in_order_and_the_next_pass_follows_at_once():
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = Plan(WORKING, (Step("one"), Other("two")))
+        bench.machine.plan_now = plan_of(WORKING, Do("one"), Other("two"))
 
         def done(step: Any) -> None:
             if step.name == "two":
-                bench.machine.plan_now = Plan(IN_SYNC)
+                bench.machine.plan_now = plan_of(IN_SYNC)
 
         bench.machine.after_step = done
         bench.apply()
@@ -213,7 +218,7 @@ def test_steps_run_in_order_and_the_next_pass_follows_at_once():
 
 def test_the_status_is_written_on_what_an_intent_left():
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = Plan(WORKING, (Step("intent"),))
+        bench.machine.plan_now = plan_of(WORKING, Do("intent"))
         bench.apply()
         await asyncio.sleep(0.1)
 
@@ -227,7 +232,7 @@ def test_the_status_is_written_on_what_an_intent_left():
 
 def test_a_step_that_changes_nothing_becomes_no_hot_loop():
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = Plan(WORKING, (Step(),))
+        bench.machine.plan_now = plan_of(WORKING, Do())
         bench.apply()
         await asyncio.sleep(600)
 
@@ -236,7 +241,7 @@ def test_a_step_that_changes_nothing_becomes_no_hot_loop():
 
 def test_a_failed_step_is_held_back_longer_and_longer():
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = Plan(WORKING, (Step(),))
+        bench.machine.plan_now = plan_of(WORKING, Do())
         bench.machine.errors["step"] = Retry(Reason.THROTTLED, "slow down")
         bench.apply()
         await asyncio.sleep(600)
@@ -259,7 +264,7 @@ def test_a_failed_step_is_held_back_longer_and_longer():
 )
 def test_how_long_a_failed_step_waits(error, least):
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = Plan(WORKING, (Step(),))
+        bench.machine.plan_now = plan_of(WORKING, Do())
         bench.machine.errors["step"] = error
         bench.apply()
         await asyncio.sleep(900)
@@ -269,7 +274,7 @@ def test_how_long_a_failed_step_waits(error, least):
 
 def test_other_steps_go_on_while_one_is_held_back():
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = Plan(WORKING, (Step(), Other()))
+        bench.machine.plan_now = plan_of(WORKING, Do(), Other())
         bench.machine.errors["step"] = Blocked(Reason.QUOTA_EXCEEDED, "quota")
         bench.apply()
         await asyncio.sleep(100)
@@ -281,7 +286,7 @@ def test_other_steps_go_on_while_one_is_held_back():
 
 def test_an_edit_ends_the_hold():
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = Plan(WORKING, (Step(),))
+        bench.machine.plan_now = plan_of(WORKING, Do())
         bench.machine.errors["step"] = Blocked(Reason.IMAGE_NOT_FOUND, "no such image")
         bench.apply()
         await asyncio.sleep(10)
@@ -296,7 +301,7 @@ def test_an_edit_ends_the_hold():
 
 def test_the_error_of_a_step_is_what_the_status_says():
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = Plan(WORKING, (Step(),))
+        bench.machine.plan_now = plan_of(WORKING, Do())
         bench.machine.errors["step"] = Blocked(Reason.IMAGE_NOT_FOUND, "no such image")
         bench.apply()
         await asyncio.sleep(100)
@@ -323,7 +328,7 @@ def test_a_conflict_starts_again_from_the_newest_object():
         await asyncio.sleep(1)
         bench.is_watching = False
         bench.kube.edit(WEB, lambda body: body["metadata"].update(labels={"a": "b"}))
-        bench.machine.plan_now = Plan(WORKING)
+        bench.machine.plan_now = plan_of(WORKING)
         bench.queue.add(WEB)
         await asyncio.sleep(5)
 
@@ -336,7 +341,7 @@ def test_a_conflict_starts_again_from_the_newest_object():
 
 def test_a_conflict_in_a_step_ends_the_pass():
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = Plan(WORKING, (Step(), Other()))
+        bench.machine.plan_now = plan_of(WORKING, Do(), Other())
         bench.machine.errors["step"] = Conflict("changed meanwhile")
         bench.apply()
         await asyncio.sleep(0.5)
@@ -357,12 +362,83 @@ def test_the_api_servers_errors_back_off():
 
 def test_a_bug_in_one_object_does_not_end_the_worker():
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = Plan(WORKING, ("no step",))
+        bench.machine.plan_now = plan_of(WORKING, "no step")
         bench.apply()
         bench.kube.apply({"kind": "NixDeployment", "metadata": {"namespace": "default", "name": "shop"}, "spec": {}})
         await asyncio.sleep(5)
 
     assert living(test).deployment.passes
+
+
+def test_a_bug_is_told_on_the_object_that_met_it():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = plan_of(WORKING, "no step")
+        bench.apply()
+        await asyncio.sleep(5)
+
+    truth, message = living(test).ready()
+    assert truth == "False"
+    assert "internal error" in message
+
+
+def test_a_pass_without_an_end_is_ended_and_told_and_others_go_on():
+    """Eight hosts that never answered held all workers until the process was restarted, and again after that."""
+
+    async def test(bench: Bench) -> None:
+        bench.machine.is_silent = True
+        bench.apply()
+        await asyncio.sleep(1)
+        bench.kube.apply({"kind": "NixDeployment", "metadata": {"namespace": "default", "name": "shop"}, "spec": {}})
+        await asyncio.sleep(PASS_DEADLINE.total_seconds() + 5)
+
+    bench = living(test)
+    assert bench.ready()[0] == "False"
+    assert "took too long" in bench.ready()[1]
+    assert bench.deployment.passes
+
+
+def test_the_steps_of_one_finding_end_at_the_first_that_fails():
+    """What must be written down before an effect stands before it."""
+
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = Plan((Finding(Outcome.WORKING, steps=(Do("intent first"), Other("effect"))),))
+        bench.machine.errors["intent first"] = Retry(Reason.PROGRESSING_WITH_RETRY, "HTTP 500")
+        bench.apply()
+        await asyncio.sleep(60)
+
+    assert {name for _, name in living(test).machine.taken} == {"intent first"}
+
+
+def test_an_event_that_cannot_be_posted_holds_nothing_up():
+    """A terminating namespace takes no new Events, for ever; the finalizer has to go all the same."""
+
+    async def test(bench: Bench) -> None:
+        bench.apply()
+        await asyncio.sleep(1)
+        refused = Blocked(Reason.ACCESS_DENIED, "the namespace is being terminated")
+        bench.kube.effects.standing_error["kube.post_event"] = refused
+        bench.machine.plan_now = plan_of(Verdict(Outcome.GONE, Reason.AUTH_FAILURE, "let go of i-1 untagged"))
+        bench.kube.delete(WEB)
+        await asyncio.sleep(5)
+        assert bench.kube.body(WEB) is None
+
+    living(test)
+
+
+def test_an_object_that_cannot_be_taken_up_says_so():
+    """A finalizer that the API server refuses was logged and nothing else: no condition, no Event."""
+
+    async def test(bench: Bench) -> None:
+        refused = Blocked(Reason.INVALID_SPEC, "spec.machines[0].target: needs exactly one of ec2 and host")
+        bench.kube.effects.standing_error["kube.set_finalizer"] = refused
+        bench.apply()
+        await asyncio.sleep(5)
+
+    bench = living(test)
+    assert bench.ready()[0] == "False"
+    assert "exactly one of ec2 and host" in bench.ready()[1]
+    assert bench.kube.events[0].event.type == "Warning"
+    assert bench.machine.passes == []
 
 
 # --- the way out ------------------------------------------------------------------------------------------------------
@@ -372,7 +448,7 @@ def test_the_finalizer_stays_until_nothing_is_left():
     async def test(bench: Bench) -> None:
         bench.apply()
         await asyncio.sleep(1)
-        bench.machine.plan_now = Plan(
+        bench.machine.plan_now = plan_of(
             Verdict(Outcome.DELETING, Reason.DELETING, "waiting", look_again=timedelta(seconds=2))
         )
         bench.kube.delete(WEB)
@@ -380,7 +456,7 @@ def test_the_finalizer_stays_until_nothing_is_left():
         body = bench.kube.body(WEB)
         assert body is not None
         assert body["metadata"]["finalizers"] == [names.FINALIZER]
-        bench.machine.plan_now = Plan(Verdict(Outcome.GONE))
+        bench.machine.plan_now = plan_of(Verdict(Outcome.GONE))
         await asyncio.sleep(5)
         assert bench.kube.body(WEB) is None
 
@@ -391,7 +467,7 @@ def test_what_stays_behind_is_told_by_an_event():
     async def test(bench: Bench) -> None:
         bench.apply()
         await asyncio.sleep(1)
-        bench.machine.plan_now = Plan(Verdict(Outcome.GONE, Reason.AUTH_FAILURE, "let go of i-1 untagged"))
+        bench.machine.plan_now = plan_of(Verdict(Outcome.GONE, Reason.AUTH_FAILURE, "let go of i-1 untagged"))
         bench.kube.delete(WEB)
         await asyncio.sleep(5)
         assert bench.kube.body(WEB) is None
@@ -445,7 +521,7 @@ def test_a_written_status_wakes_the_owner():
         await asyncio.sleep(10)
         bench.is_watching = False
         bench.deployment.passes.clear()
-        bench.machine.plan_now = Plan(WORKING)
+        bench.machine.plan_now = plan_of(WORKING)
         bench.queue.add(WEB)
         await asyncio.sleep(1)
 
@@ -460,7 +536,7 @@ def test_an_object_that_a_conflict_shows_to_be_gone_is_dropped_and_its_owner_wok
         bench.kube.edit(WEB, lambda body: body["metadata"].pop("finalizers"))
         bench.kube.delete(WEB)
         bench.deployment.passes.clear()
-        bench.machine.plan_now = Plan(WORKING)
+        bench.machine.plan_now = plan_of(WORKING)
         bench.queue.add(WEB)
         await asyncio.sleep(1)
 

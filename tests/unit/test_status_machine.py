@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -20,6 +21,7 @@ from unit.builders import (
     BUILT,
     BY_HAND,
     COPIED,
+    DECLARED,
     EVALUATE,
     EVALUATED,
     NEW,
@@ -48,6 +50,8 @@ A = ActivationState
 SERVED = activation(result="Succeeded") | ran() | ready()
 REPORT = {"activation": {"driftPolicy": "Report"}}
 EC2 = launch(instance="i-1") | SERVED
+
+IN_OTHER_GROUPS = replace(DECLARED, security_group_ids=("sg-2",))
 
 UNKNOWN, TRUE, FALSE = "Unknown", "True", "False"
 
@@ -122,7 +126,7 @@ def three(conditions: dict[str, str]) -> tuple[str, str, str]:
         ),
         pytest.param(
             ec2_machine(),
-            seen(cloud(parameters=None, dependency_error=InvalidSpec("spec.target.ec2.instanceType", "no such type"))),
+            seen(cloud(declared_error=InvalidSpec("spec.target.ec2.instanceType", "no such type"))),
             (FALSE, "-", TRUE),
             id="unknown instance type",
         ),
@@ -158,21 +162,21 @@ def three(conditions: dict[str, str]) -> tuple[str, str, str]:
         ),
         pytest.param(
             ec2_machine(EC2),
-            seen(cloud(instance(), security_group_ids=("sg-2",)), host()),
+            seen(cloud(instance(), declared=IN_OTHER_GROUPS), host()),
             (TRUE, TRUE, "-"),
             id="other security groups, Enforce",
         ),
         pytest.param(
             ec2_machine(EC2, driftPolicy="Report"),
-            seen(cloud(instance(), security_group_ids=("sg-2",)), host()),
+            seen(cloud(instance(), declared=IN_OTHER_GROUPS), host()),
             (TRUE, "-", "-"),
             id="other security groups, Report",
         ),
         pytest.param(
             ec2_machine(EC2),
             seen(cloud(instance(instance_type="t3.nano")), host()),
-            (TRUE, "-", "-"),
-            id="another instance type than declared: reported, serving",
+            (FALSE, "-", TRUE),
+            id="another instance type than declared: the promise does not hold",
         ),
         pytest.param(host_machine(SERVED), seen(host=host()), (TRUE, "-", "-"), id="in sync"),
         pytest.param(
@@ -425,17 +429,22 @@ def test_what_has_happened_meanwhile_is_work(desired, observed):
     ],
 )
 def test_work_without_an_end_stalls(minutes, expected):
-    observed = seen(
-        host=silent(Retry(Reason.CONNECT_TIMEOUT, "silent")), working_since=NOON - timedelta(minutes=minutes)
-    )
+    since = NOON - timedelta(minutes=minutes)
+    desired = host_machine({"conditions": [condition("Reconciling", since=since)]})
 
-    assert three(trio_of(host_machine(), observed)) == expected
+    assert three(trio_of(desired, seen(host=silent(Retry(Reason.CONNECT_TIMEOUT, "silent"))))) == expected
+
+
+def test_work_for_an_earlier_generation_does_not_count():
+    desired = host_machine({"conditions": [condition("Reconciling", since=NOON - timedelta(hours=1))]}, generation=2)
+
+    assert "Stalled" not in trio_of(desired, seen(host=silent(Retry(Reason.CONNECT_TIMEOUT, "silent"))))
 
 
 def test_past_the_deadline_work_goes_on():
-    observed = seen(cloud(), deadline_passed=True)
+    stalled = condition("Stalled", reason="ProgressDeadlineExceeded")
 
-    found = planned(ec2_machine(), observed)
+    found = planned(ec2_machine({"conditions": [stalled]}), seen(cloud()))
 
     assert found.verdict.reason is Reason.PROGRESS_DEADLINE_EXCEEDED
     assert found.steps
@@ -445,7 +454,7 @@ def test_a_stall_past_the_deadline_stays_one():
     """Otherwise it would fall back to Reconciling at the next pass and start the deadline anew, for ever."""
     before = ready(truth="False", reason="ProgressDeadlineExceeded")
     before["conditions"].append(condition("Stalled", reason="ProgressDeadlineExceeded"))
-    observed = seen(host=silent(Retry(Reason.CONNECT_TIMEOUT, "silent")), deadline_passed=True)
+    observed = seen(host=silent(Retry(Reason.CONNECT_TIMEOUT, "silent")))
 
     assert trio_of(host_machine(before), observed)["Stalled"] == "True/ProgressDeadlineExceeded"
 

@@ -26,6 +26,9 @@ class Truth(StrEnum):
     UNKNOWN = "Unknown"
 
 
+_TYPES, _REASONS, _TRUTHS = frozenset(ConditionType), frozenset(Reason), frozenset(Truth)
+
+
 @dataclass(frozen=True)
 class Condition:
     """One condition as a pass wants it; when it changed last is known only beside the previous one."""
@@ -49,7 +52,7 @@ class Condition:
 
 
 def conditions_of(body: Mapping[str, Any]) -> tuple[Condition, ...]:
-    """The conditions of an object; those of types or reasons that this release does not know are left out."""
+    """The conditions of an object; those with words that this release does not know are left out."""
     return tuple(
         Condition(
             ConditionType(entry["type"]),
@@ -58,8 +61,8 @@ def conditions_of(body: Mapping[str, Any]) -> tuple[Condition, ...]:
             entry.get("message", ""),
             entry.get("observedGeneration", -1),
         )
-        for entry in body.get("status", {}).get("conditions", ())
-        if entry["type"] in set(ConditionType) and entry["reason"] in set(Reason)
+        for entry in (body.get("status") or {}).get("conditions") or ()
+        if entry.get("type") in _TYPES and entry.get("reason") in _REASONS and entry.get("status") in _TRUTHS
     )
 
 

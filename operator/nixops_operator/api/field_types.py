@@ -38,7 +38,12 @@ class StatusModel(BaseModel):
     """Part of a status. Fields that a newer operator wrote are ignored, so that going back a release works."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, frozen=True, extra="ignore", strict=True, use_attribute_docstrings=True
+        alias_generator=to_camel,
+        populate_by_name=True,  # we write them, by their Python names
+        frozen=True,
+        extra="ignore",
+        strict=True,
+        use_attribute_docstrings=True,
     )
 
 

@@ -89,6 +89,7 @@ class Reason(StrEnum):
 
     # Drift.
     INSTANCE_DRIFT = "InstanceDrift"
+    TAG_DRIFT = "TagDrift"
     SECURITY_GROUP_DRIFT = "SecurityGroupDrift"
     SYSTEM_DRIFT = "SystemDrift"
     PROFILE_DRIFT = "ProfileDrift"

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationError
 
 from nixops_operator.api.field_types import (
     MERGED_BY_NAME,
@@ -83,11 +84,34 @@ class LaunchStatus(StatusModel):
     """Subnet it goes to."""
     requested_at: Timestamp
     """When this was written."""
+    called_at: Timestamp | None = None
+    """When EC2 was last asked, as far as it was noted; absent: at requestedAt."""
+    declared_hash: Word | None = None
+    """sha256 of what the spec asked for, user data left out; while EC2 refuses, another hash means another attempt."""
     refused_generation: int | None = None
-    """EC2 refused this attempt for good, asked for on behalf of this generation of the spec; the next one is another
-    attempt."""
+    """Proven to have made nothing, asked for on behalf of this generation of the spec: every call was refused, or EC2
+    showed nothing for long enough."""
+    doubted_at: Timestamp | None = None
+    """A call was refused after one whose outcome is unknown: no further call until EC2 would show what that one
+    made."""
     instance_id: Word | None = None
     """The answer."""
+
+    @property
+    def last_call(self) -> datetime:
+        """When the last call left that may have made an instance."""
+        return self.called_at or self.requested_at
+
+
+class RestartsStatus(StatusModel):
+    """Lives of the instance that ended soon: starts and launches since it last ran undisturbed for ten minutes."""
+
+    count: int = 0
+    """How many."""
+    last_at: Timestamp
+    """When the last one was asked for."""
+    generation: int = 0
+    """Of the spec that it was asked for; an edit begins anew."""
 
 
 class AddressesStatus(StatusModel):
@@ -146,6 +170,17 @@ class ActivationStatus(StatusModel):
     """How it ended; absent while it runs."""
 
 
+class OriginStatus(StatusModel):
+    """The NixDeployment that a machine belongs to, or belonged to."""
+
+    deployment: Line
+    """Its name."""
+    uid: Word
+    """Its uid, which its security groups and key pairs are tagged with."""
+    machine: Word
+    """The machine's name in it."""
+
+
 class NixMachineStatus(StatusModel):
     """What the operator saw and did last."""
 
@@ -154,7 +189,9 @@ class NixMachineStatus(StatusModel):
     conditions: Conditions = ()
     """Ready, and what it rests on."""
     last_handled_reconcile_at: Line | None = None
-    """The annotation nixops.dev/reconcile-requested-at that was handled last."""
+    """The annotation nixops.dev/reconcile-requested-at (or Flux' of the same meaning) that was handled last."""
+    handled_requests: Annotated[tuple[Line, ...], Field(max_length=2, json_schema_extra=SET)] = ()
+    """All such annotations that stood there then."""
     provider_id: Annotated[Line | None, Field(alias="providerID")] = None
     """As aws:///us-west-2a/i-…, for Kubernetes' cloud tools."""
     account_id: Word | None = None
@@ -165,6 +202,14 @@ class NixMachineStatus(StatusModel):
     """The EC2 instance."""
     launch: LaunchStatus | None = None
     """The launch that made it, or is under way."""
+    restarts: RestartsStatus | None = None
+    """Starts and launches of late; absent when there were none."""
+    applied_tag_keys: Annotated[
+        tuple[Annotated[str, StringConstraints(max_length=128)], ...], Field(max_length=96, json_schema_extra=SET)
+    ] = ()
+    """Keys of spec.target.ec2.tags that the instance was given; the others on it are not ours to remove."""
+    origin: OriginStatus | None = None
+    """The deployment that made this machine; kept when it is orphaned, because names and groups go by it."""
     addresses: AddressesStatus | None = None
     """Where the machine is reached."""
     host_keys: Annotated[
@@ -201,8 +246,17 @@ class KeyPairStatus(StatusModel):
     """Its name in the spec."""
     key_name: Line
     """EC2's name of it."""
-    fingerprint: Line | None = None
-    """SHA256:… of the public key, as ssh-keygen -l shows it."""
+
+
+class CreationStatus(StatusModel):
+    """Something asked of EC2 that EC2 has not shown yet; written before the call."""
+
+    name: Line
+    """Its name in EC2."""
+    kind: Literal["SecurityGroup", "KeyPair"]
+    """What it is."""
+    called_at: Timestamp
+    """When EC2 was last asked, as far as it was noted."""
 
 
 class SecurityGroupStatus(StatusModel):
@@ -235,7 +289,9 @@ class NixDeploymentStatus(StatusModel):
     conditions: Conditions = ()
     """Ready, and what it rests on."""
     last_handled_reconcile_at: Line | None = None
-    """The annotation nixops.dev/reconcile-requested-at that was handled last."""
+    """The annotation nixops.dev/reconcile-requested-at (or Flux' of the same meaning) that was handled last."""
+    handled_requests: Annotated[tuple[Line, ...], Field(max_length=2, json_schema_extra=SET)] = ()
+    """All such annotations that stood there then."""
     account_id: Word | None = None
     """AWS account; written before the first change there."""
     machines: MachinesStatus | None = None
@@ -248,17 +304,26 @@ class NixDeploymentStatus(StatusModel):
     """Security groups of this deployment."""
     revision: RevisionStatus | None = None
     """Which revision of the deployment the machines run."""
+    creations: Annotated[tuple[CreationStatus, ...], Field(max_length=64, json_schema_extra=MERGED_BY_NAME)] = ()
+    """Security groups and key pairs that were asked for and are not shown yet."""
 
 
-def machine_status(body: Mapping[str, Any]) -> NixMachineStatus:
-    """A NixMachine's status, empty if it has none yet. Raises pydantic's ValidationError if someone else wrote it."""
-    return NixMachineStatus.model_validate_json(_json(body))
+S = TypeVar("S", bound=StatusModel)
 
 
-def deployment_status(body: Mapping[str, Any]) -> NixDeploymentStatus:
-    """A NixDeployment's status, as `machine_status`."""
-    return NixDeploymentStatus.model_validate_json(_json(body))
+def read(model: type[S], fields: Mapping[str, Any] | None) -> S | None:
+    """A part of a status as its model; None if it is absent, or written in a way that this release cannot read.
+
+    The API server holds writers to the schema, so that this only happens after a release that is younger than this one.
+    """
+    if not fields:
+        return None
+    try:
+        return model.model_validate_json(json.dumps(fields))
+    except ValidationError:
+        return None
 
 
-def _json(body: Mapping[str, Any]) -> str:
-    return json.dumps(body.get("status", {}))
+def written(part: StatusModel) -> dict[str, Any]:
+    """A part of a status as a merge patch: camelCase, with None for what is to be absent."""
+    return part.model_dump(mode="json", by_alias=True)

@@ -1,1 +1,4 @@
-"""What machines share, and the machines themselves: observe, plan, apply, status."""
+"""What machines share, and the machines themselves, each in a module with its looks, checks and steps together.
+
+desired.py ─► observe.py ── Observed ──► plan.py (CHECKS; deletion.py on the way out) ── Plan ──► apply.py, status.py
+"""

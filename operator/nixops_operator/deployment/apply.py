@@ -1,120 +1,84 @@
-"""Carries out one step of a deployment's plan. No decisions here."""
+"""Carries out one step of a deployment's plan. No decisions here: each step stands with its thing."""
 
 from __future__ import annotations
 
-from typing import assert_never
-
-from nixops_operator import names
-from nixops_operator.deployment import key_pairs, steps
-from nixops_operator.deployment.observed import Desired
-from nixops_operator.deployment.steps import Step
-from nixops_operator.facts.kube import Body, Key, Kind, OwnerReference
-from nixops_operator.informers.cloud import CloudInformer
+from nixops_operator.deployment import account, creations, key_pairs, machines, retained, security_groups
+from nixops_operator.deployment.desired import Desired, Leaving
+from nixops_operator.facts.kube import Body
+from nixops_operator.informers.cloud import CloudView
+from nixops_operator.step import Step
 from nixops_operator.world import World
 
-API_VERSION = "nixops.dev/v1alpha1"
 
-
-async def apply(step: Step, desired: Desired, body: Body, world: World) -> Body:
+async def apply(step: Step, given: Desired | Leaving, body: Body, world: World) -> Body:
     """Do it. Returns the newest body, which an intent may have changed. Raises what ports raise."""
     match step:
-        case steps.RecordAccount(account_id):
-            return await world.kube.write_intent(body, {"accountId": account_id})
-        case steps.GenerateKey(entry):
-            await world.kube.create_secret(
-                desired.key.namespace,
-                names.key_pair_secret(desired.key.name, entry),
-                {names.SSH_PRIVATE_KEY: key_pairs.generate_private_key()},
-                owner=OwnerReference(Kind.DEPLOYMENT, desired.key.name, desired.uid),
-                type_=names.SSH_SECRET_TYPE,
-                immutable=False,
-            )
-        case steps.KeepKeys(secrets):
-            for secret in secrets:
-                await world.kube.disown_secret(desired.key.namespace, secret, desired.uid)
-        case steps.CreateMachine(child):
-            created = await world.kube.create_machine(
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": Kind.MACHINE.object_kind,
-                    "metadata": {
-                        "name": child.name,
-                        "namespace": desired.key.namespace,
-                        "labels": dict(child.labels),
-                        "ownerReferences": [
-                            {
-                                "apiVersion": API_VERSION,
-                                "kind": Kind.DEPLOYMENT.object_kind,
-                                "name": desired.key.name,
-                                "uid": desired.uid,
-                                "controller": True,
-                                "blockOwnerDeletion": True,
-                            }
-                        ],
-                    },
-                    "spec": dict(child.spec),
-                }
-            )
-            _keep(_child_key(desired, child.name), created, world)
-        case steps.ReplaceMachineSpec(child):
-            known = world.cache.get(_child_key(desired, child.name))
-            if known is not None:
-                replaced = await world.kube.replace_machine_spec(known, dict(child.spec), child.labels)
-                _keep(_child_key(desired, child.name), replaced, world)
-        case steps.DeleteMachine(name):
-            known = world.cache.get(_child_key(desired, name))
-            if known is not None:
-                await world.kube.delete_machine(known)
+        case account.RecordAccount():
+            return await account.record(step, body, world)
+        case creations.RecordCreation():
+            return await creations.record(step, body, world)
+        case creations.ForgetThing():
+            return await creations.forget(step, body, world)
+        case machines.SuspendMachine():
+            await machines.suspend(step, world)
+        case machines.PassOn():
+            await machines.pass_on(step, world)
+        case machines.RetainMachine():
+            await machines.retain(step, world)
+        case machines.DeleteMachine():
+            await machines.delete(step, given, body, world)
+        case key_pairs.KeepKey():
+            await key_pairs.keep(step, given, world)
+        case key_pairs.GenerateKey() | machines.CreateMachine() | machines.ReplaceMachineSpec():
+            await _apply_as_declared(step, given, world)
         case _:
-            await _apply_in_ec2(step, desired, world)
+            await _apply_in_ec2(step, given, body, world)
     return body
 
 
-async def _apply_in_ec2(
-    step: steps.ImportKeyPair
-    | steps.DeleteKeyPair
-    | steps.CreateGroup
-    | steps.AuthorizeRules
-    | steps.RevokeRules
-    | steps.DescribeRules
-    | steps.DeleteGroup
-    | steps.Retain,
-    desired: Desired,
+async def _apply_as_declared(
+    step: key_pairs.GenerateKey | machines.CreateMachine | machines.ReplaceMachineSpec,
+    given: Desired | Leaving,
     world: World,
 ) -> None:
-    look: CloudInformer = await world.look_at_cloud(desired.key, frozenset({desired.uid}), desired.spec.aws)
-    cloud = look.cloud
-    owner = (world.cluster_id, desired.key.namespace, desired.key.name, desired.uid)
+    """Nothing is made for a deployment in deletion: its namespace may be going, too."""
+    assert isinstance(given, Desired)  # noqa: S101 - the way out has no such steps
+    match step:
+        case key_pairs.GenerateKey():
+            await key_pairs.generate(step, given, world)
+        case machines.CreateMachine():
+            await machines.create(step, given, world)
+        case machines.ReplaceMachineSpec():
+            await machines.replace_spec(step, given, world)
+
+
+async def _apply_in_ec2(step: Step, given: Desired | Leaving, body: Body, world: World) -> None:
+    view = await account.look(given, world)
     try:
-        match step:
-            case steps.ImportKeyPair(entry, name, public_key):
-                await cloud.import_key_pair(name, public_key, names.key_pair_tags(*owner, entry, public_key))
-            case steps.DeleteKeyPair(name):
-                await cloud.delete_key_pair(name)
-            case steps.CreateGroup(entry, name, description, vpc_id):
-                await cloud.create_security_group(name, description, vpc_id, names.entry_tags(*owner, entry))
-            case steps.AuthorizeRules(group_id, direction, rules):
-                await cloud.authorize_rules(group_id, direction, dict(rules))
-            case steps.RevokeRules(group_id, direction, rule_ids):
-                await cloud.revoke_rules(group_id, direction, rule_ids)
-            case steps.DescribeRules(group_id, descriptions):
-                await cloud.describe_rules(group_id, dict(descriptions))
-            case steps.DeleteGroup(group_id):
-                await cloud.delete_security_group(group_id)
-            case steps.Retain(resource_ids):
-                await cloud.create_tags(resource_ids, {names.RETAINED_TAG: "true"})
-            case _:
-                assert_never(step)
+        await _call(step, given, body, view, world)
     finally:
         # Also after an error: a call whose reply was lost may have been carried out.
-        look.note_write(desired.uid)
+        is_making = isinstance(step, key_pairs.ImportKeyPair | security_groups.CreateGroup)
+        view.note_write(given.uid, *(step.subject if is_making else ()))
 
 
-def _keep(key: Key, body: Body, world: World) -> None:
-    """The reply is newer than the watch; the child's own pass must hear of it all the same."""
-    world.cache.put(key, body)
-    world.wake(key)
-
-
-def _child_key(desired: Desired, name: str) -> Key:
-    return Key(Kind.MACHINE, desired.key.namespace, name)
+async def _call(step: Step, given: Desired | Leaving, body: Body, view: CloudView, world: World) -> None:
+    match step:
+        case key_pairs.ImportKeyPair() if isinstance(given, Desired):
+            await key_pairs.import_pair(step, given, view, world)
+        case key_pairs.DeleteKeyPair():
+            await key_pairs.delete(step, given, body, view, world)
+        case security_groups.CreateGroup() if isinstance(given, Desired):
+            await security_groups.create(step, given, view, world)
+        case security_groups.AuthorizeRules():
+            await security_groups.authorize(step, view)
+        case security_groups.RevokeRules():
+            await security_groups.revoke(step, view)
+        case security_groups.DescribeRules():
+            await security_groups.describe(step, view)
+        case security_groups.DeleteGroup():
+            await security_groups.delete(step, given, body, view, world)
+        case retained.RetainThing():
+            await retained.tag(step, view)
+        case _:
+            raise TypeError(f"no way to carry out {step}")

@@ -1,102 +1,85 @@
 """What is there: the deployment's groups and key pairs in EC2, its keys in Secrets, its machines in the cache. Looks
-only."""
+only; what cannot be looked at becomes an error in what was observed, never an empty one."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 from nixops_operator import names
-from nixops_operator.api.deployment_spec import KeyPairEntry
 from nixops_operator.api.machine_spec import DeletionPolicy
-from nixops_operator.api.reasons import Reason
-from nixops_operator.deployment import key_pairs, plan
-from nixops_operator.deployment.observed import (
-    Desired,
-    GroupUse,
-    Observed,
-    ObservedKey,
-    ObservedMachine,
-    ObservedNetwork,
-)
-from nixops_operator.errors import Blocked, OperatorError
-from nixops_operator.informers.cloud import CloudInformer
+from nixops_operator.deployment import account, creations, deletion, key_pairs, machines, security_groups
+from nixops_operator.deployment.desired import Desired, Leaving
+from nixops_operator.deployment.observed import Observed, ObservedMachine, ObservedNetwork
+from nixops_operator.errors import OperatorError
+from nixops_operator.facts.cloud import CloudSnapshot
+from nixops_operator.informers.cloud import CloudView
 from nixops_operator.world import World
 
 
-async def observe(desired: Desired, world: World) -> Observed:
+async def observe(given: Desired | Leaving, world: World) -> Observed:
     """One look at everything that concerns this deployment."""
-    children = tuple(ObservedMachine(body) for body in world.cache.owned_by(desired.uid))
-    is_leaving_untouched = desired.is_deleting and desired.account_id is None
-    network = await _observe_network(desired, world) if desired.needs_cloud and not is_leaving_untouched else None
-    keys = {}
-    if not desired.is_deleting:
-        keys = {entry.name: await _observe_key(desired, entry, world) for entry in desired.spec.key_pairs}
-    observed = Observed(network, keys, children, await _going_keys(desired, world))
-    return await _with_uses(desired, observed, world)
-
-
-async def _observe_network(desired: Desired, world: World) -> ObservedNetwork:
-    uids = frozenset({desired.uid})
-    try:
-        look = await world.look_at_cloud(desired.key, uids, desired.spec.aws)
-        snapshot = await look.snapshot(uids)
-        vpc = None
-        if not desired.is_deleting and any(entry.vpc_id is None for entry in desired.spec.security_groups):
-            vpc = (await look.default_subnet()).vpc_id
-    except OperatorError as error:
-        return ObservedNetwork(error=error)
-    ours = [group for group in snapshot.security_groups.values() if group.tags.get(names.UID_TAG) == desired.uid]
-    pairs = [pair for pair in snapshot.key_pairs.values() if pair.tags.get(names.UID_TAG) == desired.uid]
-    return ObservedNetwork(
-        account_id=snapshot.account_id,
-        cluster_id=world.cluster_id,
-        default_vpc=vpc,
-        groups=tuple(sorted(ours, key=lambda group: group.id)),
-        key_pairs=tuple(sorted(pairs, key=lambda pair: pair.name)),
+    children = machines.observe_children(given, world)
+    network = await _network(given, children, world) if given.needs_cloud else None
+    if isinstance(given, Leaving):
+        orphans = machines.observe_orphans(given, world)
+        entries = key_pairs.entries_known(given, network) if given.retains or orphans else ()
+        going = await key_pairs.going_keys(given, entries, world)
+        return Observed(network, going_keys=going, children=children, orphans=orphans)
+    generated = [entry.name for entry in given.spec.key_pairs if entry.private_key_secret_ref is None]
+    retains = given.spec.deletion_policy is DeletionPolicy.RETAIN
+    return Observed(
+        network,
+        keys=await key_pairs.observe(given, network, world),
+        going_keys=await key_pairs.going_keys(given, generated if retains else (), world),
+        children=children,
+        obstacles=machines.observe_obstacles(given, children, world),
     )
 
 
-async def _observe_key(desired: Desired, entry: KeyPairEntry, world: World) -> ObservedKey:
-    reference = entry.private_key_secret_ref
-    name = reference.name if reference else names.key_pair_secret(desired.key.name, entry.name)
-    key = reference.key if reference else names.SSH_PRIVATE_KEY
+async def _network(given: Desired | Leaving, children: tuple[ObservedMachine, ...], world: World) -> ObservedNetwork:
+    uids = frozenset({given.uid})
     try:
-        data = await world.kube.get_secret(desired.key.namespace, name)
-        if data is None and reference is None:
-            return ObservedKey()
-        if data is None or key not in data:
-            what = f"Secret {name}" if data is None else f"key {key} of Secret {name}"
-            message = f"{what} with the private key of key pair {entry.name} does not exist; create it"
-            return ObservedKey(error=Blocked(Reason.SECRET_NOT_FOUND, message))
-        return ObservedKey(key_pairs.public_key(data[key], f"key {key} of Secret {name}"))
+        view = await account.look(given, world)
+        snapshot = view.snapshot(uids)
     except OperatorError as error:
-        return ObservedKey(error=error)
+        return ObservedNetwork(error=error)
+    looked_at = world.now() - view.since(snapshot.network_begun)
+    network = _seen(given, children, snapshot, view, world.cluster_id, looked_at)
+    if isinstance(given, Leaving):
+        asked = () if children or account.problem(given, network) else deletion.groups_to_go(network)
+        return replace(network, uses=security_groups.observe_uses(asked, view))
+    if any(entry.vpc_id is None for entry in given.spec.security_groups):
+        try:
+            network = replace(network, default_vpc=view.default_subnet().vpc_id)
+        except OperatorError as error:
+            network = replace(network, default_vpc_error=error)
+    asked = security_groups.groups_to_ask_about(given, network)
+    return replace(network, uses=security_groups.observe_uses(asked, view))
 
 
-async def _going_keys(desired: Desired, world: World) -> tuple[str, ...]:
-    if desired.spec.deletion_policy is not DeletionPolicy.RETAIN:
-        return ()
-    generated = [entry.name for entry in desired.spec.key_pairs if entry.private_key_secret_ref is None]
-    secrets = [names.key_pair_secret(desired.key.name, name) for name in generated]
-    return tuple([s for s in secrets if await world.kube.is_secret_owned(desired.key.namespace, s, desired.uid)])
-
-
-async def _with_uses(desired: Desired, observed: Observed, world: World) -> Observed:
-    """What uses the groups that are to go; asked only then."""
-    network = observed.network
-    if network is None or network.error is not None:
-        return observed
-    going = plan.groups_to_go(desired, observed)
-    if not going:
-        return observed
-    try:
-        look = await world.look_at_cloud(desired.key, frozenset({desired.uid}), desired.spec.aws)
-        uses = {group_id: await _use(look, group_id) for group_id in going}
-    except OperatorError as error:
-        return replace(observed, network=replace(network, error=error))
-    return replace(observed, network=replace(network, uses=uses))
-
-
-async def _use(look: CloudInformer, group_id: str) -> GroupUse:
-    interfaces = await look.cloud.interfaces_in_group(group_id)
-    return GroupUse(interfaces, await look.cloud.groups_naming(group_id))
+def _seen(
+    given: Desired | Leaving,
+    children: tuple[ObservedMachine, ...],
+    snapshot: CloudSnapshot,
+    view: CloudView,
+    cluster_id: str,
+    looked_at: datetime,
+) -> ObservedNetwork:
+    groups = [one for one in snapshot.security_groups.values() if names.is_ours(one.tags, cluster_id, given.uid)]
+    pairs = [one for one in snapshot.key_pairs.values() if names.is_ours(one.tags, cluster_id, given.uid)]
+    uids = {child.uid for child in children}
+    attached = {
+        one.tags[names.UID_TAG]: frozenset(one.security_group_ids)
+        for one in snapshot.instances.values()
+        if one.state.is_live and one.tags.get(names.UID_TAG) in uids
+    }
+    return ObservedNetwork(
+        account_id=snapshot.account_id,
+        cluster_id=cluster_id,
+        groups=tuple(sorted(groups, key=lambda group: group.name)),
+        key_pairs=tuple(sorted(pairs, key=lambda pair: pair.name)),
+        attached=attached,
+        looked_at=looked_at,
+        missing_for={name: view.missing_for(name) for name in creations.watched(given)},
+    )

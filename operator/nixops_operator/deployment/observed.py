@@ -1,77 +1,34 @@
-"""What a pass over a deployment wants and sees, as values."""
+"""What a pass over a deployment sees, as values. `observe` fills them in; checks and `status` are functions of them.
+
+An error in a part says that nothing is known of it, never that nothing is there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from nixops_operator import names
 from nixops_operator.api.conditions import Condition, Truth, find_condition
-from nixops_operator.api.deployment_spec import NixDeploymentSpec
-from nixops_operator.api.machine_of_deployment import ChildMachine
 from nixops_operator.api.reasons import ConditionType
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import KeyPair, SecurityGroup
-from nixops_operator.facts.kube import Body, Key, Kind
-
-
-@dataclass(frozen=True)
-class Desired:
-    """One NixDeployment as it is declared."""
-
-    key: Key
-    uid: str
-    generation: int
-    is_deleting: bool
-    deleted_at: datetime | None
-    is_paused: bool
-    spec: NixDeploymentSpec
-    children: tuple[ChildMachine, ...]
-    invalid: OperatorError | None  # why `children` could not be worked out
-    reconcile_request: str | None
-    status: Body = field(repr=False)
-
-    @property
-    def account_id(self) -> str | None:
-        """The account in which something of ours may exist; None: nothing was ever made."""
-        return self.status.get("accountId")
-
-    @property
-    def needs_cloud(self) -> bool:
-        return bool(self.spec.key_pairs or self.spec.security_groups) or self.account_id is not None
-
-
-def desired_deployment(
-    body: Body, spec: NixDeploymentSpec, children: tuple[ChildMachine, ...], invalid: OperatorError | None
-) -> Desired:
-    """A NixDeployment's body and parsed spec as what a pass wants."""
-    metadata = body["metadata"]
-    status = body.get("status") or {}
-    annotations = metadata.get("annotations") or {}
-    deleted = metadata.get("deletionTimestamp")
-    request = annotations.get(names.RECONCILE_ANNOTATION) or annotations.get(names.FLUX_RECONCILE_ANNOTATION)
-    return Desired(
-        key=Key(Kind.DEPLOYMENT, metadata["namespace"], metadata["name"]),
-        uid=metadata["uid"],
-        generation=metadata["generation"],
-        is_deleting=deleted is not None,
-        deleted_at=datetime.fromisoformat(deleted) if deleted else None,
-        is_paused=spec.suspend or annotations.get(names.PAUSED_ANNOTATION) == "true",
-        spec=spec,
-        children=children,
-        invalid=invalid,
-        reconcile_request=request if request != status.get("lastHandledReconcileAt") else None,
-        status=status,
-    )
+from nixops_operator.facts.kube import Body, Key, key_of
 
 
 @dataclass(frozen=True)
 class GroupUse:
-    """What keeps a security group from being deleted."""
+    """What keeps a security group from being deleted. `error`: it is not known."""
 
-    interfaces: tuple[str, ...]
-    naming_groups: tuple[str, ...]  # ids of other groups with rules that name it
+    interfaces: tuple[str, ...] = ()
+    naming_groups: tuple[str, ...] = ()  # ids of other groups with rules that name it
+    error: OperatorError | None = None
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no machine's traffic passes it."""
+        return self.error is None and not self.interfaces
 
 
 @dataclass(frozen=True)
@@ -82,14 +39,33 @@ class ObservedNetwork:
     account_id: str = ""
     cluster_id: str = ""
     default_vpc: str | None = None
-    groups: tuple[SecurityGroup, ...] = ()  # all that carry our uid
+    default_vpc_error: OperatorError | None = None
+    groups: tuple[SecurityGroup, ...] = ()  # that carry our cluster and uid; by name
     key_pairs: tuple[KeyPair, ...] = ()
-    uses: Mapping[str, GroupUse] = field(default_factory=dict)  # of groups that are to go: group id → use
+    uses: Mapping[str, GroupUse] = field(default_factory=dict)  # of groups that nothing names: group id → use
+    attached: Mapping[str, frozenset[str]] = field(default_factory=dict)  # child's uid → groups of its live instance
+    looked_at: datetime | None = None  # when the newest complete look at groups and key pairs began
+    missing_for: Mapping[str, timedelta | None] = field(default_factory=dict)
+    """Name of a group or key pair that should be there → how long complete looks in a row have missed it; None: the
+    newest one shows it, or there was none."""
+
+    def use(self, group_id: str) -> GroupUse | None:
+        return self.uses.get(group_id)
+
+    def shows(self, name: str) -> bool:
+        """Whether there is a group of ours with that name or id, or a key pair with that name, in EC2."""
+        return any(name in (thing.name, thing.id) for thing in self.things)
+
+    @property
+    def things(self) -> tuple[SecurityGroup | KeyPair, ...]:
+        """All of them."""
+        return (*self.groups, *self.key_pairs)
 
 
 @dataclass(frozen=True)
 class ObservedKey:
-    """The key behind one entry of keyPairs. `public_key` None: `error` says why, or its Secret is to be generated."""
+    """The private key behind one entry of keyPairs. `public_key` None: `error` says why, or its Secret does not exist
+    and is ours to make."""
 
     public_key: str | None = None
     error: OperatorError | None = None
@@ -97,13 +73,34 @@ class ObservedKey:
 
 @dataclass(frozen=True)
 class ObservedMachine:
-    """One NixMachine that this deployment controls."""
+    """One NixMachine."""
 
     body: Body = field(repr=False)
 
     @property
+    def key(self) -> Key:
+        return key_of(self.body)
+
+    @property
     def name(self) -> str:
         return str(self.body["metadata"]["name"])
+
+    @property
+    def uid(self) -> str:
+        return str(self.body["metadata"]["uid"])
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.body["metadata"].get("labels") or {}
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        return self.body["metadata"].get("annotations") or {}
+
+    @property
+    def machine(self) -> str:
+        """Its name in its deployment."""
+        return self.labels.get(names.MACHINE_LABEL, self.name)
 
     @property
     def is_deleting(self) -> bool:
@@ -117,7 +114,7 @@ class ObservedMachine:
 
     @property
     def ready(self) -> Condition | None:
-        return find_condition(self.body, ConditionType.READY)
+        return self.condition(ConditionType.READY)
 
     @property
     def is_ready(self) -> bool:
@@ -136,19 +133,33 @@ class ObservedMachine:
     def is_paused(self) -> bool:
         return self._says(ConditionType.PAUSED)
 
+    def condition(self, kind: ConditionType) -> Condition | None:
+        return find_condition(self.body, kind)
+
     def _says(self, kind: ConditionType) -> bool:
-        condition = find_condition(self.body, kind)
+        condition = self.condition(kind)
         return condition is not None and condition.status is Truth.TRUE
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """An object that stands where a machine of ours is to be."""
+
+    name: str
+    is_going: bool  # of an earlier life of this deployment, or in deletion: it makes place by itself
+    whose: str  # for people
 
 
 @dataclass(frozen=True)
 class Observed:
     """Everything that one pass sees."""
 
-    network: ObservedNetwork | None  # None: the deployment has nothing in EC2
-    keys: Mapping[str, ObservedKey]  # entry name → key
-    children: tuple[ObservedMachine, ...]  # by name
+    network: ObservedNetwork | None = None  # None: the deployment has nothing in EC2
+    keys: Mapping[str, ObservedKey] = field(default_factory=dict)  # entry name → key; empty on the way out
     going_keys: tuple[str, ...] = ()  # Secrets of keys that are to stay, but would go with the deployment
+    children: tuple[ObservedMachine, ...] = ()  # that this very deployment controls; by name
+    obstacles: Mapping[str, Obstacle] = field(default_factory=dict)  # object's name → what stands there
+    orphans: tuple[str, ...] = ()  # names of machines that were ours and go on living without us; on the way out
 
     def child(self, name: str) -> ObservedMachine | None:
         return next((child for child in self.children if child.name == name), None)

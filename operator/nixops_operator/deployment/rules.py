@@ -1,9 +1,10 @@
-"""Security group rules: what an entry of the spec wants, and what differs from what EC2 has. Pure."""
+"""Security group rules: what an entry of the spec wants, what differs from what EC2 has, and in which order that may
+change. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 
 from nixops_operator.api.deployment_spec import SecurityGroupEntry, SecurityGroupRule
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress, canonical_rule
@@ -11,74 +12,180 @@ from nixops_operator.errors import InvalidSpec
 from nixops_operator.facts.cloud import SecurityGroup
 
 SSH_PORT = 22
+QUOTA = 60
+"""Rules of one direction for IPv4, and as many for IPv6, that a group holds unless the account's quota was raised; a
+rule that names a group or a prefix list counts for both (Amazon VPC User Guide, "Amazon VPC quotas")."""
+
+ALL_IPV6 = Rule(Direction.EGRESS, "-1", None, None, PeerKind.IPV6, "::/0")
+"""The second egress rule that EC2 puts into a new group of a VPC with an IPv6 block."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A rule that names a group of the deployment which does not exist now."""
+
+    place: str
+    group: str
+
+
+@dataclass(frozen=True)
+class WantedRules:
+    """All rules of an entry, canonical. What is wrong with one says nothing of the others."""
+
+    rules: Mapping[Rule, str]  # rule → description
+    places: Mapping[Rule, str]  # rule → its field in the spec
+    accepted: frozenset[Rule] = frozenset()  # neither wanted nor in the way
+    refused: tuple[InvalidSpec, ...] = ()  # rules that EC2 would refuse
+    waiting: tuple[Waiting, ...] = ()
 
 
 @dataclass(frozen=True)
 class RuleChanges:
-    """What makes a group's rules as wanted. Missing ones are added before surplus ones go."""
+    """What makes a group's rules as wanted."""
 
-    missing: Mapping[Rule, str]  # rule → description
-    surplus: tuple[tuple[str, Rule], ...]  # rule id, rule; sorted
-    descriptions: tuple[tuple[str, str], ...]  # rule id → text that differs
+    missing: Mapping[Rule, str] = field(default_factory=dict)  # rule → description
+    surplus: tuple[tuple[str, Rule], ...] = ()  # rule id, rule; sorted
+    descriptions: tuple[tuple[str, str], ...] = ()  # rule id → text that differs
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.surplus or self.descriptions)
 
 
-def wanted_rules(entry: SecurityGroupEntry, group_ids: Mapping[str, str]) -> dict[Rule, str]:
-    """All rules of an entry, canonical, with their descriptions. `group_ids`: entry name → `sg-…`, of groups that
-    exist.
-
-    Raises InvalidSpec where EC2 would refuse a rule, or two say the same with different descriptions.
+def wanted_rules(entry: SecurityGroupEntry, own_id: str, group_ids: Mapping[str, Sequence[str]]) -> WantedRules:
+    """All rules of an entry for its group `own_id`. `group_ids`: entry name → `sg-…`, of groups that exist; while one
+    takes the place of another, an entry has both, and members of either are meant.
     """
-    wanted: dict[Rule, str] = {}
+    found: dict[Rule, str] = {}
+    places: dict[Rule, str] = {}
+    refused: list[InvalidSpec] = []
+    waiting: list[Waiting] = []
     directions = ((Direction.INGRESS, entry.ingress), (Direction.EGRESS, entry.egress or ()))
     for direction, rules in directions:
-        for place, given in enumerate(rules):
-            field = f"spec.securityGroups[{entry.name}].{direction.value}[{place}]"
+        for number, given in enumerate(rules):
+            place = f"spec.securityGroups[{entry.name}].{direction.value}[{number}]"
+            missing = [name for name in given.groups if not name.startswith("sg-") and not group_ids.get(name)]
+            waiting += [Waiting(place, name) for name in missing]
+            peers = _peers(given, own_id, (*group_ids.get(entry.name, ()), own_id), group_ids)
             try:
-                found = list(_canonical(direction, given, group_ids, group_ids[entry.name]))
+                canonical = list(_canonical(direction, given, peers))
             except ValueError as error:
-                raise InvalidSpec(field, str(error)) from None
-            except KeyError as error:
-                raise InvalidSpec(field, f"group {error} is none of spec.securityGroups; name an sg-… id") from None
-            for rule in found:
-                if wanted.setdefault(rule, given.description) != given.description:
-                    raise InvalidSpec(field, "says the same as another rule with another description; keep one of them")
+                refused.append(InvalidSpec(place, str(error)))
+                continue
+            for rule in canonical:
+                places.setdefault(rule, place)
+                if found.setdefault(rule, given.description) != given.description:
+                    message = "says the same as another rule with another description; keep one of them"
+                    refused.append(InvalidSpec(place, message))
     if entry.egress is None:
-        wanted[allow_all_egress()] = ""
-    return wanted
+        found[allow_all_egress()] = ""
+        accepted = frozenset({ALL_IPV6})
+    else:
+        accepted = frozenset()
+    return WantedRules(found, places, accepted, tuple(refused), tuple(waiting))
 
 
-def _canonical(
-    direction: Direction, given: SecurityGroupRule, group_ids: Mapping[str, str], own_id: str
-) -> Iterator[Rule]:
+def _peers(
+    given: SecurityGroupRule, own_id: str, siblings: Sequence[str], group_ids: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[PeerKind, str]]:
+    yield from ((PeerKind.IPV4, cidr) for cidr in given.cidrs)
+    yield from ((PeerKind.IPV6, cidr) for cidr in given.ipv6_cidrs)
+    yield from ((PeerKind.PREFIX_LIST, prefix_list) for prefix_list in given.prefix_lists)
+    for name in given.groups:
+        yield from ((PeerKind.GROUP, peer) for peer in ([name] if name.startswith("sg-") else group_ids.get(name, ())))
+    if given.include_self:
+        yield from ((PeerKind.GROUP, peer) for peer in dict.fromkeys((own_id, *siblings)))
+
+
+def _canonical(direction: Direction, given: SecurityGroupRule, peers: Iterable[tuple[PeerKind, str]]) -> Iterator[Rule]:
     is_icmp = given.icmp_type is not None or given.icmp_code is not None
     ports = (given.icmp_type, given.icmp_code) if is_icmp else (given.from_port, given.to_port)
-    peers: list[tuple[PeerKind, str]] = [(PeerKind.IPV4, cidr) for cidr in given.cidrs]
-    peers += [(PeerKind.IPV6, cidr) for cidr in given.ipv6_cidrs]
-    peers += [(PeerKind.PREFIX_LIST, prefix_list) for prefix_list in given.prefix_lists]
-    peers += [(PeerKind.GROUP, g if g.startswith("sg-") else group_ids[g]) for g in given.groups]
-    if given.include_self:
-        peers.append((PeerKind.GROUP, own_id))
     for kind, peer in peers:
         yield canonical_rule(direction, given.protocol, *ports, kind, peer)
 
 
-def changes(wanted: Mapping[Rule, str], group: SecurityGroup) -> RuleChanges:
+def changes(wanted: WantedRules, group: SecurityGroup) -> RuleChanges:
     """The difference as sets; order and grouping in either side's answer mean nothing."""
     present = {observed.rule: observed for observed in group.rules}
+    kept = wanted.rules.keys() | wanted.accepted
     return RuleChanges(
-        missing={rule: text for rule, text in sorted(wanted.items()) if rule not in present},
-        surplus=tuple(sorted((seen.id, rule) for rule, seen in present.items() if rule not in wanted)),
+        missing={rule: text for rule, text in sorted(wanted.rules.items()) if rule not in present},
+        surplus=tuple(sorted((seen.id, rule) for rule, seen in present.items() if rule not in kept)),
         descriptions=tuple(
             sorted(
-                (seen.id, wanted[rule])
+                (seen.id, wanted.rules[rule])
                 for rule, seen in present.items()
-                if wanted.get(rule, seen.description) != seen.description
+                if rule in wanted.rules and wanted.rules[rule] != seen.description
             )
         ),
     )
+
+
+# --- the order of changes -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Move:
+    """What may change now in one direction of a group: `revoked` goes before `added` comes."""
+
+    revoked: tuple[str, ...] = ()  # rule ids
+    added: tuple[Rule, ...] = ()
+
+
+def next_move(
+    direction: Direction,
+    change: RuleChanges,
+    present: Iterable[Rule],
+    kept: Set[str] = frozenset(),
+    late: Set[str] = frozenset(),
+) -> Move:
+    """The next changes on the way to what is wanted. Missing rules come before surplus ones go; where the quota has no
+    room for both, surplus rules that carry no SSH make room first, then all but one of those that do.
+
+    `kept`: ids of surplus rules that must not go. `late`: of those that go only to make room, and never all of them.
+    """
+    missing = [rule for rule in change.missing if rule.direction is direction]
+    surplus = [one for one in change.surplus if one[1].direction is direction and one[0] not in kept]
+    if not missing:
+        return Move(revoked=tuple(rule_id for rule_id, _ in surplus if rule_id not in late))
+    there = {rule for rule in present if rule.direction is direction}
+    missing.sort(key=lambda rule: not admits_ssh([rule]))
+    revoked = _room_for(missing, there, surplus, late)
+    left = there - {rule for _, rule in revoked}
+    # A set that is over the quota by itself is asked for all the same: the account's quota may be higher.
+    return Move(tuple(rule_id for rule_id, _ in revoked), tuple(_fitting(missing, left) or missing))
+
+
+def _room_for(
+    missing: Sequence[Rule], there: Set[Rule], surplus: Sequence[tuple[str, Rule]], late: Set[str]
+) -> list[tuple[str, Rule]]:
+    """As few surplus rules as make room for all that is missing, those that carry SSH last; of these one stays."""
+    others = [one for one in surplus if one[0] not in late and not admits_ssh([one[1]])]
+    carrying = [one for one in surplus if one not in others]
+    is_carried_on = not late and admits_ssh(there - {rule for _, rule in surplus})
+    revoked: list[tuple[str, Rule]] = []
+    left = set(there)
+    for one in (*others, *(carrying if is_carried_on else carrying[1:])):
+        if _fits([*left, *missing]):
+            break
+        revoked.append(one)
+        left.discard(one[1])
+    return revoked
+
+
+def _fitting(missing: Sequence[Rule], left: Set[Rule]) -> list[Rule]:
+    added: list[Rule] = []
+    for rule in missing:
+        if _fits([*left, *added, rule]):
+            added.append(rule)
+    return added
+
+
+def _fits(rules: Iterable[Rule]) -> bool:
+    rules = list(rules)
+    return all(sum(rule.peer_kind is not other for rule in rules) <= QUOTA for other in (PeerKind.IPV4, PeerKind.IPV6))
+
+
+# --- SSH ----------------------------------------------------------------------------------------------------------
 
 
 def admits_ssh(rules: Iterable[Rule], port: int = SSH_PORT) -> bool:

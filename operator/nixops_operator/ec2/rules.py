@@ -10,6 +10,7 @@ pass through the same functions. One rule has one peer. Sources: EC2 API Referen
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,7 +44,7 @@ class Rule:
 
 
 _NUMBERS = {"6": "tcp", "17": "udp", "1": "icmp", "58": "icmpv6", "all": "-1"}
-ALLOW_ALL_EGRESS_PROTOCOL = "-1"
+ALL_PROTOCOLS = "-1"
 
 
 def canonical_protocol(text: str) -> str:
@@ -94,4 +95,18 @@ def canonical_rule(
 
 def allow_all_egress() -> Rule:
     """The egress rule that EC2 puts into every new group."""
-    return Rule(Direction.EGRESS, ALLOW_ALL_EGRESS_PROTOCOL, None, None, PeerKind.IPV4, "0.0.0.0/0")
+    return Rule(Direction.EGRESS, ALL_PROTOCOLS, None, None, PeerKind.IPV4, "0.0.0.0/0")
+
+
+def admits_port(rules: Iterable[Rule], port: int) -> bool:
+    """Whether any ingress rule lets somebody reach that TCP port."""
+    return any(_covers(rule, port) for rule in rules)
+
+
+def _covers(rule: Rule, port: int) -> bool:
+    if rule.direction is not Direction.INGRESS:
+        return False
+    if rule.protocol == ALL_PROTOCOLS:
+        return True
+    in_range = rule.from_port is not None and rule.to_port is not None and rule.from_port <= port <= rule.to_port
+    return rule.protocol == "tcp" and in_range

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -62,9 +62,9 @@ class LaunchRequest:
     instance_type: str
     subnet_id: str
     user_data: str
-    key_name: str | None
-    security_group_ids: tuple[str, ...]
-    tags: Mapping[str, str]
+    key_name: str | None = None
+    security_group_ids: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
     monitoring: bool = False
 
     def as_json(self) -> str:

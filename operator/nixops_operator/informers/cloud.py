@@ -94,8 +94,9 @@ class _Sweep(Question[Mapping[str, S]]):
     def _settle(self, begun: float, answer: Mapping[str, S]) -> None:
         oldest = begun - ABSENCE_KEPT.total_seconds()
         self._absences = {name: one for name, one in self._absences.items() if one.asked_at > oldest}
+        shown = answer.keys() | {getattr(one, "name", "") for one in answer.values()}
         for name, absence in self._absences.items():
-            if name in answer:
+            if name in shown:
                 absence.first = absence.last = None
             elif begun > absence.counts_from:
                 absence.first, absence.last = (begun if absence.first is None else absence.first), begun
@@ -194,14 +195,16 @@ class CloudInformer:
         if not made:
             return
         for thing in made:
-            self._sweep_of(thing).count_anew_for(thing)
+            for sweep in self._sweeps_of(thing):
+                sweep.count_anew_for(thing)
         for name, question in self._questions.items():
             if name[-1] in (uid, *made):
                 question.count_anew()
 
     def missing_for(self, thing: str) -> timedelta | None:
         """As CloudView.missing_for."""
-        return self._sweep_of(thing).missing_for(thing)
+        spans = [sweep.missing_for(thing) for sweep in self._sweeps_of(thing)]
+        return min((span for span in spans if span is not None), default=None) if None not in spans else None
 
     def written_at(self, uids: Iterable[str]) -> float:
         """When something of `uids` was changed last, in the loop's seconds."""
@@ -228,31 +231,6 @@ class CloudInformer:
             return (ABSENT_FACTS_LAST if answer is None else FACTS_LAST).total_seconds()
 
         return self._question(key, name, ask, Fact, pace)
-
-    # Until no pass waits for EC2 any more: the same answers, waited for.
-
-    async def snapshot(self, uids: frozenset[str]) -> CloudSnapshot:
-        return await self._waited(lambda view: view.snapshot(uids))
-
-    async def architecture(self, instance_type: str) -> str:
-        return await self._waited(lambda view: view.architecture(instance_type))
-
-    async def image(self, image_id: str) -> Image | None:
-        return await self._waited(lambda view: view.image(image_id))
-
-    async def newest_image(self, owner: str, name: str, architecture: str) -> Image | None:
-        return await self._waited(lambda view: view.newest_image(owner, name, architecture))
-
-    async def default_subnet(self) -> Subnet:
-        return await self._waited(lambda view: view.default_subnet())
-
-    async def _waited(self, read: Callable[[CloudView], T]) -> T:
-        view = self.for_key(next(iter(self._watched)))
-        while True:
-            try:
-                return read(view)
-            except NotYet:
-                await asyncio.sleep(0.02)
 
     def _question(
         self,
@@ -282,10 +260,11 @@ class CloudInformer:
     def _forget(self, name: tuple[str, ...]) -> None:
         self._questions.pop(name, None)
 
-    def _sweep_of(self, thing: str) -> _Sweep[Any]:
+    def _sweeps_of(self, thing: str) -> tuple[_Sweep[Any], ...]:
+        """Those that would show a thing of that id or name."""
         if thing.startswith("i-"):
-            return self.instances
-        return self.security_groups if thing.startswith("sg-") else self.key_pairs
+            return (self.instances,)
+        return (self.security_groups,) if thing.startswith("sg-") else (self.security_groups, self.key_pairs)
 
     def _sweeps(self) -> tuple[Question[Any], ...]:
         return (self.account, self.instances, self.security_groups, self.key_pairs)
@@ -318,8 +297,14 @@ class CloudView:
         """As CloudInformer.note_write."""
         self._informer.note_write(uid, *made)
 
-    def account_id(self) -> str:
-        return self._informer.account.read(self._key).answer
+    def since(self, begun: float) -> timedelta:
+        """How long ago a look began."""
+        return timedelta(seconds=asyncio.get_running_loop().time() - begun)
+
+    @property
+    def error(self) -> OperatorError | None:
+        """What hinders looking at instances now; None if nothing does, or nothing is known yet."""
+        return self._informer.account.error or self._informer.instances.error
 
     def snapshot(self, uids: frozenset[str]) -> CloudSnapshot:
         """Everything of the cluster, by looks that began after all own writes to `uids`. Where only instances matter,
@@ -359,7 +344,7 @@ class CloudView:
 
     def missing_for(self, thing: str) -> timedelta | None:
         """From the first to the last of the complete sweeps in a row that missed a thing: an instance or group of that
-        id (`i-…`, `sg-…`), or else a key pair of that name. Zero after one; None where the last one showed it.
+        id (`i-…`, `sg-…`), or else a group or key pair of that name. Zero after one; None where the last one showed it.
 
         Only sweeps count that began after this was asked for first, and after `note_write` named the thing last; None
         while there is none. Never raises.
@@ -399,6 +384,13 @@ class CloudView:
         """As Cloud.get_subnet."""
         cloud = self._informer.cloud
         return self._fact(("subnet", subnet_id), lambda: cloud.get_subnet(subnet_id))
+
+    def default_group(self, vpc_id: str) -> SecurityGroup | None:
+        """The group that EC2 gives instances of a VPC for which none is named (EC2 User Guide, "Default security
+        groups for your VPCs")."""
+        cloud = self._informer.cloud
+        name = ("group", vpc_id, "default")
+        return self._fact(name, lambda: cloud.find_security_group_by_name("default", vpc_id))
 
     def default_subnet(self) -> Subnet:
         """As Cloud.default_subnet."""
@@ -458,14 +450,13 @@ class CloudInformers:
         self._wake = wake
         self._informers: dict[tuple[AwsIdentity, str], CloudInformer] = {}
         self._of_key: dict[Key, tuple[AwsIdentity, str]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
-    async def watch(
-        self, key: Key, uids: frozenset[str], identity: AwsIdentity, region: str, cluster_id: str
-    ) -> CloudInformer:
-        """The informer that `key` uses from now on; an earlier one of another identity is let go."""
+    def view(self, key: Key, uids: frozenset[str], identity: AwsIdentity, region: str, cluster_id: str) -> CloudView:
+        """What `key` reads from now on; an informer of another identity that it used before is let go."""
         of_key = (identity, region)
         if self._of_key.get(key, of_key) != of_key:
-            await self.drop(key)
+            self.drop(key)
         informer = self._informers.get(of_key)
         if informer is None:
             cloud = self._clouds.cloud(identity, region)
@@ -473,20 +464,22 @@ class CloudInformers:
             self._informers[of_key] = informer
         self._of_key[key] = of_key
         informer.watch(key, uids)
-        return informer
+        return informer.for_key(key)
 
-    async def drop(self, key: Key) -> None:
-        """`key` needs no informer any more; one that nobody needs ends."""
+    def drop(self, key: Key) -> None:
+        """`key` needs no informer any more; one that nobody needs ends, and nobody waits for that."""
         of_key = self._of_key.pop(key, None)
         if of_key is None:
             return
         informer = self._informers[of_key]
         informer.unwatch(key)
         if not informer.is_watched:
-            # Before it is waited for: whoever comes meanwhile must not get one that is ending.
             del self._informers[of_key]
-            await informer.close()
+            task = asyncio.get_running_loop().create_task(informer.close(), name=f"end of {informer.where}")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         for key in list(self._of_key):
-            await self.drop(key)
+            self.drop(key)
+        await asyncio.gather(*self._closing, return_exceptions=True)

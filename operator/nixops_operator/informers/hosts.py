@@ -259,6 +259,11 @@ class HostInformers:
             raise Retry(Reason.CONNECT_TIMEOUT, "no connection to the machine now")
         return look
 
+    def last_facts(self, key: Key) -> HostFacts | None:
+        """What the machine has said, if it is connected to now."""
+        look = self._looks.get(key)
+        return look.answer.facts if look is not None else None
+
     def resolve(self, key: Key, name: str) -> tuple[str, ...]:
         """The addresses of a host name, never none: the one that `key` is connected to first, if it is among them, then
         as the port gives them; so a name that shows its addresses in turn cuts no connection. An address is its own.

@@ -1,9 +1,8 @@
 """How a built system becomes the running one: the next move, from what the host itself says. Pure.
 
 The host carries the protocol: a claimed directory, a detached unit that runs `switch-to-configuration test`, a dead
-man's timer that returns to the previous
-system unless a *new* connection confirms in time; profile and boot entry move last. So every move can be found again
-after a crash of either side:
+man's timer that returns to the previous system unless a *new* connection confirms in time; profile and boot entry move
+last. So every move can be found again after a crash of either side:
 
     (nothing) ─ copy ─ intent ─► claim, arm, run ─► switching ─► switched ─ confirm ─► confirmed ─ commit ─► committed
                                                         └────────────┴──► rollingback ─► rolledback
@@ -11,17 +10,22 @@ after a crash of either side:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+from nixops_operator import job_names
 from nixops_operator.api.machine_spec import DriftPolicy
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.errors import Blocked, OperatorError
 from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed, Running
 from nixops_operator.machine import steps
-from nixops_operator.machine.observed import Desired, Observed
-from nixops_operator.verdict import Outcome, Verdict, verdict_of
+from nixops_operator.machine.desired import Desired
+from nixops_operator.machine.observed import Observed
+from nixops_operator.planning import Area, Finding, found_error
+from nixops_operator.verdict import Outcome
+
+HostStep = steps.Activate | steps.Confirm | steps.Commit | steps.RollBack | steps.Adopt | steps.Copy
 
 FOLLOW_EVERY = timedelta(seconds=1)
 LOCK_HELD_EXIT = 11
@@ -35,18 +39,11 @@ LOCK_HELD_WAIT = timedelta(seconds=15)
 _ENDED = (ActivationState.COMMITTED, ActivationState.ROLLED_BACK, ActivationState.FAILED)
 
 
-@dataclass(frozen=True)
-class Move:
-    """What to do next about the running system."""
-
-    verdict: Verdict
-    steps: tuple[steps.Step, ...] = ()
-
-
-def next_move(desired: Desired, observed: Observed, toplevel: str, now: datetime) -> Move | None:
-    """None when `toplevel` runs, is confirmed and is the profile. Needs facts of the host."""
-    facts = observed.host.facts
-    assert facts is not None  # noqa: S101 - the caller checked that the host is reachable
+def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """None when the desired system runs, is confirmed and is the profile."""
+    facts, toplevel = observed.host.facts, observed.toplevel
+    if facts is None or toplevel is None:
+        return None  # the checks before have said why
     running = facts.activation
     if running is not None and running.state not in _ENDED and running.boot_id == facts.boot_id:
         return _go_on(desired, observed, running)
@@ -56,81 +53,82 @@ def next_move(desired: Desired, observed: Observed, toplevel: str, now: datetime
         return refused
     if (waiting := _lock_held(desired, observed, facts, now)) is not None:
         return waiting
-    drift = drift_of(desired, facts, toplevel)
-    if drift is not None and desired.spec.activation.drift_policy is DriftPolicy.REPORT:
-        message = f"{drift[1]}; activation.driftPolicy is Report, so it stays"
-        return Move(Verdict(Outcome.DRIFT_REPORTED, Reason.SYSTEM_DRIFT, message, ConditionType.CONFIGURATION_ACTIVE))
-    return _bring(desired, observed, facts, toplevel, drift)
-
-
-def copy_job_of(desired: Desired, toplevel: str) -> str:
-    """The job that brings a system to this very machine."""
-    return f"copy:{desired.host_id}:{toplevel}"
+    return _bring(desired, observed, facts, toplevel, drift_of(desired, facts, toplevel))
 
 
 def drift_of(desired: Desired, facts: HostFacts, toplevel: str) -> tuple[Reason, str] | None:
     """Why another system than `toplevel` runs although it ran before; None if it never did (then it is simply new)."""
     if not has_run_before(desired, toplevel) or facts.current_system == toplevel:
         return None
-    if facts.profile_system == toplevel and desired.system.get("booted") != facts.booted_system:
+    if facts.profile_system == toplevel and desired.system.booted != facts.booted_system:
         return Reason.BOOT_DRIFT, "the machine booted another system than the declared one"
     return Reason.SYSTEM_DRIFT, "another system than the declared one runs, switched by hand"
 
 
 def has_run_before(desired: Desired, toplevel: str) -> bool:
     """Whether this very system was active and confirmed already, as the status remembers."""
-    return desired.system.get("desired") == toplevel and bool(desired.system.get("activatedAt"))
+    return desired.system.desired == toplevel and desired.system.activated_at is not None
 
 
-def _go_on(desired: Desired, observed: Observed, running: ActivationFacts) -> Move:
+def _go_on(desired: Desired, observed: Observed, running: ActivationFacts) -> Finding:
     """An activation is under way, whoever started it: follow it to its end."""
-    where = observed.host.address
+    where, name = observed.host.address, running.id
     match running.state:
         case ActivationState.PREPARED:
             request = _request(desired, running.toplevel, running.previous, running.attempt)
-            return _on_host(
-                desired, observed, "activate", running.id, Reason.ACTIVATING, f"activating on {where}", request
-            )
+            working = _working(Reason.ACTIVATING, f"activating on {where}", FOLLOW_EVERY)
+            return _on_host(observed, steps.Activate(_job(desired, name, "activate"), "", request), working)
         case ActivationState.SWITCHING if running.is_unit_active:
-            return Move(_working(Reason.ACTIVATING, f"switching to the new system on {where}", FOLLOW_EVERY))
-        case ActivationState.SWITCHING:
-            return _on_host(desired, observed, "rollback", running.id, Reason.ROLLING_BACK, _cut(where))
+            return _working(Reason.ACTIVATING, f"switching to the new system on {where}", FOLLOW_EVERY)
         case ActivationState.SWITCHED:
-            return _on_host(
-                desired, observed, "confirm", running.id, Reason.CONFIRMING, f"reaching {where} over a new connection"
-            )
+            working = _working(Reason.CONFIRMING, f"reaching {where} over a new connection", FOLLOW_EVERY)
+            return _on_host(observed, steps.Confirm(_job(desired, name, "confirm"), name), working)
         case ActivationState.CONFIRMED:
             text = f"making the new system the boot default of {where}"
-            return _on_host(desired, observed, "commit", running.id, Reason.CONFIRMING, text)
-        case _:
-            if running.is_unit_active:
-                return Move(_working(Reason.ROLLING_BACK, f"{where} returns to its previous system", FOLLOW_EVERY))
-            text = f"{where} returns to its previous system"
-            return _on_host(desired, observed, "rollback", running.id, Reason.ROLLING_BACK, text)
+            working = _working(Reason.CONFIRMING, text, FOLLOW_EVERY)
+            return _on_host(observed, steps.Commit(_job(desired, name, "commit"), name), working)
+        case ActivationState.ROLLING_BACK if running.is_unit_active:
+            return _working(Reason.ROLLING_BACK, f"{where} returns to its previous system", FOLLOW_EVERY)
+        case ActivationState.SWITCHING | ActivationState.ROLLING_BACK:
+            is_cut = running.state is ActivationState.SWITCHING
+            text = _cut(where) if is_cut else f"{where} returns to its previous system"
+            working = _working(Reason.ROLLING_BACK, text, FOLLOW_EVERY)
+            return _on_host(observed, steps.RollBack(_job(desired, name, "rollback"), name), working)
+        case ActivationState.COMMITTED | ActivationState.ROLLED_BACK | ActivationState.FAILED:
+            raise AssertionError("an activation that has ended is not followed")
+
+
+def _job(desired: Desired, activation_id: str, action: str) -> str:
+    return job_names.on_host(desired.host_id, activation_id, action)
+
+
+def _on_host(observed: Observed, step: HostStep, working: Finding) -> Finding:
+    return _job_move(observed, step, working) or working
 
 
 def _cut(where: str | None) -> str:
     return f"the activation on {where} was cut; returning to the previous system"
 
 
-def _keep(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Move | None:
+def _keep(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Finding | None:
     """The desired system runs. Profile and boot entry follow it."""
     if facts.profile_system == toplevel and not facts.boot_entry_unsure:
         return None
-    is_drift = has_run_before(desired, toplevel)
-    message = "the system profile points at another system than the declared one"
-    if is_drift and desired.spec.activation.drift_policy is DriftPolicy.REPORT:
-        text = f"{message}; activation.driftPolicy is Report, so it stays"
-        return Move(Verdict(Outcome.IN_SYNC, Reason.PROFILE_DRIFT, text, ConditionType.UP_TO_DATE))
-    job = f"host:{desired.host_id}:adopt:{toplevel}"
-    verdict = Verdict(Outcome.REPAIRING, Reason.PROFILE_DRIFT, f"{message}; putting it back", ConditionType.UP_TO_DATE)
-    return _job_move(observed, steps.Adopt(job, toplevel), job, verdict)
+    found = Finding(
+        Outcome.REPAIRING,
+        Reason.PROFILE_DRIFT,
+        "the system profile points at another system than the declared one",
+        ConditionType.UP_TO_DATE,
+        differs=Area.HOST if has_run_before(desired, toplevel) else None,
+        is_drift=True,
+    )
+    return _job_move(observed, steps.Adopt(job_names.adopt(desired.host_id, toplevel), toplevel), found)
 
 
-def _bad_revision(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Move | None:
+def _bad_revision(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Finding | None:
     """The newest activation was of this very system and ended badly: not again, until something changes."""
     last = facts.activation
-    if last is None or last.toplevel != toplevel or desired.reconcile_request is not None:
+    if last is None or last.toplevel != toplevel or desired.requests.new is not None:
         return None
     if last.state not in (ActivationState.ROLLED_BACK, ActivationState.FAILED):
         return None
@@ -145,10 +143,10 @@ def _bad_revision(desired: Desired, observed: Observed, facts: HostFacts, toplev
     message = (
         f"{how}; {back}. Change the configuration, or ask again with the annotation nixops.dev/reconcile-requested-at"
     )
-    return Move(Verdict(Outcome.STALLED, Reason.ACTIVATION_FAILED, message, ConditionType.CONFIGURATION_ACTIVE))
+    return Finding(Outcome.STALLED, Reason.ACTIVATION_FAILED, message, ConditionType.CONFIGURATION_ACTIVE)
 
 
-def _lock_held(desired: Desired, observed: Observed, facts: HostFacts, now: datetime) -> Move | None:
+def _lock_held(desired: Desired, observed: Observed, facts: HostFacts, now: datetime) -> Finding | None:
     """The last attempt met somebody else's switch-to-configuration: let it end first."""
     last, intent = facts.activation, desired.activation
     if last is None or last.state is not ActivationState.FAILED or last.exit_status != LOCK_HELD_EXIT:
@@ -157,7 +155,7 @@ def _lock_held(desired: Desired, observed: Observed, facts: HostFacts, now: date
         return None
     message = f"somebody else's switch-to-configuration runs on {observed.host.address}; trying again after it"
     condition = ConditionType.CONFIGURATION_ACTIVE
-    return Move(Verdict(Outcome.RETRYING, Reason.ACTIVATING, message, condition, LOCK_HELD_WAIT))
+    return Finding(Outcome.RETRYING, Reason.ACTIVATING, message, condition, look_again=LOCK_HELD_WAIT)
 
 
 def _how_it_ended(last: ActivationFacts) -> str:
@@ -174,25 +172,36 @@ def _how_it_ended(last: ActivationFacts) -> str:
 
 def _bring(
     desired: Desired, observed: Observed, facts: HostFacts, toplevel: str, drift: tuple[Reason, str] | None
-) -> Move:
+) -> Finding:
     """Copy, then write the intent, then tell the host."""
+    found = _next_of_bringing(desired, observed, facts, toplevel, f"{drift[1]}; " if drift is not None else "")
+    if drift is None:
+        return found
+    if desired.spec.activation.drift_policy is DriftPolicy.REPORT:
+        # What putting it back would take does not matter then.
+        found = replace(found, outcome=Outcome.WORKING, reason=Reason.SYSTEM_DRIFT, message=drift[1])
+    return replace(found, differs=Area.HOST, is_drift=True)
+
+
+def _next_of_bringing(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str, says: str) -> Finding:
     where = observed.host.address
-    says = f"{drift[1]}; " if drift is not None else ""
-    copy_job = copy_job_of(desired, toplevel)
+    copy_job = job_names.copy(desired.host_id, toplevel)
     copying = _working(Reason.COPYING, f"{says}copying the system to {where}")
-    if (move := _job_move(observed, steps.Copy(copy_job, toplevel), copy_job, copying)) is not None:
+    if (move := _job_move(observed, steps.Copy(copy_job, toplevel), copying)) is not None:
         return move
     if facts.current_system is None:
         message = f"{where} has no /run/current-system to return to; is NixOS booted there?"
-        return Move(Verdict(Outcome.STALLED, Reason.ACTIVATION_FAILED, message, ConditionType.CONFIGURATION_ACTIVE))
+        return Finding(Outcome.STALLED, Reason.ACTIVATION_FAILED, message, ConditionType.CONFIGURATION_ACTIVE)
     intent = desired.activation
     attempt = intent.attempt if intent is not None else 0
     if intent is not None and intent.toplevel == toplevel and intent.result is None and attempt > facts.highest_attempt:
         request = _request(desired, toplevel, facts.current_system, attempt)
-        activating = f"{says}activating on {where}"
-        return _on_host(desired, observed, "activate", intent.id, Reason.ACTIVATING, activating, request, copy_job)
+        working = _working(Reason.ACTIVATING, f"{says}activating on {where}", FOLLOW_EVERY)
+        return _on_host(observed, steps.Activate(_job(desired, intent.id, "activate"), copy_job, request), working)
     request = _request(desired, toplevel, facts.current_system, 1 + max(attempt, facts.highest_attempt))
-    return Move(_working(Reason.ACTIVATING, f"{says}activating on {where}"), (steps.RecordActivation(request),))
+    return replace(
+        _working(Reason.ACTIVATING, f"{says}activating on {where}"), steps=(steps.RecordActivation(request),)
+    )
 
 
 def _request(desired: Desired, toplevel: str, previous: str, attempt: int) -> ActivationRequest:
@@ -200,53 +209,26 @@ def _request(desired: Desired, toplevel: str, previous: str, attempt: int) -> Ac
     return ActivationRequest(toplevel, previous, attempt, rules.timeout, rules.confirm_timeout)
 
 
-def _on_host(
-    desired: Desired,
-    observed: Observed,
-    action: str,
-    activation_id: str,
-    reason: Reason,
-    message: str,
-    request: ActivationRequest | None = None,
-    copy_job: str = "",
-) -> Move:
-    job = f"host:{desired.host_id}:{activation_id}:{action}"
-    step: steps.Step
-    match action:
-        case "activate":
-            assert request is not None  # noqa: S101 - both callers give one
-            step = steps.Activate(job, copy_job, request)
-        case "confirm":
-            step = steps.Confirm(job, activation_id)
-        case "commit":
-            step = steps.Commit(job, activation_id)
-        case _:
-            step = steps.RollBack(job, activation_id)
-    verdict = _working(reason, message, FOLLOW_EVERY)
-    return _job_move(observed, step, job, verdict) or Move(verdict)
-
-
-def _job_move(observed: Observed, step: steps.Step, job: str, verdict: Verdict) -> Move | None:
-    match observed.jobs.get(job):
+def _job_move(observed: Observed, step: HostStep, working: Finding) -> Finding | None:
+    match observed.jobs.get(step.job):
         case None:
-            return Move(verdict, (step,))
+            return replace(working, steps=(step,))
         case Running(progress, error):
             if error is not None:
-                return Move(_failing(error, verdict))
-            return Move(replace(verdict, message=f"{verdict.message}: {progress}") if progress else verdict)
+                return _failing(error, working)
+            return replace(working, message=f"{working.message}: {progress}") if progress else working
         case Failed(error, is_due):
-            return Move(_failing(error, verdict), (step,) if is_due else ())
+            return replace(_failing(error, working), steps=(step,) if is_due else ())
         case Done():
             return None
 
 
-def _failing(error: OperatorError, verdict: Verdict) -> Verdict:
-    found = verdict_of(error, ConditionType.CONFIGURATION_ACTIVE)
+def _failing(error: OperatorError, working: Finding) -> Finding:
     # A machine that serves goes on serving while its profile refuses to follow.
-    if verdict.outcome is Outcome.REPAIRING and not isinstance(error, Blocked):
-        return replace(verdict, message=f"{verdict.message}: {error.message}")
-    return found
+    if working.outcome is Outcome.REPAIRING and not isinstance(error, Blocked):
+        return replace(working, message=f"{working.message}: {error.message}")
+    return replace(found_error(error, ConditionType.CONFIGURATION_ACTIVE), differs=working.differs)
 
 
-def _working(reason: Reason, message: str, look_again: timedelta | None = None) -> Verdict:
-    return Verdict(Outcome.WORKING, reason, message, ConditionType.CONFIGURATION_ACTIVE, look_again)
+def _working(reason: Reason, message: str, look_again: timedelta | None = None) -> Finding:
+    return Finding(Outcome.WORKING, reason, message, ConditionType.CONFIGURATION_ACTIVE, look_again=look_again)

@@ -7,15 +7,16 @@ from typing import Any
 
 from nixops_operator.api.conditions import Condition, Truth, merge_conditions
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.errors import OperatorError
+from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.host import ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed
-from nixops_operator.machine import activation
-from nixops_operator.machine.observed import Desired, Observed
-from nixops_operator.machine.plan import Plan, differs_in_groups, toplevel_of
+from nixops_operator.machine import activation, system
+from nixops_operator.machine.desired import Desired, Leaving
+from nixops_operator.machine.observed import Observed, ObservedLeaving
+from nixops_operator.planning import Finding, Plan, listed
 from nixops_operator.ready import ready_conditions
-from nixops_operator.verdict import Outcome, Verdict
+from nixops_operator.verdict import Outcome
 
 _CREDENTIAL_REASONS = frozenset(
     {Reason.SECRET_NOT_FOUND, Reason.CREDENTIALS_FORBIDDEN, Reason.AUTH_FAILURE, Reason.EXPIRED, Reason.ACCESS_DENIED}
@@ -31,47 +32,62 @@ _RESULTS = {
     ActivationState.ROLLED_BACK: "RolledBack",
     ActivationState.FAILED: "Failed",
 }
+_OF_STATE = {
+    InstanceState.PENDING: Reason.PENDING,
+    InstanceState.STOPPING: Reason.STOPPING,
+    InstanceState.STOPPED: Reason.STOPPED,
+    InstanceState.SHUTTING_DOWN: Reason.SHUTTING_DOWN,
+    InstanceState.TERMINATED: Reason.TERMINATED,
+}
 
 
 def status(desired: Desired, observed: Observed, plan: Plan, now: datetime) -> dict[str, Any]:
     """The whole status that this pass stands for, except what intents wrote. Keys with None are to be removed."""
     verdict = plan.verdict
-    wanted = _conditions(desired, observed, plan)
-    wanted += ready_conditions(desired.status.get("conditions", ()), desired.generation, verdict, _serves(observed))
-    fields: dict[str, Any] = {
-        "conditions": merge_conditions(desired.status.get("conditions", ()), wanted, now),
-    }
+    previous = desired.status.get("conditions", ())
+    wanted = ready_conditions(previous, desired.generation, verdict, _serves(observed))
+    wanted += _conditions(desired, observed, plan)
+    fields: dict[str, Any] = {"conditions": merge_conditions(previous, wanted, now)}
     if verdict.outcome is not Outcome.SUSPENDED or verdict.is_settled:
         fields["observedGeneration"] = desired.generation
-    if desired.reconcile_request is not None:
-        fields["lastHandledReconcileAt"] = desired.reconcile_request
+    if desired.origin is not None:
+        fields["origin"] = desired.origin.model_dump(by_alias=True)
+    fields |= desired.requests.answered()
     return fields | _infrastructure(desired, observed) | _system(desired, observed, now)
+
+
+def status_leaving(leaving: Leaving, observed: ObservedLeaving, plan: Plan, now: datetime) -> dict[str, Any]:
+    """How the way out stands. What was made is told as it stood, until it is gone."""
+    previous = leaving.status.get("conditions", ())
+    wanted = ready_conditions(previous, leaving.generation, plan.verdict, is_serving=False)
+    error = observed.cloud.error if observed.cloud is not None else None
+    kind = ConditionType.CREDENTIALS_READY
+    if error is not None and not isinstance(error, NotYet):
+        wanted.append(Condition(kind, Truth.FALSE, error.reason, error.message, leaving.generation))
+    return {"conditions": merge_conditions(previous, wanted, now), "observedGeneration": leaving.generation}
 
 
 def _serves(observed: Observed) -> bool:
     """Whether the desired system runs, confirmed: what Ready is about."""
-    if observed.host.facts is None:
+    facts, toplevel = observed.host.facts, observed.toplevel
+    if facts is None:
         return False
-    toplevel = toplevel_of(observed)
-    facts = observed.host.facts
     last = facts.activation
     is_confirmed = last is None or last.boot_id != facts.boot_id or last.state not in _UNCONFIRMED
     return toplevel is not None and facts.current_system == toplevel and not facts.lists_left and is_confirmed
 
 
 def _conditions(desired: Desired, observed: Observed, plan: Plan) -> list[Condition]:
-    found = [_credentials(desired, observed)]
-    verdict = plan.verdict
-    if verdict.outcome is not Outcome.DELETING:
-        found += [
-            _infrastructure_ready(desired, observed, verdict),
-            _reachable(desired, observed),
-            _built(desired, observed),
-            _active(desired, observed, verdict),
-            _up_to_date(desired, observed, verdict),
-        ]
-    if desired.is_paused and not desired.is_deleting:
-        found.append(_is(ConditionType.PAUSED, desired, Reason.SUSPENDED, verdict.message))
+    found = [
+        _credentials(desired, observed),
+        _infrastructure_ready(desired, observed, plan),
+        _reachable(desired, observed),
+        _built(desired, observed),
+        _active(desired, observed, plan),
+        _up_to_date(desired, observed, plan),
+    ]
+    if desired.is_paused:
+        found.append(_is(ConditionType.PAUSED, desired, Reason.SUSPENDED, plan.verdict.message))
     return found
 
 
@@ -93,29 +109,32 @@ def _credentials(desired: Desired, observed: Observed) -> Condition:
     for error in errors:
         if error is not None and error.reason in _CREDENTIAL_REASONS:
             return _is_not(kind, desired, error.reason, error.message)
+    if observed.cloud is not None and observed.cloud.error is not None:
+        # EC2 did not answer, or not yet: that says nothing of the credentials.
+        return _is_unknown(kind, desired, observed.cloud.error.reason, observed.cloud.error.message)
     return _is(kind, desired)
 
 
-def _infrastructure_ready(desired: Desired, observed: Observed, verdict: Verdict) -> Condition:
+def _told(finding: Finding, kind: ConditionType, desired: Desired) -> Condition:
+    """What a finding says of a condition; what was not looked at yet is unknown."""
+    say = _is_unknown if finding.is_first_look else _is_not
+    return say(kind, desired, finding.reason, finding.message)
+
+
+def _infrastructure_ready(desired: Desired, observed: Observed, plan: Plan) -> Condition:
     kind = ConditionType.INFRASTRUCTURE_READY
     cloud = observed.cloud
     if cloud is None:
         return _is(kind, desired, message="a given host")
-    if verdict.condition is kind:
-        return _is_not(kind, desired, verdict.reason, verdict.message)
+    if (found := plan.worst(kind)) is not None:
+        return _told(found, kind, desired)
     if cloud.error is not None:
         return _is_unknown(kind, desired, cloud.error.reason, cloud.error.message)
-    instance = cloud.instance(desired.launch.instance_id) if desired.launch else None
+    instance = cloud.instance(desired.instance_id)
     if instance is None:
         return _is_not(kind, desired, Reason.LAUNCH_PENDING, "no instance yet")
     if instance.state is not InstanceState.RUNNING:
-        reason = {
-            InstanceState.PENDING: Reason.PENDING,
-            InstanceState.STOPPING: Reason.STOPPING,
-            InstanceState.STOPPED: Reason.STOPPED,
-            InstanceState.SHUTTING_DOWN: Reason.SHUTTING_DOWN,
-            InstanceState.TERMINATED: Reason.TERMINATED,
-        }.get(instance.state, Reason.PENDING)
+        reason = _OF_STATE.get(instance.state, Reason.PENDING)
         return _is_not(kind, desired, reason, f"{instance.id} is {instance.state.value}")
     return _is(kind, desired, message=f"{instance.id} runs")
 
@@ -125,70 +144,68 @@ def _reachable(desired: Desired, observed: Observed) -> Condition:
     host = observed.host
     if host.facts is not None:
         return _is(kind, desired)
-    if host.error is not None and host.error.reason not in _CREDENTIAL_REASONS:
+    if host.error is not None and not isinstance(host.error, NotYet) and host.error.reason not in _CREDENTIAL_REASONS:
         return _is_not(kind, desired, host.error.reason, host.error.message)
     return _is_unknown(kind, desired, Reason.WAITING_FOR_SSH, "no connection yet")
 
 
 def _built(desired: Desired, observed: Observed) -> Condition:
     kind = ConditionType.CONFIGURATION_BUILT
-    system = observed.system
-    if system.error is not None:
-        return _is_not(kind, desired, system.error.reason, system.error.message)
-    evaluation = observed.jobs.get(system.evaluate_job)
+    error = observed.system.error
+    if error is not None:
+        say = _is_unknown if isinstance(error, NotYet) else _is_not
+        return say(kind, desired, error.reason, error.message)
+    evaluation = observed.jobs.get(observed.system.evaluate_job)
     if isinstance(evaluation, Failed):
         return _is_not(kind, desired, evaluation.error.reason, evaluation.error.message)
-    if not isinstance(evaluation, Done):
+    step = system.build_step(observed)
+    if step is None or observed.evaluation is None:
         return _is_unknown(kind, desired, Reason.EVALUATING, "the configuration is not evaluated yet")
-    build = observed.jobs.get(f"build:{evaluation.result.drv_path}")
+    build = observed.jobs.get(step.job)
     if isinstance(build, Failed):
         return _is_not(kind, desired, build.error.reason, build.error.message)
     if not isinstance(build, Done):
         return _is_unknown(kind, desired, Reason.BUILDING, "the system is not built yet")
-    return _is(kind, desired, message=", ".join(evaluation.result.warnings)[:300])
+    return _is(kind, desired, message=", ".join(observed.evaluation.warnings)[:300])
 
 
-def _active(desired: Desired, observed: Observed, verdict: Verdict) -> Condition:
+def _active(desired: Desired, observed: Observed, plan: Plan) -> Condition:
     kind = ConditionType.CONFIGURATION_ACTIVE
     if _serves(observed):
         return _is(kind, desired)
-    facts = observed.host.facts
-    if verdict.reason is Reason.ACTIVATION_FAILED and verdict.condition is kind:
+    facts, found = observed.host.facts, plan.worst(kind)
+    if found is not None and found.reason is Reason.ACTIVATION_FAILED:
         last = facts.activation if facts is not None else None
         is_back = last is not None and last.state is ActivationState.ROLLED_BACK
         reason = Reason.ROLLED_BACK if is_back else Reason.ACTIVATION_FAILED
-        return _is_not(kind, desired, reason, verdict.message)
-    if verdict.condition is kind:
-        return _is_not(kind, desired, verdict.reason, verdict.message)
+        return _is_not(kind, desired, reason, found.message)
+    if found is not None:
+        return _is_not(kind, desired, found.reason, found.message)
     if facts is None:
         return _is_unknown(kind, desired, Reason.WAITING_FOR_SSH, "the machine cannot be looked at now")
+    if observed.toplevel is None:
+        # What is declared is not known: what runs can be neither it nor something else.
+        return _is_unknown(kind, desired, Reason.EVALUATING, "the declared system is not known now")
     return _is_not(kind, desired, Reason.ACTIVATING, "another system than the declared one runs")
 
 
-def _up_to_date(desired: Desired, observed: Observed, verdict: Verdict) -> Condition:
+def _up_to_date(desired: Desired, observed: Observed, plan: Plan) -> Condition:
+    """All differences, in cloud and on the host; True only once everything was looked at. What counts at the next
+    launch only is told beside it."""
     kind = ConditionType.UP_TO_DATE
-    if verdict.condition is kind:
-        return _is_not(kind, desired, verdict.reason, verdict.message)
-    toplevel, facts = toplevel_of(observed), observed.host.facts
-    if toplevel is not None and facts is not None:
-        drift = activation.drift_of(desired, facts, toplevel)
-        if drift is not None:
-            return _is_not(kind, desired, *drift)
-    cloud = observed.cloud
-    instance = cloud.instance(desired.launch.instance_id) if cloud is not None and desired.launch else None
-    if cloud is not None and instance is not None:
-        if differs_in_groups(instance, cloud):
-            return _is_not(kind, desired, Reason.SECURITY_GROUP_DRIFT, f"{instance.id} is in other security groups")
-        ec2 = desired.spec.target.ec2
-        if ec2 is not None and instance.instance_type != ec2.instance_type:
-            message = (
-                f"{instance.id} is a {instance.instance_type}, the spec says {ec2.instance_type}; "
-                "a running instance keeps its type: delete this machine to get the other"
-            )
-            return _is_not(kind, desired, Reason.CHANGE_FORBIDDEN, message)
-    if not _serves(observed):
-        return _is_unknown(kind, desired, verdict.reason, verdict.message)
-    return _is(kind, desired)
+    facts, toplevel = observed.host.facts, observed.toplevel
+    differing = [one for one in plan.differences if one.condition is not ConditionType.CONFIGURATION_ACTIVE]
+    told = [(one.outcome.severity, one.reason, one.message) for one in differing]
+    drift = activation.drift_of(desired, facts, toplevel) if facts is not None and toplevel is not None else None
+    if drift is not None:
+        told.append((Outcome.DRIFT_REPORTED.severity, *drift))
+    if told:
+        _, reason, _ = max(told, key=lambda one: one[0])
+        return _is_not(kind, desired, reason, listed(message for _, _, message in told))
+    if not _serves(observed) or plan.verdict.outcome in (Outcome.STALLED, Outcome.RETRYING):
+        return _is_unknown(kind, desired, plan.verdict.reason, plan.verdict.message)
+    notes = [one.message for one in plan.findings if one.outcome is Outcome.IN_SYNC and one.condition is kind]
+    return _is(kind, desired, message=listed(notes))
 
 
 def _infrastructure(desired: Desired, observed: Observed) -> dict[str, Any]:
@@ -197,7 +214,7 @@ def _infrastructure(desired: Desired, observed: Observed) -> dict[str, Any]:
     cloud, host = observed.cloud, observed.host
     instance = None
     if cloud is not None and cloud.error is None:
-        instance = cloud.instance(desired.launch.instance_id) if desired.launch else None
+        instance = cloud.instance(desired.instance_id)
         if instance is not None:
             fields["providerID"] = f"aws:///{instance.zone}/{instance.id}"
             fields["instance"] = {
@@ -222,22 +239,22 @@ def _infrastructure(desired: Desired, observed: Observed) -> dict[str, Any]:
 
 
 def _system(desired: Desired, observed: Observed, now: datetime) -> dict[str, Any]:
-    facts, toplevel = observed.host.facts, toplevel_of(observed)
-    system: dict[str, Any] = dict(desired.system)
-    if toplevel is not None and system.get("desired") != toplevel:
-        system["desired"] = toplevel
-        system.pop("activatedAt", None)
+    facts, toplevel = observed.host.facts, observed.toplevel
+    systems: dict[str, Any] = dict(desired.status.get("system") or {})
+    if toplevel is not None and systems.get("desired") != toplevel:
+        systems["desired"] = toplevel
+        systems.pop("activatedAt", None)
     fields: dict[str, Any] = {}
     if observed.system.input is not None:
         fields["configuration"] = {"revision": observed.system.evaluate_job.removeprefix("evaluate:")[:12]}
     if facts is not None:
-        system |= _links(facts)
-        system["stateVersion"] = desired.system.get("stateVersion") or facts.state_version or facts.version_id
+        systems |= _links(facts)
+        systems["stateVersion"] = desired.system.state_version or facts.state_version or facts.version_id
         if _serves(observed) and facts.profile_system == toplevel:
-            system.setdefault("activatedAt", now.strftime("%Y-%m-%dT%H:%M:%SZ"))
+            systems.setdefault("activatedAt", now.strftime("%Y-%m-%dT%H:%M:%SZ"))
         fields |= _activation_result(desired, facts)
-    if system:
-        fields["system"] = {key: value for key, value in system.items() if value is not None}
+    if systems:
+        fields["system"] = {key: value for key, value in systems.items() if value is not None}
     return fields
 
 

@@ -1,46 +1,76 @@
-"""What a pass may do, as values. Each is one short effect, or the start of a job; `apply` carries them out and decides
-nothing."""
+"""What a pass over a machine may do, as values; `apply` carries them out. Each says what must have been written down
+before it, and why it may be repeated."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar
 
 from nixops_operator import retain
-from nixops_operator.facts.host import ActivationRequest
-from nixops_operator.machine.observed import LaunchIntent, LaunchParameters, SystemInput
+from nixops_operator.api.status import LaunchStatus
+from nixops_operator.facts.host import ActivationRequest, HostOwner
+from nixops_operator.step import Identity, Step
+
+if TYPE_CHECKING:
+    from nixops_operator.machine.attributes import Declared
+    from nixops_operator.machine.observed import SystemInput
+
+# --- the instance -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class RecordAccount:
+class RecordAccount(Step):
     """Write down the account before anything is made in it: without this, deletion needs no credentials."""
 
     account_id: str
 
 
 @dataclass(frozen=True)
-class RecordLaunch:
+class RecordLaunch(Step):
     """Freeze the whole request in a Secret, then write the intent. Nothing is asked of EC2 yet."""
 
     first_attempt: int
     account_id: str
-    parameters: LaunchParameters
+    declared: Declared
+    restarts: int | None = None  # how often it was started of late, this time included; None: it is the first life
 
-    gate = "launch"
+    @property
+    def held_with(self) -> tuple[Identity, ...]:
+        return (LAUNCH,)  # what EC2 refused is not frozen anew before its time, either
 
 
 @dataclass(frozen=True)
-class Launch:
+class RecordCall(Step):
+    """Write down that the attempt is about to be asked for (again): from now on it may have made something."""
+
+    attempt: int
+
+    @property
+    def held_with(self) -> tuple[Identity, ...]:
+        return (LAUNCH,)
+
+
+@dataclass(frozen=True)
+class Launch(Step):
     """RunInstances with what the intent froze, never with today's spec: EC2 ties a token to the parameters it came
     with."""
 
-    intent: LaunchIntent
+    intent: LaunchStatus
 
-    gate = "launch"  # what EC2 refused is not frozen anew before its time, either
+
+LAUNCH: Identity = ("Launch",)
 
 
 @dataclass(frozen=True)
-class RecordInstance:
+class CloseLaunch(Step):
+    """The attempt is proven to have made nothing that lives: the next launch may be another attempt."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class RecordInstance(Step):
     """Write down the id of an instance that EC2 shows and the status does not (its reply was lost, or the status
     was)."""
 
@@ -49,10 +79,9 @@ class RecordInstance:
 
 
 @dataclass(frozen=True)
-class PinHostKey:
+class PinHostKey(Step):
     """Pin the host key that the instance got with its user data, then remove the launch Secrets, which hold its private
-    half.
-    `is_pinned`: only the removal is left."""
+    half. `is_pinned`: only the removal is left."""
 
     instance_id: str
     attempt: int
@@ -60,59 +89,135 @@ class PinHostKey:
 
 
 @dataclass(frozen=True)
-class StartInstance:
+class RecordRestart(Step):
+    """Count a start before it is asked for; a crash in between counts one too many."""
+
+    count: int
+
+    @property
+    def held_with(self) -> tuple[Identity, ...]:
+        return (("StartInstance",),)
+
+
+@dataclass(frozen=True)
+class ForgetRestarts(Step):
+    """It has run undisturbed for long enough."""
+
+
+@dataclass(frozen=True)
+class StartInstance(Step):
     instance_id: str
 
 
 @dataclass(frozen=True)
-class SetSecurityGroups:
+class SetSecurityGroups(Step):
     instance_id: str
     group_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class TerminateInstance:
-    """Only after a fresh quorum read shows that the object is in deletion."""
+class RecordTagKeys(Step):
+    """Write down which tags are ours before they are set, so that those that leave the spec can be taken off."""
 
-    instance_id: str
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class RetainInstance:
+class SetTags(Step):
+    instance_id: str
+    tags: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class RemoveTags(Step):
+    instance_id: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SetMonitoring(Step):
+    instance_id: str
+    enabled: bool
+
+
+@dataclass(frozen=True)
+class TerminateInstance(Step):
+    """Only after a fresh quorum read shows that the object is in deletion and is not to be retained, and a fresh look
+    that the instance carries our tags."""
+
+    instance_id: str
+
+    @property
+    def subject(self) -> Identity:
+        return (self.instance_id,)
+
+
+@dataclass(frozen=True)
+class RetainInstance(Step):
     """Tag it as let go; it is not ours any more."""
 
     instance_id: str
 
-    blocked_hold = retain.LOOK_AGAIN
+    blocked_hold: ClassVar[timedelta | None] = retain.LOOK_AGAIN
+
+    @property
+    def subject(self) -> Identity:
+        return (self.instance_id,)
+
+
+# --- the host -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class OwnHost(Step):
+    """Write on a given host whose it is; two machines on one host would undo each other's systems for ever."""
+
+    job: str
+    owner: HostOwner
+    instead_of: HostOwner | None = None
+
+
+@dataclass(frozen=True)
+class DisownHost(Step):
+    """Take that off again. Best effort: a host that does not answer is let go of all the same."""
+
+    job: str
+
+
+# --- the system ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluate(Step):
     job: str
     input: SystemInput
 
+    is_harmless: ClassVar[bool] = True
+
 
 @dataclass(frozen=True)
-class Build:
+class Build(Step):
     job: str
     drv_path: str
 
+    is_harmless: ClassVar[bool] = True
+
 
 @dataclass(frozen=True)
-class Copy:
+class Copy(Step):
     job: str
     toplevel: str
 
 
 @dataclass(frozen=True)
-class RecordActivation:
+class RecordActivation(Step):
     """Write the intent; the host is told afterwards, and by the same id after a crash."""
 
     request: ActivationRequest
 
 
 @dataclass(frozen=True)
-class Activate:
+class Activate(Step):
     """Root, claim, arm the dead man's timer, start the detached unit."""
 
     job: str
@@ -121,7 +226,7 @@ class Activate:
 
 
 @dataclass(frozen=True)
-class Confirm:
+class Confirm(Step):
     """Reach the host over a new connection and say so."""
 
     job: str
@@ -129,13 +234,13 @@ class Confirm:
 
 
 @dataclass(frozen=True)
-class Commit:
+class Commit(Step):
     job: str
     activation_id: str
 
 
 @dataclass(frozen=True)
-class Adopt:
+class Adopt(Step):
     """The desired system runs already: make it profile and boot entry."""
 
     job: str
@@ -143,29 +248,6 @@ class Adopt:
 
 
 @dataclass(frozen=True)
-class RollBack:
+class RollBack(Step):
     job: str
     activation_id: str
-
-
-Step = (
-    RecordAccount
-    | RecordLaunch
-    | Launch
-    | RecordInstance
-    | PinHostKey
-    | StartInstance
-    | SetSecurityGroups
-    | TerminateInstance
-    | RetainInstance
-    | Evaluate
-    | Build
-    | Copy
-    | RecordActivation
-    | Activate
-    | Confirm
-    | Commit
-    | Adopt
-    | RollBack
-)
-Steps = Sequence[Step]

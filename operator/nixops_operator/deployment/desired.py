@@ -1,0 +1,219 @@
+"""What one NixDeployment asks for, and what its status remembers. Pure.
+
+An object in deletion is read as Leaving: what was made must go whatever the spec says now, so only the little that the
+way out needs is taken from it, and nothing there can be wrong.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from nixops_operator import names
+from nixops_operator.api.deployment_spec import NixDeploymentSpec
+from nixops_operator.api.machine_of_deployment import ChildMachine, machines_of
+from nixops_operator.api.machine_spec import AwsSettings, DeletionPolicy
+from nixops_operator.api.parse import deletion_view, parse_deployment
+from nixops_operator.api.status import CreationStatus, KeyPairStatus, RevisionStatus, SecurityGroupStatus, read
+from nixops_operator.deployment.revision import revision_of
+from nixops_operator.errors import InvalidSpec
+from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.ready import was_reached
+from nixops_operator.requests import Requests, requests_of
+
+
+def creations_of(status: Body) -> tuple[CreationStatus, ...]:
+    """The creations that a deployment's status lists."""
+    found = (read(CreationStatus, one) for one in status.get("creations") or ())
+    return tuple(one for one in found if one is not None)
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """What both forms take from the status."""
+
+    key: Key
+    uid: str
+    generation: int
+    status: Body = field(repr=False)
+
+    @property
+    def account_id(self) -> str | None:
+        """The account in which something of ours may exist; None: nothing was ever made."""
+        return self.status.get("accountId")
+
+    @cached_property
+    def creations(self) -> tuple[CreationStatus, ...]:
+        """What was asked of EC2 and had not been shown by it."""
+        return creations_of(self.status)
+
+    @cached_property
+    def key_pairs(self) -> tuple[KeyPairStatus, ...]:
+        """The key pairs that EC2 has shown, one for each entry."""
+        found = (read(KeyPairStatus, one) for one in self.status.get("keyPairs") or ())
+        return tuple(one for one in found if one is not None)
+
+    @cached_property
+    def security_groups(self) -> tuple[SecurityGroupStatus, ...]:
+        """The groups that EC2 has shown, one for each entry."""
+        found = (read(SecurityGroupStatus, one) for one in self.status.get("securityGroups") or ())
+        return tuple(one for one in found if one is not None)
+
+
+@dataclass(frozen=True)
+class Desired(_Remembered):
+    """One NixDeployment as it is declared."""
+
+    is_paused: bool
+    spec: NixDeploymentSpec
+    children: tuple[ChildMachine, ...]
+    invalid: InvalidSpec | None  # why `children` could not be worked out
+    revision: str  # short hash of all children's specs
+    requests: Requests  # to look now
+
+    @property
+    def aws(self) -> AwsSettings:
+        return self.spec.aws
+
+    @property
+    def needs_cloud(self) -> bool:
+        return bool(self.spec.key_pairs or self.spec.security_groups) or self.account_id is not None
+
+    @property
+    def was_reached(self) -> bool:
+        """Whether this very generation was ready once; what differs then is drift."""
+        return was_reached(self.status, self.generation)
+
+    @property
+    def known_revision(self) -> RevisionStatus:
+        return read(RevisionStatus, self.status.get("revision")) or RevisionStatus()
+
+
+@dataclass(frozen=True)
+class Leaving(_Remembered):
+    """One NixDeployment in deletion."""
+
+    deleted_at: datetime
+    deletion_policy: DeletionPolicy | None  # None: nobody can read whether things are to be kept, so they are
+    kept_machines: frozenset[str]  # names of entries that say Retain for themselves
+    ended_machines: frozenset[str]  # names of entries that say Delete for themselves
+    aws: AwsSettings | None  # None: nobody can read it
+    is_orphaning: bool  # the garbage collector is still taking us off our machines (`--cascade=orphan`)
+
+    @property
+    def needs_cloud(self) -> bool:
+        return self.account_id is not None
+
+    @property
+    def retains(self) -> bool:
+        return self.deletion_policy is not DeletionPolicy.DELETE
+
+
+PARSED_KEPT = 512
+"""Deployments; each holds the parsed specs of up to 256 machines, and is parsed again in some 100 ms."""
+
+
+class ParsedSpecs:
+    """Specs, parsed once per generation: a pass over a deployment must not cost what all its machines' specs cost."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Key, tuple[tuple[str, int], _Parsed | InvalidSpec]] = OrderedDict()
+
+    def of(self, key: Key, body: Body) -> _Parsed:
+        """Raises InvalidSpec, as remembered."""
+        version = body["metadata"]["uid"], body["metadata"]["generation"]
+        known = self._known.get(key)
+        if known is None or known[0] != version:
+            known = version, _parse(body)
+            self._known[key] = known
+            if len(self._known) > PARSED_KEPT:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        if isinstance(known[1], InvalidSpec):
+            raise known[1].with_traceback(None)
+        return known[1]
+
+    def forget(self, key: Key) -> None:
+        self._known.pop(key, None)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    spec: NixDeploymentSpec
+    children: tuple[ChildMachine, ...]
+    invalid: InvalidSpec | None
+    revision: str
+
+
+def _parse(body: Body) -> _Parsed | InvalidSpec:
+    try:
+        spec = parse_deployment(body)
+    except InvalidSpec as error:
+        return error
+    try:
+        children = machines_of(body)
+    except InvalidSpec as error:
+        return _Parsed(spec, (), error, "")
+    return _Parsed(spec, children, None, revision_of(children))
+
+
+def read_deployment(body: Body, parsed: ParsedSpecs) -> Desired | Leaving:
+    """A NixDeployment's body as a pass takes it. Raises InvalidSpec for a living one that this release refuses."""
+    metadata = body["metadata"]
+    status = body.get("status") or {}
+    key = Key(Kind.DEPLOYMENT, metadata["namespace"], metadata["name"])
+    if metadata.get("deletionTimestamp"):
+        return _leaving(body, key, status)
+    found = parsed.of(key, body)
+    annotations = metadata.get("annotations") or {}
+    return Desired(
+        key=key,
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        status=status,
+        is_paused=found.spec.suspend or annotations.get(names.PAUSED_ANNOTATION) == "true",
+        spec=found.spec,
+        children=found.children,
+        invalid=found.invalid,
+        revision=found.revision,
+        requests=requests_of(annotations, status),
+    )
+
+
+def _leaving(body: Body, key: Key, status: Body) -> Leaving:
+    metadata = body["metadata"]
+    view = deletion_view(body)
+    own = _own_policies(body.get("spec") or {})
+    return Leaving(
+        key=key,
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        status=status,
+        deleted_at=datetime.fromisoformat(metadata["deletionTimestamp"]),
+        deletion_policy=view.policy,
+        kept_machines=frozenset(name for name, policy in own.items() if policy == DeletionPolicy.RETAIN),
+        ended_machines=frozenset(name for name, policy in own.items() if policy == DeletionPolicy.DELETE),
+        aws=view.aws,
+        is_orphaning=ORPHAN_FINALIZER in (metadata.get("finalizers") or ()),
+    )
+
+
+ORPHAN_FINALIZER = "orphan"
+"""The API server puts it on an object that is deleted with `--cascade=orphan`; the garbage collector removes it once no
+dependent names the object as an owner (Kubernetes, "Garbage Collection")."""
+
+
+def _own_policies(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Entry of `machines` → the deletionPolicy that it, or `defaults`, says. Whatever else is wrong with the spec."""
+    defaults = spec.get("defaults")
+    common = defaults.get("deletionPolicy") if isinstance(defaults, Mapping) else None
+    entries = spec.get("machines")
+    return {
+        str(entry.get("name")): entry.get("deletionPolicy", common)
+        for entry in (entries if isinstance(entries, list) else ())
+        if isinstance(entry, Mapping)
+    }

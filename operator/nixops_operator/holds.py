@@ -1,0 +1,74 @@
+"""Steps that failed are not taken again before their time. Per object and step identity; in memory only.
+
+A hold grows from one failure to the next of the same identity, whatever succeeded beside it, and ends with success or
+with an edit of the spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+from nixops_operator.errors import Blocked, OperatorError, Retry
+from nixops_operator.step import Identity, Step
+
+K = TypeVar("K", bound=Hashable)
+
+FIRST_HOLD = timedelta(seconds=2)
+LONGEST_HOLD = timedelta(minutes=5)
+BLOCKED_HOLD = timedelta(minutes=10)
+"""What needs a person is tried again this slowly, or at once after an edit."""
+
+
+@dataclass(frozen=True)
+class _Hold:
+    generation: int
+    error: OperatorError
+    until: float  # the loop's seconds
+    failures: int
+
+
+class Holds(Generic[K]):
+    """Time is the event loop's, in seconds."""
+
+    def __init__(self) -> None:
+        self._holds: dict[K, dict[Identity, _Hold]] = {}
+
+    def held(self, key: K, generation: int, step: Step, now: float) -> OperatorError | None:
+        """Why the step has to wait; None: it may be taken."""
+        holds = self._holds.get(key, {})
+        for identity in (step.identity, *step.held_with):
+            hold = holds.get(identity)
+            if hold is not None and hold.generation == generation and now < hold.until:
+                return hold.error
+        return None
+
+    def failed(self, key: K, generation: int, step: Step, error: OperatorError, now: float) -> timedelta:
+        """Hold the step; returns for how long."""
+        holds = self._holds.setdefault(key, {})
+        known = holds.get(step.identity)
+        failures = known.failures + 1 if known is not None and known.generation == generation else 1
+        wait = _wait(step, error, failures)
+        holds[step.identity] = _Hold(generation, error, now + wait.total_seconds(), failures)
+        return wait
+
+    def succeeded(self, key: K, step: Step) -> None:
+        """The next failure of this identity starts again at the shortest hold."""
+        holds = self._holds.get(key)
+        if holds is not None:
+            holds.pop(step.identity, None)
+
+    def forget(self, key: K) -> None:
+        self._holds.pop(key, None)
+
+
+def _wait(step: Step, error: OperatorError, failures: int) -> timedelta:
+    if isinstance(error, Blocked):
+        return step.blocked_hold or BLOCKED_HOLD
+    growing: timedelta = min(FIRST_HOLD * 2 ** min(failures - 1, 10), LONGEST_HOLD)
+    if isinstance(error, Retry) and error.after is not None:
+        # The adapter's advice is about this one answer; what goes on being refused is asked for less and less.
+        return max(error.after, growing)
+    return growing

@@ -1,0 +1,151 @@
+"""What one NixMachine asks for, and what its status remembers of our own intents. Pure.
+
+An object in deletion is read as Leaving: what was made must go whatever the spec says now, so only the little that the
+way out needs is taken from it, and nothing there can be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from nixops_operator import names
+from nixops_operator.api.machine_spec import AwsSettings, DeletionPolicy, NixMachineSpec
+from nixops_operator.api.parse import DeletionView, deletion_view, parse_machine
+from nixops_operator.api.status import ActivationStatus, LaunchStatus, OriginStatus, RestartsStatus, SystemStatus, read
+from nixops_operator.facts.kube import Body, Key, Kind, controller_of
+from nixops_operator.requests import Requests, requests_of
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """What both forms take from the status."""
+
+    key: Key
+    uid: str
+    generation: int
+    status: Body = field(repr=False)
+
+    @cached_property
+    def launch(self) -> LaunchStatus | None:
+        """The last launch that was, or is about to be, asked of EC2."""
+        return read(LaunchStatus, self.status.get("launch"))
+
+    @property
+    def instance_id(self) -> str | None:
+        """Of the instance that the launch gave, once it is written down."""
+        return self.launch.instance_id if self.launch is not None else None
+
+    @cached_property
+    def activation(self) -> ActivationStatus | None:
+        """What the host was, or is about to be, told to do."""
+        return read(ActivationStatus, self.status.get("activation"))
+
+    @cached_property
+    def system(self) -> SystemStatus:
+        """What is known of the machine's systems; all absent before the first look."""
+        return read(SystemStatus, self.status.get("system")) or SystemStatus()
+
+    @cached_property
+    def restarts(self) -> RestartsStatus | None:
+        return read(RestartsStatus, self.status.get("restarts"))
+
+    @property
+    def account_id(self) -> str | None:
+        """The account in which something of ours may exist; None: nothing was ever made."""
+        return self.status.get("accountId")
+
+    @property
+    def host_id(self) -> str:
+        """Names one life of the machine: another instance has another disk, and nothing of the old one holds for it."""
+        return self.instance_id or self.uid
+
+
+@dataclass(frozen=True)
+class Desired(_Remembered):
+    """One NixMachine as it is declared."""
+
+    is_paused: bool
+    spec: NixMachineSpec
+    machine: str  # its name in its deployment; the configuration's `name`
+    deployment: str  # the deployment's name; its own if it has none
+    deployment_uid: str | None  # of the NixDeployment that controls it, or did before it was orphaned
+    requests: Requests  # to look now
+
+    @property
+    def uids(self) -> frozenset[str]:
+        """Whose things in EC2 concern this machine."""
+        return frozenset(filter(None, (self.uid, self.deployment_uid)))
+
+    @property
+    def origin(self) -> OriginStatus | None:
+        if self.deployment_uid is None:
+            return None
+        return OriginStatus(deployment=self.deployment, uid=self.deployment_uid, machine=self.machine)
+
+
+@dataclass(frozen=True)
+class Leaving(_Remembered):
+    """One NixMachine in deletion."""
+
+    deleted_at: datetime
+    deletion_policy: DeletionPolicy
+    aws: AwsSettings
+
+    @property
+    def uids(self) -> frozenset[str]:
+        return frozenset({self.uid})
+
+
+def read_machine(body: Body, *, has_owner: bool) -> Desired | Leaving:
+    """A NixMachine's body as a pass takes it. `has_owner`: its controlling NixDeployment exists, in its own namespace
+    and under the uid that it names; anybody may write an owner reference.
+
+    Raises InvalidSpec for a living one that this release refuses.
+    """
+    metadata = body["metadata"]
+    status = body.get("status") or {}
+    key = Key(Kind.MACHINE, metadata["namespace"], metadata["name"])
+    if metadata.get("deletionTimestamp"):
+        view = deletion_view(body)
+        return Leaving(
+            key=key,
+            uid=metadata["uid"],
+            generation=metadata["generation"],
+            status=status,
+            deleted_at=datetime.fromisoformat(metadata["deletionTimestamp"]),
+            deletion_policy=policy_of(view),
+            aws=view.aws or AwsSettings(),
+        )
+    spec = parse_machine(body)
+    annotations = metadata.get("annotations") or {}
+    origin = _origin(body, status, has_owner)
+    return Desired(
+        key=key,
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        status=status,
+        is_paused=spec.suspend or annotations.get(names.PAUSED_ANNOTATION) == "true",
+        spec=spec,
+        machine=origin.machine if origin is not None else metadata["name"],
+        deployment=origin.deployment if origin is not None else metadata["name"],
+        deployment_uid=origin.uid if origin is not None else None,
+        requests=requests_of(annotations, status),
+    )
+
+
+def policy_of(view: DeletionView) -> DeletionPolicy:
+    """A policy that cannot be read destroys nothing."""
+    return view.policy or DeletionPolicy.RETAIN
+
+
+def _origin(body: Body, status: Mapping[str, Any], has_owner: bool) -> OriginStatus | None:
+    """The deployment that controls it; of an orphaned machine the one that did, so that its name, its configuration and
+    its groups stay what they are."""
+    owner = controller_of(body) if has_owner else None
+    if owner is None:
+        return read(OriginStatus, status.get("origin"))
+    return OriginStatus(deployment=owner.name, uid=owner.uid, machine=names.machine_name(body))

@@ -1,0 +1,139 @@
+"""What a machine's jobs do: evaluate, build, copy, and each step of an activation on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Retry
+from nixops_operator.facts.nix import Evaluation, EvaluationRequest
+from nixops_operator.machine import steps
+from nixops_operator.machine.desired import Desired, Leaving
+from nixops_operator.machine.observe_host import owner_of
+from nixops_operator.machine.observed import SystemInput
+from nixops_operator.step import Step
+from nixops_operator.world import World
+
+Progress = Callable[[str], None]
+
+
+def start_job(step: Step, desired: Desired, world: World) -> None:
+    """Start what the step asks for, unless it runs or is known already."""
+    start, key = world.jobs.start, desired.key
+    match step:
+        case steps.Evaluate(job, given):
+            start(job, key, lambda _: _evaluate(given, world))
+        case steps.Build(job, drv_path):
+            start(job, key, lambda progress: world.nix.build(drv_path, progress))
+        case steps.Copy(job, toplevel):
+            start(job, key, lambda progress: _copy(toplevel, desired, world, progress))
+        case steps.OwnHost(job):
+            start(job, key, lambda _: _own(step, desired, world), keep=False)
+        case steps.Activate(job):
+            start(job, key, lambda _: _activate(step, desired, world), keep=False)
+        case steps.Confirm(job, activation_id):
+            start(job, key, lambda _: _confirm(activation_id, desired, world), keep=False)
+        case steps.Commit(job, activation_id):
+            start(job, key, lambda _: _commit(activation_id, desired, world), keep=False)
+        case steps.Adopt(job, toplevel):
+            start(job, key, lambda _: _adopt(toplevel, desired, world), keep=False)
+        case steps.RollBack(job, activation_id):
+            start(job, key, lambda _: _roll_back(activation_id, desired, world), keep=False)
+        case _:
+            raise AssertionError(f"{step} is no step of a machine")
+
+
+def start_disowning(step: steps.DisownHost, leaving: Leaving, world: World) -> None:
+    """As start_job, for one in deletion."""
+    world.jobs.start(step.job, leaving.key, lambda _: _disown(leaving, world), keep=False)
+
+
+async def _own(step: steps.OwnHost, desired: Desired, world: World) -> None:
+    informer = world.hosts.of(desired.key)
+    await informer.host().own(step.owner, step.instead_of)
+    await informer.refresh()
+
+
+async def _disown(leaving: Leaving, world: World) -> None:
+    informer = world.hosts.of(leaving.key)
+    await informer.host().disown(owner_of(leaving, world))
+    await informer.refresh()
+
+
+async def _evaluate(given: SystemInput, world: World) -> Evaluation:
+    files = given.files or {}
+    if given.nixpkgs_path is not None:
+        prefix = given.nixpkgs_path.rstrip("/") + "/"
+        nixpkgs = await world.nix.add_tree(
+            {path.removeprefix(prefix): data for path, data in files.items() if path.startswith(prefix)}
+        )
+    else:
+        nixpkgs = await world.default_nixpkgs()
+    return await world.nix.evaluate(
+        EvaluationRequest(
+            name=given.name,
+            deployment=given.deployment,
+            uuid=given.uuid,
+            system=given.system,
+            is_ec2=given.is_ec2,
+            nixpkgs=nixpkgs,
+            source=await world.nix.add_tree(files) if given.files is not None else None,
+            modules=given.modules,
+            state_version=given.state_version,
+            trusted_public_key=world.nix.public_key,
+            arguments=given.arguments,
+        )
+    )
+
+
+async def _copy(toplevel: str, desired: Desired, world: World, progress: Progress) -> None:
+    host = world.hosts.of(desired.key).host()
+    async with host.nix_daemon(world.nix.public_key) as socket:
+        await world.nix.copy(toplevel, socket, progress)
+    if not await host.root_next(toplevel):
+        raise Retry(Reason.COPY_FAILED, "the copied system is not complete on the machine; copying again")
+
+
+async def _activate(step: steps.Activate, desired: Desired, world: World) -> None:
+    informer = world.hosts.of(desired.key)
+    host = informer.host()
+    if step.copy_job and not await host.root_next(step.request.toplevel):
+        world.jobs.forget(step.copy_job)
+        raise Retry(Reason.COPY_FAILED, "the copied system is gone from the machine; copying again")
+    if not await host.claim(step.request):
+        await informer.refresh()
+        raise Retry(Reason.ACTIVATING, "another activation holds the machine; following it")
+    await host.activate(step.request)
+    informer.hurry()
+    await informer.refresh()
+
+
+async def _confirm(activation_id: str, desired: Desired, world: World) -> None:
+    informer = world.hosts.of(desired.key)
+    # The held connection proves nothing: it may outlive a closed firewall or a stopped sshd.
+    fresh = await informer.connect_anew()
+    try:
+        await fresh.confirm(activation_id)
+    finally:
+        await fresh.close()
+    informer.hurry()
+    await informer.refresh()
+
+
+async def _commit(activation_id: str, desired: Desired, world: World) -> None:
+    informer = world.hosts.of(desired.key)
+    await informer.host().commit(activation_id)
+    await informer.refresh()
+
+
+async def _adopt(toplevel: str, desired: Desired, world: World) -> None:
+    informer = world.hosts.of(desired.key)
+    await informer.host().adopt(toplevel)
+    await informer.refresh()
+
+
+async def _roll_back(activation_id: str, desired: Desired, world: World) -> None:
+    informer = world.hosts.of(desired.key)
+    await informer.host().rollback(activation_id)
+    informer.hurry()
+    await informer.refresh()

@@ -1,0 +1,334 @@
+"""EC2 as it concerns one machine: its instances, what its spec's names stand for there, its pinned host keys."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from nixops_operator import names
+from nixops_operator.api.machine_spec import Ec2Target, System
+from nixops_operator.api.reasons import Reason
+from nixops_operator.ec2.rules import admits_port
+from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
+from nixops_operator.facts.cloud import CloudSnapshot, Image, Instance
+from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.informers.cloud import CloudView
+from nixops_operator.machine import host_keys
+from nixops_operator.machine.attributes import Declared
+from nixops_operator.machine.desired import Desired, Leaving
+from nixops_operator.machine.observed import ObservedCloud
+from nixops_operator.world import World
+
+_ARCHITECTURES = {"x86_64": System.X86_64_LINUX.value, "arm64": System.AARCH64_LINUX.value}
+SSH_PORT = 22
+
+
+async def observe(desired: Desired, ec2: Ec2Target, world: World) -> ObservedCloud:
+    """EC2 for a living machine."""
+    try:
+        view = await world.cloud(desired.key, desired.uids, desired.spec.aws)
+        snapshot = view.snapshot(desired.uids)
+        seen = _instances(desired, view, snapshot, world)
+    except OperatorError as error:
+        return ObservedCloud(error=error)
+    seen = await _with_pins(seen, desired, world)
+    instance = seen.instance(desired.instance_id)
+    if instance is None and seen.untagged is not None:
+        instance = seen.untagged
+    if instance is not None and instance.state.is_live:
+        return _of_live(seen, desired, ec2, instance, view, snapshot, world)
+    return _of_next(seen, desired, ec2, view, snapshot, world)
+
+
+async def observe_leaving(leaving: Leaving, world: World) -> ObservedCloud:
+    """EC2 for one in deletion: its instances alone."""
+    try:
+        view = await world.cloud(leaving.key, leaving.uids, leaving.aws, is_leaving=True)
+        return _instances(leaving, view, view.snapshot(leaving.uids), world)
+    except OperatorError as error:
+        return ObservedCloud(error=error)
+
+
+# --- its instances ------------------------------------------------------------------------------------------------
+
+
+def _instances(machine: Desired | Leaving, view: CloudView, snapshot: CloudSnapshot, world: World) -> ObservedCloud:
+    """All that carry our tags, and the recorded one whatever it carries. New tags cannot be filtered by at once, so the
+    launched instance is asked for by its id or token, too, until the sweep shows it."""
+    ours = {i.id: i for i in snapshot.instances.values() if names.is_ours(i.tags, world.cluster_id, machine.uid)}
+    launch, untagged, missing_for = machine.launch, None, None
+    begun = [snapshot.instances_begun]
+    if launch is not None and launch.instance_id is not None and launch.instance_id not in ours:
+        look = view.instance_by_id(launch.instance_id)
+        begun.append(look.begun)
+        missing_for = look.empty_for
+        found = next(iter(look.answer), None)
+        if found is not None and names.is_ours(found.tags, world.cluster_id, machine.uid):
+            ours[found.id] = found
+        else:
+            untagged = found
+    elif launch is not None and launch.instance_id is None and not _has_token(ours.values(), launch.token):
+        look = view.instances_by_token(launch.token)
+        begun.append(look.begun)
+        missing_for = look.empty_for
+        ours |= {i.id: i for i in look.answer if names.is_ours(i.tags, world.cluster_id, machine.uid)}
+    return ObservedCloud(
+        account_id=snapshot.account_id,
+        instances=tuple(sorted(ours.values(), key=lambda i: (i.launch_time, i.id), reverse=True)),
+        untagged=untagged,
+        looked_at=world.now() - view.since(min(begun)),
+        missing_for=missing_for,
+    )
+
+
+def _has_token(instances: Iterable[Instance], token: str) -> bool:
+    return any(instance.client_token == token for instance in instances)
+
+
+async def _with_pins(seen: ObservedCloud, desired: Desired, world: World) -> ObservedCloud:
+    name = names.host_keys_secret(desired.key.name)
+    try:
+        secret = await world.reads.secret(desired.key.namespace, name)
+        return replace(seen, pins=host_keys.pins(secret, desired.uid))
+    except OperatorError as error:
+        world.reads.forget_secret(desired.key.namespace, name)
+        return replace(seen, pins_error=error)
+
+
+# --- what the spec asks for ---------------------------------------------------------------------------------------
+
+
+def _of_live(
+    seen: ObservedCloud,
+    desired: Desired,
+    ec2: Ec2Target,
+    instance: Instance,
+    view: CloudView,
+    snapshot: CloudSnapshot,
+    world: World,
+) -> ObservedCloud:
+    """Of a live instance only what can differ is resolved; each thing that cannot be is left out of the comparison."""
+    error: OperatorError | None = None
+    groups = key_name = None
+    try:
+        groups = _security_groups(desired, ec2, view, snapshot, world, vpc_of=instance)
+    except OperatorError as failure:
+        error = failure
+    with contextlib.suppress(OperatorError):  # it counts at the next launch only, and is told then
+        key_name = _key_name(desired, ec2, view, snapshot, instance.key_name)
+    image = _image_of(instance, view)
+    declared = Declared(
+        instance_type=ec2.instance_type,
+        image_id=_declared_image(ec2, instance, image, world),
+        subnet_id=ec2.subnet_id,
+        key_name=key_name,
+        security_group_ids=groups,
+        tags=_tags(desired, ec2, names.attempt_of(instance.tags), world),
+        monitoring=ec2.monitoring,
+    )
+    return replace(
+        seen,
+        declared=declared,
+        declared_error=error,
+        image_name=image.name if image is not None else None,
+        admits_ssh=_admits_ssh(instance, snapshot),
+    )
+
+
+def _of_next(
+    seen: ObservedCloud, desired: Desired, ec2: Ec2Target, view: CloudView, snapshot: CloudSnapshot, world: World
+) -> ObservedCloud:
+    """All that a launch needs, resolved to ids; it is frozen with the attempt."""
+    try:
+        architecture = view.architecture(ec2.instance_type)
+        _judge_system(desired, ec2, architecture)
+        image = _image(ec2, architecture, view, world)
+        subnet = _subnet(desired, ec2, view)
+        declared = Declared(
+            instance_type=ec2.instance_type,
+            image_id=image.id,
+            subnet_id=subnet,
+            key_name=_key_name(desired, ec2, view, snapshot, None),
+            security_group_ids=_security_groups(desired, ec2, view, snapshot, world) or None,
+            tags=_tags(desired, ec2, 0, world),
+            monitoring=ec2.monitoring or None,
+        )
+    except OperatorError as error:
+        return replace(seen, declared_error=error)
+    return replace(seen, declared=declared, image_name=image.name)
+
+
+def _judge_system(desired: Desired, ec2: Ec2Target, architecture: str) -> None:
+    """A configuration for another architecture would be built, copied and never run."""
+    declared = desired.spec.configuration.system
+    of_type = _ARCHITECTURES.get(architecture)
+    if declared is not None and of_type is not None and declared.value != of_type:
+        message = f"{declared.value} does not run on {ec2.instance_type}, which is {of_type}; change one of them"
+        raise InvalidSpec("spec.configuration.system", message)
+
+
+def _tags(desired: Desired, ec2: Ec2Target, attempt: int, world: World) -> Mapping[str, str]:
+    return names.instance_tags(
+        world.cluster_id, desired.key.namespace, desired.key.name, desired.uid, attempt, ec2.tags
+    )
+
+
+def _security_groups(
+    desired: Desired,
+    ec2: Ec2Target,
+    view: CloudView,
+    snapshot: CloudSnapshot,
+    world: World,
+    vpc_of: Instance | None = None,
+) -> tuple[str, ...] | None:
+    """Ids of the groups that the spec names, sorted. None named: the VPC's default group, which EC2 gives a new
+    instance by itself, and which takes the place of groups that have left the spec.
+
+    Raises Retry while the deployment has not made one yet, InvalidSpec where it never will.
+    """
+    ids = [
+        name if name.startswith("sg-") else _group_of_deployment(name, desired, snapshot, world)
+        for name in ec2.security_groups
+    ]
+    if not ids and vpc_of is not None:
+        subnet = view.subnet(vpc_of.subnet_id)
+        default = view.default_group(subnet.vpc_id) if subnet is not None else None
+        return (default.id,) if default is not None else None
+    return tuple(sorted(set(ids)))
+
+
+def _group_of_deployment(name: str, desired: Desired, snapshot: CloudSnapshot, world: World) -> str:
+    field = "spec.target.ec2.securityGroups"
+    if desired.deployment_uid is None:
+        raise InvalidSpec(field, f"{name} is no id; a machine on its own names sg-… ids")
+    _judge_region(field, name, desired, world)
+    found = [
+        group
+        for group in snapshot.security_groups.values()
+        if names.is_ours(group.tags, world.cluster_id, desired.deployment_uid)
+        and group.tags.get(names.ENTRY_TAG) == name
+    ]
+    if len(found) > 1:
+        # While a changed description or VPC is being carried out there are two; the exact name says which one counts.
+        wanted = _name_of_group(name, desired, world, {group.vpc_id for group in found})
+        found = [group for group in found if group.name in wanted]
+    if len(found) != 1:
+        raise Retry(Reason.SECURITY_GROUP_NOT_READY, f"security group {name} does not exist yet")
+    return found[0].id
+
+
+def _name_of_group(name: str, desired: Desired, world: World, vpcs: set[str]) -> set[str]:
+    """EC2's names of the entry as the deployment declares it now; of one VPC, or of each that is possible."""
+    entries = _part(_deployment(desired, world), "securityGroups")
+    entry = next((one for one in entries if one.get("name") == name), {})
+    possible = {str(entry["vpcId"])} if entry.get("vpcId") else vpcs
+    uid, description = str(desired.deployment_uid), str(entry.get("description", ""))
+    return {names.security_group_name(world.cluster_id, uid, name, vpc, description) for vpc in possible}
+
+
+def _judge_region(field: str, name: str, desired: Desired, world: World) -> None:
+    aws = (_deployment(desired, world) or {}).get("spec", {}).get("aws") or {}
+    theirs = aws.get("region") if isinstance(aws, Mapping) else None
+    if theirs is not None and theirs != desired.spec.aws.region:
+        message = (
+            f"{name} is in the deployment's region {theirs}, this machine is in {desired.spec.aws.region}; name an id"
+        )
+        raise InvalidSpec(field, message)
+
+
+def _deployment(desired: Desired, world: World) -> Body | None:
+    """The deployment that controls the machine, as it is known now."""
+    body = world.cache.get(Key(Kind.DEPLOYMENT, desired.key.namespace, desired.deployment))
+    return body if body is not None and body["metadata"]["uid"] == desired.deployment_uid else None
+
+
+def _part(body: Body | None, field: str) -> list[Mapping[str, object]]:
+    found = ((body or {}).get("spec") or {}).get(field)
+    return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
+
+
+def _key_name(
+    desired: Desired, ec2: Ec2Target, view: CloudView, snapshot: CloudSnapshot, current: str | None
+) -> str | None:
+    """EC2's name of the key pair. While a changed key is being carried out an entry has two: the one whose private half
+    the machine is going to be reached with counts, or, for a live instance, any that is its own already."""
+    if ec2.key_pair is None:
+        return None
+    found = [
+        pair
+        for pair in snapshot.key_pairs.values()
+        if pair.tags.get(names.UID_TAG) == desired.deployment_uid and pair.tags.get(names.ENTRY_TAG) == ec2.key_pair
+    ]
+    if current is not None and any(pair.name == current for pair in found):
+        return current
+    if len(found) == 1:
+        return found[0].name
+    if desired.deployment_uid is not None and desired.spec.ssh.private_key_secret_ref is not None and found:
+        raise Retry(Reason.KEY_PAIR_NOT_READY, f"key pair {ec2.key_pair} is being replaced")
+    known = view.key_pair(ec2.key_pair)
+    if known is not None:
+        return ec2.key_pair
+    if desired.deployment_uid is not None:
+        raise Retry(Reason.KEY_PAIR_NOT_READY, f"key pair {ec2.key_pair} does not exist yet")
+    message = f"key pair {ec2.key_pair} does not exist in {desired.spec.aws.region}; import it, or name another"
+    raise InvalidSpec("spec.target.ec2.keyPair", message)
+
+
+def _subnet(desired: Desired, ec2: Ec2Target, view: CloudView) -> str:
+    if ec2.subnet_id is None:
+        return view.default_subnet().id
+    found = view.subnet(ec2.subnet_id)
+    if found is None:
+        message = f"{ec2.subnet_id} does not exist in {desired.spec.aws.region}"
+        raise InvalidSpec("spec.target.ec2.subnetId", message)
+    return found.id
+
+
+def _image(ec2: Ec2Target, architecture: str, view: CloudView, world: World) -> Image:
+    if ec2.image is not None and ec2.image.id is not None:
+        image = view.image(ec2.image.id)
+        what = ec2.image.id
+    else:
+        owner, pattern = _image_pattern(ec2, world)
+        image = view.newest_image(owner, pattern, architecture)
+        what = f"{pattern} of account {owner} for {architecture}"
+    if image is None:
+        message = (
+            f"image {what} does not exist or is not visible in this account and region; "
+            "name another in spec.target.ec2.image, or look at the account's Allowed AMIs setting"
+        )
+        raise Blocked(Reason.IMAGE_NOT_FOUND, message)
+    return image
+
+
+def _image_pattern(ec2: Ec2Target, world: World) -> tuple[str, str]:
+    owner = (ec2.image.owner if ec2.image else None) or world.policy.default_image_owner
+    return owner, (ec2.image.name if ec2.image else None) or world.policy.default_image_name
+
+
+def _image_of(instance: Instance, view: CloudView) -> Image | None:
+    """The image that a live instance came from. It may be gone, or not be looked at yet: nothing depends on it."""
+    try:
+        return view.image(instance.image_id)
+    except OperatorError:
+        return None
+
+
+def _declared_image(ec2: Ec2Target, instance: Instance, image: Image | None, world: World) -> str | None:
+    """What the spec would launch from instead of the instance's own image; that itself where it fits the spec. A newer
+    image of the same pattern comes every week, and is no difference."""
+    if ec2.image is None:
+        return None
+    if ec2.image.id is not None:
+        return ec2.image.id
+    pattern = _image_pattern(ec2, world)[1]
+    return instance.image_id if image is None or fnmatch.fnmatchcase(image.name, pattern) else pattern
+
+
+def _admits_ssh(instance: Instance, snapshot: CloudSnapshot) -> bool | None:
+    groups = [snapshot.security_groups.get(group_id) for group_id in instance.security_group_ids]
+    if any(group is None for group in groups):
+        return None
+    return admits_port((seen.rule for group in groups if group is not None for seen in group.rules), SSH_PORT)

@@ -1,0 +1,135 @@
+"""The machine over SSH: where it is, with which keys it is reached, what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nixops_operator.api.machine_spec import AddressKind, PrivateKeyReference
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, NotYet, OperatorError
+from nixops_operator.facts.cloud import Instance
+from nixops_operator.facts.host import ActivationState, HostOwner, HostTarget
+from nixops_operator.facts.kube import Key, Kind
+from nixops_operator.host_policy import SSH_PORT, choose, judge_instance
+from nixops_operator.machine.activation_log import telling_line
+from nixops_operator.machine.desired import Desired, Leaving
+from nixops_operator.machine.observed import ObservedCloud, ObservedHost, running_instance
+from nixops_operator.ssh_keys import parse_private_key
+from nixops_operator.world import World
+
+_ENDED_BADLY = (ActivationState.FAILED, ActivationState.ROLLED_BACK)
+
+
+async def observe(desired: Desired, cloud: ObservedCloud | None, world: World) -> ObservedHost:
+    """What the held connection says, or why there is none."""
+    address: str | None = None
+    try:
+        if cloud is None:
+            address = _given_address(desired, world)
+            pinned = desired.spec.ssh.pinned_host_keys
+        else:
+            address = _instance_address(desired, cloud, world)
+            pinned = cloud.pins.keys
+        if address is None or not pinned:
+            world.hosts.drop(desired.key)
+            return ObservedHost(host_keys=pinned)
+        target = await _target(desired, cloud, address, pinned, world)
+    except OperatorError as error:
+        if not isinstance(error, NotYet):
+            world.hosts.drop(desired.key)
+        return ObservedHost(address=address, error=error)
+    informer = world.hosts.watch(desired.key, target)
+    answer = informer.answer
+    words = ""
+    if answer.facts is not None and answer.facts.activation is not None:
+        last = answer.facts.activation
+        if last.state in _ENDED_BADLY:
+            words = telling_line(informer.activation_log(last.id) or "")
+    seen = ObservedHost(address, answer.error, answer.facts, pinned, words)
+    return _with_owner(seen, desired, world) if cloud is None else seen
+
+
+def _with_owner(seen: ObservedHost, desired: Desired, world: World) -> ObservedHost:
+    """Whose a given host is. One whose machine was deleted while the host could not be told is nobody's; that is known
+    of machines of the own namespace only, which is surely watched."""
+    ours = owner_of(desired, world)
+    has_gone = False
+    if seen.facts is not None and seen.facts.owner is not None and seen.facts.owner.cluster == ours.cluster:
+        namespace, _, name = seen.facts.owner.name.partition("/")
+        known = world.cache.get(Key(Kind.MACHINE, namespace, name))
+        is_known = known is not None and known["metadata"]["uid"] == seen.facts.owner.uid
+        has_gone = namespace == desired.key.namespace and not is_known
+    return replace(seen, ours=ours, owner_has_gone=has_gone)
+
+
+def owner_of(machine: Desired | Leaving, world: World) -> HostOwner:
+    """What a given host says of its owner, if that is this machine."""
+    return HostOwner(world.cluster_id, machine.uid, f"{machine.key.namespace}/{machine.key.name}")
+
+
+def _given_address(desired: Desired, world: World) -> str:
+    """The address of a given host. The very address that was judged is connected to.
+
+    Raises Blocked where the administrator does not allow it, NotYet while its name is being resolved.
+    """
+    host = desired.spec.target.host
+    assert host is not None  # noqa: S101 - exactly one target
+    return choose(world.hosts.resolve(desired.key, host.address), host.port, world.policy.hosts)
+
+
+def _instance_address(desired: Desired, cloud: ObservedCloud, world: World) -> str | None:
+    instance = running_instance(cloud, desired.instance_id)
+    if instance is None or cloud.pins.instance_id != instance.id:
+        return None
+    address = _address_of(desired, instance)
+    if address is not None and (refusal := judge_instance(address, world.policy.hosts)) is not None:
+        raise Blocked(Reason.HOST_FORBIDDEN, f"{instance.id}: {refusal}")
+    return address
+
+
+def _address_of(desired: Desired, instance: Instance) -> str | None:
+    match desired.spec.ssh.address:
+        case AddressKind.PRIVATE:
+            return instance.private_address
+        case AddressKind.PUBLIC:
+            return instance.public_address
+        case None:
+            return instance.public_address or instance.private_address
+
+
+async def _target(
+    desired: Desired, cloud: ObservedCloud | None, address: str, pinned: tuple[str, ...], world: World
+) -> HostTarget:
+    """With the key that the spec names, and after it with the one that the instance was launched with: a key pair that
+    is renamed, or a Secret that is replaced, counts at the next launch, and must lock nobody out before."""
+    launched_with = cloud.pins.client_key if cloud is not None else None
+    keys = []
+    try:
+        keys.append(await client_key(desired.key.namespace, desired.spec.client_key, world))
+    except Blocked:
+        if launched_with is None:
+            raise
+    if launched_with is not None and launched_with not in keys:
+        keys.append(launched_with)
+    host = desired.spec.target.host
+    return HostTarget(
+        address=address,
+        port=host.port if host is not None else SSH_PORT,
+        user=desired.spec.ssh.user,
+        client_keys=tuple(keys),
+        host_keys=pinned,
+    )
+
+
+async def client_key(namespace: str, reference: PrivateKeyReference, world: World) -> str:
+    """The private key behind a reference, in the form that every SSH library reads.
+
+    Raises Blocked (`SecretNotFound`) where it is missing, or no usable key.
+    """
+    secret = await world.reads.secret(namespace, reference.name)
+    if secret is None or reference.key not in secret.data:
+        world.reads.forget_secret(namespace, reference.name)
+        what = f"Secret {reference.name}" if secret is None else f"key {reference.key} of Secret {reference.name}"
+        raise Blocked(Reason.SECRET_NOT_FOUND, f"{what} with the SSH client key does not exist; create it")
+    where = f"key {reference.key} of Secret {reference.name}"
+    return parse_private_key(secret.data[reference.key], where).text

@@ -1,0 +1,138 @@
+"""The configuration's sources: files, modules, nixpkgs, and what the machine itself must say first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from nixops_operator import job_names
+from nixops_operator.api.machine_spec import System
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, InvalidSpec, OperatorError
+from nixops_operator.facts.nix import Module
+from nixops_operator.machine.desired import Desired
+from nixops_operator.machine.observed import ObservedCloud, ObservedHost, ObservedSystem, SystemInput
+from nixops_operator.machine.system import input_hash
+from nixops_operator.ready import was_reached
+from nixops_operator.world import World, no_nixpkgs
+
+_ARCHITECTURES = {"x86_64": System.X86_64_LINUX.value, "arm64": System.AARCH64_LINUX.value}
+_RELEASE = re.compile(r"nixos/(\d\d\.\d\d)")
+
+
+async def observe(desired: Desired, cloud: ObservedCloud | None, host: ObservedHost, world: World) -> ObservedSystem:
+    """The configuration, as far as it is resolved."""
+    configuration = desired.spec.configuration
+    try:
+        files = await _files(desired, world)
+        modules = await _modules(desired, files, world)
+        nixpkgs_path = _nixpkgs_path(desired, files)
+        if nixpkgs_path is None and world.policy.nixpkgs is None:
+            raise no_nixpkgs()
+        system = await _system_kind(desired, world)
+    except OperatorError as error:
+        return ObservedSystem(error=error, confirmed=_confirmed(desired, error))
+    state_version = _state_version(desired, cloud, host)
+    if state_version is None:
+        return ObservedSystem(waits_for="the machine, to learn its NixOS release (system.stateVersion)")
+    given = SystemInput(
+        name=desired.machine,
+        deployment=desired.deployment,
+        uuid=desired.deployment_uid or desired.uid,
+        system=system,
+        is_ec2=desired.spec.target.ec2 is not None,
+        files=files,
+        nixpkgs_path=nixpkgs_path,
+        modules=modules,
+        state_version=state_version,
+        arguments=dict(configuration.arguments),
+    )
+    return ObservedSystem(input=given, evaluate_job=job_names.evaluate(input_hash(given)))
+
+
+def _confirmed(desired: Desired, error: OperatorError) -> str | None:
+    """The system that was confirmed for this very generation, where only its source has gone meanwhile."""
+    is_gone = error.reason is Reason.SOURCE_NOT_FOUND and was_reached(desired.status, desired.generation)
+    return desired.system.desired if is_gone and desired.system.activated_at is not None else None
+
+
+async def _files(desired: Desired, world: World) -> Mapping[str, bytes] | None:
+    source = desired.spec.configuration.source
+    if source is None:
+        return None
+    name = source.config_map_ref.name
+    found = await world.reads.config_map(desired.key.namespace, name)
+    if found is None:
+        raise Blocked(Reason.SOURCE_NOT_FOUND, f"ConfigMap {name} with the configuration does not exist; create it")
+    return found
+
+
+async def _modules(desired: Desired, files: Mapping[str, bytes] | None, world: World) -> tuple[Module, ...]:
+    modules = []
+    for place, module in enumerate(desired.spec.configuration.modules):
+        field = f"modules[{place}]"
+        if module.path is not None:
+            if files is not None and module.path not in files:
+                message = f"{module.path} is no key of the source's ConfigMap; it has {_listed(files)}"
+                raise InvalidSpec(f"spec.configuration.{field}.path", message)
+            modules.append(Module(module.path, path=module.path))
+        elif module.inline is not None:
+            modules.append(Module(field, text=module.inline))
+        elif (reference := module.config_map_key_ref) is not None:
+            found = await world.reads.config_map(desired.key.namespace, reference.name)
+            if found is None or reference.key not in found:
+                world.reads.forget_config_map(desired.key.namespace, reference.name)
+                name = f"ConfigMap {reference.name}"
+                what = name if found is None else f"key {reference.key} of {name}"
+                raise Blocked(Reason.SOURCE_NOT_FOUND, f"{what} ({field}) does not exist; create it")
+            label = f"{reference.name}/{reference.key}"
+            modules.append(Module(label, text=_text(found[reference.key], f"{label} ({field})")))
+    return tuple(modules)
+
+
+def _listed(files: Mapping[str, bytes]) -> str:
+    return ", ".join(sorted(files)) or "none"
+
+
+def _nixpkgs_path(desired: Desired, files: Mapping[str, bytes] | None) -> str | None:
+    """The folder of the source that holds nixpkgs; the names of the source's files begin with it."""
+    nixpkgs = desired.spec.configuration.nixpkgs
+    if nixpkgs is None:
+        return None
+    folder = nixpkgs.path.rstrip("/") + "/"
+    if not any(name.startswith(folder) for name in files or {}):
+        message = f"the source has no file below {folder}; it has {_listed(files or {})}"
+        raise InvalidSpec("spec.configuration.nixpkgs.path", message)
+    return nixpkgs.path
+
+
+def _text(data: bytes, where: str) -> str:
+    """A module's bytes as text. What is no UTF-8 is refused: read any other way it would mean something else."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"{where} is not UTF-8 text (byte {error.start + 1}); store it as UTF-8"
+        raise InvalidSpec("spec.configuration.modules", message) from None
+
+
+async def _system_kind(desired: Desired, world: World) -> str:
+    if desired.spec.configuration.system is not None:
+        return desired.spec.configuration.system.value
+    ec2 = desired.spec.target.ec2
+    if ec2 is None:
+        return System.X86_64_LINUX.value
+    view = await world.cloud(desired.key, desired.uids, desired.spec.aws)
+    return _ARCHITECTURES[view.architecture(ec2.instance_type)]
+
+
+def _state_version(desired: Desired, cloud: ObservedCloud | None, host: ObservedHost) -> str | None:
+    """The release that the machine was first installed with; it belongs to the machine and never follows the nixpkgs in
+    use."""
+    known = desired.system.state_version
+    if known is not None:
+        return known
+    if host.facts is not None:
+        return host.facts.state_version or host.facts.version_id
+    # Before first contact an image's name tells its release, so that evaluation need not wait for the boot.
+    found = _RELEASE.match(cloud.image_name or "") if cloud is not None else None
+    return found.group(1) if found else None

@@ -1,0 +1,130 @@
+"""The configuration: from its sources to a built system. Pure; see observe.py for how sources are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nixops_operator import job_names
+from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.jobs import Done, Failed, JobState, Running
+from nixops_operator.machine import steps
+from nixops_operator.planning import Finding, found_error
+from nixops_operator.step import Step
+from nixops_operator.verdict import Outcome
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from nixops_operator.machine.desired import Desired
+    from nixops_operator.machine.observed import Observed, SystemInput
+
+_BUILT = ConditionType.CONFIGURATION_BUILT
+
+
+def input_hash(given: SystemInput) -> str:
+    """One name for equal inputs: sha256 over sorted JSON, file contents by their own hash."""
+    text = json.dumps(
+        {
+            **{name: getattr(given, name) for name in ("name", "deployment", "uuid", "system", "is_ec2")},
+            "files": {path: hashlib.sha256(data).hexdigest() for path, data in (given.files or {}).items()},
+            "nixpkgs": given.nixpkgs_path,
+            "modules": [[module.label, module.text, module.path] for module in given.modules],
+            "stateVersion": given.state_version,
+            "arguments": dict(given.arguments),
+        },
+        sort_keys=True,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def ahead(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """Evaluation and build need no machine: they go on while an instance boots or a host is silent."""
+    system = observed.system
+    if system.input is None:
+        return None
+    job = observed.jobs.get(system.evaluate_job)
+    step: Step | None = None
+    if job is None:
+        step = steps.Evaluate(system.evaluate_job, system.input)
+    elif (build := build_step(observed)) is not None and observed.jobs.get(build.job) is None:
+        step = build
+    return Finding(Outcome.IN_SYNC, steps=(step,)) if step is not None else None
+
+
+def build_step(observed: Observed) -> steps.Build | None:
+    """The build of the evaluated system; None while there is none."""
+    evaluation = observed.evaluation
+    return steps.Build(job_names.build(evaluation.drv_path), evaluation.drv_path) if evaluation is not None else None
+
+
+def source_gone(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """The source of a system that was confirmed for this very generation is not there any more: hashed ConfigMaps are
+    pruned as soon as nothing new names them. What was confirmed goes on being enforced."""
+    system = observed.system
+    if system.error is None or system.confirmed is None:
+        return None
+    message = f"{system.error.message}; the system that was confirmed stays in force"
+    return Finding(Outcome.REPORTED, system.error.reason, message, _BUILT)
+
+
+def resolved(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """All that the evaluation depends on is at hand."""
+    system = observed.system
+    if system.confirmed is not None:
+        return None
+    if system.error is not None:
+        return found_error(system.error, _BUILT)
+    if system.input is None:
+        return _building(Reason.EVALUATING, f"waiting for {system.waits_for}")
+    return None
+
+
+def evaluated(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """The configuration is one derivation."""
+    system = observed.system
+    if system.input is None:
+        return None
+    step = steps.Evaluate(system.evaluate_job, system.input)
+    working = _building(Reason.EVALUATING, "evaluating the configuration")
+    working = replace(working, is_first_look=_runs_as_recorded(desired, observed))
+    return _job_answer(observed.jobs.get(system.evaluate_job), step, working)
+
+
+def built(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """The derivation's output is in the operator's store, signed."""
+    step = build_step(observed)
+    if step is None:
+        return None
+    working = _building(Reason.BUILDING, "building the system")
+    is_known = observed.toplevel == desired.system.desired
+    working = replace(working, is_first_look=is_known and _runs_as_recorded(desired, observed))
+    return _job_answer(observed.jobs.get(step.job), step, working)
+
+
+def _runs_as_recorded(desired: Desired, observed: Observed) -> bool:
+    """Whether the machine runs what was confirmed; then a new process only has to find that out again."""
+    facts = observed.host.facts
+    return facts is None or (facts.current_system == desired.system.desired and not facts.lists_left)
+
+
+def _job_answer(job: JobState | None, step: Step, working: Finding) -> Finding | None:
+    """None when the job is done; else what it does, or why it failed; a failure whose time has come is tried again."""
+    match job:
+        case None:
+            return working  # `ahead` starts it
+        case Running(progress, None):
+            return replace(working, message=progress) if progress else working
+        case Running(_, error) if error is not None:
+            return found_error(error, working.condition)
+        case Failed(error, is_due):
+            return replace(found_error(error, working.condition), steps=(step,) if is_due else ())
+        case _:
+            assert isinstance(job, Done)  # noqa: S101 - nothing else is left
+            return None
+
+
+def _building(reason: Reason, message: str) -> Finding:
+    return Finding(Outcome.WORKING, reason, message, _BUILT)

@@ -1,0 +1,36 @@
+"""Requests to look now: annotations that people, `kubectl nixops`, Flux and Argo CD set. Pure.
+
+Two annotations mean the same. Each value counts once, whichever of them it stands in: what was handled last is told in
+`status.lastHandledReconcileAt`, as Flux' tools expect, and the values that stood there then in `handledRequests`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nixops_operator import names
+
+_ANNOTATIONS = (names.RECONCILE_ANNOTATION, names.FLUX_RECONCILE_ANNOTATION)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Of one object. `new`: one that no pass has answered yet."""
+
+    standing: tuple[str, ...] = ()
+    new: str | None = None
+
+    def answered(self) -> dict[str, Any]:
+        """Status fields that say that `new` was answered; empty if there is none."""
+        if self.new is None:
+            return {}
+        return {"lastHandledReconcileAt": self.new, "handledRequests": sorted(set(self.standing))}
+
+
+def requests_of(annotations: Mapping[str, str], status: Mapping[str, Any]) -> Requests:
+    """The requests that stand in the annotations, compared with what the status says was handled."""
+    standing = tuple(annotations[name] for name in _ANNOTATIONS if annotations.get(name))
+    handled = {*(status.get("handledRequests") or ()), status.get("lastHandledReconcileAt")}
+    return Requests(standing, next((value for value in standing if value not in handled), None))

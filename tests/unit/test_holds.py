@@ -1,0 +1,91 @@
+"""A step that failed waits; nothing else does, and nothing else ends its wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, Retry
+from nixops_operator.holds import BLOCKED_HOLD, FIRST_HOLD, Holds
+from nixops_operator.step import Identity, Step
+
+FAILED = Retry(Reason.THROTTLED, "slow down")
+REFUSED = Blocked(Reason.ACCESS_DENIED, "no")
+
+
+@dataclass(frozen=True)
+class Authorize(Step):
+    group: str
+    rules: tuple[int, ...] = ()
+
+    @property
+    def subject(self) -> Identity:
+        return (self.group,)
+
+
+@dataclass(frozen=True)
+class Prepare(Step):
+    @property
+    def held_with(self) -> tuple[Identity, ...]:
+        return (("Authorize", "bad"),)
+
+
+def test_one_refused_step_never_holds_its_siblings():
+    """Rules of a bad group were tried 32 times, and those of a good one never."""
+    holds: Holds[str] = Holds()
+    holds.failed("shop", 1, Authorize("bad"), REFUSED, 0)
+
+    assert holds.held("shop", 1, Authorize("bad"), 1) == REFUSED
+    assert holds.held("shop", 1, Authorize("good"), 1) is None
+
+
+def test_another_try_at_the_same_thing_waits_as_well():
+    holds: Holds[str] = Holds()
+    holds.failed("shop", 1, Authorize("bad", (80,)), REFUSED, 0)
+
+    assert holds.held("shop", 1, Authorize("bad", (81,)), 1) == REFUSED
+
+
+def test_success_of_what_prepares_a_step_does_not_end_its_backoff():
+    """A machine's group with a typo was launched every six seconds: writing the intent ended the launch's backoff."""
+    holds: Holds[str] = Holds()
+    first = holds.failed("shop", 1, Authorize("bad"), FAILED, 0)
+    holds.succeeded("shop", Prepare())
+    second = holds.failed("shop", 1, Authorize("bad"), FAILED, 10)
+
+    assert (first, second) == (FIRST_HOLD, 2 * FIRST_HOLD)
+
+
+def test_what_only_prepares_a_refused_step_waits_with_it():
+    holds: Holds[str] = Holds()
+    holds.failed("shop", 1, Authorize("bad"), REFUSED, 0)
+
+    assert holds.held("shop", 1, Prepare(), 1) == REFUSED
+
+
+def test_an_edit_ends_the_hold_and_success_the_backoff():
+    holds: Holds[str] = Holds()
+    holds.failed("shop", 1, Authorize("bad"), FAILED, 0)
+
+    assert holds.held("shop", 2, Authorize("bad"), 1) is None
+    holds.succeeded("shop", Authorize("bad"))
+    assert holds.failed("shop", 1, Authorize("bad"), FAILED, 1) == FIRST_HOLD
+
+
+def test_a_refusal_is_tried_again_slowly_and_advice_never_shortens_the_backoff():
+    holds: Holds[str] = Holds()
+    advised = Retry(Reason.INSUFFICIENT_CAPACITY, "full", timedelta(seconds=3))
+
+    assert holds.failed("shop", 1, Authorize("a"), REFUSED, 0) == BLOCKED_HOLD
+    waits = [holds.failed("shop", 1, Authorize("b"), advised, now) for now in range(4)]
+    assert [wait.total_seconds() for wait in waits] == [3, 4, 8, 16]
+
+
+def test_objects_do_not_share_holds():
+    holds: Holds[str] = Holds()
+    holds.failed("shop", 1, Authorize("bad"), REFUSED, 0)
+
+    assert holds.held("other", 1, Authorize("bad"), 1) is None
+    holds.forget("shop")
+    assert holds.held("shop", 1, Authorize("bad"), 1) is None

@@ -1,0 +1,178 @@
+"""Everything that a spec can say of an instance is in one table, and nothing that is declared is silently not so."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+from pydantic.alias_generators import to_camel
+
+from nixops_operator import names
+from nixops_operator.api.machine_spec import Ec2Target
+from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.facts.cloud import LaunchRequest
+from nixops_operator.machine import steps
+from nixops_operator.machine.attributes import ATTRIBUTES, Change, Declared, differences, launch_request
+from nixops_operator.verdict import Outcome
+from unit.builders import DECLARED, cloud, ec2_machine, host, instance, launch, planned, ran, ready, seen, status_of
+
+RUNNING = launch(instance="i-1") | ran() | ready() | {"appliedTagKeys": ["team"]}
+
+
+def test_every_field_of_the_spec_is_one_row():
+    assert sorted(row.field for row in ATTRIBUTES) == sorted(to_camel(name) for name in Ec2Target.model_fields)
+
+
+def test_every_part_of_a_launch_but_the_host_key_is_read_off_a_row():
+    asked = {field.name for field in fields(LaunchRequest)} - {"user_data"}
+
+    assert {row.launched_as for row in ATTRIBUTES} == asked
+
+
+def test_every_row_that_is_carried_out_online_has_its_step():
+    assert all((row.step is not None) == (row.change is Change.ONLINE) for row in ATTRIBUTES)
+
+
+def test_a_launch_says_what_is_declared_and_nothing_of_the_rest():
+    declared = Declared(instance_type="t3.small", image_id="ami-1", subnet_id="subnet-1", tags={"a": "b"})
+
+    assert launch_request(declared, "data") == LaunchRequest(
+        image_id="ami-1", instance_type="t3.small", subnet_id="subnet-1", user_data="data", tags={"a": "b"}
+    )
+
+
+def test_equal_declarations_have_one_digest_whatever_the_attempt():
+    again = replace(DECLARED, tags={names.ATTEMPT_TAG: "2"})
+
+    assert again.digest == DECLARED.digest
+    assert replace(DECLARED, instance_type="t3.large").digest != DECLARED.digest
+
+
+@pytest.mark.parametrize(
+    ("declared", "outcome", "reason", "step"),
+    [
+        pytest.param(
+            replace(DECLARED, instance_type="t3.large"),
+            Outcome.STALLED,
+            Reason.CHANGE_FORBIDDEN,
+            None,
+            id="instance type: refused, and told",
+        ),
+        pytest.param(
+            replace(DECLARED, subnet_id="subnet-2"),
+            Outcome.STALLED,
+            Reason.CHANGE_FORBIDDEN,
+            None,
+            id="subnet: refused",
+        ),
+        pytest.param(
+            replace(DECLARED, security_group_ids=("sg-2",)),
+            Outcome.REPAIRING,
+            Reason.SECURITY_GROUP_DRIFT,
+            steps.SetSecurityGroups("i-1", ("sg-2",)),
+            id="security groups: put right",
+        ),
+        pytest.param(
+            replace(DECLARED, tags={"team": "web"}),
+            Outcome.REPAIRING,
+            Reason.TAG_DRIFT,
+            steps.SetTags("i-1", (("team", "web"),)),
+            id="tags: put right",
+        ),
+        pytest.param(
+            replace(DECLARED, monitoring=True),
+            Outcome.REPAIRING,
+            Reason.INSTANCE_DRIFT,
+            steps.SetMonitoring("i-1", enabled=True),
+            id="monitoring: put right",
+        ),
+        pytest.param(
+            replace(DECLARED, image_id="ami-2"), Outcome.IN_SYNC, Reason.SUCCEEDED, None, id="image: next launch"
+        ),
+        pytest.param(replace(DECLARED, key_name="k"), Outcome.IN_SYNC, Reason.SUCCEEDED, None, id="key: next launch"),
+    ],
+)
+def test_a_declared_field_is_put_right_refused_or_told(declared, outcome, reason, step):
+    """Edited tags, images, types and groups left Ready=True and UpToDate=True behind."""
+    (found,) = differences(declared, instance())
+
+    assert (found.outcome, found.reason, found.condition) == (outcome, reason, ConditionType.UP_TO_DATE)
+    assert found.steps == (() if step is None else (step,))
+    assert found.message
+
+
+def test_an_instance_as_declared_differs_in_nothing():
+    assert differences(DECLARED, instance()) == ()
+
+
+def test_what_is_not_known_is_not_compared():
+    assert differences(Declared(), instance()) == ()
+
+
+def test_tags_of_others_are_left_alone():
+    assert differences(replace(DECLARED, tags={"a": "b"}), instance(tags={"a": "b", "owner": "somebody"})) == ()
+
+
+def test_a_forbidden_change_is_not_ready():
+    desired, observed = ec2_machine(RUNNING), seen(cloud(instance(instance_type="t3.nano")), host())
+
+    conditions = {one["type"]: one for one in status_of(desired, observed)["conditions"]}
+
+    assert (conditions["Ready"]["status"], conditions["Ready"]["reason"]) == ("False", "ChangeForbidden")
+    assert "t3.nano" in conditions["UpToDate"]["message"]
+
+
+def test_all_differences_are_told_at_once():
+    declared = replace(DECLARED, security_group_ids=("sg-2",), monitoring=True)
+
+    conditions = {
+        one["type"]: one
+        for one in status_of(ec2_machine(RUNNING), seen(cloud(instance(), declared=declared), host()))["conditions"]
+    }
+
+    assert "monitoring" in conditions["UpToDate"]["message"]
+    assert "security groups" in conditions["UpToDate"]["message"]
+    assert conditions["Ready"]["status"] == "True"
+
+
+def test_what_counts_at_the_next_launch_is_told_beside_up_to_date():
+    observed = seen(cloud(instance(), declared=replace(DECLARED, image_id="ami-2")), host())
+
+    conditions = {one["type"]: one for one in status_of(ec2_machine(RUNNING), observed)["conditions"]}
+
+    assert (conditions["UpToDate"]["status"], conditions["Ready"]["status"]) == ("True", "True")
+    assert "ami-2 counts at the next launch" in conditions["UpToDate"]["message"]
+
+
+def test_a_refused_group_change_keeps_no_configuration_out():
+    """The walk goes on to the host: one refused SetSecurityGroups kept a new system from being activated."""
+    observed = seen(cloud(instance(), declared=replace(DECLARED, security_group_ids=("sg-2",))), host("/nix/store/old"))
+
+    kinds = [type(step) for step in planned(ec2_machine(launch(instance="i-1")), observed).steps]
+
+    assert kinds == [steps.SetSecurityGroups, steps.Copy]
+
+
+@pytest.mark.parametrize(
+    ("applied", "on_instance", "expected"),
+    [
+        pytest.param(["team"], {}, [steps.RecordTagKeys(())], id="gone from EC2 already: only forgotten"),
+        pytest.param(["team"], {"team": "web"}, [steps.RemoveTags("i-1", ("team",))], id="taken off"),
+        pytest.param([], {"team": "web"}, [], id="somebody else's tag: left alone"),
+    ],
+)
+def test_a_tag_that_leaves_the_spec_is_taken_off_if_it_was_ours(applied, on_instance, expected):
+    desired = ec2_machine(RUNNING | {"appliedTagKeys": applied})
+
+    found = planned(desired, seen(cloud(instance(tags=on_instance)), host()))
+
+    assert list(found.steps) == expected
+
+
+def test_which_tags_are_ours_is_written_down_before_they_are_set():
+    desired = ec2_machine(RUNNING, target={"ec2": {"instanceType": "t3.small", "tags": {"team": "web", "new": "x"}}})
+    declared = replace(DECLARED, tags={"team": "web", "new": "x"})
+
+    found = planned(desired, seen(cloud(instance(tags={"team": "web"}), declared=declared), host()))
+
+    assert found.steps == (steps.RecordTagKeys(("new", "team")), steps.SetTags("i-1", (("new", "x"),)))
