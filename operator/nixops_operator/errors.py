@@ -11,8 +11,7 @@ OperatorError
    └── Lost(reason, message)             something we own is gone; the next plan says whether to make it anew
 
 `reason` is the condition's reason, `message` the condition's message, both unchanged: what happened, to what, what to
-do next; no request id,
-counter or clock in it (each would rewrite the status for ever).
+do next; no request id, counter or clock in it (each would rewrite the status for ever).
 """
 
 from __future__ import annotations

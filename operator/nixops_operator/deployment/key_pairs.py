@@ -2,6 +2,10 @@
 key. EC2 cannot change a key pair: another key is another key pair.
 
     Secret (the user's, or generated) ─► public key ─► name ─► RecordCreation ─► ImportKeyPair ─► used at launches
+
+A generated private key is written here alone (GenerateKey), into a Secret that the deployment owns. Nothing here
+deletes it: the garbage collector does when the deployment has gone, unless KeepKey took the owner off because machines
+stay. A Secret that the user named is only read.
 """
 
 from __future__ import annotations

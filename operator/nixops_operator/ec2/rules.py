@@ -1,10 +1,8 @@
 """Security group rules in one canonical form, so that what a spec says and what EC2 answers can be compared as sets.
 
 EC2 merges, reorders and rewrites what it is given (host bits masked, protocol numbers named, one IpPermission for
-several grants), so both sides
-pass through the same functions. One rule has one peer. Sources: EC2 API Reference, "IpPermission" and
-"SecurityGroupRule"; EC2 User Guide,
-"Security group rules".
+several grants), so both sides pass through the same functions. One rule has one peer. Sources: EC2 API Reference,
+"IpPermission" and "SecurityGroupRule"; EC2 User Guide, "Security group rules".
 """
 
 from __future__ import annotations

@@ -130,8 +130,7 @@ class CloudSnapshot:
     none.
 
     `instances_begun`, `network_begun`: monotonic seconds at which the call that gave instances, or groups and key
-    pairs, *began*. What an own
-    write changed may be missing from a sweep that began before the write.
+    pairs, *began*. What an own write changed may be missing from a sweep that began before the write.
     """
 
     account_id: str

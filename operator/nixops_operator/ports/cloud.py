@@ -112,9 +112,9 @@ class Cloud(Protocol):
     async def import_key_pair(self, name: str, public_key: str, tags: Mapping[str, str]) -> None:
         """Make a key pair of an own public key.
 
-        Changes: one key pair with its tags, in one call. Repeating: gives `InvalidKeyPair.Duplicate`; then the existing
-        one is looked at:
-        same public key and our cluster and uid tags = done, else Blocked (`AdoptionConflict`).
+        Changes: one key pair with its tags, in one call.
+        Repeating: gives `InvalidKeyPair.Duplicate`; then the existing one is looked at: same public key and our cluster
+        and uid tags = done, else Blocked (`AdoptionConflict`).
         """
 
     @effect("ec2.delete_key_pair")
@@ -125,9 +125,9 @@ class Cloud(Protocol):
     async def create_security_group(self, name: str, description: str, vpc_id: str, tags: Mapping[str, str]) -> str:
         """Make a group, return its id.
 
-        Changes: one group with its tags and AWS' allow-all egress rule. Repeating: gives `InvalidGroup.Duplicate`; then
-        the existing one is
-        looked at: our cluster and uid tags = its id is returned, else Blocked (`AdoptionConflict`).
+        Changes: one group with its tags and AWS' allow-all egress rule.
+        Repeating: gives `InvalidGroup.Duplicate`; then the existing one is looked at: our cluster and uid tags = its id
+        is returned, else Blocked (`AdoptionConflict`).
         """
 
     @effect("ec2.authorize_rules")
@@ -162,8 +162,8 @@ class Cloud(Protocol):
         Changes: one instance, its volumes and their tags, in one call.
         Repeating: safe with the same token and parameters: the first instance is returned.
         Raises: OutcomeUnknown - repeat the same call. Retry - throttled, no capacity. Blocked - quota, permission,
-        unknown image, type, key pair,
-            group. Lost (`Terminated`) - the instance of this token is gone (`IdempotentInstanceTerminated`).
+            unknown image, type, key pair, group.
+            Lost (`Terminated`) - the instance of this token is gone (`IdempotentInstanceTerminated`).
             Lost (`LaunchAmbiguous`) - `IdempotentParameterMismatch`: the token was used with other parameters.
         Source: EC2 Developer Guide, "Ensuring idempotency in Amazon EC2 API requests".
         """

@@ -33,9 +33,8 @@ class Host(Protocol):
     """One held SSH connection to one machine. Answers are bounded (1 MiB, 30 s unless said otherwise).
 
     Raises, all: Retry (`ConnectTimeout`, `ConnectionRefused`) when the connection is cut or a command does not answer
-    in time;
-    Blocked (`AuthenticationFailed`) when the account's shell does not run commands, or the account is not uid 0;
-    Blocked (`ActivationFailed`) only where said.
+    in time; Blocked (`AuthenticationFailed`) when the account's shell does not run commands, or the account is not
+    uid 0; Blocked (`ActivationFailed`) only where said.
     """
 
     @property
@@ -79,8 +78,7 @@ class Host(Protocol):
         """Protect a copied system from the host's garbage collector.
 
         True if its whole closure is valid on the host, and is now the root `next`; False if paths are missing (nothing
-        is changed).
-        Repeating: safe.
+        is changed). Repeating: safe.
         """
 
     @effect("host.claim")
@@ -88,9 +86,8 @@ class Host(Protocol):
         """Claim the host for one activation.
 
         Makes /var/lib/nixops/activation/<id> and the link `active`, each of which can be made once; state `prepared`.
-        Roots `previous`.
-        True if this request now holds the claim (also when it did before); False if another id holds it: look at
-        `facts`.
+        Roots `previous`. True if this request now holds the claim (also when it did before); False if another id holds
+        it: look at `facts`.
         """
 
     @effect("host.activate")
@@ -147,7 +144,6 @@ class Hosts(Protocol):
         """A new TCP connection and handshake; the host must show a pinned key before anything of ours is sent.
 
         Limits: connect 10 s, login 20 s. Raises Retry (`ConnectTimeout`, `ConnectionRefused`), Blocked
-        (`AuthenticationFailed`,
-        `HostKeyMismatch` with the fingerprints of both keys, `SecretNotFound` if the client key cannot be read as a
-        private key).
+        (`AuthenticationFailed`, `HostKeyMismatch` with the fingerprints of both keys, `SecretNotFound` if the client
+        key cannot be read as a private key).
         """
