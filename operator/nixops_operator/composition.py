@@ -87,7 +87,7 @@ def wire(chosen: Settings, connection: Connection, lease: Lease, inner: Sequence
     metrics = Metrics()
     around = (layers.fence(lambda: _is_leading(chosen, lease)), layers.audit(metrics), *inner)
     cache = Cache()
-    queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random(), meter=metrics)  # noqa: S311 - jitter
+    queue: WorkQueue[Key] = WorkQueue(_lane, random.Random(), meter=metrics)  # noqa: S311 - jitter
     return Core(
         chosen=chosen,
         lease=lease,
@@ -99,6 +99,11 @@ def wire(chosen: Settings, connection: Connection, lease: Lease, inner: Sequence
         jobs=Jobs(_job_limits(chosen), queue.add, {COPY: chosen.nix.copies.stall}),
         kube=cast(Kube, Layered(KubernetesApi(connection, namespaces=chosen.watch.namespaces), Kube, around)),
     )
+
+
+def _lane(key: Key) -> tuple[str, str]:
+    """Kinds and namespaces take turns: nobody's thousand objects hold up somebody else's edit."""
+    return key.kind, key.namespace
 
 
 def _job_limits(chosen: Settings) -> Mapping[str, int]:

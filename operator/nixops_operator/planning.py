@@ -63,6 +63,8 @@ class Finding:
     """How it stands when policy says to leave a difference; None: as DRIFT_REPORTED or REPORTED, by how it serves."""
     is_first_look: bool = False
     """Nothing is wrong: this process has not looked there yet."""
+    awaits_answer: bool = False
+    """A peer was asked a moment ago; what the status says stands until it has answered."""
 
     @property
     def verdict(self) -> Verdict:
@@ -177,7 +179,7 @@ def _under_drift_policy(finding: Finding, area: Area, rules: Rules) -> Finding:
 def _judge(findings: Sequence[Finding], rules: Rules) -> Verdict:
     worst = max(findings, key=lambda one: one.outcome.severity, default=Finding(Outcome.IN_SYNC))
     verdict = replace(worst.verdict, look_again=_soonest(findings))
-    if rules.was_told and any(one.is_first_look for one in findings):
+    if rules.was_told and any(one.awaits_answer for one in findings):
         return replace(verdict, outcome=Outcome.LOOKING)
     if worst.outcome in _WAY_OUT:
         return verdict
@@ -211,7 +213,8 @@ def _suspended(would_be: Verdict) -> Verdict:
 def found_error(error: OperatorError, condition: ConditionType | None = None) -> Finding:
     """A part of the world that cannot be looked at, or used."""
     if isinstance(error, NotYet):
-        return Finding(Outcome.WORKING, error.reason, error.message, condition, look_again=SOON, is_first_look=True)
+        found = Finding(Outcome.WORKING, error.reason, error.message, condition, look_again=SOON)
+        return replace(found, is_first_look=True, awaits_answer=True)
     verdict = verdict_of(error, condition)
     return Finding(verdict.outcome, verdict.reason, verdict.message, condition)
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from nixops_operator import names
 
+LONGEST = 256
+"""Characters of a request that count: as many as `status.lastHandledReconcileAt` holds."""
 _ANNOTATIONS = (names.RECONCILE_ANNOTATION, names.FLUX_RECONCILE_ANNOTATION)
 
 
@@ -31,6 +33,7 @@ class Requests:
 
 def requests_of(annotations: Mapping[str, str], status: Mapping[str, Any]) -> Requests:
     """The requests that stand in the annotations, compared with what the status says was handled."""
-    standing = tuple(annotations[name] for name in _ANNOTATIONS if annotations.get(name))
+    # What is longer than a status field may be is told apart by its beginning.
+    standing = tuple(annotations[name][:LONGEST] for name in _ANNOTATIONS if annotations.get(name))
     handled = {*(status.get("handledRequests") or ()), status.get("lastHandledReconcileAt")}
     return Requests(standing, next((value for value in standing if value not in handled), None))

@@ -114,7 +114,7 @@ def _unseen(leaving: Leaving, network: ObservedNetwork) -> Iterator[Finding]:
 
 def _unreachable(leaving: Leaving, error: OperatorError, now: datetime, *, keeps: bool, may_go: bool) -> Finding:
     if isinstance(error, NotYet):
-        return replace(_deleting(error.message), is_first_look=True)
+        return replace(_deleting(error.message), awaits_answer=True)
     account_id = str(leaving.account_id)
     if keeps and isinstance(error, Blocked):
         is_over = _is_patience_over(leaving, now) and may_go

@@ -6,6 +6,7 @@ The finalizer goes when nothing of ours is left, or what is left was let go as `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from nixops_operator import absence, job_names, names, retain
@@ -106,7 +107,7 @@ def _without_credentials(leaving: Leaving, cloud: ObservedCloud) -> Finding:
     error = cloud.error
     assert error is not None  # noqa: S101 - the caller looked
     if isinstance(error, NotYet):
-        return _deleting(error.message)
+        return replace(_deleting(error.message), awaits_answer=True)
     message = (
         f"cannot look for the instance in account {leaving.account_id}: {error.message}; "
         "repair the credentials, or set spec.deletionPolicy to Retain to let go of it"

@@ -17,7 +17,7 @@ from nixops_operator.machine import activation, deletion, host, instance, launch
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedCloud, ObservedLeaving
 from nixops_operator.planning import Area, Check, Finding, Gate, Plan, Repair, Rules, found_error, planned, walk
-from nixops_operator.ready import is_deadline_passed, was_reached
+from nixops_operator.ready import is_deadline_passed, was_reached, was_told
 from nixops_operator.verdict import Outcome
 
 InCloud = Check[Desired, ObservedCloud]
@@ -30,7 +30,8 @@ def plan(desired: Desired, observed: Observed, now: datetime, progress_deadline:
 
 def plan_way_out(leaving: Leaving, observed: ObservedLeaving, now: datetime) -> Plan:
     """What one in deletion needs."""
-    return planned(deletion.way_out(leaving, observed, now), Rules())
+    rules = Rules(was_told=was_told(leaving.status, leaving.generation))
+    return planned(deletion.way_out(leaving, observed, now), rules)
 
 
 def wanted_jobs(desired: Desired, observed: Observed) -> frozenset[str] | None:
@@ -57,6 +58,7 @@ def _rules(desired: Desired, now: datetime, progress_deadline: timedelta) -> Rul
         was_reached=was_reached(desired.status, desired.generation),
         reported=frozenset(reported),
         deadline_passed=is_deadline_passed(desired.status, desired.generation, progress_deadline, now),
+        was_told=was_told(desired.status, desired.generation),
     )
 
 
@@ -92,7 +94,13 @@ def _account_recorded(desired: Desired, cloud: ObservedCloud, now: datetime) -> 
     )
 
 
+def _summary(desired: Desired, observed: Observed, now: datetime) -> Finding:
+    """What is said when nothing else is."""
+    return Finding(Outcome.IN_SYNC, Reason.SUCCEEDED, "the declared system runs")
+
+
 CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
+    Repair(_summary),
     Repair(system.ahead),
     Gate(_in_cloud(_credentials_usable)),
     Gate(_in_cloud(_account_recorded)),
