@@ -39,6 +39,7 @@ lint: .venv ## style, types, import contracts, generated files
 	@$(PYTHON) -m mypy --no-error-summary
 	@out=$$(.venv/bin/lint-imports --no-logo 2>&1) || { printf "%s\n" "$$out"; exit 1; }
 	@$(PYTHON) -m nixops_operator.api.crd --check
+	@$(PYTHON) -m nixops_operator.machine.reference --check
 	@echo 'lint: nothing to complain about'
 
 .PHONY: format
@@ -47,8 +48,9 @@ format: .venv ## brings the code into its form
 	@$(PYTHON) -m ruff format
 
 .PHONY: generate
-generate: .venv ## CRDs, from the models in operator/nixops_operator/api
+generate: .venv ## CRDs and docs/reference, from the models and tables in operator/nixops_operator
 	@$(PYTHON) -m nixops_operator.api.crd
+	@$(PYTHON) -m nixops_operator.machine.reference
 
 .PHONY: lab-up
 lab-up: .venv ## a lab to work in by hand, see tests/lab/README.md

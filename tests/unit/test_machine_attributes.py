@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from pydantic.alias_generators import to_camel
@@ -11,7 +12,7 @@ from nixops_operator import names
 from nixops_operator.api.machine_spec import Ec2Target
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.cloud import LaunchRequest
-from nixops_operator.machine import steps
+from nixops_operator.machine import reference, steps
 from nixops_operator.machine.attributes import ATTRIBUTES, Change, Declared, differences, launch_request
 from nixops_operator.verdict import Outcome
 from unit.builders import DECLARED, cloud, ec2_machine, host, instance, launch, planned, ran, ready, seen, status_of
@@ -31,6 +32,10 @@ def test_every_part_of_a_launch_but_the_host_key_is_read_off_a_row():
 
 def test_every_row_that_is_carried_out_online_has_its_step():
     assert all((row.step is not None) == (row.change is Change.ONLINE) for row in ATTRIBUTES)
+
+
+def test_the_user_documentation_has_the_rows_as_they_are(capsys: pytest.CaptureFixture[str]):
+    assert reference.main(["--check", str(Path(__file__).parents[2])]) == 0, capsys.readouterr().err
 
 
 def test_a_launch_says_what_is_declared_and_nothing_of_the_rest():

@@ -6,13 +6,12 @@ compares and exits 1 with the command to run.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from nixops_operator import generated
 from nixops_operator.api.deployment_spec import MachineEntry, NixDeploymentSpec
 from nixops_operator.api.field_types import cel_rules
 from nixops_operator.api.group import GROUP, VERSION
@@ -234,24 +233,8 @@ def _yaml(definition: Schema) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the files, or with --check compare them. Exit status: 1 if a file differs, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m nixops_operator.api.crd", description="Write the CRDs.")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="the checkout (default: current folder)")
-    parser.add_argument("--check", action="store_true", help="compare only")
-    options = parser.parse_args(arguments)
-    stale = []
-    for name, content in files().items():
-        path = options.folder / name
-        if path.is_file() and path.read_text() == content:
-            continue
-        stale.append(name)
-        if not options.check:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content)
-    if options.check and stale:
-        sys.stderr.write(f"out of date: {', '.join(stale)}; run `make generate`\n")
-        return 1
-    return 0
+    """Exit status: 1 if --check finds that a file differs, else 0."""
+    return generated.main(files(), "nixops_operator.api.crd", "the CRDs", arguments)
 
 
 if __name__ == "__main__":
