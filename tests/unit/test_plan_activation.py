@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.api.status import RevertsStatus
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.host import ActivationRequest, ActivationState
 from nixops_operator.jobs import Failed, Running
@@ -30,6 +32,7 @@ from unit.builders import (
     ran,
     ready,
     seen,
+    stamp,
 )
 
 A = ActivationState
@@ -137,7 +140,7 @@ def request(attempt: int = 1, previous: str = OLD, toplevel: str = NEW) -> Activ
         pytest.param(
             host_machine(activation(result="Succeeded") | ran()),
             host(BY_HAND, BY_HAND, activation=on_host(A.COMMITTED)),
-            steps.RecordActivation(request(2, previous=BY_HAND)),
+            steps.RecordActivation(request(2, previous=BY_HAND), RevertsStatus(count=1, since=NOON)),
             id="switched by hand: back, as another attempt",
         ),
         pytest.param(
@@ -261,6 +264,39 @@ def test_drift_is_told_apart_and_reported_if_policy_says_so(found, reason):
     assert [type(step) for step in enforced.steps] == [steps.RecordActivation]
     assert reported.steps == ()
     assert (reported.verdict.outcome, reported.verdict.reason) == (Outcome.DRIFT_REPORTED, Reason.SYSTEM_DRIFT)
+
+
+def reverted(count: int, minutes: float) -> dict[str, Any]:
+    return {"reverts": {"count": count, "since": stamp(NOON - timedelta(minutes=minutes))}}
+
+
+@pytest.mark.parametrize(
+    ("status", "counted"),
+    [
+        pytest.param({}, (1, 0), id="the first one"),
+        pytest.param(reverted(2, 59), (3, 59), id="within the hour: counted on"),
+        pytest.param(reverted(3, 60), (1, 0), id="an hour ago: begun anew"),
+    ],
+)
+def test_how_often_a_system_is_put_back_is_counted(status, counted):
+    desired = host_machine(activation() | ran() | status)
+
+    (step,) = planned(desired, seen(host=host(BY_HAND, BY_HAND, activation=on_host(A.COMMITTED)))).steps
+
+    count, minutes = counted
+    assert step.reverts == RevertsStatus(count=count, since=NOON - timedelta(minutes=minutes))
+
+
+def test_three_switches_in_an_hour_that_somebody_undoes_are_told_and_not_fought():
+    """Two NixMachines on one host switched it every five seconds, for ever."""
+    desired = host_machine(activation() | ran() | reverted(3, 30))
+
+    found = planned(desired, seen(host=host(BY_HAND, BY_HAND, activation=on_host(A.COMMITTED))))
+
+    assert found.steps == ()
+    assert (found.verdict.outcome, found.verdict.reason) == (Outcome.STALLED, Reason.SYSTEM_DRIFT)
+    assert found.verdict.look_again == timedelta(minutes=30)
+    assert "find who switches it" in found.verdict.message
 
 
 def test_a_system_that_never_ran_is_new_and_no_drift_whatever_the_policy():

@@ -114,6 +114,15 @@ class RestartsStatus(StatusModel):
     """Of the spec that it was asked for; an edit begins anew."""
 
 
+class RevertsStatus(StatusModel):
+    """Systems of others that were put back of late."""
+
+    count: int = 0
+    """How many, since then."""
+    since: Timestamp
+    """When the first of them was."""
+
+
 class AddressesStatus(StatusModel):
     """Where the machine is reached."""
 
@@ -204,6 +213,8 @@ class NixMachineStatus(StatusModel):
     """The launch that made it, or is under way."""
     restarts: RestartsStatus | None = None
     """Starts and launches of late; absent when there were none."""
+    reverts: RevertsStatus | None = None
+    """Systems of others that were put back within an hour; absent when there were none."""
     applied_tag_keys: Annotated[
         tuple[Annotated[str, StringConstraints(max_length=128)], ...], Field(max_length=96, json_schema_extra=SET)
     ] = ()

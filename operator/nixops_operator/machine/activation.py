@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from nixops_operator import job_names
 from nixops_operator.api.machine_spec import DriftPolicy
 from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.api.status import RevertsStatus
 from nixops_operator.errors import Blocked, OperatorError
 from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed, Running
@@ -36,6 +37,9 @@ UNITS_FAILED_EXIT = 4
 """Its exit when a unit is failed at the end; it can hide a failed activation script."""
 LOCK_HELD_WAIT = timedelta(seconds=15)
 
+MOST_REVERTS = 3
+REVERTS_WITHIN = timedelta(hours=1)
+
 _ENDED = (ActivationState.COMMITTED, ActivationState.ROLLED_BACK, ActivationState.FAILED)
 
 
@@ -53,7 +57,11 @@ def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | 
         return refused
     if (waiting := _lock_held(desired, observed, facts, now)) is not None:
         return waiting
-    return _bring(desired, observed, facts, toplevel, drift_of(desired, facts, toplevel))
+    drift = drift_of(desired, facts, toplevel)
+    if drift is not None and (conflict := _conflict(desired, drift[1], now)) is not None:
+        return conflict
+    found = _bring(desired, observed, facts, toplevel, drift)
+    return _counted(found, desired, now) if drift is not None else found
 
 
 def drift_of(desired: Desired, facts: HostFacts, toplevel: str) -> tuple[Reason, str] | None:
@@ -68,6 +76,40 @@ def drift_of(desired: Desired, facts: HostFacts, toplevel: str) -> tuple[Reason,
 def has_run_before(desired: Desired, toplevel: str) -> bool:
     """Whether this very system was active and confirmed already, as the status remembers."""
     return desired.system.desired == toplevel and desired.system.activated_at is not None
+
+
+def _conflict(desired: Desired, what: str, now: datetime) -> Finding | None:
+    """Somebody else switches the machine again and again: that is a conflict to be told, not a war to be won."""
+    reverts = desired.reverts
+    if reverts is None or reverts.count < MOST_REVERTS or now - reverts.since >= REVERTS_WITHIN:
+        return None
+    message = (
+        f"{what}, as often as it was put back ({MOST_REVERTS} times within an hour); find who switches it (another "
+        "NixMachine, a timer, auto-upgrade), or set activation.driftPolicy to Report. It is put back again later"
+    )
+    condition, wait = ConditionType.CONFIGURATION_ACTIVE, reverts.since + REVERTS_WITHIN - now
+    return Finding(
+        Outcome.STALLED,
+        Reason.SYSTEM_DRIFT,
+        message,
+        condition,
+        look_again=wait,
+        differs=Area.HOST,
+        is_drift=True,
+        left_as=Outcome.DRIFT_REPORTED,
+    )
+
+
+def _counted(found: Finding, desired: Desired, now: datetime) -> Finding:
+    """The intent that puts a system back counts it."""
+    reverts = desired.reverts
+    is_new = reverts is None or now - reverts.since >= REVERTS_WITHIN
+    since, count = (now, 1) if reverts is None or is_new else (reverts.since, reverts.count + 1)
+    counted = RevertsStatus(count=count, since=since)
+    steps_then = tuple(
+        replace(step, reverts=counted) if isinstance(step, steps.RecordActivation) else step for step in found.steps
+    )
+    return replace(found, steps=steps_then)
 
 
 def _go_on(desired: Desired, observed: Observed, running: ActivationFacts) -> Finding:

@@ -53,7 +53,9 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
         case steps.RecordTagKeys(keys):
             return await world.kube.write_intent(body, {"appliedTagKeys": list(keys)})
         case steps.RecordActivation():
-            return await world.kube.write_intent(body, {"activation": written(_intent(step, world.now()))})
+            fields = {"activation": written(_intent(step, world.now()))}
+            reverts = {"reverts": written(step.reverts)} if step.reverts is not None else {}
+            return await world.kube.write_intent(body, fields | reverts)
         case (
             steps.StartInstance()
             | steps.SetSecurityGroups()

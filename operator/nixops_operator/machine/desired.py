@@ -15,7 +15,15 @@ from typing import Any
 from nixops_operator import names
 from nixops_operator.api.machine_spec import AwsSettings, DeletionPolicy, NixMachineSpec
 from nixops_operator.api.parse import DeletionView, deletion_view, parse_machine
-from nixops_operator.api.status import ActivationStatus, LaunchStatus, OriginStatus, RestartsStatus, SystemStatus, read
+from nixops_operator.api.status import (
+    ActivationStatus,
+    LaunchStatus,
+    OriginStatus,
+    RestartsStatus,
+    RevertsStatus,
+    SystemStatus,
+    read,
+)
 from nixops_operator.facts.kube import Body, Key, Kind, controller_of
 from nixops_operator.requests import Requests, requests_of
 
@@ -52,6 +60,10 @@ class _Remembered:
     @cached_property
     def restarts(self) -> RestartsStatus | None:
         return read(RestartsStatus, self.status.get("restarts"))
+
+    @cached_property
+    def reverts(self) -> RevertsStatus | None:
+        return read(RevertsStatus, self.status.get("reverts"))
 
     @property
     def account_id(self) -> str | None:

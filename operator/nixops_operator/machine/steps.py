@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from nixops_operator import retain
-from nixops_operator.api.status import LaunchStatus
+from nixops_operator.api.status import LaunchStatus, RevertsStatus
 from nixops_operator.facts.host import ActivationRequest, HostOwner
 from nixops_operator.step import Identity, Step
 
@@ -214,6 +214,7 @@ class RecordActivation(Step):
     """Write the intent; the host is told afterwards, and by the same id after a crash."""
 
     request: ActivationRequest
+    reverts: RevertsStatus | None = None  # set where it puts back what somebody else has switched
 
 
 @dataclass(frozen=True)
