@@ -507,3 +507,35 @@ def test_unresolved_input_is_no_finished_build():
     conditions = trio_of(host_machine(), seen(host=silent(), system=waiting, jobs=BUILT))
 
     assert conditions["ConfigurationBuilt"] == "Unknown/Evaluating"
+
+
+# --- a source that has gone -------------------------------------------------------------------------------------------
+
+PRUNED = ObservedSystem(error=Blocked(Reason.SOURCE_NOT_FOUND, "ConfigMap web-5d7f does not exist"), confirmed=NEW)
+
+
+def test_what_was_confirmed_stays_in_force_when_its_source_is_pruned():
+    """Flux and Argo prune a hashed ConfigMap while the machine still names it; healing stopped."""
+    switched = host(BY_HAND, BY_HAND, activation=on_host(A.COMMITTED))
+
+    found = planned(host_machine(SERVED), seen(host=switched, system=PRUNED))
+
+    assert [type(step) for step in found.steps] == [steps.RecordActivation]
+
+
+def test_a_pruned_source_is_told_and_says_nothing_false_of_what_runs():
+    """The status said that another system runs."""
+    conditions = trio_of(host_machine(SERVED), seen(host=host(), system=PRUNED))
+
+    assert (conditions["Ready"], conditions["ConfigurationActive"]) == ("True/Succeeded", "True/Succeeded")
+    assert conditions["ConfigurationBuilt"] == "False/SourceNotFound"
+    assert "Stalled" not in conditions
+
+
+def test_a_source_that_never_was_there_is_a_persons_business():
+    missing = replace(PRUNED, confirmed=None)
+
+    conditions = trio_of(host_machine(SERVED), seen(host=host(), system=missing))
+
+    assert conditions["Stalled"] == "True/SourceNotFound"
+    assert conditions["ConfigurationActive"] == "Unknown/Evaluating"
