@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 
 from nixops_operator import names
+from nixops_operator.account import RecordAccount
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.deployment.account import RecordAccount
 from nixops_operator.deployment.creations import RecordCreation
 from nixops_operator.deployment.key_pairs import DeleteKeyPair, GenerateKey, ImportKeyPair, KeepKey
 from nixops_operator.deployment.machines import CreateMachine, DeleteMachine, ReplaceMachineSpec

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from nixops_operator.account import RecordAccount
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.cloud import InstanceState
@@ -44,7 +45,7 @@ def intent_of(desired):
         pytest.param(
             ec2_machine({"accountId": None}),
             cloud(),
-            steps.RecordAccount(ACCOUNT),
+            RecordAccount(ACCOUNT),
             id="the account is written down first",
         ),
         pytest.param(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nixops_operator.account import RecordAccount
 from nixops_operator.deployment import account, creations, key_pairs, machines, retained, security_groups
 from nixops_operator.deployment.desired import Desired, Leaving
 from nixops_operator.facts.kube import Body
@@ -13,8 +14,8 @@ from nixops_operator.world import World
 async def apply(step: Step, given: Desired | Leaving, body: Body, world: World) -> Body:
     """Do it. Returns the newest body, which an intent may have changed. Raises what ports raise."""
     match step:
-        case account.RecordAccount():
-            return await account.record(step, body, world)
+        case RecordAccount(account_id):
+            return await world.kube.write_intent(body, {"accountId": account_id})
         case creations.RecordCreation():
             return await creations.record(step, body, world)
         case creations.ForgetThing():

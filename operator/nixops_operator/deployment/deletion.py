@@ -9,16 +9,15 @@ and live on, keep what is shared: it is tagged as let go of. The finalizer goes 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from nixops_operator import names, retain
+from nixops_operator.account import unreachable
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.deployment import account, creations, key_pairs, machines, security_groups
 from nixops_operator.deployment.desired import Leaving
 from nixops_operator.deployment.observed import Observed, ObservedNetwork
 from nixops_operator.deployment.retained import RetainThing
-from nixops_operator.errors import Blocked, NotYet, OperatorError
 from nixops_operator.facts.cloud import SecurityGroup
 from nixops_operator.planning import SOON, Finding
 from nixops_operator.step import Step
@@ -50,7 +49,8 @@ def _found(leaving: Leaving, observed: Observed, now: datetime) -> Iterator[Find
         return
     error = account.problem(leaving, network)
     if error is not None:
-        yield _unreachable(leaving, error, now, keeps=keeps, may_go=not waiting)
+        is_over = retain.is_patience_over(leaving, TRIED, now) and not waiting
+        yield unreachable(leaving, error, TRIED, retains=keeps, is_over=is_over)
     elif keeps:
         yield from _shared_stay(leaving, network, now, may_go=not waiting)
         yield from _unseen(leaving, network)
@@ -95,9 +95,9 @@ def groups_to_go(network: ObservedNetwork) -> tuple[SecurityGroup, ...]:
 
 def _shared_stay(leaving: Leaving, network: ObservedNetwork, now: datetime, *, may_go: bool) -> Iterator[Finding]:
     untagged = sorted(thing.id for thing in network.things if not names.is_retained(thing.tags))
-    if untagged and _is_patience_over(leaving, now):
+    if untagged and retain.is_patience_over(leaving, TRIED, now):
         if may_go:
-            yield _let_go(retain.let_go_untagged(Reason.ACCESS_DENIED, ", ".join(untagged)).message)
+            yield retain.let_go_untagged(Reason.ACCESS_DENIED, ", ".join(untagged))
         return
     for thing_id in untagged:
         message = f"tagging {thing_id} as retained"
@@ -107,39 +107,6 @@ def _shared_stay(leaving: Leaving, network: ObservedNetwork, now: datetime, *, m
 def _unseen(leaving: Leaving, network: ObservedNetwork) -> Iterator[Finding]:
     for name in creations.unseen(leaving, network):
         yield _deleting(f"{name} was asked for, and EC2 does not show it; waiting up to 6 min, so that nothing is left")
-
-
-# --- refusals -----------------------------------------------------------------------------------------------------
-
-
-def _unreachable(leaving: Leaving, error: OperatorError, now: datetime, *, keeps: bool, may_go: bool) -> Finding:
-    if isinstance(error, NotYet):
-        return replace(_deleting(error.message), awaits_answer=True)
-    account_id = str(leaving.account_id)
-    if keeps and isinstance(error, Blocked):
-        is_over = _is_patience_over(leaving, now) and may_go
-        told = retain.without_credentials(error, account_id, is_over=is_over)
-        return Finding(told.outcome, told.reason, told.message, TRIED, look_again=told.look_again)
-    message = (
-        f"cannot look for what is left in account {account_id}: {error.message}; "
-        "repair the credentials, or set spec.deletionPolicy to Retain to let go of it"
-    )
-    outcome = Outcome.WEDGED if isinstance(error, Blocked) else Outcome.DELETING
-    return Finding(outcome, error.reason, message, TRIED, look_again=SOON)
-
-
-def _is_patience_over(leaving: Leaving, now: datetime) -> bool:
-    """Whether this deployment's own tries, for this generation, have been refused for as long as one waits."""
-    for condition in leaving.status.get("conditions") or ():
-        if condition["type"] == TRIED and condition["status"] == "False":
-            since = max(datetime.fromisoformat(condition["lastTransitionTime"]), leaving.deleted_at)
-            is_of_now = condition.get("observedGeneration") == leaving.generation
-            return bool(is_of_now and now - since >= retain.PATIENCE)
-    return False
-
-
-def _let_go(message: str) -> Finding:
-    return Finding(Outcome.GONE, Reason.ACCESS_DENIED, message)
 
 
 def _deleting(message: str, *taken: Step) -> Finding:

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nixops_operator import names
 from nixops_operator.api.deployment_spec import NixDeploymentSpec
 from nixops_operator.api.machine_of_deployment import ChildMachine, machines_of
 from nixops_operator.api.machine_spec import AwsSettings, DeletionPolicy
-from nixops_operator.api.parse import deletion_view, parse_deployment
+from nixops_operator.api.parse import parse_deployment
 from nixops_operator.api.status import CreationStatus, KeyPairStatus, RevisionStatus, SecurityGroupStatus, read
 from nixops_operator.deployment.revision import revision_of
 from nixops_operator.errors import InvalidSpec
 from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.objects import LeavingObject, ReconciledObject, head, is_leaving, is_paused, leaving_head
 from nixops_operator.ready import was_reached
 from nixops_operator.requests import Requests, requests_of
 
@@ -32,19 +31,8 @@ def creations_of(status: Body) -> tuple[CreationStatus, ...]:
     return tuple(one for one in found if one is not None)
 
 
-@dataclass(frozen=True)
-class _Remembered:
+class _Remembered(ReconciledObject):
     """What both forms take from the status."""
-
-    key: Key
-    uid: str
-    generation: int
-    status: Body = field(repr=False)
-
-    @property
-    def account_id(self) -> str | None:
-        """The account in which something of ours may exist; None: nothing was ever made."""
-        return self.status.get("accountId")
 
     @cached_property
     def creations(self) -> tuple[CreationStatus, ...]:
@@ -94,23 +82,16 @@ class Desired(_Remembered):
 
 
 @dataclass(frozen=True)
-class Leaving(_Remembered):
+class Leaving(_Remembered, LeavingObject):
     """One NixDeployment in deletion."""
 
-    deleted_at: datetime
-    deletion_policy: DeletionPolicy | None  # None: nobody can read whether things are to be kept, so they are
     kept_machines: frozenset[str]  # names of entries that say Retain for themselves
     ended_machines: frozenset[str]  # names of entries that say Delete for themselves
-    aws: AwsSettings | None  # None: nobody can read it
     is_orphaning: bool  # the garbage collector is still taking us off our machines (`--cascade=orphan`)
 
     @property
     def needs_cloud(self) -> bool:
         return self.account_id is not None
-
-    @property
-    def retains(self) -> bool:
-        return self.deletion_policy is not DeletionPolicy.DELETE
 
 
 PARSED_KEPT = 512
@@ -163,42 +144,28 @@ def _parse(body: Body) -> _Parsed | InvalidSpec:
 
 def read_deployment(body: Body, parsed: ParsedSpecs) -> Desired | Leaving:
     """A NixDeployment's body as a pass takes it. Raises InvalidSpec for a living one that this release refuses."""
-    metadata = body["metadata"]
-    status = body.get("status") or {}
-    key = Key(Kind.DEPLOYMENT, metadata["namespace"], metadata["name"])
-    if metadata.get("deletionTimestamp"):
-        return _leaving(body, key, status)
-    found = parsed.of(key, body)
-    annotations = metadata.get("annotations") or {}
+    if is_leaving(body):
+        return _leaving(body)
+    known = head(body, Kind.DEPLOYMENT)
+    found = parsed.of(known["key"], body)
     return Desired(
-        key=key,
-        uid=metadata["uid"],
-        generation=metadata["generation"],
-        status=status,
-        is_paused=found.spec.suspend or annotations.get(names.PAUSED_ANNOTATION) == "true",
+        **known,
+        is_paused=is_paused(body, suspend=found.spec.suspend),
         spec=found.spec,
         children=found.children,
         invalid=found.invalid,
         revision=found.revision,
-        requests=requests_of(annotations, status),
+        requests=requests_of(body["metadata"].get("annotations") or {}, known["status"]),
     )
 
 
-def _leaving(body: Body, key: Key, status: Body) -> Leaving:
-    metadata = body["metadata"]
-    view = deletion_view(body)
+def _leaving(body: Body) -> Leaving:
     own = _own_policies(body.get("spec") or {})
     return Leaving(
-        key=key,
-        uid=metadata["uid"],
-        generation=metadata["generation"],
-        status=status,
-        deleted_at=datetime.fromisoformat(metadata["deletionTimestamp"]),
-        deletion_policy=view.policy,
+        **leaving_head(body, Kind.DEPLOYMENT),
         kept_machines=frozenset(name for name, policy in own.items() if policy == DeletionPolicy.RETAIN),
         ended_machines=frozenset(name for name, policy in own.items() if policy == DeletionPolicy.DELETE),
-        aws=view.aws,
-        is_orphaning=ORPHAN_FINALIZER in (metadata.get("finalizers") or ()),
+        is_orphaning=ORPHAN_FINALIZER in (body["metadata"].get("finalizers") or ()),
     )
 
 

@@ -6,14 +6,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from nixops_operator import names
-from nixops_operator.api.machine_spec import DeletionPolicy
+from nixops_operator.account import RecordAccount
+from nixops_operator.api.machine_spec import AwsSettings, DeletionPolicy
 from nixops_operator.api.parse import deletion_view
 from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import ActivationStatus, RestartsStatus, written
 from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts.kube import Body, Kind, OwnerReference
 from nixops_operator.machine import host_keys, launch, steps
-from nixops_operator.machine.desired import Desired, Leaving, policy_of
+from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.jobs import start_disowning, start_job
 from nixops_operator.machine.observe_host import client_key
 from nixops_operator.step import Step
@@ -31,7 +32,7 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
     if isinstance(desired, Leaving):
         return await _apply_leaving(step, desired, body, world)
     match step:
-        case steps.RecordAccount(account_id):
+        case RecordAccount(account_id):
             return await world.kube.write_intent(body, {"accountId": account_id})
         case steps.RecordLaunch():
             return await launch.record_launch(step, desired, body, world)
@@ -97,7 +98,7 @@ def _intent(step: steps.RecordActivation, now: datetime) -> ActivationStatus:
 
 async def _view(desired: Desired | Leaving, world: World) -> CloudView:
     if isinstance(desired, Leaving):
-        return await world.cloud(desired.key, desired.uids, desired.aws, is_leaving=True)
+        return await world.cloud(desired.key, desired.uids, desired.aws or AwsSettings(), is_leaving=True)
     return await world.cloud(desired.key, desired.uids, desired.spec.aws)
 
 
@@ -184,7 +185,7 @@ async def _terminate(instance_id: str, leaving: Leaving, world: World) -> None:
     fresh = await world.kube.get(leaving.key)
     if fresh is None or fresh["metadata"]["uid"] != leaving.uid or not fresh["metadata"].get("deletionTimestamp"):
         raise Conflict(f"{leaving.key} is not in deletion any more; nothing is terminated")
-    if policy_of(deletion_view(fresh)) is DeletionPolicy.RETAIN:
+    if deletion_view(fresh).policy is not DeletionPolicy.DELETE:
         raise Conflict(f"{leaving.key} is to be retained now; nothing is terminated")
     view = await _view(leaving, world)
     shown = [one for one in await view.cloud.find_instances(instance_id=instance_id) if one.id == instance_id]

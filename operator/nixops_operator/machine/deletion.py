@@ -6,13 +6,10 @@ The finalizer goes when nothing of ours is left, or what is left was let go as `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
-from nixops_operator import absence, job_names, names, retain
-from nixops_operator.api.machine_spec import DeletionPolicy
+from nixops_operator import absence, account, job_names, names, retain
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.errors import Blocked, NotYet
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.jobs import Failed
 from nixops_operator.machine import steps
@@ -20,7 +17,7 @@ from nixops_operator.machine.desired import Leaving
 from nixops_operator.machine.observed import ObservedCloud, ObservedLeaving, ids
 from nixops_operator.planning import SOON, Finding
 from nixops_operator.step import Step
-from nixops_operator.verdict import Outcome, Verdict, verdict_of
+from nixops_operator.verdict import Outcome
 
 
 def way_out(leaving: Leaving, observed: ObservedLeaving, now: datetime) -> Sequence[Finding]:
@@ -28,15 +25,14 @@ def way_out(leaving: Leaving, observed: ObservedLeaving, now: datetime) -> Seque
     cloud = observed.cloud
     if cloud is None or leaving.account_id is None:
         return _host_released(leaving, observed)
-    retains = leaving.deletion_policy is DeletionPolicy.RETAIN
-    is_over = retain.is_patience_over(leaving.status, leaving.generation, leaving.deleted_at, now)
-    if cloud.error is not None:
-        if retains and isinstance(cloud.error, Blocked):
-            return (_told(retain.without_credentials(cloud.error, leaving.account_id, is_over=is_over)),)
-        return (_without_credentials(leaving, cloud),)
-    if cloud.account_id != leaving.account_id:
-        return (_wedged(Reason.ACCESS_DENIED, other_account(cloud, leaving.account_id)),)
-    going = _retained(cloud, is_over) if retains else _terminated(cloud)
+    is_over = retain.is_patience_over(leaving, ConditionType.STALLED, now)
+    error = account.problem(leaving, cloud.error, cloud.account_id)
+    if error is not None:
+        told = ConditionType.CREDENTIALS_READY
+        # The wrong account proves nothing of what is in the right one.
+        retains = leaving.retains and cloud.error is not None
+        return (account.unreachable(leaving, error, told, retains=retains, is_over=is_over),)
+    going = _retained(cloud, is_over) if leaving.retains else _terminated(cloud)
     return going or _answered(leaving, cloud) or (_GONE,)
 
 
@@ -54,7 +50,7 @@ def _host_released(leaving: Leaving, observed: ObservedLeaving) -> Sequence[Find
 def _retained(cloud: ObservedCloud, is_over: bool) -> Sequence[Finding]:
     untagged = [instance for instance in cloud.live if not names.is_retained(instance.tags)]
     if untagged and is_over:
-        return (_told(retain.let_go_untagged(Reason.ACCESS_DENIED, ids(untagged))),)
+        return (retain.let_go_untagged(Reason.ACCESS_DENIED, ids(untagged)),)
     return tuple(
         _deleting(f"tagging {instance.id} as retained", steps.RetainInstance(instance.id)) for instance in untagged
     )
@@ -101,31 +97,6 @@ def _untagged(leaving: Leaving, instance: Instance) -> Sequence[Finding]:
 
 def _told_gone(what: str) -> Finding:
     return Finding(Outcome.GONE, Reason.ADOPTION_CONFLICT, f"let go of {what}")
-
-
-def _without_credentials(leaving: Leaving, cloud: ObservedCloud) -> Finding:
-    error = cloud.error
-    assert error is not None  # noqa: S101 - the caller looked
-    if isinstance(error, NotYet):
-        return replace(_deleting(error.message), awaits_answer=True)
-    message = (
-        f"cannot look for the instance in account {leaving.account_id}: {error.message}; "
-        "repair the credentials, or set spec.deletionPolicy to Retain to let go of it"
-    )
-    is_stalled = verdict_of(error).outcome is Outcome.STALLED
-    outcome = Outcome.WEDGED if is_stalled else Outcome.DELETING
-    return Finding(outcome, error.reason, message, ConditionType.CREDENTIALS_READY, look_again=SOON)
-
-
-def other_account(cloud: ObservedCloud, account_id: str) -> str:
-    return (
-        f"the credentials are of account {cloud.account_id}, this machine is in account {account_id}; "
-        "nothing is touched: bring back the credentials of that account"
-    )
-
-
-def _told(verdict: Verdict) -> Finding:
-    return Finding(verdict.outcome, verdict.reason, verdict.message, verdict.condition, look_again=verdict.look_again)
 
 
 def _wedged(reason: Reason, message: str) -> Finding:

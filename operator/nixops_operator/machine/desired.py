@@ -7,14 +7,13 @@ way out needs is taken from it, and nothing there can be wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from nixops_operator import names
-from nixops_operator.api.machine_spec import AwsSettings, DeletionPolicy, NixMachineSpec
-from nixops_operator.api.parse import DeletionView, deletion_view, parse_machine
+from nixops_operator.api.machine_spec import NixMachineSpec
+from nixops_operator.api.parse import parse_machine
 from nixops_operator.api.status import (
     ActivationStatus,
     LaunchStatus,
@@ -24,18 +23,13 @@ from nixops_operator.api.status import (
     SystemStatus,
     read,
 )
-from nixops_operator.facts.kube import Body, Key, Kind, controller_of
+from nixops_operator.facts.kube import Body, Kind, controller_of
+from nixops_operator.objects import LeavingObject, ReconciledObject, head, is_leaving, is_paused, leaving_head
 from nixops_operator.requests import Requests, requests_of
 
 
-@dataclass(frozen=True)
-class _Remembered:
+class _Remembered(ReconciledObject):
     """What both forms take from the status."""
-
-    key: Key
-    uid: str
-    generation: int
-    status: Body = field(repr=False)
 
     @cached_property
     def launch(self) -> LaunchStatus | None:
@@ -64,11 +58,6 @@ class _Remembered:
     @cached_property
     def reverts(self) -> RevertsStatus | None:
         return read(RevertsStatus, self.status.get("reverts"))
-
-    @property
-    def account_id(self) -> str | None:
-        """The account in which something of ours may exist; None: nothing was ever made."""
-        return self.status.get("accountId")
 
     @property
     def host_id(self) -> str:
@@ -100,12 +89,8 @@ class Desired(_Remembered):
 
 
 @dataclass(frozen=True)
-class Leaving(_Remembered):
+class Leaving(_Remembered, LeavingObject):
     """One NixMachine in deletion."""
-
-    deleted_at: datetime
-    deletion_policy: DeletionPolicy
-    aws: AwsSettings
 
     @property
     def uids(self) -> frozenset[str]:
@@ -118,40 +103,20 @@ def read_machine(body: Body, *, has_owner: bool) -> Desired | Leaving:
 
     Raises InvalidSpec for a living one that this release refuses.
     """
-    metadata = body["metadata"]
-    status = body.get("status") or {}
-    key = Key(Kind.MACHINE, metadata["namespace"], metadata["name"])
-    if metadata.get("deletionTimestamp"):
-        view = deletion_view(body)
-        return Leaving(
-            key=key,
-            uid=metadata["uid"],
-            generation=metadata["generation"],
-            status=status,
-            deleted_at=datetime.fromisoformat(metadata["deletionTimestamp"]),
-            deletion_policy=policy_of(view),
-            aws=view.aws or AwsSettings(),
-        )
+    if is_leaving(body):
+        return Leaving(**leaving_head(body, Kind.MACHINE))
+    known = head(body, Kind.MACHINE)
     spec = parse_machine(body)
-    annotations = metadata.get("annotations") or {}
-    origin = _origin(body, status, has_owner)
+    origin = _origin(body, known["status"], has_owner)
     return Desired(
-        key=key,
-        uid=metadata["uid"],
-        generation=metadata["generation"],
-        status=status,
-        is_paused=spec.suspend or annotations.get(names.PAUSED_ANNOTATION) == "true",
+        **known,
+        is_paused=is_paused(body, suspend=spec.suspend),
         spec=spec,
-        machine=origin.machine if origin is not None else metadata["name"],
-        deployment=origin.deployment if origin is not None else metadata["name"],
+        machine=origin.machine if origin is not None else known["key"].name,
+        deployment=origin.deployment if origin is not None else known["key"].name,
         deployment_uid=origin.uid if origin is not None else None,
-        requests=requests_of(annotations, status),
+        requests=requests_of(body["metadata"].get("annotations") or {}, known["status"]),
     )
-
-
-def policy_of(view: DeletionView) -> DeletionPolicy:
-    """A policy that cannot be read destroys nothing."""
-    return view.policy or DeletionPolicy.RETAIN
 
 
 def _origin(body: Body, status: Mapping[str, Any], has_owner: bool) -> OriginStatus | None:

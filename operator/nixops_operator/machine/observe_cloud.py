@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from nixops_operator import names
-from nixops_operator.api.machine_spec import Ec2Target, System
+from nixops_operator.api.machine_spec import AwsSettings, Ec2Target, System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import admits_port
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
@@ -45,7 +45,7 @@ async def observe(desired: Desired, ec2: Ec2Target, world: World) -> ObservedClo
 async def observe_leaving(leaving: Leaving, world: World) -> ObservedCloud:
     """EC2 for one in deletion: its instances alone."""
     try:
-        view = await world.cloud(leaving.key, leaving.uids, leaving.aws, is_leaving=True)
+        view = await world.cloud(leaving.key, leaving.uids, leaving.aws or AwsSettings(), is_leaving=True)
         return _instances(leaving, view, view.snapshot(leaving.uids), world)
     except OperatorError as error:
         return ObservedCloud(error=error)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from nixops_operator import job_names
+from nixops_operator import account, job_names
 from nixops_operator.api.machine_spec import DriftPolicy
-from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.machine import activation, deletion, host, instance, launch, steps, system
+from nixops_operator.api.reasons import Reason
+from nixops_operator.machine import activation, deletion, host, instance, launch, system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedCloud, ObservedLeaving
-from nixops_operator.planning import Area, Check, Finding, Gate, Plan, Repair, Rules, found_error, planned, walk
+from nixops_operator.planning import Area, Check, Finding, Gate, Plan, Repair, Rules, planned, walk
 from nixops_operator.ready import is_deadline_passed, was_reached, was_told
 from nixops_operator.verdict import Outcome
 
@@ -73,25 +73,12 @@ def _in_cloud(check: InCloud) -> Check[Desired, Observed]:
 
 def _credentials_usable(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | None:
     """EC2 answers, as the account in which our things are."""
-    if cloud.error is not None:
-        return found_error(cloud.error, ConditionType.CREDENTIALS_READY)
-    if desired.account_id is not None and desired.account_id != cloud.account_id:
-        message = deletion.other_account(cloud, desired.account_id)
-        return Finding(Outcome.STALLED, Reason.ACCESS_DENIED, message, ConditionType.CREDENTIALS_READY)
-    return None
+    return account.unusable(account.problem(desired, cloud.error, cloud.account_id))
 
 
 def _account_recorded(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | None:
     """The account is written down before anything is made in it."""
-    if desired.account_id is not None:
-        return None
-    return Finding(
-        Outcome.WORKING,
-        Reason.PROVISIONING,
-        "looking up the account",
-        ConditionType.INFRASTRUCTURE_READY,
-        (steps.RecordAccount(cloud.account_id),),
-    )
+    return account.to_record(desired, cloud.account_id)
 
 
 def _summary(desired: Desired, observed: Observed, now: datetime) -> Finding:

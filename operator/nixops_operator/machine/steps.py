@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RecordAccount(Step):
-    """Write down the account before anything is made in it: without this, deletion needs no credentials."""
-
-    account_id: str
-
-
-@dataclass(frozen=True)
 class RecordLaunch(Step):
     """Freeze the whole request in a Secret, then write the intent. Nothing is asked of EC2 yet."""
 
