@@ -132,7 +132,7 @@ async def world(core: Core, stack: contextlib.AsyncExitStack) -> World:
         clouds=clouds,
         hosts=hosts,
         jobs=core.jobs,
-        reads=Reads(core.kube),
+        reads=Reads(core.kube, core.chosen.resync_period),
         wake=core.queue.add,
         now=lambda: datetime.now(UTC),
     )

@@ -20,8 +20,6 @@ T = TypeVar("T")
 
 SECRET_LASTS = timedelta(minutes=5)
 """A rotated Secret is noticed after that; one that EC2 or a host refuses is read again at once (`forget_secret`)."""
-CONFIG_MAP_LASTS = timedelta(seconds=60)
-"""A ConfigMap edited in place is a new configuration; people wait for it."""
 REMEMBERED = 20_000
 """Entries; the least recently read go first."""
 
@@ -61,12 +59,16 @@ class _Remembered(Generic[T]):
 
 
 class Reads:
-    """What passes read by name. Raises, all: what the Kubernetes port raises."""
+    """What passes read by name. Raises, all: what the Kubernetes port raises.
 
-    def __init__(self, kube: Kube) -> None:
+    `config_maps_last`: a ConfigMap edited in place is a new configuration, and people wait for it; a pass at rest comes
+    once in a resync, so that is how long it is remembered.
+    """
+
+    def __init__(self, kube: Kube, config_maps_last: timedelta) -> None:
         self._kube = kube
         self._secrets: _Remembered[Secret] = _Remembered(SECRET_LASTS)
-        self._config_maps: _Remembered[Mapping[str, bytes]] = _Remembered(CONFIG_MAP_LASTS)
+        self._config_maps: _Remembered[Mapping[str, bytes]] = _Remembered(config_maps_last * 0.8)
 
     async def secret(self, namespace: str, name: str) -> Secret | None:
         """The Secret, at most five minutes old; None if it does not exist now."""
@@ -81,7 +83,7 @@ class Reads:
         self._secrets.age((namespace, name))
 
     async def config_map(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
-        """The ConfigMap's data, at most a minute old; None if it does not exist now."""
+        """The ConfigMap's data, a little less than a resync old at most; None if it does not exist now."""
         return await self._config_maps.read((namespace, name), lambda: self._kube.get_config_map(namespace, name))
 
     def forget_config_map(self, namespace: str, name: str) -> None:

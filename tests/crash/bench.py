@@ -352,7 +352,7 @@ class Operator:
             clouds=CloudInformers(cast(Any, clouds), timedelta(seconds=10), timedelta(seconds=30), queue.add),
             hosts=HostInformers(cast(Any, hosts), timedelta(seconds=10), queue.add),
             jobs=Jobs({"evaluate": 1, "build": 2, "copy": 5}, queue.add),
-            reads=Reads(kube),
+            reads=Reads(kube, RESYNC),
             wake=queue.add,
             now=clock,
         )

@@ -115,7 +115,7 @@ class Bench:
             clouds=CloudInformers(cast(Any, self.clouds), RESYNC / 3, RESYNC, self.queue.add),
             hosts=cast(Any, None),
             jobs=cast(Any, None),
-            reads=Reads(cast(Any, self.kube)),
+            reads=Reads(cast(Any, self.kube), RESYNC),
             wake=self.queue.add,
             now=self.now,
         )

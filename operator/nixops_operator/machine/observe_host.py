@@ -40,6 +40,9 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, world: World) -
         return ObservedHost(address=address, error=error)
     informer = world.hosts.watch(desired.key, target)
     answer = informer.answer
+    if answer.error is not None and answer.error.reason is Reason.AUTHENTICATION_FAILED:
+        # The key may have been put right meanwhile.
+        world.reads.forget_secret(desired.key.namespace, desired.spec.client_key.name)
     words = ""
     if answer.facts is not None and answer.facts.activation is not None:
         last = answer.facts.activation
