@@ -222,7 +222,9 @@ def instance(
     return replace(made, **fields)
 
 
-DECLARED = Declared(instance_type="t3.small", image_id="ami-1", subnet_id="subnet-1", tags={}, monitoring=False)
+DECLARED = Declared(
+    {"instanceType": "t3.small", "image": "ami-1", "subnetId": "subnet-1", "tags": {}, "monitoring": False}
+)
 
 
 def cloud(*instances: Instance, missing_for: timedelta | None = None, **fields: Any) -> ObservedCloud:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -119,8 +118,8 @@ def intent_of(desired):
         ),
         pytest.param(
             ec2_machine(launch(1, instance="i-1")),
-            cloud(instance(), declared=replace(DECLARED, security_group_ids=("sg-1", "sg-2"))),
-            steps.SetSecurityGroups("i-1", ("sg-1", "sg-2")),
+            cloud(instance(), declared=DECLARED.but(securityGroups=("sg-1", "sg-2"))),
+            steps.SetAttribute("i-1", "securityGroups", ("sg-1", "sg-2")),
             id="in other groups than declared: put back",
         ),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +15,7 @@ from nixops_operator.machine import steps
 from nixops_operator.verdict import Outcome
 from unit.builders import ACCOUNT, DECLARED, NOON, cloud, ec2_machine, host, instance, launch, planned, seen, stamp
 
-SMALL, LARGE = DECLARED, replace(DECLARED, instance_type="t3.large")
+SMALL, LARGE = DECLARED, DECLARED.but(instanceType="t3.large")
 MISSING = timedelta(seconds=60)
 STOPPED, TERMINATED = InstanceState.STOPPED, InstanceState.TERMINATED
 FULL = Retry(Reason.INSUFFICIENT_CAPACITY, "no capacity for t3.small")
@@ -183,9 +182,9 @@ def test_tags_taken_off_by_hand_come_back_where_the_token_shows_that_the_instanc
     lost = instance(tags={})
     desired = ec2_machine(launch(1, instance="i-1"))
 
-    found = planned(desired, seen(cloud(untagged=lost, declared=replace(DECLARED, tags={"a": "b"}))))
+    found = planned(desired, seen(cloud(untagged=lost, declared=DECLARED.but(tags={"a": "b"}))))
 
-    assert found.steps == (steps.SetTags("i-1", (("a", "b"),)),)
+    assert found.steps == (steps.SetAttribute("i-1", "tags", (("a", "b"),)),)
 
 
 def test_an_instance_of_another_life_is_left_alone():

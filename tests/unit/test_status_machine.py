@@ -51,7 +51,7 @@ SERVED = activation(result="Succeeded") | ran() | ready()
 REPORT = {"activation": {"driftPolicy": "Report"}}
 EC2 = launch(instance="i-1") | SERVED
 
-IN_OTHER_GROUPS = replace(DECLARED, security_group_ids=("sg-2",))
+IN_OTHER_GROUPS = DECLARED.but(securityGroups=("sg-2",))
 
 UNKNOWN, TRUE, FALSE = "Unknown", "True", "False"
 

@@ -13,7 +13,7 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import ActivationStatus, RestartsStatus, written
 from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts.kube import Body, Kind, OwnerReference
-from nixops_operator.machine import host_keys, launch, steps
+from nixops_operator.machine import attributes, host_keys, launch, steps
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.jobs import start_disowning, start_job
 from nixops_operator.machine.observe_host import client_key
@@ -57,13 +57,7 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             fields = {"activation": written(_intent(step, world.now()))}
             reverts = {"reverts": written(step.reverts)} if step.reverts is not None else {}
             return await world.kube.write_intent(body, fields | reverts)
-        case (
-            steps.StartInstance()
-            | steps.SetSecurityGroups()
-            | steps.SetTags()
-            | steps.RemoveTags()
-            | (steps.SetMonitoring())
-        ):
+        case steps.StartInstance() | steps.SetAttribute() | steps.RemoveTags():
             await _change_instance(step, desired, world)
         case _:
             start_job(step, desired, world)
@@ -103,23 +97,17 @@ async def _view(desired: Desired | Leaving, world: World) -> CloudView:
 
 
 async def _change_instance(
-    step: steps.StartInstance | steps.SetSecurityGroups | steps.SetTags | steps.RemoveTags | steps.SetMonitoring,
-    desired: Desired,
-    world: World,
+    step: steps.StartInstance | steps.SetAttribute | steps.RemoveTags, desired: Desired, world: World
 ) -> None:
     view = await _view(desired, world)
     try:
         match step:
             case steps.StartInstance(instance_id):
                 await view.cloud.start_instance(instance_id)
-            case steps.SetSecurityGroups(instance_id, group_ids):
-                await view.cloud.set_security_groups(instance_id, group_ids)
-            case steps.SetTags(instance_id, tags):
-                await view.cloud.create_tags([instance_id], dict(tags))
+            case steps.SetAttribute():
+                await attributes.carry_out(step, view.cloud)
             case steps.RemoveTags(instance_id, keys):
                 await view.cloud.delete_tags([instance_id], keys)
-            case steps.SetMonitoring(instance_id, enabled):
-                await view.cloud.set_monitoring(instance_id, enabled)
     finally:
         # Also after an error: a call whose reply was lost may have been carried out.
         view.note_write(desired.uid)

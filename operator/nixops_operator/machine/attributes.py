@@ -1,6 +1,6 @@
 """Everything that a spec can say of an EC2 instance, one row each. Pure.
 
-A row says where the spec has it, where EC2 shows it, what a change means on a live instance, the step that carries it
+A row says where the spec has it, where EC2 shows it, what a change means on a live instance, the call that carries it
 out, and the words for it. The launch request, the comparison, what is reported and what is forbidden are read off the
 rows; a field of Ec2Target that stands in no row cannot exist (a test compares).
 """
@@ -9,39 +9,53 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nixops_operator import names
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.cloud import Instance, LaunchRequest
 from nixops_operator.machine import steps
 from nixops_operator.planning import Area, Finding
-from nixops_operator.step import Step
 from nixops_operator.verdict import Outcome
+
+if TYPE_CHECKING:
+    from nixops_operator.api.machine_spec import Ec2Target
+    from nixops_operator.ports.cloud import Cloud
 
 
 @dataclass(frozen=True)
-class Declared:
-    """What the spec asks of the instance, with names resolved to EC2's ids. None: left to EC2, or, of a live instance,
-    not known now; then it is not compared."""
+class Resolved:
+    """EC2's ids for what the spec names. None: left to EC2, or, of a live instance, not known now."""
 
-    instance_type: str | None = None
     image_id: str | None = None
     subnet_id: str | None = None
     key_name: str | None = None
     security_group_ids: tuple[str, ...] | None = None  # sorted
-    tags: Mapping[str, str] | None = None  # all that it carries by us, the operator's own tags included
-    monitoring: bool | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)  # all that it carries by us, the operator's own included
+
+
+@dataclass(frozen=True)
+class Declared:
+    """Field of spec.target.ec2 → what the instance is to have, in the form in which EC2 shows it. What is None is not
+    asked for at launch, and not compared with a live instance."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values.get(name)
+
+    def but(self, **values: Any) -> Declared:
+        """The same, but for these fields."""
+        return Declared({**self.values, **values})
 
     @property
     def digest(self) -> str:
         """sha256: of equal declarations equal. The attempt's number, which stands in a tag, is no part of it."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["tags"] = {key: value for key, value in (self.tags or {}).items() if key != names.ATTEMPT_TAG}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        tags = {key: value for key, value in (self["tags"] or {}).items() if key != names.ATTEMPT_TAG}
+        return hashlib.sha256(json.dumps({**self.values, "tags": tags}, sort_keys=True).encode()).hexdigest()
 
 
 class Change(Enum):
@@ -55,24 +69,24 @@ class Change(Enum):
 
 @dataclass(frozen=True)
 class Attribute:
-    """One row. `declared` and `shown` give comparable values; `step` is set where Change is ONLINE."""
+    """One row. `declared` and `shown` give comparable values."""
 
     field: str  # of spec.target.ec2, camelCase
     launched_as: str  # the field of facts.cloud.LaunchRequest
     words: str  # what messages call it
     change: Change
-    reason: Reason
-    declared: Callable[[Declared], Any]
+    declared: Callable[[Ec2Target, Resolved], Any]
     shown: Callable[[Instance], Any]
-    step: Callable[[Instance, Declared], Step] | None = None
-    differs: Callable[[Any, Any], bool] = lambda declared, shown: declared != shown
+    carry_out: Callable[[Cloud, str, Any], Awaitable[None]] | None = None
+    """Set where Change is ONLINE: called with the instance's id and what `to_set` gives."""
+    to_set: Callable[[Any, Any], Any] = lambda declared, shown: declared if declared != shown else None
+    """From what is declared and what is shown to what has to be set; None: nothing."""
+    drift: Reason = Reason.INSTANCE_DRIFT
 
 
-def _sets_tags(instance: Instance, declared: Declared) -> Step:
-    wanted = declared.tags or {}
-    return steps.SetTags(
-        instance.id, tuple(sorted((key, value) for key, value in wanted.items() if instance.tags.get(key) != value))
-    )
+def _missing_tags(declared: Mapping[str, str], shown: Mapping[str, str]) -> tuple[tuple[str, str], ...] | None:
+    """Others may tag our instances, too: what is declared must be there, and nothing is said of the rest."""
+    return tuple(sorted((key, value) for key, value in declared.items() if shown.get(key) != value)) or None
 
 
 ATTRIBUTES: tuple[Attribute, ...] = (
@@ -81,8 +95,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "instance_type",
         "instance type",
         Change.STOPPED_ONLY,
-        Reason.INSTANCE_DRIFT,
-        lambda declared: declared.instance_type,
+        lambda ec2, resolved: ec2.instance_type,
         lambda instance: instance.instance_type,
     ),
     Attribute(
@@ -90,8 +103,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "image_id",
         "image",
         Change.NEXT_LAUNCH,
-        Reason.INSTANCE_DRIFT,
-        lambda declared: declared.image_id,
+        lambda ec2, resolved: resolved.image_id,
         lambda instance: instance.image_id,
     ),
     Attribute(
@@ -99,8 +111,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "subnet_id",
         "subnet",
         Change.FIXED,
-        Reason.INSTANCE_DRIFT,
-        lambda declared: declared.subnet_id,
+        lambda ec2, resolved: resolved.subnet_id,
         lambda instance: instance.subnet_id,
     ),
     Attribute(
@@ -108,8 +119,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "key_name",
         "key pair",
         Change.NEXT_LAUNCH,
-        Reason.INSTANCE_DRIFT,
-        lambda declared: declared.key_name,
+        lambda ec2, resolved: resolved.key_name,
         lambda instance: instance.key_name,
     ),
     Attribute(
@@ -117,39 +127,43 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "security_group_ids",
         "security groups",
         Change.ONLINE,
-        Reason.SECURITY_GROUP_DRIFT,
-        lambda declared: declared.security_group_ids,
+        lambda ec2, resolved: resolved.security_group_ids,
         lambda instance: instance.security_group_ids,
-        lambda instance, declared: steps.SetSecurityGroups(instance.id, declared.security_group_ids or ()),
+        lambda cloud, instance_id, groups: cloud.set_security_groups(instance_id, groups),
+        drift=Reason.SECURITY_GROUP_DRIFT,
     ),
     Attribute(
         "tags",
         "tags",
         "tags",
         Change.ONLINE,
-        Reason.TAG_DRIFT,
-        lambda declared: declared.tags,
+        lambda ec2, resolved: resolved.tags,
         lambda instance: instance.tags,
-        _sets_tags,
-        # Others may tag our instances, too: what is declared must be there, and nothing is said of the rest.
-        differs=lambda declared, shown: not declared.items() <= shown.items(),
+        lambda cloud, instance_id, tags: cloud.create_tags([instance_id], dict(tags)),
+        _missing_tags,
+        drift=Reason.TAG_DRIFT,
     ),
     Attribute(
         "monitoring",
         "monitoring",
         "detailed monitoring",
         Change.ONLINE,
-        Reason.INSTANCE_DRIFT,
-        lambda declared: declared.monitoring,
+        lambda ec2, resolved: ec2.monitoring,
         lambda instance: instance.monitoring,
-        lambda instance, declared: steps.SetMonitoring(instance.id, enabled=bool(declared.monitoring)),
+        lambda cloud, instance_id, enabled: cloud.set_monitoring(instance_id, enabled=enabled),
     ),
 )
+_BY_FIELD = {row.field: row for row in ATTRIBUTES}
+
+
+def declare(ec2: Ec2Target, resolved: Resolved) -> Declared:
+    """What the spec asks for."""
+    return Declared({row.field: row.declared(ec2, resolved) for row in ATTRIBUTES})
 
 
 def launch_request(declared: Declared, user_data: str) -> LaunchRequest:
     """RunInstances' parameters, all of them: what is not said at launch stays unsaid."""
-    said = {row.launched_as: value for row in ATTRIBUTES if (value := row.declared(declared)) is not None}
+    said = {row.launched_as: value for row in ATTRIBUTES if (value := declared[row.field]) is not None}
     return LaunchRequest(user_data=user_data, **said)
 
 
@@ -157,28 +171,34 @@ def differences(declared: Declared, instance: Instance) -> tuple[Finding, ...]:
     """One finding for each row in which the live instance is not as declared."""
     found = []
     for row in ATTRIBUTES:
-        wanted, shown = row.declared(declared), row.shown(instance)
-        if wanted is not None and row.differs(wanted, shown):
-            found.append(_finding(row, declared, instance))
+        wanted, shown = declared[row.field], row.shown(instance)
+        if wanted is not None and (to_set := row.to_set(wanted, shown)) is not None:
+            found.append(_finding(row, instance, wanted, to_set))
     return tuple(found)
 
 
-def _finding(row: Attribute, declared: Declared, instance: Instance) -> Finding:
-    wanted, shown = row.declared(declared), row.shown(instance)
-    what, kind = f"{instance.id}: {row.words}", ConditionType.UP_TO_DATE
+async def carry_out(step: steps.SetAttribute, cloud: Cloud) -> None:
+    """Make it so on the live instance. Raises what the port raises."""
+    call = _BY_FIELD[step.field].carry_out
+    assert call is not None  # noqa: S101 - only rows that have one make such a step
+    await call(cloud, step.instance_id, step.value)
+
+
+def _finding(row: Attribute, instance: Instance, wanted: Any, to_set: Any) -> Finding:
+    kind, shown = ConditionType.UP_TO_DATE, row.shown(instance)
     if row.change is Change.NEXT_LAUNCH:
         # Nothing differs that a running instance could have otherwise; it is told, so that nobody wonders.
-        message = f"{what} {_text(shown)}; {_text(wanted)} counts at the next launch"
+        message = f"{instance.id}: {row.words} {_text(shown)}; {_text(wanted)} counts at the next launch"
         return Finding(Outcome.IN_SYNC, Reason.SUCCEEDED, message, kind)
-    if row.step is None:
+    if row.change is not Change.ONLINE:
         message = (
             f"{instance.id} has {row.words} {_text(shown)}, the spec says {_text(wanted)}; "
             f"a running instance keeps its {row.words}: put the old value back, or delete this machine to get another"
         )
         return Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, kind, differs=Area.CLOUD)
-    message = f"{what} differ from the declared ones" if row.words.endswith("s") else f"{what} differs"
-    step = row.step(instance, declared)
-    return Finding(Outcome.REPAIRING, row.reason, message, kind, (step,), differs=Area.CLOUD)
+    message = f"{instance.id}: {row.words} not as declared"
+    step = steps.SetAttribute(instance.id, row.field, to_set)
+    return Finding(Outcome.REPAIRING, row.drift, message, kind, (step,), differs=Area.CLOUD)
 
 
 def _text(value: Any) -> str:

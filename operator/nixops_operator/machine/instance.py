@@ -62,9 +62,9 @@ def _untagged(desired: Desired, instance: Instance, cloud: ObservedCloud) -> Fin
     """The recorded instance without our tags: ours all the same if it came of our token; else it is somebody's."""
     launched = desired.launch
     if launched is not None and instance.client_token == launched.token and not instance.tags.get(names.UID_TAG):
-        tags = tuple(sorted((cloud.declared.tags or {}).items()))
+        tags = tuple(sorted((cloud.declared["tags"] or {}).items()))
         message = f"{instance.id} has lost its tags {names.CLUSTER_TAG} and {names.UID_TAG}"
-        kind, step = ConditionType.UP_TO_DATE, steps.SetTags(instance.id, tags)
+        kind, step = ConditionType.UP_TO_DATE, steps.SetAttribute(instance.id, "tags", tags)
         return Finding(Outcome.REPAIRING, Reason.TAG_DRIFT, message, kind, (step,), differs=Area.CLOUD)
     message = (
         f"{instance.id}, which is recorded as this machine's, does not carry its tags {names.CLUSTER_TAG} and "
@@ -160,7 +160,8 @@ def _with_keys_noted(finding: Finding, desired: Desired) -> Finding:
     ec2 = desired.spec.target.ec2
     applied = set(desired.status.get("appliedTagKeys") or ())
     wanted = set(ec2.tags) if ec2 is not None else set()
-    if wanted <= applied or not any(isinstance(step, steps.SetTags) for step in finding.steps):
+    is_tagging = any(isinstance(step, steps.SetAttribute) and step.field == "tags" for step in finding.steps)
+    if wanted <= applied or not is_tagging:
         return finding
     return replace(finding, steps=(steps.RecordTagKeys(tuple(sorted(applied | wanted))), *finding.steps))
 
@@ -169,7 +170,7 @@ def _tags_to_go(desired: Desired, cloud: ObservedCloud, instance: Instance) -> S
     """Tags that left the spec. Those of others, and our own, are never among them."""
     ec2 = desired.spec.target.ec2
     applied = set(desired.status.get("appliedTagKeys") or ())
-    surplus = applied - set(ec2.tags if ec2 is not None else ()) - set(cloud.declared.tags or ())
+    surplus = applied - set(ec2.tags if ec2 is not None else ()) - set(cloud.declared["tags"] or ())
     if not surplus:
         return ()
     kept = steps.RecordTagKeys(tuple(sorted(applied - surplus)))

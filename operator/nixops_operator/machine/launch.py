@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -118,8 +117,7 @@ async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, 
     """Freeze the request, then write the intent."""
     private, public = host_keys.generate_key()
     for attempt in itertools.count(step.first_attempt):
-        tags = dict(step.declared.tags or {}) | {names.ATTEMPT_TAG: str(attempt)}
-        declared = replace(step.declared, tags=tags)
+        declared = step.declared.but(tags={**(step.declared["tags"] or {}), names.ATTEMPT_TAG: str(attempt)})
         text = launch_request(declared, host_keys.user_data(private, public)).as_json()
         # One that exists without an intent was frozen by a pass that never wrote it, here or in another operator: it is
         # left alone, because that pass may be about to write it.
@@ -140,7 +138,7 @@ async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, 
         parameters_hash=_sha256(text),
         account_id=step.account_id,
         region=str(desired.spec.aws.region),
-        subnet_id=str(step.declared.subnet_id),
+        subnet_id=str(step.declared["subnetId"]),
         requested_at=now,
         declared_hash=step.declared.digest,
     )

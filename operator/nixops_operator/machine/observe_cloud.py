@@ -16,7 +16,7 @@ from nixops_operator.facts.cloud import CloudSnapshot, Image, Instance
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.informers.cloud import CloudView
 from nixops_operator.machine import host_keys
-from nixops_operator.machine.attributes import Declared
+from nixops_operator.machine.attributes import Resolved, declare
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.world import World
@@ -119,18 +119,16 @@ def _of_live(
     with contextlib.suppress(OperatorError):  # it counts at the next launch only, and is told then
         key_name = _key_name(desired, ec2, view, snapshot, instance.key_name)
     image = _image_of(instance, view)
-    declared = Declared(
-        instance_type=ec2.instance_type,
+    resolved = Resolved(
         image_id=_declared_image(ec2, instance, image, world),
         subnet_id=ec2.subnet_id,
         key_name=key_name,
         security_group_ids=groups,
         tags=_tags(desired, ec2, names.attempt_of(instance.tags), world),
-        monitoring=ec2.monitoring,
     )
     return replace(
         seen,
-        declared=declared,
+        declared=declare(ec2, resolved),
         declared_error=error,
         image_name=image.name if image is not None else None,
         admits_ssh=_admits_ssh(instance, snapshot),
@@ -146,18 +144,16 @@ def _of_next(
         _judge_system(desired, ec2, architecture)
         image = _image(ec2, architecture, view, world)
         subnet = _subnet(desired, ec2, view)
-        declared = Declared(
-            instance_type=ec2.instance_type,
+        resolved = Resolved(
             image_id=image.id,
             subnet_id=subnet,
             key_name=_key_name(desired, ec2, view, snapshot, None),
             security_group_ids=_security_groups(desired, ec2, view, snapshot, world) or None,
             tags=_tags(desired, ec2, 0, world),
-            monitoring=ec2.monitoring or None,
         )
     except OperatorError as error:
         return replace(seen, declared_error=error)
-    return replace(seen, declared=declared, image_name=image.name)
+    return replace(seen, declared=declare(ec2, resolved), image_name=image.name)
 
 
 def _judge_system(desired: Desired, ec2: Ec2Target, architecture: str) -> None:

@@ -42,7 +42,7 @@ def files() -> dict[str, str]:
 
 
 def _line(row: Attribute) -> str:
-    return f"| `{row.field}` | {row.change.value} | {_TOLD[row.change].format(reason=row.reason)} |\n"
+    return f"| `{row.field}` | {row.change.value} | {_TOLD[row.change].format(reason=row.drift)} |\n"
 
 
 def main(arguments: list[str] | None = None) -> int:

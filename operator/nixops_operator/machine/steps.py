@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nixops_operator import retain
 from nixops_operator.api.status import LaunchStatus, RevertsStatus
@@ -103,9 +103,16 @@ class StartInstance(Step):
 
 
 @dataclass(frozen=True)
-class SetSecurityGroups(Step):
+class SetAttribute(Step):
+    """Make one attribute of the live instance as declared (attributes.py)."""
+
     instance_id: str
-    group_ids: tuple[str, ...]
+    field: str
+    value: Any
+
+    @property
+    def subject(self) -> Identity:
+        return (self.instance_id, self.field)
 
 
 @dataclass(frozen=True)
@@ -116,21 +123,9 @@ class RecordTagKeys(Step):
 
 
 @dataclass(frozen=True)
-class SetTags(Step):
-    instance_id: str
-    tags: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
 class RemoveTags(Step):
     instance_id: str
     keys: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class SetMonitoring(Step):
-    instance_id: str
-    enabled: bool
 
 
 @dataclass(frozen=True)
