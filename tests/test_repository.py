@@ -21,6 +21,7 @@ from packaging.version import Version
 from nixops_operator.adapters.kube.api import KubernetesApi
 from nixops_operator.adapters.kube.lease import Lease
 from nixops_operator.api.machine_of_deployment import machines_of
+from nixops_operator.api.reasons import Reason
 from nixops_operator.facts.kube import Event, Key, Kind, OwnerReference, Secret
 from nixops_operator.names import IN_USE_FINALIZER
 from nixops_operator.ports.kube import Kube
@@ -79,6 +80,12 @@ def test_the_readme_s_first_example_is_one() -> None:
     (child,) = machines_of(yaml.safe_load(fences[0]))
 
     assert child.name == "example-webserver"
+
+
+def test_every_reason_is_explained_to_people() -> None:
+    page = (ROOT / "docs" / "how-to" / "trouble.md").read_text()
+
+    assert [reason for reason in Reason if f"`{reason}`" not in page] == []
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:
