@@ -113,6 +113,18 @@ def test_no_tracked_file_holds(forbidden: str) -> None:
     assert found == []
 
 
+def test_the_page_of_faults_names_tests_that_exist() -> None:
+    named = re.findall(r"`([a-z_/0-9]+\.py)::(test_\w+)(?:\[([^`]+)\])?`", (ROOT / "tests" / "FAULTS.md").read_text())
+    text_of = {file: (ROOT / "tests" / file).read_text() for file, _, _ in named}
+
+    assert named
+    assert [
+        f"{file}::{test}[{row}]"
+        for file, test, row in named
+        if f"def {test}(" not in text_of[file] or row not in text_of[file].replace('\\"', '"')
+    ] == []
+
+
 def test_large_files_stay_out() -> None:
     assert [path.name for path in tracked() if path.stat().st_size > 600_000] == []
 
