@@ -510,6 +510,12 @@ def test_nothing_goes_before_its_replacement_serves():
             id="wrong credentials: nothing is known to be up to date",
         ),
         pytest.param(
+            SERVING,
+            sees(SERVING, network=network(error=Retry(Reason.THROTTLED, "slower"))),
+            {"CredentialsReady": "Unknown/Throttled", "InfrastructureReady": "Unknown/Throttled"},
+            id="EC2 does not answer: nothing is known of the credentials",
+        ),
+        pytest.param(
             replace(SERVING, invalid=InvalidSpec("spec.machines[0].target", "missing"), children=()),
             sees(SERVING, network=network()),
             {"Stalled": "True/InvalidSpec", "UpToDate": "Unknown/InvalidSpec"},

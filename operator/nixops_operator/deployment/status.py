@@ -68,7 +68,10 @@ def _conditions(given: Desired | Leaving, observed: Observed, plan: Plan) -> lis
 
 def _credentials(given: Desired | Leaving, network: ObservedNetwork) -> tuple[Truth, Reason, str]:
     error = account.problem(given, network)
-    return (Truth.TRUE, Reason.SUCCEEDED, "") if error is None else (Truth.FALSE, error.reason, error.message)
+    if error is None:
+        return Truth.TRUE, Reason.SUCCEEDED, ""
+    # EC2 did not answer, or not yet: that says nothing of the credentials.
+    return Truth.UNKNOWN if isinstance(error, Retry) else Truth.FALSE, error.reason, error.message
 
 
 def _infrastructure(desired: Desired, observed: Observed, plan: Plan) -> tuple[Truth, Reason, str]:

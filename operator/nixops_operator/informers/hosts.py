@@ -259,6 +259,10 @@ class HostInformers:
             raise Retry(Reason.CONNECT_TIMEOUT, "no connection to the machine now")
         return look
 
+    def known(self, key: Key) -> HostInformer | None:
+        """The look that `key` has now, if it has one."""
+        return self._looks.get(key)
+
     def last_facts(self, key: Key) -> HostFacts | None:
         """What the machine has said, if it is connected to now."""
         look = self._looks.get(key)

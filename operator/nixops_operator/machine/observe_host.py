@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nixops_operator.api.machine_spec import AddressKind, PrivateKeyReference
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Blocked, NotYet, OperatorError
+from nixops_operator.errors import Blocked, NotYet, OperatorError, Retry
 from nixops_operator.facts.cloud import Instance
 from nixops_operator.facts.host import ActivationState, HostOwner, HostTarget
 from nixops_operator.facts.kube import Key, Kind
@@ -22,6 +22,8 @@ _ENDED_BADLY = (ActivationState.FAILED, ActivationState.ROLLED_BACK)
 
 async def observe(desired: Desired, cloud: ObservedCloud | None, world: World) -> ObservedHost:
     """What the held connection says, or why there is none."""
+    if cloud is not None and isinstance(cloud.error, Retry):
+        return _as_last_seen(desired, world)
     address: str | None = None
     try:
         if cloud is None:
@@ -50,6 +52,14 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, world: World) -
             words = telling_line(informer.activation_log(last.id) or "")
     seen = ObservedHost(address, answer.error, answer.facts, pinned, words)
     return _with_owner(seen, desired, world) if cloud is None else seen
+
+
+def _as_last_seen(desired: Desired, world: World) -> ObservedHost:
+    """EC2 does not say now where the machine is, as after each own write: no reason to cut the connection to it."""
+    look = world.hosts.known(desired.key)
+    if look is None:
+        return ObservedHost()
+    return ObservedHost(look.target.address, look.answer.error, look.answer.facts, look.target.host_keys)
 
 
 def _with_owner(seen: ObservedHost, desired: Desired, world: World) -> ObservedHost:

@@ -1,0 +1,70 @@
+"""The connection to a machine, seen from its passes: kept through whatever EC2 does not say at the moment."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from fakes.host import FakeHosts, FakeMachine
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, NotYet, OperatorError, Retry
+from nixops_operator.facts.kube import Key, Kind
+from nixops_operator.informers.hosts import HostInformers
+from nixops_operator.machine import observe_host
+from nixops_operator.machine.observed import ObservedCloud, ObservedHost
+from unit.builders import ADDRESS, ec2_machine
+from unit.fake_time import run
+
+WEB = Key(Kind.MACHINE, "default", "web")
+
+
+class Bench:
+    """A machine that is connected to."""
+
+    def __init__(self) -> None:
+        self.hosts = FakeHosts()
+        self.machine = self.hosts.add(FakeMachine(ADDRESS))
+        self.informers = HostInformers(self.hosts, timedelta(seconds=5), lambda key: None)
+        self.informers.watch(WEB, self.machine.target())
+
+    async def seen(self, error: OperatorError) -> ObservedHost:
+        """What a pass sees of the host when EC2 answers so; the connection is up before."""
+        await asyncio.sleep(1)
+        found = await observe_host.observe(
+            ec2_machine(), ObservedCloud(error=error), cast("Any", SimpleNamespace(hosts=self.informers))
+        )
+        await asyncio.sleep(1)
+        return found
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NotYet("EC2 is being looked at"), Retry(Reason.THROTTLED, "EC2 throttles")],
+    ids=["while EC2 is looked at anew", "while EC2 does not answer"],
+)
+def test_a_connection_is_not_cut_because_ec2_says_nothing_now(error: OperatorError):
+    async def go() -> tuple[Bench, ObservedHost]:
+        bench = Bench()
+        found = await bench.seen(error)
+        assert [connection.is_open for connection in bench.machine.connections] == [True]
+        await bench.informers.close()
+        return bench, found
+
+    bench, found = run(go())
+    assert len(bench.hosts.effects.of("host.connect")) == 1
+    assert (found.address, found.error) == (ADDRESS, None)
+    assert found.facts is not None
+    assert found.host_keys == bench.machine.target().host_keys
+
+
+def test_a_connection_ends_with_the_right_to_look_for_the_machine():
+    async def go() -> Bench:
+        bench = Bench()
+        assert (await bench.seen(Blocked(Reason.AUTH_FAILURE, "refused"))).facts is None
+        return bench
+
+    assert not [one for one in run(go()).machine.connections if one.is_open]
