@@ -1,10 +1,10 @@
-"""The newest known object of each key, and who owns whom. Filled by the watch, by our own lists, and by the replies to
-our own writes."""
+"""The newest known object of each key, who owns whom, and who needs which Secret. Filled by the watch, by our own
+lists, and by the replies to our own writes."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
 
 from nixops_operator.facts.kube import Body, Key, Kind, controller_of
 
@@ -12,11 +12,6 @@ from nixops_operator.facts.kube import Body, Key, Kind, controller_of
 def resource_version(body: Body) -> int:
     """Resource versions of one resource are comparable integers (KEP-5504, Kubernetes 1.35)."""
     return int(body["metadata"]["resourceVersion"])
-
-
-def owner_uid(body: Body) -> str | None:
-    """The uid of the controlling owner, if any."""
-    return next((r["uid"] for r in body["metadata"].get("ownerReferences", ()) if r.get("controller")), None)
 
 
 GONE_KEPT = 10_000
@@ -27,8 +22,8 @@ class Cache:
     """Key → body. Watch, lists and replies overtake each other: an older version never replaces a newer one, and none
     brings back what has gone since.
 
-    Who owns whom, and what lies in a namespace, is found without a walk over all objects: every write and every pass of
-    a deployment asks.
+    Who owns whom, who needs which Secret, and what lies in a namespace, is found without a walk over all objects: every
+    write, every pass of a deployment and every end of an object asks.
     """
 
     def __init__(self) -> None:
@@ -37,6 +32,7 @@ class Cache:
         self._newest: dict[Kind, int] = {}
         self._in_namespace = _Index()
         self._children = _Index()
+        self._by_secret = _Index()
 
     def get(self, key: Key) -> Body | None:
         return self._bodies.get(key)
@@ -96,17 +92,19 @@ class Cache:
         owner = self._bodies.get(key)
         return key if owner is not None and owner["metadata"]["uid"] == uid else None
 
-    def owned_by(self, uid: str) -> tuple[Body, ...]:
-        """The objects that this uid controls, by name."""
-        owned = (body for body in self._bodies.values() if owner_uid(body) == uid)
-        return tuple(sorted(owned, key=lambda body: str(body["metadata"]["name"])))
-
-    def key_of_uid(self, uid: str) -> Key | None:
-        return next((key for key, body in self._bodies.items() if body["metadata"]["uid"] == uid), None)
+    def users_of_secret(self, namespace: str, name: str, *, besides: Key | None = None) -> Iterator[Body]:
+        """The objects of that namespace that may have something in EC2, made with the credentials in that Secret. In no
+        order: there may be thousands, and whoever asks whether there is one looks at one."""
+        return (self._bodies[key] for key in self._by_secret.all((namespace, name)) if key != besides)
 
     def _index(self, key: Key, before: Body | None, after: Body | None) -> None:
         place = (key.kind, key.namespace)
         self._in_namespace.move(key, None if before is None else place, None if after is None else place)
+        self._by_secret.move(
+            key,
+            None if before is None else _secret_in_use(before),
+            None if after is None else _secret_in_use(after),
+        )
         if key.kind is Kind.MACHINE:
             self._children.move(
                 key,
@@ -123,6 +121,17 @@ def _claimed_owner(body: Body) -> tuple[Key, str] | None:
     return Key(reference.kind, body["metadata"]["namespace"], reference.name), reference.uid
 
 
+def _secret_in_use(body: Body) -> tuple[str, str] | None:
+    """Namespace and name of the Secret whose credentials the object needs, as long as something may exist that was made
+    with them. Whatever else its spec holds."""
+    found: object = body.get("spec")
+    for field in ("aws", "credentials", "secretRef", "name"):
+        found = found.get(field) if isinstance(found, Mapping) else None
+    if not isinstance(found, str) or not (body.get("status") or {}).get("accountId"):
+        return None
+    return body["metadata"]["namespace"], found
+
+
 class _Index:
     """Property → keys that have it."""
 
@@ -132,6 +141,10 @@ class _Index:
     def get(self, of: Hashable) -> list[Key]:
         """Those keys, in order."""
         return sorted(self._keys.get(of, ()))
+
+    def all(self, of: Hashable) -> frozenset[Key] | set[Key]:
+        """Those keys, in no order."""
+        return self._keys.get(of, frozenset())
 
     def move(self, key: Key, before: Hashable | None, after: Hashable | None) -> None:
         """A key's property has changed; None: it has none."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from nixops_operator import in_use
 from nixops_operator.deployment import apply as deployment_apply
 from nixops_operator.deployment import desired as deployment_desired
 from nixops_operator.deployment import observe as deployment_observe
@@ -57,6 +58,10 @@ class MachineController:
             return machine_status.status_leaving(desired, observed, plan, now)
         return machine_status.status(desired, observed, plan, now)
 
+    async def leave(self, desired: Desired | Leaving, body: Body) -> Body:
+        assert isinstance(desired, Leaving)  # noqa: S101 - a living machine is never gone
+        return await in_use.leave(desired, desired.aws, body, self.world)
+
     def settle(self, desired: Desired | Leaving, observed: Any) -> None:
         wanted = machine_plan.wanted_jobs(desired, observed) if isinstance(desired, Desired) else frozenset()
         if wanted is not None:
@@ -102,6 +107,9 @@ class DeploymentController:
         now: datetime,
     ) -> dict[str, Any]:
         return deployment_status.status(given, observed, plan, now)
+
+    async def leave(self, given: deployment_desired.Desired | deployment_desired.Leaving, body: Body) -> Body:
+        return await in_use.leave(given, given.aws, body, self.world)
 
     def settle(self, given: Any, observed: Any) -> None:
         """A deployment asks for no jobs."""

@@ -41,7 +41,7 @@ _TROUBLE = (Outcome.STALLED, Outcome.RETRYING, Outcome.WEDGED)
 
 
 class Controller(Protocol):
-    """What makes a kind: four words, the same for each."""
+    """What makes a kind: the same few words for each."""
 
     def desired(self, body: Body) -> Any:
         """The object as a pass wants it. Raises InvalidSpec, but never for one in deletion: what was made must go
@@ -56,6 +56,10 @@ class Controller(Protocol):
         """One step; returns the newest body. Raises what ports raise."""
 
     def status(self, desired: Any, observed: Any, plan: Plan, now: datetime) -> dict[str, Any]: ...
+
+    async def leave(self, desired: Any, body: Body) -> Body:
+        """Nothing of it is left: let go of what was kept for the way out, before the finalizer goes. Returns the newest
+        body. Raises what ports raise; repeated until it succeeds."""
 
     def settle(self, desired: Any, observed: Any) -> None:
         """After the steps: let go of work that nobody needs any more."""
@@ -141,7 +145,7 @@ class Reconciler:
         observed = await controller.observe(desired)
         plan = controller.plan(desired, observed, self._now())
         if plan.verdict.outcome is Outcome.GONE:
-            await self._let_go(key, body, plan.verdict)
+            await self._let_go(key, body, desired, plan.verdict)
             return
         body, plan, has_changed = await self._apply(key, body, desired, plan, controller)
         controller.settle(desired, observed)
@@ -256,10 +260,19 @@ class Reconciler:
         except OperatorError as error:
             log.warning("%s: the Event %s cannot be posted: %s", event.key, event.reason, error)
 
-    async def _let_go(self, key: Key, body: Body, verdict: Verdict) -> None:
+    async def _let_go(self, key: Key, body: Body, desired: Any, verdict: Verdict) -> None:
         """`verdict` has a message only if something stays behind; that is told first, since a repeat tells it once."""
         if verdict.message:
             await self._tell(Event(key, body["metadata"]["uid"], "Warning", verdict.reason, verdict.message))
+        try:
+            body = await self._controllers[key.kind].leave(desired, body)
+        except Conflict:
+            raise
+        except OperatorError as error:
+            log.warning("%s: nothing of it is left, and it cannot go: %s", key, error)
+            await self._write_error(key, self._newest(key, body), error)
+            self._queue.backoff(key)
+            return
         await self._kube.remove_finalizer(body)
         self._cache.drop(key, resource_version(body))
         await self._forget(key)

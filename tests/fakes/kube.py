@@ -41,7 +41,7 @@ class Secret:
     type_: str = "Opaque"
     immutable: bool = False
     finalizers: tuple[str, ...] = ()
-    is_deleting: bool = False
+    deleted_at: datetime | None = None
 
 
 @dataclass
@@ -127,7 +127,7 @@ class FakeKube:
         """kubectl edit secret."""
         secret = self.secrets[namespace, name]
         secret.finalizers = tuple(finalizers)
-        if secret.is_deleting and not finalizers:
+        if secret.deleted_at and not finalizers:
             del self.secrets[namespace, name]
 
     def collect_garbage(self) -> None:
@@ -266,7 +266,7 @@ class FakeKube:
         if IN_USE_FINALIZER in secret.finalizers:
             return secret
         stored = self._newest_secret(namespace, secret)
-        if stored.is_deleting:
+        if stored.deleted_at:
             raise Conflict(f"Secret/{namespace}/{secret.name} is being deleted and takes no new finalizer")
         stored.finalizers = (*stored.finalizers, IN_USE_FINALIZER)
         return self._read_back(namespace, secret.name)
@@ -325,7 +325,7 @@ class FakeKube:
             owner_uids=frozenset(() if stored.owner is None else (stored.owner.uid,)),
             type=stored.type_,
             is_immutable=stored.immutable,
-            is_deleting=stored.is_deleting,
+            deleted_at=stored.deleted_at,
             finalizers=stored.finalizers,
         )
         if now != shown:
@@ -351,7 +351,7 @@ class FakeKube:
     def _delete_secret(self, namespace: str, name: str) -> None:
         stored = self.secrets.get((namespace, name))
         if stored is not None and stored.finalizers:
-            stored.is_deleting = True
+            stored.deleted_at = stored.deleted_at or self.now().replace(microsecond=0)
         else:
             self.secrets.pop((namespace, name), None)
 
@@ -409,7 +409,7 @@ class FakeKube:
             uid=shown.uid,
             references=named,
             finalizers=secret.finalizers,
-            deleted_at=self.now() if secret.is_deleting else None,
+            deleted_at=secret.deleted_at,
             delete=lambda _: self._delete_secret(namespace, name),
             disown=lambda _: setattr(secret, "owner", None),
             drop_finalizer=lambda _: None,

@@ -74,6 +74,9 @@ class Still:
         wanted = ready_conditions(previous, generation, plan.verdict, is_serving=True)
         return {"conditions": merge_conditions(previous, wanted, now), "observedGeneration": generation}
 
+    async def leave(self, desired: Body, body: Body) -> Body:
+        return body
+
     def settle(self, desired: Body, observed: None) -> None:
         """Nothing to let go of."""
 

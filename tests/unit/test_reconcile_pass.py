@@ -96,6 +96,9 @@ class Script:
         previous = desired["status"].get("conditions", ())
         return {"conditions": merge_conditions(previous, [ready], now), "observedGeneration": generation}
 
+    async def leave(self, desired: Body, body: Body) -> Body:
+        return body
+
     def settle(self, desired: Body, observed: None) -> None:
         """Nothing to let go of."""
 

@@ -43,6 +43,10 @@ class ConditionStatus(StatusModel):
 
 Conditions = Annotated[tuple[ConditionStatus, ...], Field(max_length=24, json_schema_extra=_BY_TYPE)]
 
+HELD_SECRETS = 4
+"""Secrets that one object holds at once: the one that it names, and those that it named until a moment ago."""
+HeldSecrets = Annotated[tuple[Line, ...], Field(max_length=HELD_SECRETS, json_schema_extra=SET)]
+
 OBSERVED_AT_FIRST = -1
 """`observedGeneration` of an object that was never looked at. With no status at all, tools that wait (kstatus) would
 take a new object for finished."""
@@ -204,7 +208,9 @@ class NixMachineStatus(StatusModel):
     provider_id: Annotated[Line | None, Field(alias="providerID")] = None
     """As aws:///us-west-2a/i-…, for Kubernetes' cloud tools."""
     account_id: Word | None = None
-    """AWS account; written before the first change there."""
+    """AWS account; written before the first change there, taken off when nothing of this is left in it."""
+    held_secrets: HeldSecrets = ()
+    """Secrets with AWS credentials that carry the finalizer nixops.dev/in-use because this object needs them."""
     target: Word | None = None
     """Instance type, or host."""
     instance: InstanceStatus | None = None
@@ -304,7 +310,9 @@ class NixDeploymentStatus(StatusModel):
     handled_requests: Annotated[tuple[Line, ...], Field(max_length=2, json_schema_extra=SET)] = ()
     """All such annotations that stood there then."""
     account_id: Word | None = None
-    """AWS account; written before the first change there."""
+    """AWS account; written before the first change there, taken off when nothing of this is left in it."""
+    held_secrets: HeldSecrets = ()
+    """Secrets with AWS credentials that carry the finalizer nixops.dev/in-use because this object needs them."""
     machines: MachinesStatus | None = None
     """How many machines are how far."""
     key_pairs: Annotated[tuple[KeyPairStatus, ...], Field(max_length=16, json_schema_extra=MERGED_BY_NAME)] = ()

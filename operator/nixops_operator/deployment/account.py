@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from nixops_operator import account
+from nixops_operator import account, in_use
 from nixops_operator.deployment.desired import Desired, Leaving
 from nixops_operator.deployment.observed import Observed, ObservedNetwork
 from nixops_operator.errors import InvalidSpec, OperatorError
@@ -44,3 +44,8 @@ def account_recorded(desired: Desired, observed: Observed, now: datetime) -> Fin
     if network is None or network.error is not None:
         return None
     return account.to_record(desired, network.account_id)
+
+
+def other_secrets_released(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """Those that the spec has ceased to name; not before what it names now opens the same account."""
+    return in_use.others_released(desired, observed, now) if usable(desired, observed) is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nixops_operator import in_use
 from nixops_operator.account import RecordAccount
 from nixops_operator.deployment import account, creations, key_pairs, machines, retained, security_groups
 from nixops_operator.deployment.desired import Desired, Leaving
@@ -14,6 +15,8 @@ from nixops_operator.world import World
 async def apply(step: Step, given: Desired | Leaving, body: Body, world: World) -> Body:
     """Do it. Returns the newest body, which an intent may have changed. Raises what ports raise."""
     match step:
+        case in_use.RecordHeld() | in_use.HoldSecret() | in_use.ReleaseSecret() | in_use.GiveUpSecret():
+            return await in_use.apply(step, given, body, world)
         case RecordAccount(account_id):
             return await world.kube.write_intent(body, {"accountId": account_id})
         case creations.RecordCreation():

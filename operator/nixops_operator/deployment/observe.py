@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from nixops_operator import names
+from nixops_operator import in_use, names
 from nixops_operator.api.machine_spec import DeletionPolicy
 from nixops_operator.deployment import account, creations, deletion, key_pairs, machines, security_groups
 from nixops_operator.deployment.desired import Desired, Leaving
@@ -34,6 +34,7 @@ async def observe(given: Desired | Leaving, world: World) -> Observed:
         going_keys=await key_pairs.going_keys(given, generated if retains else (), world),
         children=children,
         obstacles=machines.observe_obstacles(given, children, world),
+        secret=await in_use.observe(given, given.aws, world),
     )
 
 

@@ -15,6 +15,7 @@ from nixops_operator.api.reasons import ConditionType
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import KeyPair, SecurityGroup
 from nixops_operator.facts.kube import Body, Key, key_of
+from nixops_operator.in_use import SeenSecret
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class Observed:
     going_keys: tuple[str, ...] = ()  # Secrets of keys that are to stay, but would go with the deployment
     children: tuple[ObservedMachine, ...] = ()  # that this very deployment controls; by name
     obstacles: Mapping[str, Obstacle] = field(default_factory=dict)  # object's name → what stands there
+    secret: SeenSecret | None = None  # with the credentials that its things in EC2 were made with
     orphans: tuple[str, ...] = ()  # names of machines that were ours and go on living without us; on the way out
 
     def child(self, name: str) -> ObservedMachine | None:

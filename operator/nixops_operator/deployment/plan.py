@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from nixops_operator import in_use
 from nixops_operator.api.machine_spec import DriftPolicy
 from nixops_operator.deployment import account, deletion, key_pairs, machines, security_groups
 from nixops_operator.deployment.desired import Desired, Leaving
@@ -47,6 +48,8 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(machines_valid),
     Repair(account.credentials_usable),
     Repair(account.account_recorded),
+    Repair(in_use.kept),
+    Repair(account.other_secrets_released),
     Repair(key_pairs.secrets_present),
     Repair(key_pairs.secrets_kept),
     Repair(key_pairs.imported),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -88,8 +89,12 @@ class Secret:
     owner_uids: frozenset[str] = frozenset()
     type: str = "Opaque"
     is_immutable: bool = False
-    is_deleting: bool = False
+    deleted_at: datetime | None = None  # when its deletion was asked for; finalizers hold it
     finalizers: tuple[str, ...] = ()
+
+    @property
+    def is_deleting(self) -> bool:
+        return self.deleted_at is not None
 
 
 @dataclass(frozen=True)

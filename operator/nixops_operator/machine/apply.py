@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from nixops_operator import names
+from nixops_operator import in_use, names
 from nixops_operator.account import RecordAccount
 from nixops_operator.api.machine_spec import AwsSettings, DeletionPolicy
 from nixops_operator.api.parse import deletion_view
@@ -32,6 +32,8 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
     if isinstance(desired, Leaving):
         return await _apply_leaving(step, desired, body, world)
     match step:
+        case in_use.RecordHeld() | in_use.HoldSecret() | in_use.ReleaseSecret() | in_use.GiveUpSecret():
+            return await in_use.apply(step, desired, body, world)
         case RecordAccount(account_id):
             return await world.kube.write_intent(body, {"accountId": account_id})
         case steps.RecordLaunch():

@@ -3,7 +3,7 @@ for the API server alone; what cannot be looked at becomes an error of that part
 
 from __future__ import annotations
 
-from nixops_operator import job_names
+from nixops_operator import in_use, job_names
 from nixops_operator.machine import observe_cloud, observe_host, observe_system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedLeaving
@@ -16,7 +16,8 @@ async def observe(desired: Desired, world: World) -> Observed:
     cloud = await observe_cloud.observe(desired, ec2, world) if ec2 is not None else None
     host = await observe_host.observe(desired, cloud, world)
     system = await observe_system.observe(desired, cloud, host, world)
-    return Observed(cloud, host, system, world.jobs.states(desired.key))
+    secret = await in_use.observe(desired, desired.spec.aws, world)
+    return Observed(cloud, host, system, world.jobs.states(desired.key), secret)
 
 
 async def observe_leaving(leaving: Leaving, world: World) -> ObservedLeaving:

@@ -14,6 +14,7 @@ from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.host import HostFacts, HostOwner
 from nixops_operator.facts.nix import Evaluation, Module
+from nixops_operator.in_use import SeenSecret
 from nixops_operator.jobs import Done, JobState
 from nixops_operator.machine.attributes import Declared
 from nixops_operator.machine.host_keys import Pins
@@ -111,6 +112,7 @@ class Observed:
     host: ObservedHost
     system: ObservedSystem
     jobs: Mapping[str, JobState]  # the jobs that this machine has asked for
+    secret: SeenSecret | None = None  # with the credentials that its things in EC2 were made with
 
     @property
     def evaluation(self) -> Evaluation | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from nixops_operator import account, job_names
+from nixops_operator import account, in_use, job_names
 from nixops_operator.api.machine_spec import DriftPolicy
 from nixops_operator.api.reasons import Reason
 from nixops_operator.machine import activation, deletion, host, instance, launch, system
@@ -89,8 +89,10 @@ def _summary(desired: Desired, observed: Observed, now: datetime) -> Finding:
 CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Repair(_summary),
     Repair(system.ahead),
+    Repair(in_use.kept),
     Gate(_in_cloud(_credentials_usable)),
     Gate(_in_cloud(_account_recorded)),
+    Repair(in_use.others_released),
     Gate(_in_cloud(launch.unanswered)),  # before `missing`, or a lost reply makes a second instance
     Gate(_in_cloud(instance.missing)),
     Gate(_in_cloud(instance.host_key_pinned)),

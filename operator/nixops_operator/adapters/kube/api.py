@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -345,7 +346,7 @@ def _secret(body: Mapping[str, Any]) -> Secret:
         owner_uids=frozenset(owner["uid"] for owner in _owners(body)),
         type=body.get("type", "Opaque"),
         is_immutable=bool(body.get("immutable")),
-        is_deleting="deletionTimestamp" in metadata,
+        deleted_at=datetime.fromisoformat(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
         finalizers=tuple(metadata.get("finalizers") or ()),
     )
 
