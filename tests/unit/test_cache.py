@@ -344,3 +344,40 @@ def test_versions_that_have_gone_back_end_the_process():
 
     with pytest.raises(WatchDeadError, match="lists version 1000, but 1001 was seen before"):
         bench.resync()
+
+
+# Who needs which Secret
+
+
+def using(name: str, secret: object = "aws", account: str | None = "1", version: int = 1) -> Body:
+    spec = {"aws": {"credentials": {"secretRef": {"name": secret}}}}
+    return {**body(version, name, name), "spec": spec, "status": {"accountId": account}}
+
+
+@pytest.mark.parametrize(
+    ("one", "is_user"),
+    [
+        pytest.param(using("web"), True, id="names it, and has an account"),
+        pytest.param(using("web", account=None), False, id="nothing is in any account"),
+        pytest.param(using("web", "other"), False, id="names another"),
+        pytest.param(using("web", 7), False, id="names no text"),
+        pytest.param({**using("web"), "spec": {"aws": "none"}}, False, id="a spec that cannot be read"),
+        pytest.param({**using("web"), "spec": None}, False, id="no spec"),
+    ],
+)
+def test_an_object_needs_the_secret_with_which_it_may_have_made_something(one: Body, is_user: bool):
+    cache = Cache()
+    cache.put(WEB, one)
+    assert list(cache.users_of_secret("default", "aws")) == ([one] if is_user else [])
+    assert list(cache.users_of_secret("theirs", "aws")) == []
+
+
+def test_users_of_a_secret_change_with_what_is_known():
+    cache = Cache()
+    cache.put(WEB, using("web"))
+    assert list(cache.users_of_secret("default", "aws", besides=WEB)) == []
+    cache.put(WEB, using("web", "other", version=2))
+    assert list(cache.users_of_secret("default", "aws")) == []
+    assert len(list(cache.users_of_secret("default", "other"))) == 1
+    cache.drop(WEB, 3)
+    assert list(cache.users_of_secret("default", "other")) == []
