@@ -60,7 +60,7 @@ class MachineController:
 
     async def leave(self, desired: Desired | Leaving, body: Body) -> Body:
         assert isinstance(desired, Leaving)  # noqa: S101 - a living machine is never gone
-        return await in_use.leave(desired, desired.aws, body, self.world)
+        return await in_use.leave(desired, body, self.world)
 
     def settle(self, desired: Desired | Leaving, observed: Any) -> None:
         wanted = machine_plan.wanted_jobs(desired, observed) if isinstance(desired, Desired) else frozenset()
@@ -109,7 +109,8 @@ class DeploymentController:
         return deployment_status.status(given, observed, plan, now)
 
     async def leave(self, given: deployment_desired.Desired | deployment_desired.Leaving, body: Body) -> Body:
-        return await in_use.leave(given, given.aws, body, self.world)
+        assert isinstance(given, deployment_desired.Leaving)  # noqa: S101 - a living deployment is never gone
+        return await in_use.leave(given, body, self.world)
 
     def settle(self, given: Any, observed: Any) -> None:
         """A deployment asks for no jobs."""

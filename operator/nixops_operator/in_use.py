@@ -22,6 +22,7 @@ from nixops_operator.api.status import HELD_SECRETS
 from nixops_operator.errors import Conflict, OperatorError
 from nixops_operator.facts.kube import Body, Key
 from nixops_operator.names import IN_USE_FINALIZER
+from nixops_operator.objects import LeavingObject, ReconciledObject
 from nixops_operator.planning import Finding
 from nixops_operator.step import Step
 from nixops_operator.verdict import Outcome
@@ -103,27 +104,14 @@ class SeenSecret:
     is_needed_to_leave: bool = False  # another object that names it is in deletion
 
 
-class Using(Protocol):
-    """An object of either kind that lives."""
-
-    @property
-    def key(self) -> Key: ...
-    @property
-    def uid(self) -> str: ...
-    @property
-    def status(self) -> Body: ...
-    @property
-    def account_id(self) -> str | None: ...
-
-
 class Seeing(Protocol):
-    """What a pass over one saw."""
+    """What a pass over an object of either kind saw."""
 
     @property
     def secret(self) -> SeenSecret | None: ...
 
 
-async def observe(using: Using, aws: AwsSettings, world: World) -> SeenSecret | None:
+async def observe(using: ReconciledObject, aws: AwsSettings, world: World) -> SeenSecret | None:
     """The Secret, at most five minutes old. None: nothing is in any account, or there is no Secret to hold."""
     name = _named(aws)
     if name is None or using.account_id is None:
@@ -156,7 +144,7 @@ def held_of(status: Body) -> tuple[str, ...]:
 # --- what is to be done -------------------------------------------------------------------------------------------
 
 
-def kept(using: Using, seen: Seeing, now: datetime) -> Finding | None:
+def kept(using: ReconciledObject, seen: Seeing, now: datetime) -> Finding | None:
     """The Secret that the spec names is held, before anything is made with it."""
     secret = seen.secret
     if secret is None:
@@ -181,7 +169,7 @@ def _going(secret: SeenSecret, deleted_at: datetime, now: datetime) -> Finding |
     return _beside(GiveUpSecret(secret.name))
 
 
-def others_released(using: Using, seen: Seeing, now: datetime) -> Finding | None:  # noqa: ARG001 - as all checks
+def others_released(using: ReconciledObject, seen: Seeing, now: datetime) -> Finding | None:  # noqa: ARG001 - as all checks
     """Secrets that the spec has ceased to name are let go of, once EC2 has taken what it names now."""
     if seen.secret is None:
         return None
@@ -200,7 +188,7 @@ def _beside(*taken: Step) -> Finding:
 # --- the steps, carried out ---------------------------------------------------------------------------------------
 
 
-async def apply(step: OfSecrets, using: Using, body: Body, world: World) -> Body:
+async def apply(step: OfSecrets, using: ReconciledObject, body: Body, world: World) -> Body:
     """One step; returns the newest body."""
     namespace = using.key.namespace
     match step:
@@ -215,14 +203,14 @@ async def apply(step: OfSecrets, using: Using, body: Body, world: World) -> Body
     return body
 
 
-async def leave(leaving: Using, aws: AwsSettings | None, body: Body, world: World) -> Body:
+async def leave(leaving: LeavingObject, body: Body, world: World) -> Body:
     """Nothing is left of an object in deletion: release what it alone still needed. Returns the newest body.
 
     That it needs no credentials any more is written down first. Of several that go at once, the last to write it sees
     that no other is left; and one whose pass is cut after the release must not look into EC2 once more, for which the
     Secret has gone.
     """
-    held, name = held_of(leaving.status), _named(aws)
+    held, name = held_of(leaving.status), _named(leaving.aws)
     if leaving.account_id is not None:
         held = held if name is None or name in held else (*held, name)
         body = await world.kube.write_intent(body, {"accountId": None, "heldSecrets": list(held)})

@@ -129,7 +129,7 @@ class Place:
                 World(*[cast(Any, None)] * 11),
                 kube=cast(Any, self.kube),
                 cache=self.cache,
-                reads=Reads(cast(Any, self.kube)),
+                reads=Reads(cast(Any, self.kube), timedelta(minutes=1)),
                 now=lambda: NOON,
             ),
         )
