@@ -13,7 +13,7 @@ from botocore.loaders import Loader
 
 from contract.cloud_worlds import KNOWN, OPERATIONS, REGION, UNKNOWN, FakeWorld, RealWorld, World, rules_of
 from nixops_operator.adapters.aws import Boto3Clouds
-from nixops_operator.adapters.aws.clouds import model_loader
+from nixops_operator.adapters.aws.clients import model_loader
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress, canonical_rule
 from nixops_operator.errors import (

@@ -14,8 +14,9 @@ from botocore.loaders import Loader
 from contract.cloud_worlds import KNOWN, REGION
 from nixops_lab.ec2.testing import RunningLayer
 from nixops_operator.adapters.aws import Boto3Clouds, calls
+from nixops_operator.adapters.aws.clients import model_loader
 from nixops_operator.adapters.aws.cloud import Boto3Cloud
-from nixops_operator.adapters.aws.clouds import IDLE_LIFE, model_loader
+from nixops_operator.adapters.aws.clouds import IDLE_LIFE
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.errors import Blocked, OutcomeUnknown, Retry

@@ -14,9 +14,9 @@ from nixops_operator import names
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts
-from nixops_operator.facts.nix import Evaluation, Module
+from nixops_operator.facts.nix import Evaluation, Module, SystemInput
 from nixops_operator.jobs import Done, JobState
-from nixops_operator.machine.attributes import Declared
+from nixops_operator.machine.declared import Declared
 from nixops_operator.machine.desired import Desired, Leaving, read_machine
 from nixops_operator.machine.host_keys import Pins
 from nixops_operator.machine.observed import (
@@ -25,7 +25,6 @@ from nixops_operator.machine.observed import (
     ObservedHost,
     ObservedLeaving,
     ObservedSystem,
-    SystemInput,
 )
 from nixops_operator.machine.plan import plan, plan_way_out
 from nixops_operator.machine.status import status, status_leaving

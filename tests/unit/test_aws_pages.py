@@ -10,8 +10,8 @@ import botocore.session
 import pytest
 from botocore.stub import Stubber
 
+from nixops_operator.adapters.aws.clients import Clients
 from nixops_operator.adapters.aws.cloud import TYPES_PER_PAGE, Boto3Cloud
-from nixops_operator.adapters.aws.clouds import Clients
 from nixops_operator.errors import InvalidSpec
 
 REGION = "us-west-2"

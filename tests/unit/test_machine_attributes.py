@@ -13,7 +13,8 @@ from nixops_operator.api.machine_spec import Ec2Target
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.cloud import LaunchRequest
 from nixops_operator.machine import reference, steps
-from nixops_operator.machine.attributes import ATTRIBUTES, Change, Declared, differences, launch_request
+from nixops_operator.machine.attributes import ATTRIBUTES, Change, differences, launch_request
+from nixops_operator.machine.declared import Declared
 from nixops_operator.verdict import Outcome
 from unit.builders import DECLARED, cloud, ec2_machine, host, instance, launch, planned, ran, ready, seen, status_of
 

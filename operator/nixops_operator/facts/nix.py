@@ -25,6 +25,22 @@ class Module:
 
 
 @dataclass(frozen=True)
+class SystemInput:
+    """What a machine's evaluation depends on; hashed into the job's name."""
+
+    name: str
+    deployment: str
+    uuid: str
+    system: str
+    is_ec2: bool
+    files: Mapping[str, bytes] | None
+    nixpkgs_path: str | None  # inside the files; None: the operator's own
+    modules: tuple[Module, ...]
+    state_version: str
+    arguments: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class EvaluationRequest:
     """All that an evaluation depends on; equal requests have equal results."""
 

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
-from nixops_operator.facts.nix import Evaluation, EvaluationRequest
+from nixops_operator.facts.nix import Evaluation, EvaluationRequest, SystemInput
 from nixops_operator.machine import steps
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observe_host import owner_of
-from nixops_operator.machine.observed import SystemInput
 from nixops_operator.step import Step
 from nixops_operator.world import World
 

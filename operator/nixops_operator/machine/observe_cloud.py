@@ -16,7 +16,8 @@ from nixops_operator.facts.cloud import CloudSnapshot, Image, Instance
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.informers.cloud import CloudView
 from nixops_operator.machine import host_keys
-from nixops_operator.machine.attributes import Resolved, declare
+from nixops_operator.machine.attributes import declare
+from nixops_operator.machine.declared import Resolved
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.world import World

@@ -9,9 +9,9 @@ from nixops_operator import job_names
 from nixops_operator.api.machine_spec import System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError
-from nixops_operator.facts.nix import Module
+from nixops_operator.facts.nix import Module, SystemInput
 from nixops_operator.machine.desired import Desired
-from nixops_operator.machine.observed import ObservedCloud, ObservedHost, ObservedSystem, SystemInput
+from nixops_operator.machine.observed import ObservedCloud, ObservedHost, ObservedSystem
 from nixops_operator.machine.system import input_hash
 from nixops_operator.ready import was_reached
 from nixops_operator.world import World, no_nixpkgs

@@ -13,10 +13,10 @@ from nixops_operator import names
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.host import HostFacts, HostOwner
-from nixops_operator.facts.nix import Evaluation, Module
+from nixops_operator.facts.nix import Evaluation, SystemInput
 from nixops_operator.in_use import SeenSecret
 from nixops_operator.jobs import Done, JobState
-from nixops_operator.machine.attributes import Declared
+from nixops_operator.machine.declared import Declared
 from nixops_operator.machine.host_keys import Pins
 
 
@@ -61,22 +61,6 @@ class ObservedCloud:
 def ids(instances: tuple[Instance, ...] | list[Instance]) -> str:
     """For messages."""
     return ", ".join(sorted(instance.id for instance in instances))
-
-
-@dataclass(frozen=True)
-class SystemInput:
-    """What a machine's evaluation depends on; hashed into the job's name."""
-
-    name: str
-    deployment: str
-    uuid: str
-    system: str
-    is_ec2: bool
-    files: Mapping[str, bytes] | None
-    nixpkgs_path: str | None  # inside the files; None: the operator's own
-    modules: tuple[Module, ...]
-    state_version: str
-    arguments: Mapping[str, str]
 
 
 @dataclass(frozen=True)

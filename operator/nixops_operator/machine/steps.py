@@ -5,16 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from nixops_operator import retain
 from nixops_operator.api.status import LaunchStatus, RevertsStatus
 from nixops_operator.facts.host import ActivationRequest, HostOwner
+from nixops_operator.facts.nix import SystemInput
+from nixops_operator.machine.declared import Declared
 from nixops_operator.step import Identity, Step
-
-if TYPE_CHECKING:
-    from nixops_operator.machine.attributes import Declared
-    from nixops_operator.machine.observed import SystemInput
 
 # --- the instance -------------------------------------------------------------------------------------------------
 

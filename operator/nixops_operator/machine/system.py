@@ -18,8 +18,9 @@ from nixops_operator.verdict import Outcome
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from nixops_operator.facts.nix import SystemInput
     from nixops_operator.machine.desired import Desired
-    from nixops_operator.machine.observed import Observed, SystemInput
+    from nixops_operator.machine.observed import Observed
 
 _BUILT = ConditionType.CONFIGURATION_BUILT
 

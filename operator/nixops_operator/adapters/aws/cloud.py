@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
     from mypy_boto3_ec2.type_defs import FilterTypeDef
 
-    from nixops_operator.adapters.aws.clouds import Clients
+    from nixops_operator.adapters.aws.clients import Clients
 
 T = TypeVar("T")
 
