@@ -57,6 +57,10 @@ class _Remembered(Generic[T]):
         if known is not None:
             self._answers[place] = (float("-inf"), known[1])
 
+    def age_all_of(self, namespace: str) -> None:
+        for place in [place for place in self._answers if place[0] == namespace]:
+            self.age(place)
+
 
 class Reads:
     """What passes read by name. Raises, all: what the Kubernetes port raises.
@@ -88,3 +92,8 @@ class Reads:
 
     def forget_config_map(self, namespace: str, name: str) -> None:
         self._config_maps.age((namespace, name))
+
+    def look_anew(self, namespace: str) -> None:
+        """Somebody asks for a look now (requests.py): what this namespace's passes need next is read anew, once."""
+        self._secrets.age_all_of(namespace)
+        self._config_maps.age_all_of(namespace)

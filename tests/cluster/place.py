@@ -75,6 +75,11 @@ class Place:
         """A JSON patch (RFC 6902)."""
         self.kubectl("patch", kind, name, "--type=json", f"--patch={json.dumps(operations)}")
 
+    def ask_to_look(self, *names: str) -> None:
+        """As a person asks: what was remembered of Secrets is read anew."""
+        asked = f"nixops.dev/reconcile-requested-at={self.mark()}"
+        self.kubectl("annotate", "--overwrite", *names, asked)
+
     def events(self, name: str) -> list[tuple[str, str, str]]:
         """(type, reason, message) of the Events about the object of that name."""
         items = json.loads(self.kubectl("get", "events", "--output=json"))["items"]

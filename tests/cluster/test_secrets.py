@@ -117,6 +117,7 @@ def test_secret_bytes_are_nowhere_but_in_secrets(place: Place) -> None:
         # Mistakes make errors, and errors make texts.
         place.secret("aws", {"accessKeyId": "AKIAWRONG", "secretAccessKey": aws_secret[:-1] + " "})
         place.secret("existing-host-ssh", {"ssh-privatekey": "no key, " + aws_secret}, "kubernetes.io/ssh-auth")
+        place.ask_to_look("nixdeployment/site", "nixmachine/host")
         place.await_condition("nixdeployment", "site", {"CredentialsReady": "False/AuthFailure"})
         place.await_condition("nixmachine", "host", {"Ready": "False/SecretNotFound"})
         events = place.kubectl("get", "events", "--all-namespaces", "--output=json")

@@ -198,6 +198,19 @@ def test_a_deployment_becomes_ready_and_rests():
     living(test())
 
 
+def test_a_request_to_look_finds_a_rotated_secret():
+    async def test() -> None:
+        bench = Bench()
+        await made(bench)
+        bench.kube.secrets["default", "aws"] = Secret({"accessKeyId": b"AKIDTEST"})
+        bench.apply(annotations={names.RECONCILE_ANNOTATION: "now"})
+        await bench.passing(seconds=10)
+        assert bench.told()["CredentialsReady"][0] == "False", bench.told()
+        assert bench.kube.body(SHOP)["status"]["lastHandledReconcileAt"] == "now"
+
+    living(test())
+
+
 def test_a_missing_reference_is_the_users_business_and_keeps_no_other_rule_away():
     """`Reconciling` for an hour, and none of the group's rules."""
     wrong = {"fromPort": 443, "toPort": 443, "groups": ["sg-0123456789abcdef0"]}

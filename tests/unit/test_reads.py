@@ -54,6 +54,28 @@ def test_a_rotated_secret_is_noticed_after_a_while_and_at_once_where_the_old_one
     assert run(go()) == [b"one", b"one", b"two", b"three"]
 
 
+def test_a_request_to_look_reads_everything_of_its_own_namespace_anew():
+    async def go() -> int:
+        kube = FakeKube()
+        for namespace in ("default", "elsewhere"):
+            kube.secrets[namespace, "aws"] = Secret({"key": b"one"})
+            kube.config_maps[namespace, "source"] = {"web.nix": b"{ }"}
+        reads = Reads(kube, MINUTE)
+
+        async def see() -> None:
+            for namespace in ("default", "elsewhere"):
+                assert await reads.secret(namespace, "aws") is not None
+                assert await reads.config_map(namespace, "source") is not None
+
+        await see()
+        before = reading(kube)
+        reads.look_anew("default")
+        await see()
+        return reading(kube) - before
+
+    assert run(go()) == 2
+
+
 def test_what_does_not_exist_is_asked_for_each_time_and_what_did_is_still_known():
     async def go() -> tuple[int, bytes]:
         kube = FakeKube()

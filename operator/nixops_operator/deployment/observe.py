@@ -19,6 +19,8 @@ from nixops_operator.world import World
 
 async def observe(given: Desired | Leaving, world: World) -> Observed:
     """One look at everything that concerns this deployment."""
+    if isinstance(given, Desired) and given.requests.new is not None:
+        world.reads.look_anew(given.key.namespace)
     children = machines.observe_children(given, world)
     network = await _network(given, children, world) if given.needs_cloud else None
     if isinstance(given, Leaving):

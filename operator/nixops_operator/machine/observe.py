@@ -12,6 +12,8 @@ from nixops_operator.world import World
 
 async def observe(desired: Desired, world: World) -> Observed:
     """One look at everything that concerns this machine."""
+    if desired.requests.new is not None:
+        world.reads.look_anew(desired.key.namespace)
     ec2 = desired.spec.target.ec2
     cloud = await observe_cloud.observe(desired, ec2, world) if ec2 is not None else None
     host = await observe_host.observe(desired, cloud, world)
