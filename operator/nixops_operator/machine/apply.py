@@ -13,10 +13,9 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import ActivationStatus, RestartsStatus, written
 from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts.kube import Body, Kind, OwnerReference
-from nixops_operator.machine import attributes, host_keys, launch, steps
+from nixops_operator.machine import attributes, host_keys, launch, observe_host, steps
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.jobs import start_disowning, start_job
-from nixops_operator.machine.observe_host import client_key
 from nixops_operator.step import Step
 from nixops_operator.world import World
 
@@ -122,9 +121,7 @@ async def _pin_host_key(step: steps.PinHostKey, desired: Desired, world: World) 
     host_keys.pins(secret, desired.uid)  # raises for a Secret that is not this machine's
     try:
         if not step.is_pinned:
-            data = host_keys.pins_secret(
-                step.instance_id, await _launched_host_keys(step, desired, world), await _client_key(desired, world)
-            )
+            data = host_keys.pins_secret(step.instance_id, *await _launched_with(step, desired, world))
             if secret is not None:
                 secret = await world.kube.update_secret(namespace, secret, data)
             elif not await world.kube.create_secret(
@@ -147,22 +144,18 @@ async def _pin_host_key(step: steps.PinHostKey, desired: Desired, world: World) 
         world.reads.forget_secret(namespace, name)
 
 
-async def _client_key(desired: Desired, world: World) -> str | None:
-    """What the instance admits for good, whatever becomes of the Secret; it is told elsewhere if that is missing."""
-    try:
-        return await client_key(desired.key.namespace, desired.spec.client_key, world)
-    except Blocked:
-        return None
-
-
-async def _launched_host_keys(step: steps.PinHostKey, desired: Desired, world: World) -> tuple[str, ...]:
-    """From the frozen request; where that is gone, from what the status says of this very instance."""
+async def _launched_with(step: steps.PinHostKey, desired: Desired, world: World) -> tuple[tuple[str, ...], str | None]:
+    """Host keys and client key of the instance, as they were frozen with the launch. Where that is gone, from what the
+    status says of this very instance, and the spec of today."""
     secret = await world.kube.read_secret(desired.key.namespace, names.launch_secret(desired.key.name, step.attempt))
+    client = await observe_host.known_client_key(desired, world)
     if secret is not None and desired.uid in secret.owner_uids:
-        return (host_keys.public_key_of(launch.request_of(secret.data["request"].decode()).user_data),)
+        if host_keys.CLIENT_KEY in secret.data:
+            client = secret.data[host_keys.CLIENT_KEY].decode()
+        return (host_keys.public_key_of(launch.request_of(secret.data["request"].decode()).user_data),), client
     told = tuple(desired.status.get("hostKeys") or ())
     if told and (desired.status.get("instance") or {}).get("id") == step.instance_id:
-        return told
+        return told, client
     message = (
         f"the host key of {step.instance_id} is not known: its launch Secret is gone. Delete the instance to get "
         "another one (with disruption.replace: WhenLost), or delete this machine"

@@ -27,7 +27,7 @@ from nixops_operator.api.status import LaunchStatus, RestartsStatus, written
 from nixops_operator.errors import Blocked, Conflict, Lost, OperatorError, OutcomeUnknown, Retry
 from nixops_operator.facts.cloud import LaunchRequest
 from nixops_operator.facts.kube import Body, Kind, OwnerReference
-from nixops_operator.machine import host_keys, restarts, steps
+from nixops_operator.machine import host_keys, observe_host, restarts, steps
 from nixops_operator.machine.attributes import launch_request
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import ObservedCloud
@@ -116,6 +116,8 @@ def _provisioning(message: str, *found: Step) -> Finding:
 async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, world: World) -> Body:
     """Freeze the request, then write the intent."""
     private, public = host_keys.generate_key()
+    client = await observe_host.known_client_key(desired, world)
+    admitted = {host_keys.CLIENT_KEY: client.encode()} if client is not None else {}
     for attempt in itertools.count(step.first_attempt):
         declared = step.declared.but(tags={**(step.declared["tags"] or {}), names.ATTEMPT_TAG: str(attempt)})
         text = launch_request(declared, host_keys.user_data(private, public)).as_json()
@@ -124,7 +126,7 @@ async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, 
         if await world.kube.create_secret(
             desired.key.namespace,
             names.launch_secret(desired.key.name, attempt),
-            {"request": text.encode()},
+            {"request": text.encode(), **admitted},
             owner=OwnerReference(Kind.MACHINE, desired.key.name, desired.uid),
             type_=LAUNCH_SECRET_TYPE,
             immutable=True,

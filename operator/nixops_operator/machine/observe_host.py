@@ -146,3 +146,12 @@ async def client_key(namespace: str, reference: PrivateKeyReference, world: Worl
         raise Blocked(Reason.SECRET_NOT_FOUND, f"{what} with the SSH client key does not exist; create it")
     where = f"key {reference.key} of Secret {reference.name}"
     return parse_private_key(secret.data[reference.key], where).text
+
+
+async def known_client_key(desired: Desired, world: World) -> str | None:
+    """What an instance launched now admits for good, whatever becomes of the Secret; it is told elsewhere if that is
+    missing."""
+    try:
+        return await client_key(desired.key.namespace, desired.spec.client_key, world)
+    except Blocked:
+        return None
