@@ -198,12 +198,16 @@ class Reconciler:
     def _plan_next(self, key: Key, plan: Plan, has_changed: bool) -> None:
         verdict, steps = plan.verdict, plan.steps
         is_repeated = bool(steps) and steps == self._last_steps.get(key)
-        self._last_steps[key] = steps
+        # A pass that waits for its look at what the last one did says nothing of whether it did something.
+        is_blind = not steps and any(finding.is_first_look for finding in plan.findings)
+        if not is_blind:
+            self._last_steps[key] = steps
         if verdict.outcome is Outcome.RETRYING or (has_changed and is_repeated):
             # A step that changed nothing that can be seen must not become a hot loop.
             self._queue.backoff(key)
         else:
-            self._queue.succeeded(key)
+            if not is_blind:
+                self._queue.succeeded(key)
             if has_changed:
                 self._queue.add(key)
                 return
