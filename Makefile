@@ -6,6 +6,8 @@ PYTHON := .venv/bin/python
 # The demo's lab has a folder of its own; that of lab-up is lab's default.
 DEMO_DIR ?= /var/lib/nixops-lab/demo
 KEEP ?=
+# A plan of tests/crash, see tests/crash/plans.py.
+PLAN ?=
 # More arguments for pytest, as in `make test ARGS="-k deletion"`.
 ARGS ?=
 # Most levels wait for real parts more than they compute. A file's tests stay together: they share what they started.
@@ -31,6 +33,10 @@ test: lab-parts lint ## everything: lint, and the tests of all levels; as root
 .PHONY: check
 check: lint ## what is quick: lint, and the tests that need neither root nor the lab
 	@exec $(PYTHON) -m pytest --numprocesses=2 --dist=worksteal $(ARGS) $(QUICK)
+
+.PHONY: crash
+crash: .venv ## the whole crash matrix, some minutes; PLAN=create+delete@ec2.run_instances.1/before~4-8 runs one, with its trace
+	@PYTHONPATH=operator:tests:tests/lab exec $(PYTHON) -m crash '$(PLAN)'
 
 .PHONY: lint
 lint: .venv ## style, types, import contracts, generated files

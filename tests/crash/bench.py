@@ -3,6 +3,11 @@
 Worlds ── FakeKube, FakeClouds, FakeHosts, FakeNix, and what happens in them by itself (boots, garbage collection)
 Operator ── one life of the core: cache, queue, looks, jobs, controllers; its memory ends with it
 Cut ── where a life ends: the n-th call of an effect × before | reply lost | not recorded
+Lags ── how late EC2 shows what it made
+
+No kinder than the real worlds: ids are random, answers shuffled, new things shown late and to filters by tag later
+still, garbage collected late; and in the namespace next door somebody names our objects as his own (`tenant_b`).
+What must never be is judged by invariants.py at every call and every second.
 """
 
 from __future__ import annotations
@@ -10,17 +15,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+import zlib
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, cast
 
-from fakes.cloud import DEFAULT_GROUP, NIXOS_OWNER, FakeCloud, FakeClouds
-from fakes.effects import Effects
-from fakes.host import UNDER_WAY, FakeHosts, FakeMachine
+from crash.invariants import Broken, Judge
+from fakes.cloud import NIXOS_OWNER, FakeCloud, FakeClouds
+from fakes.host import FakeHosts, FakeMachine
 from fakes.kube import CLUSTER_ID, FakeKube, Secret, key_of
 from fakes.nix import FakeNix
 from nixops_operator import names
@@ -29,7 +34,7 @@ from nixops_operator.cache import Cache, resource_version
 from nixops_operator.controllers import controllers
 from nixops_operator.effects import Layered
 from nixops_operator.errors import OutcomeUnknown
-from nixops_operator.facts.cloud import InstanceState
+from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.host_policy import HostPolicy
 from nixops_operator.informers.cloud import CloudInformers
@@ -49,18 +54,15 @@ from nixops_operator.world import Policy, World
 
 RESYNC = timedelta(seconds=30)
 QUIET = 2 * RESYNC.total_seconds()  # nothing but looks for so long: everything has come to rest
-PATIENCE = 30 * 60.0  # seconds of the worlds' time for one life; the longest wait in the core is ten minutes
+STILL = 660.0  # so long, in whatever state: the longest wait in the core is ten minutes
+PATIENCE = 90 * 60.0  # seconds of the worlds' time for one life
 BOOT_SECONDS = 5.0
-HIDDEN_SECONDS = 8.0
+OURS, THEIRS = "default", "b"  # namespaces of two tenants
 BEGINNING = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 class Crash(BaseException):
     """The process is gone. No `except Exception` may catch it."""
-
-
-class Broken(AssertionError):
-    """An invariant does not hold."""
 
 
 def clock() -> datetime:
@@ -84,20 +86,42 @@ class Cut:
 HOWS = ("before", "reply lost", "not recorded")
 
 
-class _Watched(Effects):
-    """A log of calls that is judged as it grows."""
+@dataclass(frozen=True)
+class Lags:
+    """Seconds until EC2 shows what it made: by id, and to filters by tag and client token. Each thing has its own lag,
+    between nothing and these. (EC2 Developer Guide, "Eventual consistency in the Amazon EC2 API": up to five minutes.)
+    """
 
-    def __init__(self, worlds: Worlds) -> None:
-        super().__init__()
-        self._worlds = worlds
+    ids: int
+    tags: int
 
-    async def begin(self, effect: str, arguments: Mapping[str, Any]) -> None:
-        self._worlds.judge_call(effect, arguments)
-        await super().begin(effect, arguments)
+    def __str__(self) -> str:
+        return f"{self.ids}-{self.tags}"
 
-    def end(self, effect: str) -> None:
-        self._worlds.hide_what_is_new()
-        super().end(effect)
+    def apply(self, cloud: FakeCloud) -> None:
+        cloud.lag_of_ids = _LagByName(self.ids, "id")
+        cloud.lag_of_tags = _LagByName(self.tags, "tag")
+
+
+@dataclass(frozen=True)
+class _LagByName:
+    """The longest lag for every second thing, a part of it for the others."""
+
+    most: int
+    salt: str
+
+    def __call__(self, name: str) -> timedelta:
+        is_random = not name.startswith(("i-", "sg-"))  # a key pair's name ends with the hash of a generated key
+        name = name.rpartition("-")[0] if is_random else name
+        return timedelta(seconds=self.most * (1, 0.5, 1, 0.1)[zlib.crc32(f"{self.salt} {name}".encode()) % 4])
+
+
+NO_LAG, SHORT_LAG, MINUTE_LAG, LONGEST_LAG = Lags(0, 0), Lags(4, 8), Lags(15, 60), Lags(60, 300)
+LAGS = (NO_LAG, SHORT_LAG, MINUTE_LAG, LONGEST_LAG)
+
+
+def _boots(instance: Instance) -> tuple[InstanceState, str]:
+    return InstanceState.RUNNING, ""
 
 
 @dataclass
@@ -109,23 +133,47 @@ class Worlds:
     clouds: FakeClouds = field(init=False)
     hosts: FakeHosts = field(default_factory=FakeHosts)
     nix: FakeNix = field(init=False)
-    requests: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # client token → first request
-    broken: list[str] = field(default_factory=list)  # invariants that did not hold
-    was_terminated: bool = False
-    may_leave_untagged: bool = False  # EC2 refuses to tag, for ever
-    shown_at: dict[str, datetime] = field(default_factory=dict)  # instance, group, key pair → since when EC2 shows it
+    judge: Judge = field(init=False)
+    becomes: Callable[[Instance], tuple[InstanceState, str]] = _boots  # of a pending instance: next state, and why
+    when_gone: dict[Key, Callable[[], object]] = field(default_factory=dict)  # what a user does at once, then
+    at_rest: list[Callable[[Worlds], object]] = field(default_factory=list)  # what a user does later, one at each rest
 
     def __post_init__(self) -> None:
         self.kube = FakeKube(now=clock)
-        self.kube.watchers.append(self._judge_event)
         self.clouds = FakeClouds(now=clock)
+        SHORT_LAG.apply(self.cloud)
         self.nix = FakeNix(self.hosts.receive)
-        self.cloud.effects = _Watched(self)
-        self.kube.secrets["default", "aws"] = _secret(accessKeyId=b"AKIDTEST", secretAccessKey=b"secret")
+        self.judge = Judge(self.kube, self.cloud, self.hosts, CLUSTER_ID)
+        self.kube.watchers.append(self._react)
+        for namespace in (OURS, THEIRS):
+            self.kube.secrets[namespace, "aws"] = _secret(accessKeyId=b"AKIDTEST", secretAccessKey=b"secret")
 
     @property
     def cloud(self) -> FakeCloud:
         return self.clouds.world()
+
+    def tenant_b(self, uid: str) -> None:
+        """The tenant next door says that machines of his are those of our deployment of that uid: one that stays,
+        whatever the garbage collector wants, and one that does not."""
+        for name, finalizers in (("shop-web", ["b.example/hold"]), ("shop-db", [])):
+            key = Key(Kind.MACHINE, THEIRS, name)
+            if self.kube.body(key) is not None:
+                continue
+            owner = {
+                "apiVersion": "nixops.dev/v1alpha1",
+                "kind": "NixDeployment",
+                "name": "shop",
+                "uid": uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+            metadata = {"namespace": THEIRS, "name": name, "ownerReferences": [owner], "finalizers": finalizers}
+            spec = {"target": {"host": {"address": "192.0.2.1"}}}
+            self.kube.apply({"kind": "NixMachine", "metadata": metadata, "spec": spec})
+
+    def _react(self, what: str, body: Body) -> None:
+        if what == "DELETED" and (act := self.when_gone.pop(key_of(body), None)) is not None:
+            asyncio.get_running_loop().call_soon(act)
 
     async def turn(self) -> None:
         """What happens by itself: instances boot and end, hosts' timers fire, garbage is collected."""
@@ -137,22 +185,14 @@ class Worlds:
             for machine in self.hosts.machines.values():
                 machine.advance(now - last)
             self.kube.collect_garbage()
-            self.judge()
+            self.judge.look()
             last = now
 
-    def hide_what_is_new(self) -> None:
-        """EC2 does not show at once what it made (EC2 Developer Guide, "Eventual consistency")."""
-        made = {*self.cloud.instances, *self.cloud.key_pairs, *self.cloud.security_groups} - {DEFAULT_GROUP}
-        for new in made - self.shown_at.keys():
-            self.shown_at[new] = clock() + timedelta(seconds=HIDDEN_SECONDS)
-            self.cloud.hidden.add(new)
-
     def _boot(self) -> None:
-        self.cloud.hidden -= {new for new, moment in self.shown_at.items() if moment <= clock()}
         due = clock() - timedelta(seconds=BOOT_SECONDS)
         for instance in list(self.cloud.instances.values()):
             if instance.state is InstanceState.PENDING and instance.launch_time <= due:
-                self.cloud.set_state(instance.id, InstanceState.RUNNING)
+                self.cloud.set_state(instance.id, *self.becomes(instance))
             elif instance.state is InstanceState.SHUTTING_DOWN:
                 self.cloud.set_state(instance.id, InstanceState.TERMINATED)
         for instance in self.cloud.instances.values():
@@ -171,7 +211,7 @@ class Worlds:
     def _private_keys(self, key_name: str | None) -> set[str]:
         if key_name is None:
             return set()
-        public = self.cloud.key_pairs[key_name].public_key
+        public = self.judge.public_keys[key_name]
         found = [
             secret.data[names.SSH_PRIVATE_KEY]
             for secret in self.kube.secrets.values()
@@ -179,66 +219,35 @@ class Worlds:
         ]
         return {private.decode() for private in found if parse_private_key(private, "a test's Secret").public == public}
 
-    # --- what must never be ---------------------------------------------------------------------------------------
-
-    def judge_call(self, effect: str, arguments: Mapping[str, Any]) -> None:
-        if effect == "ec2.run_instances":
-            token, request = arguments["token"], arguments["request"]
-            self._require(
-                self.requests.setdefault(token, request) == request, f"token {token} was used with other parameters"
-            )
-            recorded = [(body.get("status") or {}).get("launch") or {} for body in self.kube.bodies(Kind.MACHINE)]
-            self._require(
-                token in {one.get("token") for one in recorded}, "a launch was sent before its intent was written"
-            )
-        elif effect == "ec2.terminate_instance":
-            self.was_terminated = True
-            uid = self.cloud.instances[arguments["instance_id"]].tags[names.UID_TAG]
-            owner = next(body for body in self.kube.bodies(Kind.MACHINE) if body["metadata"]["uid"] == uid)
-            self._require("deletionTimestamp" in owner["metadata"], "terminated, and its machine is to stay")
-
-    def judge(self) -> None:
-        """Everything that can be seen at any moment."""
-        made = [*self.cloud.instances.values(), *self.cloud.key_pairs.values()]
-        made += [one for one in self.cloud.security_groups.values() if one.name != "default"]
-        for one in made:
-            self._require({names.CLUSTER_TAG, names.UID_TAG} <= one.tags.keys(), f"{one.id} carries no tags of ours")
-        live = Counter(one.tags[names.UID_TAG] for one in self.cloud.instances.values() if one.state.is_live)
-        self._require(all(count <= 1 for count in live.values()), f"two live instances of one machine: {live}")
-        for machine in self.hosts.machines.values():
-            under_way = [one for one in machine.activations.values() if one.state in UNDER_WAY]
-            self._require(len(under_way) <= 1, f"two activations at once on {machine.address}")
-
-    def _judge_event(self, what: str, body: Body) -> None:
-        if what != "DELETED":
-            return
-        uid = body["metadata"]["uid"]
-        there = [one for one in self.cloud.instances.values() if one.state is not InstanceState.TERMINATED]
-        things = [*there, *self.cloud.security_groups.values(), *self.cloud.key_pairs.values()]
-        left = [one.id for one in things if one.tags.get(names.UID_TAG) == uid and names.RETAINED_TAG not in one.tags]
-        self._require(not left or self.may_leave_untagged, f"{key_of(body)} was let go while {left} was left")
-
-    def _require(self, holds: bool, otherwise: str) -> None:
-        """Written down as well: the core survives any error of a call."""
-        if not holds:
-            self.broken.append(otherwise)
-            raise Broken(otherwise)
-
     # --- what came of it ------------------------------------------------------------------------------------------
+
+    def standing(self) -> str:
+        """What our objects say, for people."""
+        found = []
+        for body in self.bodies():
+            told = next((c for c in (body["status"].get("conditions") or ()) if c["type"] == "Ready"), None)
+            found.append(f"{key_of(body)}: {told and (told['status'], told['reason'], told['message'])}")
+        return "\n".join(found)
 
     def is_ready(self) -> bool:
         """Whether every object says that it is ready, of its newest generation."""
-        bodies = [*self.kube.bodies(Kind.DEPLOYMENT), *self.kube.bodies(Kind.MACHINE)]
+        bodies = self.bodies()
         return bool(bodies) and all(_ready(body) for body in bodies)
 
     def is_empty(self) -> bool:
-        return not self.kube.bodies(Kind.DEPLOYMENT) and not self.kube.bodies(Kind.MACHINE)
+        return not self.bodies()
+
+    def bodies(self, *kinds: Kind) -> list[Body]:
+        """Our own tenant's objects."""
+        return [
+            body for kind in kinds or Kind for body in self.kube.bodies(kind) if body["metadata"]["namespace"] == OURS
+        ]
 
     def end_state(self) -> dict[str, Any]:
         """Everything that lasts, with EC2's ids, addresses and attempts left out."""
         cloud = self.cloud
         of_group = {one.id: one.tags.get(names.ENTRY_TAG, "default") for one in cloud.security_groups.values()}
-        of_machine = {body["metadata"]["uid"]: body["metadata"]["name"] for body in self.kube.bodies(Kind.MACHINE)}
+        of_machine = {body["metadata"]["uid"]: body["metadata"]["name"] for body in self.bodies(Kind.MACHINE)}
         return {
             "objects": {
                 str(key_of(body)): {
@@ -249,10 +258,9 @@ class Worlds:
                     "current": (body["status"].get("system") or {}).get("current"),
                     "result": (body["status"].get("activation") or {}).get("result"),
                 }
-                for kind in Kind
-                for body in self.kube.bodies(kind)
+                for body in self.bodies()
             },
-            "secrets": sorted(name for _, name in self.kube.secrets),
+            "secrets": sorted(name for namespace, name in self.kube.secrets if namespace == OURS),
             "groups": sorted(
                 (of_group[one.id], one.description, sorted(str(rule.rule) for rule in one.rules))
                 for one in cloud.security_groups.values()
@@ -282,9 +290,11 @@ class Worlds:
                 for one in things.values()  # type: ignore[attr-defined]  # all have tags
             ),
             "secrets of nobody": sorted(
-                name for (_, name), secret in self.kube.secrets.items() if secret.owner is None
+                name
+                for (namespace, name), secret in self.kube.secrets.items()
+                if secret.owner is None and namespace == OURS
             ),
-            "terminations asked for": self.was_terminated,
+            "terminations asked for": self.judge.has_terminated,
         }
 
 
@@ -300,11 +310,17 @@ def _ready(body: Body) -> bool:
 
 
 class Operator:
-    """One life of the core. `trace` lists its effects in order."""
+    """One life of the core. `trace` lists its effects in order. `interrupt` is called before each of them, with its
+    name and number: what a user does at that very moment. `tells`: every effect is printed."""
 
-    def __init__(self, worlds: Worlds, cut: Cut | None = None) -> None:
+    tells = False
+
+    def __init__(
+        self, worlds: Worlds, cut: Cut | None = None, interrupt: Callable[[str, int], object] | None = None
+    ) -> None:
         self.worlds = worlds
         self.cut = cut
+        self.interrupt = interrupt
         self.trace: list[str] = []
         self.acted_at = 0.0
         self._ended = asyncio.Event()
@@ -315,6 +331,10 @@ class Operator:
         if self.is_dead:
             raise Crash
         self.trace.append(effect)
+        if self.tells:
+            print(f"{asyncio.get_running_loop().time():8.1f}  {effect} {self.trace.count(effect)}")
+        if self.interrupt is not None:
+            self.interrupt(effect, self.trace.count(effect))
         if not effect.startswith("nix.") and effect not in ("host.connect", "kube.post_event"):
             self.acted_at = asyncio.get_running_loop().time()
         cut = self.cut
@@ -357,8 +377,8 @@ class Operator:
             now=clock,
         )
 
-    async def live(self) -> bool:
-        """Until the worlds are at rest (True) or the cut is met (False)."""
+    async def live(self, script: asyncio.Task[None] | None = None) -> bool:
+        """Until the worlds are at rest, and what the script does is done (True), or the cut is met (False)."""
         outside = asyncio.all_tasks()
         cache: Cache = Cache()
         queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random(1))
@@ -378,36 +398,36 @@ class Operator:
             await resync(world.kube, cache, intake)
             workers = [asyncio.create_task(reconciler.work()) for _ in range(4)]
             self.acted_at = asyncio.get_running_loop().time()
-            return await self._rest(workers)
+            return await self._rest(workers, script)
         finally:
             self.is_dead = True
             self.worlds.kube.watchers.remove(hear)
             for machine in self.worlds.hosts.machines.values():
                 machine.cut_connections()
-            inside = asyncio.all_tasks() - outside
-            for task in inside:
-                task.cancel()
-            await asyncio.gather(*inside, return_exceptions=True)
+            while inside := asyncio.all_tasks() - outside:  # those that end may begin others
+                await asyncio.sleep(0)  # none is cancelled before it has begun
+                for task in inside:
+                    task.cancel()
+                await asyncio.gather(*inside, return_exceptions=True)
 
-    async def _rest(self, workers: list[asyncio.Task[None]]) -> bool:
-        loop = asyncio.get_running_loop()
+    async def _rest(self, workers: list[asyncio.Task[None]], script: asyncio.Task[None] | None) -> bool:
+        loop, worlds = asyncio.get_running_loop(), self.worlds
         until = loop.time() + PATIENCE
         while loop.time() < until:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._ended.wait()
                 return False
-            if self.worlds.broken:
-                raise Broken("; ".join(self.worlds.broken))
+            worlds.judge.holds()
             assert not any(worker.done() for worker in workers), "a worker ended"
-            if loop.time() - self.acted_at > QUIET and (self.worlds.is_ready() or self.worlds.is_empty()):
-                return True
-        raise Broken(f"no rest within {PATIENCE:.0f} s: {self.trace[-20:]}\n{self._standing()}")
-
-    def _standing(self) -> str:
-        found = []
-        for kind in Kind:
-            for body in self.worlds.kube.bodies(kind):
-                told = next((c for c in (body["status"].get("conditions") or ()) if c["type"] == "Ready"), None)
-                found.append(f"{key_of(body)}: {told and (told['status'], told['reason'], told['message'])}")
-        return "\n".join(found)
+            if script is not None and not script.done():
+                continue
+            if script is not None:
+                script.result()
+            calm = loop.time() - self.acted_at
+            if calm > STILL or (calm > QUIET and (worlds.is_ready() or worlds.is_empty())):
+                if not worlds.at_rest:
+                    return True
+                worlds.at_rest.pop(0)(worlds)
+                self.acted_at = loop.time()
+        raise Broken(f"no rest within {PATIENCE:.0f} s: {self.trace[-20:]}\n{self.worlds.standing()}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,24 +11,26 @@ from unittest import mock
 
 import pytest
 
-from crash.bench import Broken, Cut
+from crash.bench import Cut
+from crash.invariants import Broken
 from crash.workloads import at_rest, play
 from fakes.cloud import FakeCloud
 from nixops_operator import names
 from nixops_operator.controllers import MachineController
-from nixops_operator.machine import apply
-from nixops_operator.machine.plan import Plan
-from nixops_operator.verdict import Outcome, Verdict
+from nixops_operator.facts.cloud import LaunchRequest
+from nixops_operator.machine import launch
+from nixops_operator.planning import Finding, Plan
+from nixops_operator.verdict import Outcome
 
 
 @contextmanager
 def tags_after_the_launch() -> Iterator[None]:
-    original = apply.launch_request
+    original = launch.launch_request
 
-    def untagged(*arguments: Any) -> dict[str, Any]:
-        return {name: value for name, value in original(*arguments).items() if name != "TagSpecifications"}
+    def untagged(*arguments: Any) -> LaunchRequest:
+        return replace(original(*arguments), tags={})
 
-    with mock.patch.object(apply, "launch_request", untagged):
+    with mock.patch.object(launch, "launch_request", untagged):
         yield
 
 
@@ -36,7 +38,7 @@ def tags_after_the_launch() -> Iterator[None]:
 def another_token_for_each_call() -> Iterator[None]:
     original, numbers = FakeCloud.run_instances, itertools.count()
 
-    async def run_instances(self: FakeCloud, request: Mapping[str, Any], token: str) -> str:
+    async def run_instances(self: FakeCloud, request: LaunchRequest, token: str) -> str:
         return await original(self, request, f"{token}{next(numbers)}")
 
     with mock.patch.object(FakeCloud, "run_instances", run_instances):
@@ -45,15 +47,15 @@ def another_token_for_each_call() -> Iterator[None]:
 
 @contextmanager
 def call_before_the_intent() -> Iterator[None]:
-    original = apply._record_launch
+    original = launch.record_launch
 
     async def record_launch(step: Any, desired: Any, body: Any, world: Any) -> Any:
-        look = await apply._look(desired, world)
-        request = apply.launch_request(step, desired, world.cluster_id, 1, "")
-        await look.cloud.run_instances(request, names.client_token(world.cluster_id, desired.uid, 1))
+        view = await world.cloud(desired.key, desired.uids, desired.spec.aws)
+        request = launch.launch_request(step.declared, "")
+        await view.cloud.run_instances(request, names.client_token(world.cluster_id, desired.uid, 1))
         return await original(step, desired, body, world)
 
-    with mock.patch.object(apply, "_record_launch", record_launch):
+    with mock.patch.object(launch, "record_launch", record_launch):
         yield
 
 
@@ -61,8 +63,9 @@ def call_before_the_intent() -> Iterator[None]:
 def spec_of_today_under_an_old_token() -> Iterator[None]:
     original, numbers = FakeCloud.run_instances, itertools.count()
 
-    async def run_instances(self: FakeCloud, request: Mapping[str, Any], token: str) -> str:
-        return await original(self, {**request, "UserData": f"{request['UserData']}\n# {next(numbers)}"}, token)
+    async def run_instances(self: FakeCloud, request: LaunchRequest, token: str) -> str:
+        request = replace(request, user_data=f"{request.user_data}\n# {next(numbers)}")
+        return await original(self, request, token)
 
     with mock.patch.object(FakeCloud, "run_instances", run_instances):
         yield
@@ -75,7 +78,7 @@ def finalizer_off_at_the_reply_of_terminate() -> Iterator[None]:
     def plan(self: MachineController, desired: Any, observed: Any, now: Any) -> Plan:
         found = original(self, desired, observed, now)
         is_asked_for = found.verdict.outcome is Outcome.DELETING and not found.steps
-        return replace(found, verdict=Verdict(Outcome.GONE)) if is_asked_for else found
+        return replace(found, findings=(Finding(Outcome.GONE),)) if is_asked_for else found
 
     with mock.patch.object(MachineController, "plan", plan):
         yield

@@ -24,5 +24,5 @@ def test_a_launch_that_came_too_early_is_soon_repeated(reason):
         refused = reference(f"refused {reason}")
 
     assert refused.trace.count("ec2.run_instances") == 2
-    assert refused.after.worlds.broken == []
+    assert refused.after.worlds.judge.broken == []
     assert refused.after.now - reference("replace").after.now <= MOST

@@ -29,7 +29,7 @@ def test_retain_that_came_just_before_the_deletion_counts():
 def test_refused_tagging(workload, retained):
     def refused(worlds: Worlds) -> None:
         retain(worlds)
-        worlds.may_leave_untagged = retained == 0
+        worlds.judge.may_leave_untagged = retained == 0
         faults = worlds.cloud.effects
         (faults.standing_error if retained == 0 else faults.next_error)["ec2.create_tags"] = DENIED
 

@@ -6,12 +6,12 @@ import asyncio
 import copy
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crash.bench import Crash, Cut, Operator, Worlds
+from crash.bench import SHORT_LAG, Crash, Cut, Lags, Operator, Worlds
 from fakes.effects import Effects
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.kube import Key, Kind
@@ -50,8 +50,8 @@ DEPLOYMENT: dict[str, Any] = {
 
 
 def create(worlds: Worlds) -> None:
-    """kubectl apply of a deployment with a key pair, two groups and two machines."""
-    worlds.kube.apply(DEPLOYMENT)
+    """kubectl apply of a deployment with a key pair, two groups and two machines; the neighbour takes notice."""
+    worlds.tenant_b(worlds.kube.apply(DEPLOYMENT)["metadata"]["uid"])
 
 
 def reconfigure(worlds: Worlds) -> None:
@@ -121,33 +121,57 @@ def at_rest() -> Snapshot:
 
 
 @functools.cache
-def reference(workload: str) -> Reference:
+def reference(workload: str, lags: Lags = SHORT_LAG) -> Reference:
     """The workload's life without a cut."""
-    worlds, operator, now = _play(workload, None)
+    worlds, operator, now = _play(workload, None, lags=lags)
     return Reference(tuple(operator.trace), worlds.end_state(), Snapshot(worlds, now))
 
 
-def play(workload: str, cut: Cut) -> tuple[Worlds, bool]:
+def play(workload: str, cut: Cut, lags: Lags = SHORT_LAG) -> tuple[Worlds, bool]:
     """The workload with a cut, then a new operator until rest. Returns the worlds and whether the cut was met."""
-    worlds, operator, _ = _play(workload, cut)
+    worlds, operator, _ = _play(workload, cut, lags=lags)
     return worlds, operator.trace.count(cut.effect) >= cut.number
 
 
-def _play(workload: str, cut: Cut | None) -> tuple[Worlds, Operator, float]:
+def play_interrupted(
+    workload: str, cut: Cut | None, interrupt: Callable[[Worlds, str, int], object], lags: Lags
+) -> Worlds:
+    """The same; the user comes in between, before any effect."""
+    return _play(workload, cut, lags=lags, interrupt=interrupt)[0]
+
+
+def follow(script: Callable[[Worlds], Coroutine[Any, Any, None]], lags: Lags, *, from_rest: bool) -> Worlds:
+    """Whatever else happens, in the worlds' own time: an operator lives until the script is done and all is at rest."""
+    return _play(None if from_rest else "create", None, lags=lags, script=script)[0]
+
+
+def _play(
+    workload: str | None,
+    cut: Cut | None,
+    *,
+    lags: Lags = SHORT_LAG,
+    interrupt: Callable[[Worlds, str, int], object] | None = None,
+    script: Callable[[Worlds], Coroutine[Any, Any, None]] | None = None,
+) -> tuple[Worlds, Operator, float]:
     before = None if workload == "create" else at_rest()
 
     async def lives() -> tuple[Worlds, Operator, float]:
         worlds = Worlds(_nixpkgs()) if before is None else copy.deepcopy(before.worlds)
-        WORKLOADS[workload](worlds)
+        lags.apply(worlds.cloud)
+        if workload is not None:
+            WORKLOADS[workload](worlds)
         asyncio.get_running_loop().set_exception_handler(_only_real_errors)
         turning = asyncio.create_task(worlds.turn())
-        first = Operator(worlds, cut)
+        scripted = asyncio.create_task(script(worlds)) if script is not None else None
+        first = Operator(worlds, cut, functools.partial(interrupt, worlds) if interrupt is not None else None)
         try:
-            if not await first.live():
+            if not await first.live(scripted):
                 await Operator(worlds).live()
+            await asyncio.sleep(worlds.kube.gc_delay.total_seconds() + 1)
         finally:
             turning.cancel()
             await asyncio.gather(turning, return_exceptions=True)
+        worlds.judge.holds()
         _forget_calls(worlds)
         return worlds, first, asyncio.get_running_loop().time()
 

@@ -1,0 +1,240 @@
+"""What a user does in the middle of a creation, and how it has to end."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from unittest import mock
+
+from crash.bench import HOWS, OURS, Worlds
+from crash.workloads import DEPLOYMENT, SHOP, WORKLOADS, create, reference
+from fakes.kube import Propagation
+from nixops_operator import names
+from nixops_operator.facts.cloud import Instance, KeyPair, SecurityGroup
+from nixops_operator.facts.kube import Key, Kind, key_of
+
+LATE = timedelta(seconds=90)
+"""How far the garbage collector is behind."""
+WEB = Key(Kind.MACHINE, OURS, "shop-web")
+OTHER_SUBNET = "subnet-00000000000000003"
+
+
+@dataclass(frozen=True)
+class Change:
+    """`do` may return what `judge` has to know of the moment. `hows`: None is without a death."""
+
+    do: Callable[[Worlds], object]
+    judge: Callable[[Worlds, Any], None]
+    hows: tuple[str | None, ...] = (None, *HOWS)
+
+
+# --- deletion -----------------------------------------------------------------------------------------------------
+
+
+def _delete(worlds: Worlds, propagation: Propagation = Propagation.BACKGROUND) -> None:
+    worlds.tenant_b(_uid(worlds))
+    worlds.kube.gc_delay = LATE
+    worlds.kube.delete(SHOP, propagation)
+
+
+def _delete_namespace(worlds: Worlds) -> None:
+    worlds.tenant_b(_uid(worlds))
+    worlds.kube.gc_delay = LATE
+    worlds.kube.delete_namespace(OURS)
+
+
+def _nothing_is_left(worlds: Worlds, _: object) -> None:
+    assert worlds.is_empty(), worlds.standing()
+    assert not _ours(worlds)
+    left = {name for namespace, name in worlds.kube.secrets if namespace == OURS}
+    assert left <= {"aws"}, left
+    assert all(not secret.finalizers for secret in worlds.kube.secrets.values())
+
+
+def _delete_and_apply(worlds: Worlds) -> None:
+    """As GitOps does: the next life begins in the moment in which the name is free."""
+    worlds.when_gone[SHOP] = partial(create, worlds)
+    _delete(worlds)
+
+
+def _a_second_life(worlds: Worlds, _: object) -> None:
+    _as_in("create", worlds)
+    uids = {_uid(worlds), *(body["metadata"]["uid"] for body in worlds.bodies(Kind.MACHINE))}
+    assert {thing.tags[names.UID_TAG] for thing in _ours(worlds)} <= uids
+    owners = {secret.owner.uid for (space, _), secret in worlds.kube.secrets.items() if secret.owner and space == OURS}
+    assert owners <= uids
+
+
+def _retain(worlds: Worlds) -> None:
+    worlds.kube.edit(SHOP, lambda body: body["spec"].update(deletionPolicy="Retain"))
+    _delete(worlds)
+
+
+def _all_stays(worlds: Worlds, _: object) -> None:
+    assert worlds.is_empty(), worlds.standing()
+    assert not worlds.judge.has_terminated
+    assert all(names.is_retained(thing.tags) for thing in _ours(worlds))
+
+
+def _orphan(worlds: Worlds) -> None:
+    """The machines live on; at rest they are deleted, one by one."""
+    _delete(worlds, Propagation.ORPHAN)
+    worlds.at_rest.append(lambda worlds: [worlds.kube.delete(key_of(body)) for body in worlds.bodies(Kind.MACHINE)])
+
+
+def _shared_things_stay(worlds: Worlds, _: object) -> None:
+    assert worlds.is_empty(), worlds.standing()
+    left = _ours(worlds)
+    assert not any(isinstance(thing, Instance) for thing in left)
+    assert all(names.is_retained(thing.tags) for thing in left)
+
+
+# --- edits --------------------------------------------------------------------------------------------------------
+
+
+def _edit(worlds: Worlds, change: Callable[[dict[str, Any]], object]) -> bool:
+    """Returns whether a launch of shop-web was under way before."""
+    body = worlds.kube.body(WEB)
+    worlds.kube.edit(SHOP, lambda body: change(body["spec"]))
+    return body is not None and bool(body["status"].get("launch"))
+
+
+def _of_web(spec: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = spec["machines"][1]["target"]["ec2"]
+    return found
+
+
+def _type(spec: dict[str, Any]) -> None:
+    _of_web(spec)["instanceType"] = "t3.medium"
+
+
+def _subnet(spec: dict[str, Any]) -> None:
+    _of_web(spec)["subnetId"] = OTHER_SUBNET
+
+
+def _new_or_refused(worlds: Worlds, was_launched: bool, differs: Callable[[Instance], bool]) -> None:
+    """A running instance keeps what it was launched with, and is told to; a launch that comes later has the new."""
+    web = worlds.kube.body(WEB)
+    assert web is not None
+    (instance,) = worlds.cloud.live(web["metadata"]["uid"])
+    told = {one["type"]: (one["status"], one["reason"]) for one in web["status"]["conditions"]}
+    if differs(instance):
+        assert was_launched, "launched with what had been edited before"
+        assert told["Ready"] == ("False", "ChangeForbidden"), told
+    else:
+        assert told["Ready"][0] == "True", told
+
+
+def _description(spec: dict[str, Any]) -> None:
+    spec["securityGroups"][0]["description"] = "The web"
+
+
+def _key(spec: dict[str, Any]) -> None:
+    spec["keyPairs"] = [{"name": "second"}]
+    for machine in spec["machines"]:
+        machine["target"]["ec2"]["keyPair"] = "second"
+
+
+def _module(spec: dict[str, Any]) -> None:
+    spec["machines"][1]["configuration"]["modules"] = [{"inline": "{ services.nginx.enable = true; }"}]
+
+
+def _as_edited(edit: Callable[[dict[str, Any]], object]) -> Callable[[Worlds, object], None]:
+    """As if it had been declared so from the beginning."""
+
+    def judge(worlds: Worlds, _: object) -> None:
+        body = copy.deepcopy(DEPLOYMENT)
+        edit(body["spec"])
+        name = f"create with {edit.__name__}"
+        with mock.patch.dict(WORKLOADS, {name: partial(_create, body)}):
+            _as_in(name, worlds)
+
+    return judge
+
+
+def _create(body: dict[str, Any], worlds: Worlds) -> None:
+    worlds.kube.apply(body)
+
+
+def _suspend(worlds: Worlds) -> bool:
+    """And resumed when nothing moves any more. Returns whether an activation was under way."""
+    _edit(worlds, lambda spec: spec.update(suspend=True))
+    worlds.at_rest.append(lambda worlds: _edit(worlds, lambda spec: spec.pop("suspend")))
+    return any(machine.activations for machine in worlds.hosts.machines.values())
+
+
+def _resumed(worlds: Worlds, was_activating: bool) -> None:
+    """A host that nobody confirmed meanwhile has gone back, and a person is asked."""
+    told = [one["reason"] for body in worlds.bodies() for one in body["status"]["conditions"] if one["type"] == "Ready"]
+    if not was_activating or "ActivationFailed" not in told:
+        _as_in("create", worlds)
+
+
+def _as_in(workload: str, worlds: Worlds) -> None:
+    """What stands is what the workload gives; how it came there may differ."""
+    end, wanted = worlds.end_state(), reference(workload).end
+    assert worlds.is_ready(), worlds.standing()
+    for part in ("objects", "groups", "key pairs"):
+        assert _standing(end[part]) == _standing(wanted[part]), f"{end[part]} instead of {wanted[part]}"
+    assert _live(end["instances"]) == _live(wanted["instances"])
+
+
+def _standing(part: Any) -> Any:
+    """Without what depends on uids (which system it is) and on the way (how an activation ended)."""
+    if not isinstance(part, dict):
+        return part
+    return {
+        name: {
+            "spec": one["spec"],
+            "labels": one["labels"],
+            "conditions": one["conditions"],
+            "runs": one["current"] == one["desired"],
+        }
+        for name, one in part.items()
+    }
+
+
+def _live(instances: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return [one for one in instances if one[1] != "terminated"]
+
+
+def _uid(worlds: Worlds) -> str:
+    body = worlds.kube.body(SHOP)
+    return str(body["metadata"]["uid"]) if body is not None else ""
+
+
+def _ours(worlds: Worlds) -> list[Instance | SecurityGroup | KeyPair]:
+    """Everything in EC2 that is not the account's from the beginning, and not terminated."""
+    return list(_things(worlds))
+
+
+def _things(worlds: Worlds) -> Iterator[Instance | SecurityGroup | KeyPair]:
+    yield from (one for one in worlds.cloud.instances.values() if one.state.is_live)
+    yield from (one for one in worlds.cloud.security_groups.values() if one.name != "default")
+    yield from worlds.cloud.key_pairs.values()
+
+
+CHANGES: dict[str, Change] = {
+    "delete": Change(_delete, _nothing_is_left),
+    "delete_foreground": Change(partial(_delete, propagation=Propagation.FOREGROUND), _nothing_is_left),
+    # The identity in memory serves a deletion whose Secret has gone; a process that dies has none.
+    "delete_namespace": Change(_delete_namespace, _nothing_is_left, (None, "reply lost")),
+    "delete_and_apply": Change(_delete_and_apply, _a_second_life),
+    "orphan": Change(_orphan, _shared_things_stay),
+    "retain": Change(_retain, _all_stays),
+    "type": Change(
+        partial(_edit, change=_type), partial(_new_or_refused, differs=lambda one: one.instance_type != "t3.medium")
+    ),
+    "subnet": Change(
+        partial(_edit, change=_subnet), partial(_new_or_refused, differs=lambda one: one.subnet_id != OTHER_SUBNET)
+    ),
+    "description": Change(partial(_edit, change=_description), _as_edited(_description)),
+    "key": Change(partial(_edit, change=_key), _as_edited(_key)),
+    "module": Change(partial(_edit, change=_module), _as_edited(_module)),
+    "suspend": Change(_suspend, _resumed),
+}
+"""By the word that names it in a plan."""

@@ -1,0 +1,205 @@
+"""What must never be, judged from outside: by the fakes' real state, whatever they show, and by the calls they get."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from fakes.cloud import FakeCloud
+from fakes.effects import Effects
+from fakes.host import UNDER_WAY, FakeHosts
+from fakes.kube import FakeKube, Secret, key_of
+from nixops_operator import names
+from nixops_operator.errors import OperatorError
+from nixops_operator.facts.cloud import Instance, InstanceState, KeyPair, SecurityGroup
+from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.facts.kube import Secret as SeenSecret
+from nixops_operator.machine.host_keys import CLIENT_KEY
+from nixops_operator.ssh_keys import parse_private_key
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+class _Judged(Effects):
+    """A log of calls that is judged as it grows."""
+
+    def __init__(self, judge: Judge) -> None:
+        super().__init__()
+        self._judge = judge
+
+    async def begin(self, effect: str, arguments: Mapping[str, Any]) -> None:
+        self._judge.call(effect, arguments)
+        await super().begin(effect, arguments)
+
+
+class Judge:
+    """Hears every call and every event, and looks every second. What it finds is kept, too: the core survives any error
+    of a call."""
+
+    def __init__(self, kube: FakeKube, cloud: FakeCloud, hosts: FakeHosts, cluster_id: str) -> None:
+        self._kube = kube
+        self._cloud = cloud
+        self._hosts = hosts
+        self._cluster_id = cluster_id
+        self.broken: list[str] = []
+        self.requests: dict[str, object] = {}  # client token → first request
+        self.public_keys: dict[str, str] = {}  # name of a key pair that was ever imported → its key
+        self.has_terminated = False
+        self.may_leave_untagged = False  # EC2 refuses to tag, for ever; or somebody takes tags off
+        self._objects: dict[str, Body] = {}  # by uid, as the last event told
+        kube.watchers.append(self._event)
+        kube.effects = _Judged(self)
+        cloud.effects = _Judged(self)
+
+    def holds(self) -> None:
+        """Raises Broken with all that was found."""
+        if self.broken:
+            raise Broken("; ".join(dict.fromkeys(self.broken)))
+
+    def _require(self, is_so: bool, otherwise: str) -> None:
+        if not is_so:
+            self.broken.append(otherwise)
+            raise Broken(otherwise)
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def call(self, effect: str, arguments: Mapping[str, Any]) -> None:
+        """Before it is carried out."""
+        match effect:
+            case "ec2.run_instances":
+                self._launch(arguments["token"], arguments["request"])
+            case "ec2.terminate_instance":
+                self._termination(arguments["instance_id"])
+            case "ec2.import_key_pair":
+                self.public_keys.setdefault(arguments["name"], " ".join(arguments["public_key"].split()[:2]))
+            case "kube.create_machine" | "kube.replace_spec" | "kube.delete_machine":
+                self._write_to_machine(effect, arguments["body"])
+            case "kube.put_secret":
+                secret = arguments.get("secret")
+                if isinstance(secret, SeenSecret) and (arguments.get("data") or "data" not in arguments):
+                    self._write_to_secret(arguments["namespace"], secret)
+
+    def _launch(self, token: str, request: object) -> None:
+        first = self.requests.setdefault(token, request)
+        self._require(first == request, f"token {token} was used with other parameters")
+        recorded = [(body.get("status") or {}).get("launch") or {} for body in self._kube.bodies(Kind.MACHINE)]
+        self._require(
+            token in {one.get("token") for one in recorded}, "a launch was sent before its intent was written"
+        )
+
+    def _termination(self, instance_id: str) -> None:
+        self.has_terminated = True
+        tags = self._cloud.instances[instance_id].tags
+        owner = self._owner(tags.get(names.UID_TAG))
+        self._require(
+            names.is_ours(tags, self._cluster_id, tags.get(names.UID_TAG, "")) and not names.is_retained(tags),
+            f"{instance_id} was terminated, and does not carry our tags, or is retained",
+        )
+        self._require(
+            owner is not None and "deletionTimestamp" in owner["metadata"],
+            f"{instance_id} was terminated, and its machine is to stay",
+        )
+        policy = owner["spec"].get("deletionPolicy", "Delete") if owner is not None else "Retain"
+        self._require(policy == "Delete", f"{instance_id} was terminated, and is to be retained")
+
+    def _write_to_machine(self, effect: str, body: Body) -> None:
+        """Deployments alone write to machines so, and only to those that are theirs by place and uid."""
+        metadata = body["metadata"]
+        reference = next((one for one in metadata.get("ownerReferences") or () if one.get("controller")), {})
+        owner = self._kube.body(Key(Kind.DEPLOYMENT, metadata["namespace"], reference.get("name", "")))
+        self._require(
+            owner is not None and owner["metadata"]["uid"] == reference.get("uid"),
+            f"{effect} of {key_of(body)}, which is no deployment's of its own namespace",
+        )
+
+    def _write_to_secret(self, namespace: str, secret: SeenSecret) -> None:
+        """What we made is changed and removed by the life that made it alone."""
+        stored = self._kube.secrets.get((namespace, secret.name))
+        if stored is None or stored.owner is None or stored.type_ == "Opaque":
+            return
+        body = self._kube.body(Key(stored.owner.kind, namespace, stored.owner.name))
+        self._require(
+            body is not None and body["metadata"]["uid"] == stored.owner.uid,
+            f"Secret {secret.name} of another life was written",
+        )
+
+    # --- at any moment --------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Everything that can be seen at any moment."""
+        instances = [one for one in self._cloud.instances.values() if one.state.is_live]
+        if not self.may_leave_untagged:
+            for one in self._things(instances):
+                self._require(
+                    {names.CLUSTER_TAG, names.UID_TAG} <= one.tags.keys(), f"{one.id} carries no tags of ours"
+                )
+        live = Counter(one.tags[names.UID_TAG] for one in instances if names.UID_TAG in one.tags)
+        self._require(all(count <= 1 for count in live.values()), f"two live instances of one machine: {live}")
+        for instance in instances:
+            self._can_be_reached(instance)
+        for machine in self._hosts.machines.values():
+            under_way = [one for one in machine.activations.values() if one.state in UNDER_WAY]
+            self._require(len(under_way) <= 1, f"two activations at once on {machine.address}")
+
+    def _can_be_reached(self, instance: Instance) -> None:
+        """The private half of a key that was made for it exists, as long as the instance is to stay; and somebody
+        answers for it."""
+        owner = self._owner(instance.tags.get(names.UID_TAG))
+        is_retained = names.is_retained(instance.tags)
+        if not is_retained and not self.may_leave_untagged:
+            self._require(_is_held(owner), f"{instance.id} is left, and nobody answers for it")
+        is_going = owner is not None and "deletionTimestamp" in owner["metadata"] and not is_retained
+        public = self.public_keys.get(instance.key_name or "")
+        if public is None or is_going:
+            return
+        self._require(
+            any(private_half_of(secret, public) for secret in self._kube.secrets.values()),
+            f"the private key that {instance.id} admits is lost",
+        )
+
+    def _event(self, what: str, body: Body) -> None:
+        uid = body["metadata"]["uid"]
+        was_held = _is_held(self._objects.pop(uid, None))
+        if what != "DELETED":
+            self._objects[uid] = body
+        if was_held and not _is_held(self._objects.get(uid)):
+            self._let_go(uid, body)
+
+    def _let_go(self, uid: str, body: Body) -> None:
+        there = [one for one in self._cloud.instances.values() if one.state is not InstanceState.TERMINATED]
+        left = [
+            one.id
+            for one in self._things(there)
+            if one.tags.get(names.UID_TAG) == uid and names.RETAINED_TAG not in one.tags
+        ]
+        self._require(not left or self.may_leave_untagged, f"{key_of(body)} was let go while {left} was left")
+
+    def _things(self, instances: list[Instance]) -> list[Instance | SecurityGroup | KeyPair]:
+        groups = [one for one in self._cloud.security_groups.values() if one.name != "default"]
+        return [*instances, *groups, *self._cloud.key_pairs.values()]
+
+    def _owner(self, uid: str | None) -> Body | None:
+        return self._objects.get(uid or "")
+
+
+def _is_held(body: Body | None) -> bool:
+    """By our finalizer."""
+    return body is not None and names.FINALIZER in body["metadata"].get("finalizers", ())
+
+
+def private_half_of(secret: Secret, public: str) -> bool:
+    """Whether the Secret holds the private half of that key."""
+    found = (secret.data.get(name) for name in (names.SSH_PRIVATE_KEY, CLIENT_KEY))
+    return any(_public_of(private) == public for private in found if private)
+
+
+@functools.cache
+def _public_of(private: bytes) -> str:
+    try:
+        return parse_private_key(private, "a test's Secret").public
+    except OperatorError:
+        return ""

@@ -1,0 +1,170 @@
+"""Plans: a workload, what a user does in the middle of it, where the process dies, and how late EC2 shows things.
+
+    create/ec2.run_instances.1/not-recorded~4-8         killed after the first RunInstances, before its id is recorded
+    create+delete@ec2.run_instances.1/before~60-300     kubectl delete just before RunInstances; killed there, too
+    create+delete@ec2.run_instances.1~0-0               the same without a death
+
+A workload runs to its end, whatever comes in between; then its outcome is judged. The whole matrix is what `everything`
+lists; `make test` runs the part that `chosen` picks, always the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from crash.bench import HOWS, LAGS, SHORT_LAG, Cut, Lags, Worlds
+from crash.changes import CHANGES
+from crash.workloads import WORKLOADS, play, play_interrupted, reference
+from unit.fake_time import HotLoopError
+
+TOLD = frozenset(
+    {"kube.post_event", "kube.patch_status", "host.connect", "nix.add_source", "nix.evaluate", "nix.build"}
+)
+"""Effects that leave nothing behind which a later pass could stumble over, and come by the dozen."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """See the module. `cut` without `change`: anywhere; with it: at the very call before which the change comes."""
+
+    workload: str
+    effect: str
+    number: int
+    how: str | None
+    change: str | None
+    lags: Lags
+
+    def __str__(self) -> str:
+        place = f"{self.effect}.{self.number}"
+        what = f"+{self.change}@{place}" if self.change else f"/{place}"
+        how = f"/{self.how.replace(' ', '-')}" if self.how else ""
+        return f"{self.workload}{what}{how}~{self.lags}"
+
+    def run(self) -> None:
+        """Raises AssertionError, or HotLoopError, where something is broken, or ends otherwise than it should."""
+        cut = Cut(self.effect, self.number, self.how) if self.how else None
+        if self.change is None:
+            assert cut is not None
+            worlds, was_met = play(self.workload, cut, self.lags)
+            assert was_met, "the cut was not met"
+            end, wanted = worlds.end_state(), reference(self.workload).end
+            assert end == wanted, _difference(end, wanted)
+            return
+        change, met = CHANGES[self.change], []
+
+        def interrupt(worlds: Worlds, effect: str, number: int) -> None:
+            if (effect, number) == (self.effect, self.number):
+                met.append(change.do(worlds))
+
+        worlds = play_interrupted(self.workload, cut, interrupt, self.lags)
+        assert met, "the place was not met"
+        change.judge(worlds, met[0])
+
+
+_WRITTEN = re.compile(
+    r"(?P<workload>[a-z]+)(\+(?P<change>[a-z_]+)@|/)(?P<effect>[a-z0-9]+\.[a-z_]+)\.(?P<number>\d+)"
+    r"(/(?P<how>[a-z-]+))?~(?P<ids>\d+)-(?P<tags>\d+)"
+)
+
+
+def read(text: str) -> Plan:
+    """What `str(plan)` gave. Raises ValueError."""
+    found = _WRITTEN.fullmatch(text)
+    how = (found["how"] or "").replace("-", " ") or None if found else None
+    if found is None or found["workload"] not in WORKLOADS or found["change"] not in {None, *CHANGES}:
+        raise ValueError(f"{text} is no plan; one is create+delete@ec2.run_instances.1/not-recorded~4-8")
+    if how not in {None, *HOWS} or (how is None and found["change"] is None):
+        raise ValueError(f"{text}: a process dies {', '.join(one.replace(' ', '-') for one in HOWS)}")
+    lags = Lags(int(found["ids"]), int(found["tags"]))
+    return Plan(found["workload"], found["effect"], int(found["number"]), how, found["change"], lags)
+
+
+def failure_of(plan: Plan) -> str | None:
+    """Why that plan fails, if it does."""
+    try:
+        plan.run()
+    except (AssertionError, HotLoopError) as error:
+        return f"{plan}\n    {error!r}"
+    return None
+
+
+def failures(plans: Iterable[Plan]) -> list[str]:
+    """The same of many."""
+    return [failure for plan in plans if (failure := failure_of(plan)) is not None]
+
+
+# --- the matrix ---------------------------------------------------------------------------------------------------
+
+
+def cuts(workload: str, how: str) -> list[Plan]:
+    """Every call of every effect of the workload, cut in that way; at most times as late as EC2 mostly is, and now and
+    then later."""
+    found = []
+    for effect, number in _calls(workload, SHORT_LAG, TOLD):
+        plan = Plan(workload, effect, number, how, None, SHORT_LAG)
+        other = LAGS[_chance(plan) // 8 % len(LAGS)]
+        is_later = _chance(plan) % 8 == 0 and (effect, number) in _calls(workload, other, frozenset())
+        found.append(replace(plan, lags=other) if is_later else plan)
+    return found
+
+
+def interruptions(change: str, how: str | None) -> list[Plan]:
+    """That change before every effect of the creation that leaves something behind, at every lag."""
+    return [
+        Plan("create", effect, number, how, change, lags)
+        for lags in LAGS
+        for effect, number in _calls("create", lags, TOLD)
+        if effect not in TOLD
+    ]
+
+
+@functools.cache
+def _calls(workload: str, lags: Lags, told: frozenset[str]) -> tuple[tuple[str, int], ...]:
+    """Effect and number of every call; of those that only tell, the first and the last."""
+    return tuple(
+        (effect, number)
+        for effect, times in sorted(Counter(reference(workload, lags).trace).items())
+        for number in (sorted({1, times}) if effect in told else range(1, times + 1))
+    )
+
+
+def everything() -> Iterator[Plan]:
+    """The whole matrix."""
+    for how in HOWS:
+        for workload in WORKLOADS:
+            yield from cuts(workload, how)
+    for name, change in CHANGES.items():
+        for chosen_how in change.hows:
+            yield from interruptions(name, chosen_how)
+
+
+def _chance(plan: object) -> int:
+    """Any number, always the same for a plan."""
+    return zlib.crc32(str(plan).encode())
+
+
+def chosen(plans: Iterable[Plan], count: int) -> list[Plan]:
+    """`count` of them, of each effect one before a second one of any: always the same ones."""
+    left = sorted(plans, key=_chance)
+    found: list[Plan] = []
+    while left and len(found) < count:
+        met: set[str] = set()
+        for plan in tuple(left):
+            if plan.effect not in met and len(found) < count:
+                met.add(plan.effect)
+                found.append(plan)
+                left.remove(plan)
+    return sorted(found, key=str)
+
+
+def _difference(end: dict[str, object], wanted: dict[str, object]) -> str:
+    return "; ".join(
+        f"{part}: {end.get(part)!r} instead of {wanted.get(part)!r}"
+        for part in sorted(end.keys() | wanted.keys())
+        if end.get(part) != wanted.get(part)
+    )
