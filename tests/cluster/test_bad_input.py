@@ -111,18 +111,6 @@ ON_HOST = (
     ),
     Mistake(
         "nixmachine",
-        "unknown-option",
-        lambda place: host(
-            place,
-            "unknown-option",
-            configuration={"modules": [{"inline": UNKNOWN_OPTION}, {"inline": specs.HARDWARE}]},
-        ),
-        stalled("EvaluationFailed", ConfigurationBuilt="False/EvaluationFailed"),
-        ("services.htpd", "does not exist", "modules[0]"),
-        lambda place: host(place, "unknown-option"),
-    ),
-    Mistake(
-        "nixmachine",
         "no-ssh-secret",
         lambda place: host(place, "no-ssh-secret", ssh=ssh(place, "forgotten")),
         stalled("SecretNotFound", CredentialsReady="False/SecretNotFound"),
@@ -169,6 +157,15 @@ ON_HOST = (
 )
 
 ON_EC2 = (
+    # Not on the given host: a machine with another mistake owns that.
+    Mistake(
+        "nixdeployment",
+        "unknown-option",
+        lambda place: site(place, "unknown-option", configuration={"modules": [{"inline": UNKNOWN_OPTION}]}),
+        stalled("EvaluationFailed"),
+        ("services.htpd", "does not exist", "modules[0]"),
+        lambda place: site(place, "unknown-option"),
+    ),
     Mistake(
         "nixdeployment",
         "unknown-type",
@@ -251,7 +248,7 @@ def test_mistakes_make_no_hot_loop(mistaken: Place) -> None:
     mutating = [call["operation"] for call in operator if not call["operation"].startswith(("Describe", "Get"))]
     assert mutating == []
     periods = WATCHED_SECONDS / PERIOD_SECONDS
-    # Three deployments with usable credentials, and one whose are refused.
+    # Deployments with usable credentials, and one whose are refused.
     assert {
         name: count for name, count in Counter(c["operation"] for c in operator).items() if count > 5 * periods
     } == {}
