@@ -1,0 +1,124 @@
+"""What a machine's spec stands for in EC2: which of two things of one name is meant, and what does not fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from fakes.cloud import DEFAULT_GROUP
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Blocked, InvalidSpec, Retry
+from nixops_operator.machine.observed import ObservedCloud
+from nixops_operator.ssh_keys import generate_ed25519
+from unit.builders import launch
+from unit.fake_time import run
+from unit.machine_bench import Bench
+
+AWS = {"region": "us-west-2", "credentials": {"secretRef": {"name": "aws"}}}
+
+
+def seen(test: Coroutine[Any, Any, ObservedCloud]) -> ObservedCloud:
+    return run(test)
+
+
+def ec2(**fields: Any) -> dict[str, Any]:
+    return {"ec2": {"instanceType": "t3.small", **fields}}
+
+
+def test_while_one_key_pair_takes_the_place_of_another_nothing_is_launched():
+    """It launched with the old key, and the operator logged in with the new one."""
+
+    async def test() -> ObservedCloud:
+        bench = Bench()
+        shop = bench.deployment(aws=AWS, keyPairs=[{"name": "main"}])
+        bench.machine(owner=shop, target=ec2(keyPair="main"))
+        bench.key_pair(generate_ed25519(), shop["metadata"]["uid"])
+        bench.key_pair(bench.client, shop["metadata"]["uid"])
+        return await bench.seen()
+
+    assert seen(test()).declared_error == Retry(Reason.KEY_PAIR_NOT_READY, "key pair main is being replaced")
+
+
+def test_a_live_instance_keeps_the_key_pair_that_it_was_launched_with():
+    async def test() -> tuple[ObservedCloud, str]:
+        bench = Bench()
+        shop = bench.deployment(aws=AWS, keyPairs=[{"name": "main"}])
+        bench.machine(owner=shop, target=ec2(keyPair="main"))
+        earlier = bench.key_pair(generate_ed25519(), shop["metadata"]["uid"])
+        bench.key_pair(bench.client, shop["metadata"]["uid"])
+        bench.tell(launch(instance=await bench.instance(key_name=earlier)))
+        return await bench.seen(), earlier
+
+    found, earlier = run(test())
+    assert (found.declared_error, found.declared["keyPair"]) == (None, earlier)
+
+
+def test_the_default_group_takes_the_place_of_the_last_one():
+    """The group that was taken off stayed, and its deployment waited for it for ever."""
+
+    async def test() -> ObservedCloud:
+        bench = Bench()
+        bench.machine()
+        bench.ec2.security_groups["sg-00000000000000002"] = bench.ec2.security_groups[DEFAULT_GROUP]
+        bench.tell(launch(instance=await bench.instance(security_group_ids=("sg-00000000000000002",))))
+        return await bench.seen()
+
+    assert seen(test()).declared["securityGroups"] == (DEFAULT_GROUP,)
+
+
+def test_a_new_instance_gets_its_default_group_from_ec2():
+    async def test() -> ObservedCloud:
+        bench = Bench()
+        bench.machine()
+        return await bench.seen()
+
+    found = seen(test())
+    assert (found.declared_error, found.declared["securityGroups"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "system", "says"),
+    [
+        pytest.param("t3.small", "aarch64-linux", "aarch64-linux does not run on t3.small", id="arm64 on x86_64"),
+        pytest.param("t4g.small", "x86_64-linux", "x86_64-linux does not run on t4g.small", id="x86_64 on arm64"),
+    ],
+)
+def test_a_configuration_for_another_architecture_is_told_before_anything_is_launched(
+    instance_type: str, system: str, says: str
+):
+    async def test() -> ObservedCloud:
+        bench = Bench()
+        configuration = {"modules": [{"inline": "{ }"}], "system": system}
+        bench.machine(target=ec2(instanceType=instance_type), configuration=configuration)
+        return await bench.seen()
+
+    error = seen(test()).declared_error
+    assert isinstance(error, InvalidSpec)
+    assert (error.field, says in error.message) == ("spec.configuration.system", True)
+
+
+def test_an_image_that_does_not_exist_is_named_with_its_architecture():
+    async def test() -> ObservedCloud:
+        bench = Bench()
+        bench.machine(target=ec2(instanceType="t4g.small"))
+        return await bench.seen()
+
+    error = seen(test()).declared_error
+    assert isinstance(error, Blocked)
+    assert (error.reason, "for arm64" in error.message) == (Reason.IMAGE_NOT_FOUND, True)
+
+
+def test_groups_of_a_deployment_in_another_region_are_no_groups_of_ours():
+    """It waited for ever: `security group http does not exist yet`."""
+
+    async def test() -> ObservedCloud:
+        bench = Bench()
+        shop = bench.deployment(aws={"region": "eu-west-1"}, securityGroups=[{"name": "http", "description": "Web"}])
+        bench.machine(owner=shop, target=ec2(securityGroups=["http"]))
+        return await bench.seen()
+
+    error = seen(test()).declared_error
+    assert isinstance(error, InvalidSpec)
+    assert "http is in the deployment's region eu-west-1, this machine is in us-west-2" in error.message

@@ -1,0 +1,122 @@
+"""A configuration's sources, as a pass finds them: read as they are, and missed without harm to what runs."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from fakes.cloud import NIXOS_OWNER
+from fakes.kube import CLUSTER_ID, FakeKube
+from nixops_operator.api.reasons import Reason
+from nixops_operator.cache import Cache
+from nixops_operator.errors import InvalidSpec
+from nixops_operator.host_policy import HostPolicy
+from nixops_operator.machine import observe_system
+from nixops_operator.machine.observed import ObservedSystem
+from nixops_operator.reads import Reads
+from nixops_operator.verdict import Outcome
+from nixops_operator.world import Policy, World
+from unit.builders import BY_HAND, NEW, NOON, host, host_machine, planned, ran, ready, seen, status_of
+from unit.fake_time import run
+
+MODULE = {"modules": [{"configMapKeyRef": {"name": "site", "key": "web.nix"}}]}
+
+
+def observed(desired: Any, **config_maps: dict[str, bytes]) -> ObservedSystem:
+    """What one pass finds where these ConfigMaps are."""
+
+    async def look() -> ObservedSystem:
+        kube = FakeKube()
+        kube.config_maps.update({("default", name): data for name, data in config_maps.items()})
+        world = World(
+            cluster_id=CLUSTER_ID,
+            policy=Policy(NIXOS_OWNER, "nixos/25.11*", HostPolicy(), Path("/nixpkgs"), timedelta(minutes=30)),
+            kube=cast("Any", kube),
+            nix=cast("Any", None),
+            cache=Cache(),
+            clouds=cast("Any", None),
+            hosts=cast("Any", None),
+            jobs=cast("Any", None),
+            reads=Reads(cast("Any", kube), timedelta(seconds=30)),
+            wake=lambda key: None,
+            now=lambda: NOON,
+        )
+        await asyncio.sleep(0)
+        return await observe_system.observe(desired, None, host(), world)
+
+    return run(look())
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        pytest.param('{ x = "größer"; }'.encode(), '{ x = "größer"; }', id="UTF-8"),
+        pytest.param(b"\xef\xbb\xbf{ }", "{ }", id="a byte-order mark is no part of it"),
+    ],
+)
+def test_a_module_is_read_as_it_is(data: bytes, text: str):
+    found = observed(host_machine(configuration=MODULE), site={"web.nix": data})
+
+    assert found.input is not None
+    assert [module.text for module in found.input.modules] == [text]
+
+
+def test_what_is_no_text_is_refused_and_named():
+    """Latin-1 became U+FFFD, and was built."""
+    error = observed(host_machine(configuration=MODULE), site={"web.nix": "größer".encode("latin-1")}).error
+
+    assert isinstance(error, InvalidSpec)
+    assert "site/web.nix (modules[0]) is not UTF-8 text (byte 3)" in error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "confirmed"),
+    [
+        pytest.param(ready() | ran(), NEW, id="confirmed for this generation"),
+        pytest.param(ready(generation=0) | ran(), None, id="for an earlier one"),
+        pytest.param(ready(truth="False") | ran(), None, id="never ready"),
+        pytest.param(ready(), None, id="never active"),
+    ],
+)
+def test_a_source_that_has_gone_leaves_what_was_confirmed_from_it(status: dict[str, Any], confirmed: str | None):
+    found = observed(host_machine(status, configuration=MODULE))
+
+    assert found.error is not None
+    assert (found.error.reason, found.confirmed) == (Reason.SOURCE_NOT_FOUND, confirmed)
+
+
+def test_a_source_that_cannot_be_used_any_more_leaves_nothing():
+    """An edited ConfigMap is a new declaration; what was confirmed is not what is declared now."""
+    found = observed(host_machine(ready() | ran(), configuration=MODULE), site={"other.nix": b"{ }"})
+
+    assert found.error is not None
+    assert found.input is None
+
+
+def gone(current: str) -> tuple[Any, Any]:
+    """A machine whose source was pruned, on which this system runs."""
+    desired = host_machine(ready() | ran(), configuration=MODULE)
+    return desired, seen(host=host(current, current), system=observed(desired), jobs={})
+
+
+def test_a_pruned_source_leaves_the_machine_ready_and_is_told():
+    """Healing stopped, and the status said that another system runs."""
+    desired, found = gone(NEW)
+
+    told = {one["type"]: (one["status"], one["reason"]) for one in status_of(desired, found)["conditions"]}
+    assert told["Ready"] == ("True", Reason.SUCCEEDED)
+    assert told["ConfigurationBuilt"] == ("False", Reason.SOURCE_NOT_FOUND)
+    assert told["ConfigurationActive"][0] == "True"
+
+
+def test_healing_goes_on_without_the_source():
+    desired, found = gone(BY_HAND)
+
+    plan = planned(desired, found)
+    assert plan.verdict.reason is not Reason.SOURCE_NOT_FOUND
+    assert plan.verdict.outcome in (Outcome.WORKING, Outcome.REPAIRING)
+    assert plan.steps
