@@ -197,3 +197,26 @@ def test_the_client_key_of_the_launch_is_kept_with_the_pinned_host_key():
         assert names.launch_secret(WEB.name, 1) not in {name for _, name in bench.kube.secrets}
 
     living(test())
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["told by the status", "told by nobody"])
+def test_a_pin_whose_launch_is_gone_is_restored_from_the_status(is_told: bool):
+    """People were told to delete the instance though the status still had its key."""
+
+    async def test() -> None:
+        bench = Bench()
+        bench.machine()
+        instance = await bench.instance()
+        bench.tell(launch(instance=instance) | {"hostKeys": ["ssh-ed25519 AAAA"]})
+        if is_told:
+            bench.tell({"instance": {"id": instance}})
+        await bench.seen()
+        pin = steps.PinHostKey(instance, 1, is_pinned=False)
+        if is_told:
+            await bench.take(pin)
+            assert (await bench.seen()).pins.keys == ("ssh-ed25519 AAAA",)
+        else:
+            with pytest.raises(Blocked, match="its launch Secret is gone"):
+                await bench.take(pin)
+
+    living(test())

@@ -1,4 +1,5 @@
-"""The connection to a machine, seen from its passes: kept through whatever EC2 does not say at the moment."""
+"""The connection to a machine, seen from its passes: made with the right keys, and kept through whatever EC2 does not
+say at the moment."""
 
 from __future__ import annotations
 
@@ -10,16 +11,23 @@ from typing import Any, cast
 import pytest
 
 from fakes.host import FakeHosts, FakeMachine
+from fakes.kube import FakeKube, Secret
+from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, NotYet, OperatorError, Retry
 from nixops_operator.facts.kube import Key, Kind
+from nixops_operator.host_policy import HostPolicy
 from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.machine import observe_host
+from nixops_operator.machine.host_keys import Pins
 from nixops_operator.machine.observed import ObservedCloud, ObservedHost
-from unit.builders import ADDRESS, ec2_machine
+from nixops_operator.reads import Reads
+from nixops_operator.ssh_keys import PrivateKey, generate_ed25519
+from unit.builders import ADDRESS, cloud, ec2_machine, instance, launch
 from unit.fake_time import run
 
 WEB = Key(Kind.MACHINE, "default", "web")
+EARLIER, LATER = generate_ed25519(), generate_ed25519()
 
 
 class Bench:
@@ -68,3 +76,35 @@ def test_a_connection_ends_with_the_right_to_look_for_the_machine():
         return bench
 
     assert not [one for one in run(go()).machine.connections if one.is_open]
+
+
+@pytest.mark.parametrize(
+    ("named_now", "offered"),
+    [
+        pytest.param(EARLIER, (EARLIER,), id="the key of the launch"),
+        pytest.param(LATER, (LATER, EARLIER), id="another key, and after it the key of the launch"),
+        pytest.param(None, (EARLIER,), id="its Secret is gone: the key of the launch"),
+    ],
+)
+def test_a_machine_is_reached_with_the_key_that_it_was_launched_with(
+    named_now: PrivateKey | None, offered: tuple[PrivateKey, ...]
+):
+    """A key pair was renamed, or its Secret replaced, and the operator was locked out of every machine that ran."""
+
+    async def go() -> Any:
+        hosts, kube = FakeHosts(), FakeKube()
+        hosts.add(FakeMachine(ADDRESS))
+        if named_now is not None:
+            kube.secrets["default", "client"] = Secret({names.SSH_PRIVATE_KEY: named_now.text.encode()})
+        world = SimpleNamespace(
+            hosts=HostInformers(hosts, timedelta(seconds=5), lambda key: None),
+            reads=Reads(kube, timedelta(seconds=30)),
+            policy=SimpleNamespace(hosts=HostPolicy()),
+        )
+        shown = cloud(instance("i-1"), pins=Pins("i-1", ("ssh-ed25519 AAAA",), client_key=EARLIER.text))
+        await observe_host.observe(ec2_machine(launch(instance="i-1")), shown, cast("Any", world))
+        await asyncio.sleep(1)
+        await world.hosts.close()
+        return hosts.effects.of("host.connect")[0].arguments["target"]
+
+    assert run(go()).client_keys == tuple(key.text for key in offered)

@@ -43,6 +43,7 @@ from unit.builders import (
     seen,
     silent,
     stamp,
+    status_of,
     trio_of,
 )
 
@@ -219,6 +220,18 @@ def test_ready_reconciling_and_stalled_by_situation(desired, observed, expected)
             id="wrong AWS secret",
         ),
         pytest.param(
+            ec2_machine(),
+            seen(cloud(error=Retry(Reason.THROTTLED, "slow down"))),
+            {"CredentialsReady": "Unknown/Throttled", "Ready": "False/Throttled"},
+            id="throttled: that says nothing of the credentials",
+        ),
+        pytest.param(
+            host_machine(SERVED),
+            seen(host=host(), system=ObservedSystem(error=Blocked(Reason.SOURCE_NOT_FOUND, "gone")), jobs={}),
+            {"ConfigurationBuilt": "False/SourceNotFound", "ConfigurationActive": "Unknown/Evaluating"},
+            id="a source is missing: nothing is said of another system that runs",
+        ),
+        pytest.param(
             host_machine(),
             seen(host=silent(Blocked(Reason.SECRET_NOT_FOUND, "Secret client does not exist"))),
             {"CredentialsReady": "False/SecretNotFound", "Reachable": "Unknown/WaitingForSSH"},
@@ -309,6 +322,22 @@ def test_the_condition_that_fails_names_the_cause(desired, observed, expected):
     conditions = trio_of(desired, observed)
 
     assert {kind: conditions.get(kind) for kind in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("admits", "said"),
+    [
+        pytest.param(False, True, id="no rule admits SSH"),
+        pytest.param(True, False, id="one does"),
+        pytest.param(None, False, id="not all groups are known"),
+    ],
+)
+def test_a_silent_instance_that_no_rule_lets_us_reach_is_told_as_such(admits, said):
+    """It was only said that the machine did not answer."""
+    observed = seen(cloud(instance(), admits_ssh=admits), silent(Retry(Reason.CONNECT_TIMEOUT, "silent")))
+    (told,) = [one for one in status_of(ec2_machine(EC2), observed)["conditions"] if one["type"] == "Ready"]
+
+    assert ("no rule of the instance's security groups admits SSH" in told["message"]) == said
 
 
 def test_an_error_with_a_running_instance_behind_it_keeps_that_instance_in_sight():
