@@ -1,0 +1,1 @@
+"""What the operator costs, and whom it lets down: measured, not judged. See README.md."""
