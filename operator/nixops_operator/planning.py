@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from nixops_operator.api.reasons import ConditionType, Reason
@@ -91,15 +92,15 @@ class Plan:
     findings: tuple[Finding, ...]
     rules: Rules = field(default_factory=Rules)
 
-    @property
+    @cached_property
     def steps(self) -> tuple[Step, ...]:
         return tuple(step for finding in self.findings for step in finding.steps)
 
-    @property
+    @cached_property
     def verdict(self) -> Verdict:
         return _judge(self.findings, self.rules)
 
-    @property
+    @cached_property
     def differences(self) -> tuple[Finding, ...]:
         """Everything that differs between declaration and world, in the order of its messages."""
         return tuple(sorted((one for one in self.findings if one.differs is not None), key=lambda one: one.message))

@@ -147,13 +147,14 @@ class Reconciler:
         if plan.verdict.outcome is Outcome.GONE:
             await self._let_go(key, body, desired, plan.verdict)
             return
-        body, plan, has_changed = await self._apply(key, body, desired, plan, controller)
+        newest, plan, has_changed = await self._apply(key, body, desired, plan, controller)
         controller.settle(desired, observed)
         if plan.verdict.outcome is not Outcome.LOOKING:
             # Steps may have written intents; a status worked out from the older object would take them back.
-            desired = controller.desired(body)
+            if newest is not body:
+                desired = controller.desired(newest)
             fields = controller.status(desired, observed, plan, self._now())
-            await self._write_status(key, body, fields, plan.verdict)
+            await self._write_status(key, newest, fields, plan.verdict)
         self._plan_next(key, plan, has_changed)
 
     # --- steps ----------------------------------------------------------------------------------------------------
