@@ -28,7 +28,11 @@ _RELEVANT = ("uid", "generation", "deletionTimestamp", "finalizers", "labels", "
 
 
 class NothingRemembered(kopf.DiffBaseStorage):
-    """kopf's memory of the last handled object, switched off: it would copy whole specs into annotations."""
+    """kopf's memory of the last handled object, switched off: it would copy whole specs into annotations, and each body
+    for each event."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:  # noqa: ARG002
+        return kopf.BodyEssence()
 
     def fetch(self, *, body: kopf.Body) -> None:  # noqa: ARG002
         return None
