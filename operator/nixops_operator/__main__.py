@@ -51,7 +51,7 @@ async def run(chosen: Settings, layers: Sequence[Layer] = ()) -> None:
     stop = asyncio.Event()
     take_signals(stop)
     async with contextlib.AsyncExitStack() as stack:
-        connection = await Connection.open()
+        connection = await Connection.open(requests_per_second=chosen.kube.requests_per_second)
         stack.push_async_callback(connection.close)
         await _crds_served(connection)
         identity = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"

@@ -77,6 +77,13 @@ Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}
 """RFC 1123 label, as the API server wants it; in particular no pattern, which kopf would take one for."""
 
 
+class Kube(_Part):
+    """How the API server is asked."""
+
+    # At most; not set: as the API server lets it (docs/decisions/0016). For one that shares badly among its clients.
+    requests_per_second: AtLeastOne | None = None
+
+
 class Watch(_Part):
     namespaces: tuple[Namespace, ...] = ()  # whose objects are acted on; empty = the whole cluster's
 
@@ -181,6 +188,7 @@ class Settings(BaseSettings):
     log: Log = Log()
     server: Server = Server()
     lease: Lease = Lease()
+    kube: Kube = Kube()
     watch: Watch = Watch()
     aws: Aws = Aws()
     ec2: Ec2 = Ec2()

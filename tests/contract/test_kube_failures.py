@@ -110,6 +110,41 @@ async def test_nobody_listens(tmp_path: Path) -> None:
     await opened.close()
 
 
+async def test_a_netrc_file_of_whoever_runs_it_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its password would take the place of the token, and be refused beside it."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+    async with server(lambda _: reply(200, BODY), tmp_path) as (kube, received):
+        assert await kube.get(key("shop")) == BODY
+
+    assert "authorization: bearer first" in received[0].lower()
+
+
+async def test_a_proxy_that_the_environment_names_is_gone_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with server(lambda _: reply(200, BODY), tmp_path) as (_, received):
+        proxy = yaml.safe_load((tmp_path / "config").read_text())["clusters"][0]["cluster"]["server"]
+        monkeypatch.setenv("http_proxy", proxy)
+        monkeypatch.setenv("no_proxy", "there.example")
+        through = await Connection.open(str(kubeconfig(tmp_path / "far", "http://api.example", "first")))
+        assert await KubernetesApi(through).get(key("shop")) == BODY
+        await through.close()
+
+    assert received[0].startswith("GET http://api.example/apis/")
+
+
+async def test_an_address_that_needs_no_proxy_is_asked_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    async with server(lambda _: reply(200, BODY), tmp_path) as (kube, received):
+        assert await kube.get(key("shop")) == BODY
+
+    assert received[0].startswith("GET /apis/")
+
+
 @pytest.mark.parametrize("status", [500, 502, 504])
 async def test_an_internal_error_leaves_a_write_open(tmp_path: Path, status: int) -> None:
     async with server(lambda _: reply(status, b"<html>bad gateway</html>"), tmp_path) as (kube, _):

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Container, Mapping
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
@@ -21,7 +22,6 @@ from nixops_operator.adapters.kube.rate import RateLimit
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OutcomeUnknown, Retry
 
-REQUESTS_PER_SECOND = 50
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 TOKEN_LIFE = 60.0
 """Seconds for which a token of a kubeconfig is used without reading it again; in a cluster kubernetes.aio does the
@@ -37,14 +37,18 @@ MERGE_PATCH = "application/merge-patch+json"
 class Connection:
     """Requests with plain dicts. Close it at the end."""
 
-    def __init__(self, configuration: Configuration, rate: RateLimit | None = None) -> None:
+    def __init__(self, configuration: Configuration, requests_per_second: int | None = None) -> None:
+        """`requests_per_second`: None leaves it to the API server, see docs/decisions/0016."""
         configuration.retries = None  # repeats are decided above
+        # aiohttp would read the environment, and ~/.netrc in a thread, for every request.
+        configuration.client_session_kwargs = {"trust_env": False}
+        configuration.proxy = configuration.proxy or _proxy_for(configuration.host)
         self._client = ApiClient(configuration)
         self._client.user_agent = f"nixops-operator/{version('nixops-operator')}"
-        self._rate = rate or RateLimit(REQUESTS_PER_SECOND, burst=REQUESTS_PER_SECOND)
+        self._rate = RateLimit(requests_per_second, requests_per_second) if requests_per_second is not None else None
 
     @classmethod
-    async def open(cls, kubeconfig: str | None = None) -> Connection:
+    async def open(cls, kubeconfig: str | None = None, requests_per_second: int | None = None) -> Connection:
         """By the kubeconfig of that path, else of `KUBECONFIG`, else by the pod's service account."""
         path = kubeconfig or os.environ.get("KUBECONFIG")
         configuration = Configuration()
@@ -53,7 +57,7 @@ class Connection:
         else:
             await _load(path, configuration)
             configuration.refresh_api_key_hook = _TokenOfKubeconfig(path)  # type: ignore[assignment]
-        return cls(configuration)
+        return cls(configuration, requests_per_second)
 
     async def close(self) -> None:
         await self._client.close()  # type: ignore[no-untyped-call]
@@ -72,7 +76,8 @@ class Connection:
     ) -> dict[str, Any] | None:
         """The reply's object; None for a refusal whose status is `accepted`. Raises classes of errors.py."""
         is_write = method != "GET"
-        await self._rate.wait()
+        if self._rate is not None:
+            await self._rate.wait()
         status, content, headers = await self._send(method, path, what, query, body, content_type)
         if not 200 <= status < 300:
             if status in accepted:
@@ -94,17 +99,24 @@ class Connection:
             path,
             query_params=list((query or {}).items()),
             header_params={"Accept": JSON, "Content-Type": content_type},
-            body=body,
             auth_settings=["BearerToken"],
         )
+        method, url, header, *_ = request
         try:
-            response = await self._client.call_api(*request, _request_timeout=REQUEST_TIMEOUT)
+            # The body is plain already; the client would copy it part by part.
+            response = await self._client.call_api(method, url, header, body, _request_timeout=REQUEST_TIMEOUT)
             return response.status, await response.read(), response.headers  # type: ignore[no-untyped-call]
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             text = f"{what}: no connection to the API server ({type(error).__name__})"
             raise Retry(Reason.PROGRESSING_WITH_RETRY, text) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _no_reply(what, type(error).__name__, is_write=method != "GET") from error
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for this address (`HTTPS_PROXY`, `NO_PROXY`)."""
+    there = urlsplit(url)
+    return None if proxy_bypass(there.hostname or "") else getproxies().get(there.scheme)
 
 
 async def _load(path: str, into: Configuration) -> None:
