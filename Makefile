@@ -10,6 +10,8 @@ KEEP ?=
 PLAN ?=
 # More arguments for pytest, as in `make test ARGS="-k deletion"`.
 ARGS ?=
+# The number of a benchmark.
+B ?=
 # Most levels wait for real parts more than they compute. A file's tests stay together: they share what they started.
 WORKERS ?= 3
 # Each row is one level, see tests/.
@@ -37,6 +39,10 @@ check: lint ## what is quick: lint, and the tests that need neither root nor the
 .PHONY: crash
 crash: .venv ## the whole crash matrix, some minutes; PLAN=create+delete@ec2.run_instances.1/before~4-8 runs one, with its trace
 	@PYTHONPATH=operator:tests:tests/lab exec $(PYTHON) -m crash '$(PLAN)'
+
+.PHONY: bench
+bench: lab-parts ## what it costs, and whom it lets down: B=7 or B=16, see benchmarks/README.md
+	@PYTHONPATH=operator:tests:tests/lab:. exec $(PYTHON) -m benchmarks $(B)
 
 .PHONY: lint
 lint: .venv ## style, types, import contracts, generated files

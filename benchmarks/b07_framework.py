@@ -9,7 +9,8 @@ import asyncio
 import os
 import tempfile
 import time
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import lag, table
@@ -21,14 +22,6 @@ RESYNC = int(os.environ.get("RESYNC", "60"))
 CALM = 0.05  # of a core: below it for QUIET seconds, a process has done what it had to do
 QUIET = 2.0
 PATIENCE = 15.0
-
-
-@dataclass
-class Figures:
-    """Of one program."""
-
-    rows: dict[str, float] = field(default_factory=dict)
-    lags: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ async def until_calm(process: Measured) -> None:
     """Until it has hardly worked for a while; where it never rests, some seconds."""
     deadline = time.monotonic() + PATIENCE
     calm_since, before = time.monotonic(), process.cpu()
-    while QUIET > time.monotonic() - calm_since and time.monotonic() < deadline:
+    while time.monotonic() - calm_since < QUIET and time.monotonic() < deadline:
         await asyncio.sleep(0.5)
         process.check()
         now = process.cpu()
@@ -72,48 +65,83 @@ async def until_calm(process: Measured) -> None:
         before = now
 
 
-async def measure(program: Program, cluster: Cluster, count: int, folder: Path) -> Figures:
-    """One program's whole life."""
-    figures, names = Figures(), [f"m{number:05}" for number in range(count)]
-    rows = figures.rows
-    with started(program.module, folder, program.environment) as process:
+class Life:
+    """One program's life. Both lives take turns, so that they meet the same machine; they rest at once."""
+
+    def __init__(self, program: Program, cluster: Cluster, count: int, folder: Path) -> None:
+        self._program = program
+        self._cluster = cluster
+        self._names = [f"m{number:05}" for number in range(count)]
+        self._folder = folder
+        self._stack = ExitStack()
+        self._lags: list[float] = []
+        self.rows: dict[str, float] = {}
+
+    def _started(self) -> Measured:
+        program = self._program
+        return self._stack.enter_context(started(program.module, self._folder, program.environment))
+
+    def _stop(self, process: Measured) -> None:
+        self._lags += [late for _, late in process.stop()]
+        self._stack.close()
+
+    async def _calm_and_started(self) -> Measured:
+        process = self._started()
         await asyncio.sleep(3)
         await until_calm(process)
-        empty_cpu, empty_memory = process.cpu(), process.memory()
-        process.stop()
+        return process
 
-    await cluster.make(program.namespace, names)
+    async def at_first(self) -> None:
+        """The objects are there, and have never been judged."""
+        process = await self._calm_and_started()
+        self._empty_cpu, empty_memory = process.cpu(), process.memory()
+        self._stop(process)
+        await self._cluster.make(self._program.namespace, self._names)
 
-    with started(program.module, folder, program.environment) as process:
-        last = await cluster.until_judged(program.namespace, count, 1, process.check)
+        self._process = process = self._started()
+        await self._until_judged(1)
         await until_calm(process)
-        rows["ms CPU an object at first"] = (process.cpu() - empty_cpu) / count * 1000
-        rows["kB RSS an object"] = (process.memory() - empty_memory) / count / 1000
-        rows["judged a second"] = count / (last - cluster.first_judged(program.namespace))
+        self.rows["ms CPU an object at first"] = self._each(process.cpu() - self._empty_cpu) * 1000
+        self.rows["kB RSS an object"] = self._each(process.memory() - empty_memory) / 1000
+        times = self._cluster.judged_at(self._program.namespace)
+        self.rows["judged a second"] = len(self._names) / (max(times) - min(times))
 
-        began, cpu = time.monotonic(), process.cpu()
+    async def at_rest(self) -> None:
+        """A whole round of looks."""
+        began, cpu = time.monotonic(), self._process.cpu()
         await asyncio.sleep(RESYNC + 1)
-        rest = (process.cpu() - cpu) / (time.monotonic() - began)
-        rows["% of a core at rest per 1,000"] = rest * 100 / count * 1000
+        self._rest = (self._process.cpu() - cpu) / (time.monotonic() - began)
+        self.rows["% of a core at rest per 1,000"] = self._each(self._rest) * 100 * 1000
 
-        began, cpu = time.monotonic(), process.cpu()
-        await cluster.edit(program.namespace, names, "{ services.nginx.enable = true; }")
-        await cluster.until_judged(program.namespace, count, 2, process.check)
-        await until_calm(process)
-        spent = process.cpu() - cpu - rest * (time.monotonic() - began)
-        rows["ms CPU an edit"] = spent / count * 1000
-        figures.lags += [late for _, late in process.stop()]
+    async def edited(self) -> None:
+        """Every object gets another module."""
+        began, cpu = time.monotonic(), self._process.cpu()
+        await self._cluster.edit(self._program.namespace, self._names, "{ services.nginx.enable = true; }")
+        await self._until_judged(2)
+        await until_calm(self._process)
+        spent = self._process.cpu() - cpu - self._rest * (time.monotonic() - began)
+        self.rows["ms CPU an edit"] = self._each(spent) * 1000
+        self._stop(self._process)
 
-    writes = await cluster.writes()
-    with started(program.module, folder, program.environment) as process:
-        await asyncio.sleep(3)
-        await until_calm(process)
-        rows["ms CPU an object to start again"] = (process.cpu() - empty_cpu) / count * 1000
-        rows["writes at the start"] = await cluster.writes() - writes
-        figures.lags += [late for _, late in process.stop()]
-    rows["ms loop lag p99"] = lag.percentile(figures.lags, 0.99) * 1000
-    rows["ms loop lag at most"] = max(figures.lags, default=0.0) * 1000
-    return figures
+    async def started_again(self) -> None:
+        """Everything has been judged before."""
+        writes = await self._cluster.writes()
+        process = await self._calm_and_started()
+        self.rows["ms CPU an object to start again"] = self._each(process.cpu() - self._empty_cpu) * 1000
+        self.rows["writes at the start"] = await self._cluster.writes() - writes
+        self._stop(process)
+        self.rows["ms loop lag p99"] = lag.percentile(self._lags, 0.99) * 1000
+        self.rows["ms loop lag at most"] = max(self._lags, default=0.0) * 1000
+
+    def kill(self) -> None:
+        self._stack.close()
+
+    async def _until_judged(self, generation: int) -> None:
+        namespace, count = self._program.namespace, len(self._names)
+        await self._cluster.until_judged(namespace, count, generation, self._process.check)
+
+    def _each(self, all_of_them: float) -> float:
+        return all_of_them / len(self._names)
 
 
 GOALS = {
@@ -130,22 +158,33 @@ GOALS = {
 
 
 async def on_a_real_api_server(count: int) -> None:
-    """Ours and the peer, on one API server, one after the other."""
+    """Ours and the peer, on one API server."""
     with tempfile.TemporaryDirectory(prefix="nixops-bench-") as name, running(compiled(), Path(name)) as server:
         establish_crds(server)
         async with connected(server, ["nixops-system", "ours", "peer"]) as cluster:
             began, busy_before = time.monotonic(), busy()
-            found = {
-                program.name: (await measure(program, cluster, count, Path(name))).rows
-                for program in programs(server, Path(name))
-                if program.name in os.environ.get("ONLY", program.name)
+            lives = {
+                program.name: Life(program, cluster, count, Path(name)) for program in programs(server, Path(name))
             }
+            try:
+                for life in lives.values():
+                    await life.at_first()
+                await asyncio.gather(*(life.at_rest() for life in lives.values()))
+                for life in lives.values():
+                    await life.edited()
+                for life in lives.values():
+                    await life.started_again()
+            finally:
+                for life in lives.values():
+                    life.kill()
             cores = (busy() - busy_before) / (time.monotonic() - began)
     title = f"{count:,} objects on a real API server, resync {RESYNC} s"
-    table.show(title, GOALS, found, f"{cores:.1f} of {os.cpu_count()} processors were busy")
+    rows = {name: life.rows for name, life in lives.items()}
+    table.show(title, GOALS, rows, f"{cores:.1f} of {os.cpu_count()} processors were busy")
 
 
 def main() -> None:
+    """`OBJECTS`: how many."""
     asyncio.run(on_a_real_api_server(int(os.environ.get("OBJECTS", "1000"))))
 
 

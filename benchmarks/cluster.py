@@ -15,7 +15,7 @@ import aiohttp
 from component.api_server import ApiServer
 
 OBJECTS = "/apis/nixops.dev/v1alpha1/namespaces/{}/nixmachines"
-PATIENCE = 60.0  # seconds
+PATIENCE = 300.0  # seconds
 AT_ONCE = 8  # requests; more only make the API server's queue longer
 _HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDl6nHSVW1GRr4VCsFpkW1v0a2bJH8Qw3PjUOb5eYlJm"
 _WRITES = re.compile(
@@ -83,21 +83,19 @@ class Cluster:
         async with self._session.get("/metrics") as reply:
             return int(sum(float(one) for one in _WRITES.findall(await reply.text())))
 
-    async def until_judged(self, namespace: str, count: int, generation: int, check: Callable[[], None]) -> float:
-        """The time.monotonic at which the last of them was told of in its newest form."""
+    async def until_judged(self, namespace: str, count: int, generation: int, check: Callable[[], None]) -> None:
+        """Until so many objects have been judged in that generation. `check` raises if that will never be."""
         deadline = time.monotonic() + PATIENCE
         while True:
             for listener in self.listeners:
                 if listener.done():
                     listener.result()
-            times = [
-                when for (where, _), (told, when) in self.judged.items() if where == namespace and told >= generation
-            ]
-            if len(times) >= count:
-                return max(times)
+            found = sum(where == namespace and told >= generation for (where, _), (told, _) in self.judged.items())
+            if found >= count:
+                return
             check()
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{len(times)} of {count} were judged within {PATIENCE:.0f} s")
+                raise RuntimeError(f"{found} of {count} were judged within {PATIENCE:.0f} s")
             self._heard.clear()
             try:
                 async with asyncio.timeout(5):
@@ -106,22 +104,25 @@ class Cluster:
             except TimeoutError:
                 continue
 
-    def first_judged(self, namespace: str) -> float:
-        return min(when for (where, _), (_, when) in self.judged.items() if where == namespace)
+    def judged_at(self, namespace: str) -> list[float]:
+        """When each was judged last, as time.monotonic."""
+        return [when for (where, _), (_, when) in self.judged.items() if where == namespace]
 
     async def listen(self, namespace: str) -> None:
-        """For ever: a watch, from now on."""
-        newest = (await self.request("GET", OBJECTS.format(namespace) + "?limit=1"))["metadata"]["resourceVersion"]
-        query = {"watch": "1", "resourceVersion": newest, "timeoutSeconds": "3600"}
-        async with self._session.get(OBJECTS.format(namespace), params=query, timeout=NO_LIMIT) as reply:
-            async for line in reply.content:
-                self._hear(namespace, json.loads(line)["object"])
-        raise RuntimeError("the watch has ended")
+        """For ever: a list, then a watch, and again when the API server ends that."""
+        while True:
+            everything = await self.request("GET", OBJECTS.format(namespace))
+            for body in everything["items"]:
+                self._hear(namespace, body)
+            query = {"watch": "1", "resourceVersion": everything["metadata"]["resourceVersion"]}
+            async with self._session.get(OBJECTS.format(namespace), params=query, timeout=NO_LIMIT) as reply:
+                async for line in reply.content:
+                    self._hear(namespace, json.loads(line)["object"])
 
     def _hear(self, namespace: str, body: Mapping[str, Any]) -> None:
         status, metadata = body.get("status") or {}, body["metadata"]
-        generation = metadata["generation"]
-        if status.get("observedGeneration") != generation or not status.get("conditions"):
+        generation = metadata.get("generation")  # an error that ends the watch has none
+        if generation is None or status.get("observedGeneration") != generation or not status.get("conditions"):
             return
         place = namespace, metadata["name"]
         if self.judged.get(place, (0, 0.0))[0] < generation:

@@ -22,8 +22,12 @@ async def recorded() -> AsyncIterator[list[tuple[float, float]]]:
         yield samples
     finally:
         recorder.cancel()
-        if "LAGS" in os.environ:
-            Path(os.environ["LAGS"]).write_text(json.dumps(samples))
+        _write(samples)
+
+
+def _write(samples: list[tuple[float, float]]) -> None:
+    if "LAGS" in os.environ:
+        Path(os.environ["LAGS"]).write_text(json.dumps(samples))
 
 
 async def _record(samples: list[tuple[float, float]]) -> None:

@@ -53,22 +53,30 @@ class Condition:
 
 def conditions_of(body: Mapping[str, Any]) -> tuple[Condition, ...]:
     """The conditions of an object; those with words that this release does not know are left out."""
-    return tuple(
-        Condition(
-            ConditionType(entry["type"]),
-            Truth(entry["status"]),
-            Reason(entry["reason"]),
-            entry.get("message", ""),
-            entry.get("observedGeneration", -1),
-        )
-        for entry in (body.get("status") or {}).get("conditions") or ()
-        if entry.get("type") in _TYPES and entry.get("reason") in _REASONS and entry.get("status") in _TRUTHS
-    )
+    return tuple(_read(entry) for entry in _entries(body) if entry.get("type") in _TYPES and _is_known(entry))
 
 
 def find_condition(body: Mapping[str, Any], kind: ConditionType) -> Condition | None:
-    """The object's condition of that type."""
-    return next((condition for condition in conditions_of(body) if condition.type is kind), None)
+    """The object's condition of that type. Passes ask this of each child, many times: the others are not read."""
+    return next((_read(entry) for entry in _entries(body) if entry.get("type") == kind and _is_known(entry)), None)
+
+
+def _entries(body: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return (body.get("status") or {}).get("conditions") or ()
+
+
+def _is_known(entry: Mapping[str, Any]) -> bool:
+    return entry.get("reason") in _REASONS and entry.get("status") in _TRUTHS
+
+
+def _read(entry: Mapping[str, Any]) -> Condition:
+    return Condition(
+        ConditionType(entry["type"]),
+        Truth(entry["status"]),
+        Reason(entry["reason"]),
+        entry.get("message", ""),
+        entry.get("observedGeneration", -1),
+    )
 
 
 def merge_conditions(
