@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
@@ -74,6 +74,13 @@ class Fleet:
     def add_host(self, address: str) -> FakeMachine:
         return self.hosts.add(FakeMachine(address))
 
+    async def until_ready(self, keys: Iterable[Key], limit: float = 600) -> None:
+        """Raises TimeoutError, by the loop's clock."""
+        wanted = set(keys)
+        async with asyncio.timeout(limit):
+            while not self.ready >= wanted:  # noqa: ASYNC110 - a set tells nobody that it has grown
+                await asyncio.sleep(0.2)
+
     async def turn(self) -> None:
         """For ever: what happens by itself."""
         last = asyncio.get_running_loop().time()
@@ -123,7 +130,7 @@ class Fleet:
         """The core, until the end of the block."""
         chosen = settings or Settings()
         outside = asyncio.all_tasks()
-        cache, queue = Cache(), WorkQueue[Key](lambda key: key.kind, random.Random(1))
+        cache, queue = Cache(), WorkQueue[Key](lambda key: (key.kind, key.namespace), random.Random(1))
         intake = Intake(cache, queue)
 
         def hear(what: str, body: Body) -> None:
@@ -175,7 +182,7 @@ class Fleet:
             ),
             hosts=HostInformers(cast(Any, self.hosts), chosen.hosts.facts_period, queue.add),
             jobs=Jobs(limits, queue.add),
-            reads=Reads(cast(Any, self.kube)),
+            reads=Reads(cast(Any, self.kube), chosen.resync_period),
             wake=queue.add,
             now=now,
         )
