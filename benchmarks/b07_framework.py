@@ -39,6 +39,7 @@ def programs(server: ApiServer, folder: Path) -> list[Program]:
         "resyncPeriod": f"{RESYNC}s",
         "server": {"address": "127.0.0.1", "port": 0},
         "watch": {"namespaces": ["ours"]},
+        "lease": {"enabled": False},  # on a machine that starves its API server a life would end with it
     }
     kubeconfig = {"KUBECONFIG": str(server.kubeconfig)}
     return [
