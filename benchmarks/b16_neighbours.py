@@ -289,11 +289,18 @@ class Editor:
             self.waits.append(time.monotonic() - begun)
 
 
-async def well_behaved(there: fleet.Fleet) -> list[Key]:
-    """The machines beside which the neighbours live, all Ready."""
-    there.add_secrets(GOOD)
-    there.add_secrets(BAD)
-    there.add_secrets("bad-edits")
+def hostile_fleet(folder: Path) -> fleet.Fleet:
+    """Worlds in which neighbours can do what they do."""
+    there = fleet.Fleet(folder, SlowKube())
+    there.hosts = HostileHosts()
+    there.nix = HostileNix(there.hosts.receive)
+    for namespace in (GOOD, BAD, "bad-edits"):
+        there.add_secrets(namespace)
+    return there
+
+
+def well_behaved(there: fleet.Fleet) -> list[Key]:
+    """The machines beside which the neighbours live."""
     keys = []
     for number in range(MACHINES):
         address = f"198.51.1.{number + 1}"
@@ -323,10 +330,8 @@ async def row(neighbours: list[Neighbour]) -> dict[str, float]:
     """A life of the operator beside these."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nixops-bench-"))
-        there = fleet.Fleet(Path(folder), SlowKube())
-        there.hosts = HostileHosts()
-        there.nix = HostileNix(there.hosts.receive)
-        keys = await well_behaved(there)
+        there = hostile_fleet(Path(folder))
+        keys = well_behaved(there)
         await stack.enter_async_context(there.running())
         await there.until_ready(keys)
         editor = Editor(there, keys)
