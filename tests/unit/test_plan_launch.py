@@ -206,9 +206,16 @@ def test_a_launch_without_an_answer_is_repeated_as_it_was_recorded(desired, age)
         pytest.param(
             ec2_machine(),
             cloud(declared_error=Retry(Reason.KEY_PAIR_NOT_READY, "not yet")),
-            Outcome.RETRYING,
+            Outcome.WORKING,
             Reason.KEY_PAIR_NOT_READY,
-            id="what the launch needs is not there yet",
+            id="what the deployment is about to make is waited for",
+        ),
+        pytest.param(
+            ec2_machine(),
+            cloud(declared_error=Retry(Reason.THROTTLED, "slow down")),
+            Outcome.RETRYING,
+            Reason.THROTTLED,
+            id="what the launch needs cannot be looked up",
         ),
         pytest.param(
             ec2_machine(launch(1)),

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -86,7 +87,7 @@ def another(desired: Desired, cloud: ObservedCloud, now: datetime, message: str,
     `died_of`: why the last one is gone, if there was one; lives that end soon are counted and waited for.
     """
     if cloud.declared_error is not None:
-        return found_error(cloud.declared_error, ConditionType.INFRASTRUCTURE_READY)
+        return _not_known(cloud.declared_error)
     launch = desired.launch
     if (
         launch is not None
@@ -104,6 +105,14 @@ def another(desired: Desired, cloud: ObservedCloud, now: datetime, message: str,
         count = restarts.count(desired) + 1
     attempt = 1 + max(launch.attempt if launch is not None else 0, cloud.highest_attempt)
     return _provisioning(message, steps.RecordLaunch(attempt, cloud.account_id, cloud.declared, count))
+
+
+def _not_known(error: OperatorError) -> Finding:
+    """What the launch needs cannot be resolved. What the deployment is about to make is waited for: nothing failed."""
+    found = found_error(error, ConditionType.INFRASTRUCTURE_READY)
+    if isinstance(error, Retry) and error.reason in _MENDED_BY_DEPLOYMENT:
+        return replace(found, outcome=Outcome.WORKING, look_again=SOON)
+    return found
 
 
 def _provisioning(message: str, *found: Step) -> Finding:
