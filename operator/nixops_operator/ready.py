@@ -1,5 +1,5 @@
-"""Ready, Reconciling, Stalled: from a verdict to the three conditions that kubectl, Flux, Helm and Argo CD wait for.
-Pure. Both kinds use it.
+"""Ready, Reconciling, Stalled: from a verdict to the three conditions that kubectl, Flux and Helm wait for. Pure. Both
+kinds use it.
 
 kstatus (sigs.k8s.io/cli-utils, `pkg/kstatus`) reads Reconciling=True as in progress and Stalled=True as failed, and
 wants both absent when all is well; so they exist only while True, and never together.

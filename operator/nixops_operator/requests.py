@@ -1,4 +1,4 @@
-"""Requests to look now: annotations that people, `kubectl nixops`, Flux and Argo CD set. Pure.
+"""Requests to look now: annotations that people and Flux set. Pure.
 
 Two annotations mean the same. Each value counts once, whichever of them it stands in: what was handled last is told in
 `status.lastHandledReconcileAt`, as Flux' tools expect, and the values that stood there then in `handledRequests`.

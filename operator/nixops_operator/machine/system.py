@@ -1,4 +1,4 @@
-"""The configuration: from its sources to a built system. Pure; see observe.py for how sources are read."""
+"""The configuration: from its sources to a built system. Pure; observe_system.py reads the sources."""
 
 from __future__ import annotations
 
