@@ -12,7 +12,7 @@ from nixops_operator.api.parse import deletion_view
 from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import ActivationStatus, RestartsStatus, written
 from nixops_operator.errors import Blocked, Conflict
-from nixops_operator.facts.kube import Body, Kind, OwnerReference
+from nixops_operator.facts.kube import Body, Kind, OwnerReference, Secret
 from nixops_operator.machine import attributes, host_keys, launch, observe_host, steps
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.jobs import start_disowning, start_job
@@ -121,7 +121,9 @@ async def _pin_host_key(step: steps.PinHostKey, desired: Desired, world: World) 
     host_keys.pins(secret, desired.uid)  # raises for a Secret that is not this machine's
     try:
         if not step.is_pinned:
-            data = host_keys.pins_secret(step.instance_id, *await _launched_with(step, desired, world))
+            found = await _launched(step, desired, secret, world)
+            client = found.client_key or await observe_host.known_client_key(desired, world)
+            data = host_keys.pins_secret(step.instance_id, found.host_keys, client)
             if secret is not None:
                 secret = await world.kube.update_secret(namespace, secret, data)
             elif not await world.kube.create_secret(
@@ -144,18 +146,15 @@ async def _pin_host_key(step: steps.PinHostKey, desired: Desired, world: World) 
         world.reads.forget_secret(namespace, name)
 
 
-async def _launched_with(step: steps.PinHostKey, desired: Desired, world: World) -> tuple[tuple[str, ...], str | None]:
-    """Host keys and client key of the instance, as they were frozen with the launch. Where that is gone, from what the
-    status says of this very instance, and the spec of today."""
+async def _launched(step: steps.PinHostKey, desired: Desired, known: Secret | None, world: World) -> host_keys.Launched:
+    """From the frozen request; where that is gone, from what is known of this very instance otherwise."""
     secret = await world.kube.read_secret(desired.key.namespace, names.launch_secret(desired.key.name, step.attempt))
-    client = await observe_host.known_client_key(desired, world)
-    if secret is not None and desired.uid in secret.owner_uids:
-        if host_keys.CLIENT_KEY in secret.data:
-            client = secret.data[host_keys.CLIENT_KEY].decode()
-        return (host_keys.public_key_of(launch.request_of(secret.data["request"].decode()).user_data),), client
+    found = host_keys.launched(secret, desired.uid)
+    if found is not None:
+        return found
     told = tuple(desired.status.get("hostKeys") or ())
     if told and (desired.status.get("instance") or {}).get("id") == step.instance_id:
-        return told, client
+        return host_keys.restored(known, step.instance_id, told)
     message = (
         f"the host key of {step.instance_id} is not known: its launch Secret is gone. Delete the instance to get "
         "another one (with disruption.replace: WhenLost), or delete this machine"

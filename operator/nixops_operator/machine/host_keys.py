@@ -1,5 +1,5 @@
-"""Host keys of EC2 machines: made before the launch, given to the instance in its user data, pinned by instance id.
-Pure, but for making a key.
+"""Keys of EC2 machines: the host key, made before the launch, given to the instance in its user data and pinned by
+instance id; and the client key that the instance was launched with. Pure.
 
 User data of only `SSH_HOST_…` lines is what NixOS' images read their host key from (nixpkgs
 `nixos/modules/virtualisation/ec2-data.nix`), before sshd starts; so the very first connection is checked, never trusted
@@ -11,27 +11,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
+from nixops_operator.facts.cloud import LaunchRequest
 from nixops_operator.facts.kube import Secret
 
 PRIVATE_LINE = "SSH_HOST_ED25519_KEY:"
 PUBLIC_LINE = "SSH_HOST_ED25519_KEY_PUB:"
 LAUNCHES_LEFT = "launchesLeft"
 CLIENT_KEY = "clientKey"
-
-
-def generate_key() -> tuple[str, str]:
-    """A new Ed25519 key: private half (OpenSSH text), public half (`ssh-ed25519 <base64>`)."""
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    ).decode()
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    return private, public.decode()
+REQUEST = "request"
 
 
 def user_data(private: str, public: str) -> str:
@@ -75,8 +64,44 @@ def pins(secret: Secret | None, uid: str) -> Pins:
         keys = tuple(sorted(str(key) for key in json.loads(secret.data["pinned"])))
     except (KeyError, ValueError, TypeError):
         return Pins()
-    client_key = secret.data.get(CLIENT_KEY, b"").decode(errors="replace") or None
-    return Pins(instance_id, keys, bool(secret.data.get(LAUNCHES_LEFT)), client_key) if keys else Pins()
+    return Pins(instance_id, keys, bool(secret.data.get(LAUNCHES_LEFT)), _client_key(secret)) if keys else Pins()
+
+
+def _client_key(secret: Secret) -> str | None:
+    return secret.data.get(CLIENT_KEY, b"").decode(errors="replace") or None
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What an instance was launched with. `client_key` None: nobody knew a usable one then."""
+
+    host_keys: tuple[str, ...]
+    client_key: str | None = field(default=None, repr=False)
+
+
+def launch_secret(request: str, client_key: str | None) -> dict[str, bytes]:
+    """The data of a Secret that freezes a launch, with the client key that goes with the key pair in it: the Secret
+    that the spec names may hold another one before the instance is there."""
+    data = {REQUEST: request.encode()}
+    return data if client_key is None else data | {CLIENT_KEY: client_key.encode()}
+
+
+def launched(secret: Secret | None, uid: str) -> Launched | None:
+    """What a frozen launch says; None if it is gone, not this machine's, or cannot be read."""
+    if secret is None or uid not in secret.owner_uids:
+        return None
+    try:
+        request = LaunchRequest.from_json(secret.data[REQUEST].decode())
+        return Launched((public_key_of(request.user_data),), _client_key(secret))
+    except (KeyError, ValueError, StopIteration):
+        return None
+
+
+def restored(secret: Secret | None, instance_id: str, told: tuple[str, ...]) -> Launched:
+    """The same of an instance whose frozen launch is gone: its host keys as the status tells them, and the client key
+    if the damaged pins still hold it for this instance."""
+    is_its = secret is not None and secret.data.get("instanceId", instance_id.encode()) == instance_id.encode()
+    return Launched(told, _client_key(secret) if secret is not None and is_its else None)
 
 
 def pins_secret(instance_id: str, pinned: tuple[str, ...], client_key: str | None) -> dict[str, bytes]:

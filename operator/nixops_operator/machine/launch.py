@@ -33,6 +33,7 @@ from nixops_operator.machine.attributes import launch_request
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.planning import SOON, Finding, found_error
+from nixops_operator.ssh_keys import generate_ed25519
 from nixops_operator.step import Step
 from nixops_operator.verdict import Outcome
 from nixops_operator.world import World
@@ -86,6 +87,9 @@ def another(desired: Desired, cloud: ObservedCloud, now: datetime, message: str,
 
     `died_of`: why the last one is gone, if there was one; lives that end soon are counted and waited for.
     """
+    if cloud.pins_error is not None:
+        # Its host key could not be pinned, and nobody would get onto it.
+        return found_error(cloud.pins_error, ConditionType.INFRASTRUCTURE_READY)
     if cloud.declared_error is not None:
         return _not_known(cloud.declared_error)
     launch = desired.launch
@@ -124,18 +128,17 @@ def _provisioning(message: str, *found: Step) -> Finding:
 
 async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, world: World) -> Body:
     """Freeze the request, then write the intent."""
-    private, public = host_keys.generate_key()
+    host_key = generate_ed25519()
     client = await observe_host.known_client_key(desired, world)
-    admitted = {host_keys.CLIENT_KEY: client.encode()} if client is not None else {}
     for attempt in itertools.count(step.first_attempt):
         declared = step.declared.but(tags={**(step.declared["tags"] or {}), names.ATTEMPT_TAG: str(attempt)})
-        text = launch_request(declared, host_keys.user_data(private, public)).as_json()
+        text = launch_request(declared, host_keys.user_data(host_key.text, host_key.public)).as_json()
         # One that exists without an intent was frozen by a pass that never wrote it, here or in another operator: it is
         # left alone, because that pass may be about to write it.
         if await world.kube.create_secret(
             desired.key.namespace,
             names.launch_secret(desired.key.name, attempt),
-            {"request": text.encode(), **admitted},
+            host_keys.launch_secret(text, client),
             owner=OwnerReference(Kind.MACHINE, desired.key.name, desired.uid),
             type_=LAUNCH_SECRET_TYPE,
             immutable=True,
@@ -195,7 +198,7 @@ async def record_call(step: steps.RecordCall, desired: Desired, body: Body, worl
 async def launch(intent: LaunchStatus, desired: Desired, body: Body, view: CloudView, world: World) -> Body:
     """Ask EC2 for the attempt's instance and write down its id, or what the refusal proves."""
     secret = await world.kube.read_secret(desired.key.namespace, names.launch_secret(desired.key.name, intent.attempt))
-    text = secret.data.get("request", b"").decode() if secret is not None else ""
+    text = secret.data.get(host_keys.REQUEST, b"").decode() if secret is not None else ""
     if _sha256(text) != intent.parameters_hash:
         await _refused(intent, desired, body, world)
         raise Retry(Reason.LAUNCH_PENDING, "the frozen launch request is lost; the next launch is another attempt")

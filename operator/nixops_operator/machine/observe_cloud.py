@@ -12,13 +12,14 @@ from nixops_operator.api.machine_spec import AwsSettings, Ec2Target, System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import admits_port
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
-from nixops_operator.facts.cloud import CloudSnapshot, Image, Instance
+from nixops_operator.facts.cloud import CloudSnapshot, Image, Instance, KeyPair
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.informers.cloud import CloudView
 from nixops_operator.machine import host_keys
 from nixops_operator.machine.attributes import declare
 from nixops_operator.machine.declared import Resolved
 from nixops_operator.machine.desired import Desired, Leaving
+from nixops_operator.machine.observe_host import client_key
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.world import World
 
@@ -40,7 +41,7 @@ async def observe(desired: Desired, ec2: Ec2Target, world: World) -> ObservedClo
         instance = seen.untagged
     if instance is not None and instance.state.is_live:
         return _of_live(seen, desired, ec2, instance, view, snapshot, world)
-    return _of_next(seen, desired, ec2, view, snapshot, world)
+    return await _of_next(seen, desired, ec2, view, snapshot, world)
 
 
 async def observe_leaving(leaving: Leaving, world: World) -> ObservedCloud:
@@ -118,7 +119,7 @@ def _of_live(
     except OperatorError as failure:
         error = failure
     with contextlib.suppress(OperatorError):  # it counts at the next launch only, and is told then
-        key_name = _key_name(desired, ec2, view, snapshot, instance.key_name)
+        key_name = _key_pair_of_live(desired, ec2, view, snapshot, instance, world)
     image = _image_of(instance, view)
     resolved = Resolved(
         image_id=_declared_image(ec2, instance, image, world),
@@ -136,7 +137,7 @@ def _of_live(
     )
 
 
-def _of_next(
+async def _of_next(
     seen: ObservedCloud, desired: Desired, ec2: Ec2Target, view: CloudView, snapshot: CloudSnapshot, world: World
 ) -> ObservedCloud:
     """All that a launch needs, resolved to ids; it is frozen with the attempt."""
@@ -148,7 +149,7 @@ def _of_next(
         resolved = Resolved(
             image_id=image.id,
             subnet_id=subnet,
-            key_name=_key_name(desired, ec2, view, snapshot, None),
+            key_name=await _key_pair_to_launch_with(desired, ec2, view, snapshot, world),
             security_group_ids=_security_groups(desired, ec2, view, snapshot, world) or None,
             tags=_tags(desired, ec2, 0, world),
         )
@@ -246,30 +247,74 @@ def _part(body: Body | None, field: str) -> list[Mapping[str, object]]:
     return [one for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
 
 
-def _key_name(
-    desired: Desired, ec2: Ec2Target, view: CloudView, snapshot: CloudSnapshot, current: str | None
-) -> str | None:
-    """EC2's name of the key pair. While a changed key is being carried out an entry has two: the one whose private half
-    the machine is going to be reached with counts, or, for a live instance, any that is its own already."""
-    if ec2.key_pair is None:
-        return None
-    found = [
+def _key_pairs_of_entry(desired: Desired, entry: str, snapshot: CloudSnapshot, world: World) -> list[KeyPair]:
+    """The deployment's key pairs for that entry: two, while a changed key is being carried out."""
+    uid = desired.deployment_uid
+    return [
         pair
         for pair in snapshot.key_pairs.values()
-        if pair.tags.get(names.UID_TAG) == desired.deployment_uid and pair.tags.get(names.ENTRY_TAG) == ec2.key_pair
+        if uid is not None
+        and names.is_ours(pair.tags, world.cluster_id, uid)
+        and pair.tags.get(names.ENTRY_TAG) == entry
     ]
-    if current is not None and any(pair.name == current for pair in found):
-        return current
-    if len(found) == 1:
+
+
+def _key_pair_of_live(
+    desired: Desired, ec2: Ec2Target, view: CloudView, snapshot: CloudSnapshot, instance: Instance, world: World
+) -> str | None:
+    """EC2's name of the key pair that the spec means for a live instance: any of the entry, if it is its own."""
+    if ec2.key_pair is None:
+        return None
+    found = [pair.name for pair in _key_pairs_of_entry(desired, ec2.key_pair, snapshot, world)]
+    if instance.key_name in found:
+        return instance.key_name
+    return found[0] if len(found) == 1 else _other_key_pair(desired, ec2.key_pair, view)
+
+
+async def _key_pair_to_launch_with(
+    desired: Desired, ec2: Ec2Target, view: CloudView, snapshot: CloudSnapshot, world: World
+) -> str | None:
+    """EC2's name of the key pair whose private half the machine is going to be reached with: an instance that was
+    launched with another one admits nobody, for good.
+
+    Raises Retry while the deployment has not imported it yet, Blocked where there is no private half.
+    """
+    if ec2.key_pair is None:
+        return None
+    found = _key_pairs_of_entry(desired, ec2.key_pair, snapshot, world)
+    if not found:
+        return _other_key_pair(desired, ec2.key_pair, view)
+    reference = desired.spec.client_key
+    key = await client_key(desired.key.namespace, reference, world)
+    digest = names.key_digest(key.public)
+    for pair in found:
+        if pair.tags.get(names.KEY_DIGEST_TAG) == digest:
+            return pair.name
+    if len(found) == 1 and _has_own_client_key(desired, ec2.key_pair, world):
         return found[0].name
-    if desired.deployment_uid is not None and desired.spec.ssh.private_key_secret_ref is not None and found:
-        raise Retry(Reason.KEY_PAIR_NOT_READY, f"key pair {ec2.key_pair} is being replaced")
-    known = view.key_pair(ec2.key_pair)
-    if known is not None:
-        return ec2.key_pair
+    world.reads.forget_secret(desired.key.namespace, reference.name)
+    raise Retry(Reason.KEY_PAIR_NOT_READY, f"key pair {ec2.key_pair} is being replaced")
+
+
+def _has_own_client_key(desired: Desired, entry: str, world: World) -> bool:
+    """Whether the machine is reached with a key of its own, which is in its image or its configuration, and the key
+    pair is for others."""
+    pairs = _part(_deployment(desired, world), "keyPairs")
+    pair = next((one for one in pairs if one.get("name") == entry), None)
+    if pair is None:
+        return False
+    named = pair.get("privateKeySecretRef")
+    of_entry = named.get("name") if isinstance(named, Mapping) else names.key_pair_secret(desired.deployment, entry)
+    return desired.spec.client_key.name != of_entry
+
+
+def _other_key_pair(desired: Desired, name: str, view: CloudView) -> str:
+    """One that the user brings. Raises Retry or InvalidSpec if it does not exist."""
+    if view.key_pair(name) is not None:
+        return name
     if desired.deployment_uid is not None:
-        raise Retry(Reason.KEY_PAIR_NOT_READY, f"key pair {ec2.key_pair} does not exist yet")
-    message = f"key pair {ec2.key_pair} does not exist in {desired.spec.aws.region}; import it, or name another"
+        raise Retry(Reason.KEY_PAIR_NOT_READY, f"key pair {name} does not exist yet")
+    message = f"key pair {name} does not exist in {desired.spec.aws.region}; import it, or name another"
     raise InvalidSpec("spec.target.ec2.keyPair", message)
 
 

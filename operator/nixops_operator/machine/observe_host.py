@@ -14,7 +14,7 @@ from nixops_operator.host_policy import SSH_PORT, choose, judge_instance
 from nixops_operator.machine.activation_log import telling_line
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import ObservedCloud, ObservedHost, running_instance
-from nixops_operator.ssh_keys import parse_private_key
+from nixops_operator.ssh_keys import PrivateKey, parse_private_key
 from nixops_operator.world import World
 
 _ENDED_BADLY = (ActivationState.FAILED, ActivationState.ROLLED_BACK)
@@ -118,7 +118,7 @@ async def _target(
     launched_with = cloud.pins.client_key if cloud is not None else None
     keys = []
     try:
-        keys.append(await client_key(desired.key.namespace, desired.spec.client_key, world))
+        keys.append((await client_key(desired.key.namespace, desired.spec.client_key, world)).text)
     except Blocked:
         if launched_with is None:
             raise
@@ -134,8 +134,8 @@ async def _target(
     )
 
 
-async def client_key(namespace: str, reference: PrivateKeyReference, world: World) -> str:
-    """The private key behind a reference, in the form that every SSH library reads.
+async def client_key(namespace: str, reference: PrivateKeyReference, world: World) -> PrivateKey:
+    """The private key behind a reference.
 
     Raises Blocked (`SecretNotFound`) where it is missing, or no usable key.
     """
@@ -145,13 +145,13 @@ async def client_key(namespace: str, reference: PrivateKeyReference, world: Worl
         what = f"Secret {reference.name}" if secret is None else f"key {reference.key} of Secret {reference.name}"
         raise Blocked(Reason.SECRET_NOT_FOUND, f"{what} with the SSH client key does not exist; create it")
     where = f"key {reference.key} of Secret {reference.name}"
-    return parse_private_key(secret.data[reference.key], where).text
+    return parse_private_key(secret.data[reference.key], where)
 
 
 async def known_client_key(desired: Desired, world: World) -> str | None:
     """What an instance launched now admits for good, whatever becomes of the Secret; it is told elsewhere if that is
     missing."""
     try:
-        return await client_key(desired.key.namespace, desired.spec.client_key, world)
+        return (await client_key(desired.key.namespace, desired.spec.client_key, world)).text
     except Blocked:
         return None
