@@ -43,7 +43,7 @@ def _other_tags(body: dict[str, Any]) -> None:
         machine["target"]["ec2"]["tags"] = {"team": "web"}
 
 
-def test_hours_of_refusals_leave_one_frozen_request():
+def test_refusals_leave_one_frozen_request():
     """With the same parameters the attempt is asked for again; 144 Secrets with private keys a day lay about."""
     found: dict[str, list[str]] = {}
 
@@ -57,10 +57,10 @@ def test_hours_of_refusals_leave_one_frozen_request():
             found[when] = launch_secrets(worlds)
             found[f"calls {when}"] = [one.arguments["token"] for one in calls.of("ec2.run_instances")]
 
-        _later(10 * MINUTE, lambda: look("first"))
-        _later(10 * MINUTE, lambda: worlds.kube.edit(SHOP, _other_tags))
-        _later(19 * MINUTE, lambda: look("edited"))
-        _later(19 * MINUTE, refusals.clear)
+        _later(15 * MINUTE, lambda: look("first"))
+        _later(15 * MINUTE, lambda: worlds.kube.edit(SHOP, _other_tags))
+        _later(17 * MINUTE, lambda: look("edited"))
+        _later(17 * MINUTE, refusals.clear)
 
     end = follow("under a quota", under_a_quota)
 
