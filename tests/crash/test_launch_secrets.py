@@ -11,11 +11,11 @@ from unittest import mock
 import pytest
 
 from crash.bench import Worlds
-from crash.workloads import SHOP, WORKLOADS, Reference, reference, replace
+from crash.workloads import SHOP, WORKLOADS, Reference, at_rest, reference, replace
 from fakes.kube import Secret
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Blocked
+from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.ssh_keys import generate_ed25519
 
@@ -85,18 +85,29 @@ def _change_key(worlds: Worlds) -> None:
     worlds.kube.secrets[KEY].data[names.SSH_PRIVATE_KEY] = generate_ed25519().text.encode()
 
 
-def _changed_key_and_lost_instance(worlds: Worlds) -> None:
-    """EC2 has the old key pair alone at first, then both, then the new one."""
-    _change_key(worlds)
-    replace(worlds)
+@pytest.mark.parametrize(
+    "refused",
+    [
+        pytest.param(("ec2.import_key_pair", "ec2.delete_key_pair"), id="the old pair alone is there for a while"),
+        pytest.param(("ec2.delete_key_pair",), id="both are there for a while"),
+    ],
+)
+def test_an_instance_is_launched_with_the_key_that_it_is_going_to_be_reached_with(refused):
+    """It was launched with the pair that was there, and admitted nobody for good; or it waited for one to go."""
 
+    def workload(worlds: Worlds) -> None:
+        _change_key(worlds)
+        replace(worlds)
+        refusals = worlds.cloud.effects.standing_error
+        refusals |= dict.fromkeys(refused, Retry(Reason.THROTTLED, "slow down").as_refusal())
+        _later(10 * MINUTE, refusals.clear)
 
-def test_an_instance_is_launched_with_the_key_that_it_is_going_to_be_reached_with():
-    """It was launched with the pair that was there, and admitted nobody for good."""
-    end = follow("changed key", _changed_key_and_lost_instance)
-    live = [one for one in end.after.worlds.cloud.instances.values() if one.state.is_live]
+    before = {*at_rest().worlds.cloud.key_pairs}
+    end = follow(f"changed key, {refused} refused", workload)
     (pair,) = end.after.worlds.cloud.key_pairs
-    assert sorted(one.key_name == pair for one in live) == [False, True], "the other one keeps its own"
+    assert pair not in before
+    live = {one.key_name for one in end.after.worlds.cloud.instances.values() if one.state.is_live}
+    assert live == {pair, *before}, "the one that lives on keeps its own"
 
 
 def _replaced_by_garbage(worlds: Worlds) -> None:
