@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from fakes.cloud import DEFAULT_GROUP
+from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.ssh_keys import generate_ed25519
 from unit.builders import launch
 from unit.fake_time import run
-from unit.machine_bench import Bench
+from unit.machine_bench import SHOP, Bench
 
 AWS = {"region": "us-west-2", "credentials": {"secretRef": {"name": "aws"}}}
 
@@ -27,18 +28,55 @@ def ec2(**fields: Any) -> dict[str, Any]:
     return {"ec2": {"instanceType": "t3.small", **fields}}
 
 
-def test_while_one_key_pair_takes_the_place_of_another_nothing_is_launched():
+OWN_KEY = {"privateKeySecretRef": {"name": "client"}}
+KEY_OF_ENTRY = {"privateKeySecretRef": {"name": names.key_pair_secret(SHOP.name, "main")}}
+REPLACED = Retry(Reason.KEY_PAIR_NOT_READY, "key pair main is being replaced")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "ssh", "found"),
+    [
+        pytest.param(("other", "client"), KEY_OF_ENTRY, "client", id="two: the one whose private half logs in"),
+        pytest.param(("client", "other"), KEY_OF_ENTRY, "client", id="whichever is the younger"),
+        pytest.param(("other",), KEY_OF_ENTRY, REPLACED, id="the old one alone is no choice"),
+        pytest.param(("other",), OWN_KEY, "other", id="a machine with a key of its own takes the pair for others"),
+        pytest.param(("other", "third"), OWN_KEY, REPLACED, id="two for others: one of them is going"),
+    ],
+)
+def test_an_instance_is_launched_with_the_key_that_the_operator_logs_in_with(
+    pairs: tuple[str, ...], ssh: dict[str, Any], found: str | Retry
+):
     """It launched with the old key, and the operator logged in with the new one."""
 
+    async def test() -> tuple[ObservedCloud, dict[str, str]]:
+        bench = Bench()
+        shop = bench.deployment(aws=AWS, keyPairs=[{"name": "main"}])
+        bench.machine(owner=shop, target=ec2(keyPair="main"), ssh=ssh)
+        bench.kube.secrets["default", KEY_OF_ENTRY["privateKeySecretRef"]["name"]] = bench.kube.secrets[
+            "default", "client"
+        ]
+        keys = {name: bench.client if name == "client" else generate_ed25519() for name in pairs}
+        names_of = {name: bench.key_pair(key, shop["metadata"]["uid"]) for name, key in keys.items()}
+        return await bench.seen(), names_of
+
+    seen_now, names_of = run(test())
+    if isinstance(found, Retry):
+        assert seen_now.declared_error == found
+    else:
+        assert (seen_now.declared_error, seen_now.declared["keyPair"]) == (None, names_of[found])
+
+
+def test_nothing_is_launched_that_nobody_has_the_key_of():
     async def test() -> ObservedCloud:
         bench = Bench()
         shop = bench.deployment(aws=AWS, keyPairs=[{"name": "main"}])
-        bench.machine(owner=shop, target=ec2(keyPair="main"))
-        bench.key_pair(generate_ed25519(), shop["metadata"]["uid"])
+        bench.machine(owner=shop, target=ec2(keyPair="main"), ssh=KEY_OF_ENTRY)
         bench.key_pair(bench.client, shop["metadata"]["uid"])
         return await bench.seen()
 
-    assert seen(test()).declared_error == Retry(Reason.KEY_PAIR_NOT_READY, "key pair main is being replaced")
+    error = seen(test()).declared_error
+    assert error is not None
+    assert error.reason is Reason.SECRET_NOT_FOUND
 
 
 def test_a_live_instance_keeps_the_key_pair_that_it_was_launched_with():

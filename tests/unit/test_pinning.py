@@ -13,7 +13,7 @@ from fakes.kube import FakeKube
 from fakes.kube import Secret as StoredSecret
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Blocked, OperatorError, Retry
+from nixops_operator.errors import Blocked, OperatorError
 from nixops_operator.facts.cloud import InstanceState, LaunchRequest
 from nixops_operator.facts.kube import Kind, OwnerReference, Secret
 from nixops_operator.machine import apply, host_keys, steps
