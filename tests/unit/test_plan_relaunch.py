@@ -133,6 +133,29 @@ def test_an_instance_that_keeps_going_off_is_started_more_and_more_slowly(count,
         assert "Client.InstanceInitiatedShutdown: Instance initiated shutdown" in found.verdict.message
 
 
+@pytest.mark.parametrize(
+    ("code", "text", "words"),
+    [
+        pytest.param(
+            "Client.UserInitiatedShutdown",
+            "Client.UserInitiatedShutdown: User initiated shutdown",
+            "soon: Client.UserInitiatedShutdown: User initiated shutdown;",
+            id="the code stands in the text",
+        ),
+        pytest.param("Client.InternalError", "the root volume is encrypted", "Error: the root volume", id="both"),
+        pytest.param("Server.InternalError", None, "soon: Server.InternalError;", id="the code alone"),
+        pytest.param(None, None, "EC2 gives no reason (stopped)", id="neither"),
+    ],
+)
+def test_the_reason_why_it_is_gone_is_ec2s_own_and_told_once(code, text, words):
+    shown = instance(state=STOPPED, state_reason=code, state_reason_message=text)
+
+    found = planned(ec2_machine(launch(1, instance="i-1") | restarted(1, seconds=5)), seen(cloud(shown)))
+
+    assert "started once of late, and was gone again soon" in found.verdict.message
+    assert words in found.verdict.message
+
+
 def test_an_edit_begins_the_count_anew():
     desired = ec2_machine(launch(1, instance="i-1") | restarted(5, seconds=1), generation=2)
 

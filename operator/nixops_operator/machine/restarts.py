@@ -36,7 +36,8 @@ def waiting(desired: Desired, now: datetime, died_of: str) -> Finding | None:
     due = restarts.last_at + wait
     if now >= due:
         return None
-    what = f"started {times} times of late, and each time it was gone again soon: {died_of}"
+    often = "once of late, and was" if times == 1 else f"{times} times of late, and each time it was"
+    what = f"started {often} gone again soon: {died_of}"
     if times >= STALLED_AFTER:
         message = f"{what}; still tried every 10 min. Look at the instance's console and its system, or edit the spec"
         return _finding(Outcome.STALLED, message, due - now)
@@ -54,6 +55,7 @@ def is_over(desired: Desired, now: datetime) -> bool:
 
 
 def died_of(instance: Instance) -> str:
-    """EC2's own reason, as far as it gives one."""
-    texts = [text for text in (instance.state_reason, instance.state_reason_message) if text]
-    return ": ".join(dict.fromkeys(texts)) or f"EC2 gives no reason ({instance.state.value})"
+    """EC2's own reason, as far as it gives one. Its text mostly begins with the code."""
+    code, text = instance.state_reason or "", instance.state_reason_message or ""
+    both = text if text.startswith(code) else f"{code}: {text}".removesuffix(": ")
+    return both or f"EC2 gives no reason ({instance.state.value})"
