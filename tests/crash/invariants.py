@@ -77,7 +77,7 @@ class Judge:
             case "ec2.terminate_instance":
                 self._termination(arguments["instance_id"])
             case "ec2.import_key_pair":
-                self.public_keys.setdefault(arguments["name"], " ".join(arguments["public_key"].split()[:2]))
+                self._import(arguments["name"], " ".join(arguments["public_key"].split()[:2]), arguments["tags"])
             case "ec2.authorize_rules":
                 group = self._cloud.security_groups.get(arguments["group_id"])
                 count = sum(one.rule.direction is arguments["direction"] for one in group.rules) if group else 0
@@ -96,6 +96,12 @@ class Judge:
         self._require(
             token in {one.get("token") for one in recorded}, "a launch was sent before its intent was written"
         )
+
+    def _import(self, name: str, public: str, tags: Mapping[str, str]) -> None:
+        self.public_keys.setdefault(name, public)
+        owners = [one.owner for one in self._kube.secrets.values() if private_half_of(one, public)]
+        is_lasting = any(owner is None or owner.uid == tags[names.UID_TAG] for owner in owners)
+        self._require(is_lasting or not owners, f"the private half of {name} goes with another life")
 
     def _termination(self, instance_id: str) -> None:
         self.has_terminated = True

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from crash.bench import Cut
-from crash.invariants import Broken
-from crash.workloads import at_rest, play
+from crash import faults
+from crash.plans import read
+from crash.workloads import at_rest
 from fakes.cloud import FakeCloud
-from nixops_operator import names
+from nixops_operator import absence, names
+from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.api.status import LaunchStatus
+from nixops_operator.cache import Cache
 from nixops_operator.controllers import MachineController
-from nixops_operator.facts.cloud import LaunchRequest
-from nixops_operator.machine import launch
+from nixops_operator.deployment import creations, key_pairs, rules
+from nixops_operator.deployment import deletion as deployment_deletion
+from nixops_operator.deployment.observed import ObservedKey
+from nixops_operator.errors import Retry
+from nixops_operator.facts.cloud import Instance, LaunchRequest
+from nixops_operator.machine import apply, deletion, host_keys, launch, observe_cloud, restarts, steps
+from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.planning import Finding, Plan
 from nixops_operator.verdict import Outcome
+
+Mutant = Callable[[], AbstractContextManager[object]]
 
 
 @contextmanager
@@ -84,47 +94,215 @@ def finalizer_off_at_the_reply_of_terminate() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(
-    ("mutant", "workload", "cut", "says"),
-    [
-        pytest.param(
-            tags_after_the_launch,
-            "create",
-            Cut("ec2.run_instances", 1, "not recorded"),
-            "carries no tags of ours",
-            id="tags after the launch",
-        ),
-        pytest.param(
-            another_token_for_each_call,
-            "create",
-            Cut("ec2.run_instances", 1, "reply lost"),
-            "before its intent was written",
-            id="another token for each call",
-        ),
-        pytest.param(
-            call_before_the_intent,
-            "create",
-            Cut("kube.write_intent", 4, "before"),
-            "before its intent was written",
-            id="intent after the call",
-        ),
-        pytest.param(
-            spec_of_today_under_an_old_token,
-            "create",
-            Cut("ec2.run_instances", 1, "reply lost"),
-            "other parameters",
-            id="new parameters under an old token",
-        ),
-        pytest.param(
-            finalizer_off_at_the_reply_of_terminate,
-            "delete",
-            Cut("ec2.terminate_instance", 1, "not recorded"),
-            "was let go while",
-            id="finalizer off at the reply of terminate",
-        ),
-    ],
+def _patched(target: object, name: str, substitute: object) -> Mutant:
+    return lambda: mock.patch.object(target, name, substitute)
+
+
+def _any_dead_instance_counts(self: ObservedCloud, token: str) -> Instance | None:
+    return next((one for one in self.instances if not one.state.is_live), None)
+
+
+@contextmanager
+def _another_attempt_proves_it() -> Iterator[None]:
+    original = deletion._answered
+
+    def answered(leaving: Any, cloud: ObservedCloud) -> Any:
+        return () if _any_dead_instance_counts(cloud, "") else original(leaving, cloud)
+
+    with mock.patch.object(deletion, "_answered", answered):
+        yield
+
+
+def _one_empty_look(last_call: object, looked_at: object, missing_for: object) -> bool:
+    return looked_at is not None and missing_for is not None
+
+
+async def _closed(intent: Any, desired: Any, body: Any, world: Any) -> None:
+    await launch.close_launch(desired, body, world)
+
+
+async def _left_open(intent: Any, desired: Any, body: Any, world: Any) -> None:
+    """Nothing is written down."""
+
+
+def _greatest_id(name: str, desired: Any, snapshot: Any, world: Any) -> str:
+    found = [group.id for group in snapshot.security_groups.values() if group.tags.get(names.ENTRY_TAG) == name]
+    if not found:
+        raise Retry(Reason.SECURITY_GROUP_NOT_READY, f"security group {name} does not exist yet")
+    return max(found)
+
+
+def _whose_ever(desired: Any, entry: Any, secret: Any, network: Any, world: Any) -> ObservedKey:
+    return ObservedKey(key_pairs._public_key(secret, names.SSH_PRIVATE_KEY))
+
+
+def _pins_of_whomever(secret: Any, uid: str) -> host_keys.Pins:
+    return _PINS(secret, next(iter(secret.owner_uids), uid) if secret is not None else uid)
+
+
+_PINS = host_keys.pins
+
+
+async def _terminate_unproven(instance_id: str, leaving: Any, world: Any) -> None:
+    view = await apply._view(leaving, world)
+    await view.cloud.terminate_instance(instance_id)
+
+
+def _for_its_id_alone(leaving: Any, instance: Instance) -> Any:
+    return (deletion._deleting("terminating it", steps.TerminateInstance(instance.id)),)
+
+
+@contextmanager
+def _terminated_for_its_id() -> Iterator[None]:
+    with (
+        mock.patch.object(deletion, "_untagged", _for_its_id_alone),
+        mock.patch.object(apply, "_terminate", _terminate_unproven),
+    ):
+        yield
+
+
+def _all_additions_first(direction: Any, change: Any, *others: Any) -> rules.Move:
+    return rules.Move(added=tuple(rule for rule in change.missing if rule.direction is direction))
+
+
+MUTANTS = (
+    pytest.param(
+        tags_after_the_launch,
+        "create/ec2.run_instances.1/not-recorded~4-8",
+        "carries no tags of ours",
+        id="tags after the launch",
+    ),
+    pytest.param(
+        another_token_for_each_call,
+        "create/ec2.run_instances.1/reply-lost~4-8",
+        "before its intent was written",
+        id="another token for each call",
+    ),
+    pytest.param(
+        call_before_the_intent,
+        "create/kube.write_intent.4/before~4-8",
+        "before its intent was written",
+        id="intent after the call",
+    ),
+    pytest.param(
+        spec_of_today_under_an_old_token,
+        "create/ec2.run_instances.1/reply-lost~4-8",
+        "other parameters",
+        id="new parameters under an old token",
+    ),
+    pytest.param(
+        finalizer_off_at_the_reply_of_terminate,
+        "delete/ec2.terminate_instance.1/not-recorded~4-8",
+        "was let go while",
+        id="finalizer off at the reply of terminate",
+    ),
+    pytest.param(
+        _patched(Cache, "children", lambda self, owner, uid: self.owned_by(uid)),
+        faults.neighbour_names_our_deployment,
+        "",
+        id="children by uid over all namespaces",
+    ),
+    pytest.param(
+        _patched(LaunchStatus, "last_call", property(lambda self: self.requested_at)),
+        faults.capacity_returns_and_all_is_deleted,
+        "was let go while|nobody answers",
+        id="absence counts from the first call",
+    ),
+    pytest.param(
+        _another_attempt_proves_it,
+        "replace+delete@ec2.run_instances.1/not-recorded~60-300",
+        "was let go while|nobody answers",
+        id="another attempt's instance counts",
+    ),
+    pytest.param(
+        _patched(absence, "is_gone", _one_empty_look),
+        "create+delete@ec2.run_instances.1/not-recorded~60-300",
+        "was let go while|nobody answers",
+        id="one empty look suffices",
+    ),
+    pytest.param(
+        _patched(creations, "unseen", lambda leaving, network: ()),
+        "create+delete@ec2.create_security_group.2/not-recorded~60-300",
+        "was let go while",
+        id="groups and key pairs are not waited for",
+    ),
+    pytest.param(
+        _patched(launch, "_refused", _closed),
+        faults.refused_after_an_unknown_outcome,
+        "two live instances",
+        id="the refusal of a repeat closes the attempt",
+    ),
+    pytest.param(
+        _patched(observe_cloud, "_group_of_deployment", _greatest_id),
+        faults.descriptions_change,
+        "",
+        id="the greatest id of two groups",
+    ),
+    pytest.param(
+        _patched(key_pairs, "_judge_foreign", _whose_ever),
+        "create+delete_and_apply@host.commit.2~4-8",
+        "goes with another life",
+        id="the owner of a key's Secret is not looked at",
+    ),
+    pytest.param(
+        _patched(host_keys, "pins", _pins_of_whomever),
+        faults.machine_deleted_by_hand,
+        "of another life was written",
+        id="the owner of a host key's Secret is not looked at",
+    ),
+    pytest.param(
+        _terminated_for_its_id,
+        faults.deleted_without_tags,
+        "does not carry our tags",
+        id="terminated for its recorded id",
+    ),
+    pytest.param(
+        _terminated_for_its_id,
+        faults.moved_with_its_status,
+        "its machine is to stay",
+        id="terminated for a moved object",
+    ),
+    pytest.param(
+        _patched(launch, "_refused", _left_open),
+        faults.capacity_returns_after_an_edit,
+        "",
+        id="the intent stays open when it is refused",
+    ),
+    pytest.param(
+        _patched(restarts, "waiting", lambda desired, now, died_of: None),
+        faults.dead_while_starting,
+        "",
+        id="short lives are not counted",
+    ),
+    pytest.param(
+        _patched(rules, "ALL_IPV6", None),
+        faults.ipv6_egress_stays,
+        "",
+        id="egress by IPv6 is revoked",
+    ),
+    pytest.param(
+        _patched(rules, "next_move", _all_additions_first),
+        faults.forty_rules_for_forty,
+        "more than 60 rules",
+        id="additions first",
+    ),
+    pytest.param(
+        _patched(deployment_deletion, "TRIED", ConditionType.STALLED),
+        faults.machines_are_refused_for_five_minutes,
+        "",
+        id="machines' refusals start the deployment's clock",
+    ),
 )
-def test_a_mutant_turns_its_plan_red(mutant, workload, cut, says):
-    at_rest()  # the beginning is sound
-    with mutant(), pytest.raises(Broken, match=says):
-        play(workload, cut)
+"""What a mutant breaks, the plan or fault that finds it, and what that says; empty: it ends otherwise than it
+should."""
+
+
+@pytest.mark.parametrize(("mutant", "found_by", "says"), MUTANTS)
+def test_a_mutant_turns_its_plan_red(mutant, found_by, says):
+    if isinstance(found_by, str):
+        plan = read(found_by)
+        plan.run()  # the beginning is sound
+        found_by = plan.run
+    at_rest()
+    with mutant(), pytest.raises(AssertionError, match=says or None):
+        found_by()
