@@ -221,19 +221,15 @@ USES: dict[str, Use] = {
     "create_machine": lambda kube, kind: kube.create_machine(body(kind)),
     "replace_machine_spec": lambda kube, kind: kube.replace_machine_spec(body(kind), {}, {}),
     "delete_machine": lambda kube, kind: kube.delete_machine(body(kind)),
-    "get_secret": lambda kube, _: kube.get_secret("default", "x"),
     "create_secret": lambda kube, kind: kube.create_secret(
         "default", "x", {}, owner=OwnerReference(kind, "x", "u"), type_="Opaque", immutable=True
     ),
-    "patch_secret": lambda kube, _: kube.patch_secret("default", "x", {}),
     "read_secret": lambda kube, _: kube.read_secret("default", "x"),
     "update_secret": lambda kube, _: kube.update_secret("default", SECRET, {}),
     "remove_secret": lambda kube, _: kube.remove_secret("default", SECRET),
     "hold_secret": lambda kube, _: kube.hold_secret("default", SECRET),
     "release_secret": lambda kube, _: kube.release_secret("default", replace(SECRET, finalizers=(IN_USE_FINALIZER,))),
-    "is_secret_owned": lambda kube, _: kube.is_secret_owned("default", "x", "u"),
     "disown_secret": lambda kube, _: kube.disown_secret("default", "x", "u"),
-    "delete_secret": lambda kube, _: kube.delete_secret("default", "x"),
     "get_config_map": lambda kube, _: kube.get_config_map("default", "x"),
     "post_event": lambda kube, kind: kube.post_event(
         Event(Key(kind, "default", "x"), "u", "Normal", "Ready", "the declared system runs")

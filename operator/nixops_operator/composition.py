@@ -204,9 +204,9 @@ async def _signing_key(core: Core) -> str:
     """The key that hosts trust, made at the very first start."""
     namespace, name = core.chosen.lease.namespace, names.SIGNING_KEY_SECRET
     while True:
-        found = await patiently(lambda: core.kube.get_secret(namespace, name))
+        found = await patiently(lambda: core.kube.read_secret(namespace, name))
         if found is not None:
-            return str(found["key"].decode())
+            return str(found.data["key"].decode())
         key = await generate_signing_key("nixops-operator-1")
         data = {"key": key.encode()}
         await patiently(

@@ -29,8 +29,6 @@ PAUSED_ANNOTATION = "nixops.dev/paused"
 RECONCILE_ANNOTATION = "nixops.dev/reconcile-requested-at"
 FLUX_RECONCILE_ANNOTATION = "reconcile.fluxcd.io/requestedAt"
 
-OPERATOR_NAMESPACE = "nixops-system"
-LEASE = "nixops-operator"
 SIGNING_KEY_SECRET = "nixops-signing-key"  # noqa: S105 - a name
 SSH_SECRET_TYPE = "kubernetes.io/ssh-auth"  # noqa: S105 - a name
 SSH_PRIVATE_KEY = "ssh-privatekey"

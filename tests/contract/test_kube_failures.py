@@ -20,7 +20,7 @@ from nixops_operator.adapters.kube.events import EventPoster
 from nixops_operator.adapters.kube.rate import RateLimit
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OutcomeUnknown, Retry
-from nixops_operator.facts.kube import Kind
+from nixops_operator.facts.kube import Kind, Secret
 
 Answer = Callable[[str], bytes | None]
 """Request line → reply; None cuts the connection."""
@@ -162,7 +162,7 @@ async def test_what_is_refused_of_a_secret_is_not_told(tmp_path: Path) -> None:
     async with server(lambda _: reply(422, refusal), tmp_path) as (kube, received):
         for call in (
             kube.create_secret("shop", "keys", {"a": b"hush"}, owner=None, type_="Opaque", immutable=True),
-            kube.patch_secret("shop", "keys", {"a": b"hush"}),
+            kube.update_secret("shop", Secret("keys", "u", "1", {}), {"a": b"hush"}),
         ):
             with pytest.raises(Blocked) as refused:
                 await call

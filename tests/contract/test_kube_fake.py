@@ -33,14 +33,14 @@ async def test_an_error_that_a_test_sets_is_raised_once_and_changes_nothing() ->
 
 async def test_a_standing_error_is_raised_until_it_is_removed() -> None:
     kube = FakeKube()
-    kube.effects.standing_error["get_secret"] = Blocked(Reason.ACCESS_DENIED, "no")
+    kube.effects.standing_error["read_secret"] = Blocked(Reason.ACCESS_DENIED, "no")
     for _ in range(2):
         with pytest.raises(Blocked):
-            await kube.get_secret("shop", "keys")
+            await kube.read_secret("shop", "keys")
 
-    del kube.effects.standing_error["get_secret"]
+    del kube.effects.standing_error["read_secret"]
 
-    assert await kube.get_secret("shop", "keys") is None
+    assert await kube.read_secret("shop", "keys") is None
 
 
 async def test_a_dropped_reply_comes_after_the_change() -> None:

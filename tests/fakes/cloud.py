@@ -65,12 +65,12 @@ Lag = timedelta | Callable[[str], timedelta]
 class Launch:
     """What EC2 remembers of a client token."""
 
-    request: LaunchRequest | Mapping[str, Any]
+    request: LaunchRequest
     instance_id: str
 
     @property
     def user_data(self) -> str:
-        return _launch_request(self.request).user_data
+        return self.request.user_data
 
 
 Thing = TypeVar("Thing", Instance, SecurityGroup, KeyPair)
@@ -360,19 +360,18 @@ class FakeCloud:
         del self.security_groups[group_id]
 
     @effect("ec2.run_instances")
-    async def run_instances(self, request: LaunchRequest | Mapping[str, Any], token: str) -> str:
+    async def run_instances(self, request: LaunchRequest, token: str) -> str:
         if not token:
             raise ValueError("run_instances needs the launch's own token")
-        asked = _launch_request(request)
-        if asked.subnet_id not in self.subnets:
+        if request.subnet_id not in self.subnets:
             raise InvalidSpec(
-                "spec.target.ec2.subnetId", f"RunInstances: InvalidSubnetID.NotFound: {asked.subnet_id}"
+                "spec.target.ec2.subnetId", f"RunInstances: InvalidSubnetID.NotFound: {request.subnet_id}"
             ).as_refusal()
-        subnet = self.subnets[asked.subnet_id]
+        subnet = self.subnets[request.subnet_id]
         # A token counts in the zone of the request's subnet.
         if (launch := self.launches.get((subnet.zone, token))) is not None:
             return self._repeated(launch, request)
-        instance = self._new_instance(asked, token, subnet)
+        instance = self._new_instance(request, token, subnet)
         self.instances[instance.id] = instance
         self._made(instance.id)
         self.launches[subnet.zone, token] = Launch(copy.deepcopy(request), instance.id)
@@ -524,7 +523,7 @@ class FakeCloud:
             )
         )
 
-    def _repeated(self, launch: Launch, request: LaunchRequest | Mapping[str, Any]) -> str:
+    def _repeated(self, launch: Launch, request: LaunchRequest) -> str:
         if request != launch.request:
             raise Lost(
                 Reason.LAUNCH_AMBIGUOUS, "RunInstances: IdempotentParameterMismatch: other parameters before"
@@ -618,26 +617,6 @@ def _lag(lag: Lag, name: str) -> timedelta:
 def _name(thing: Instance | SecurityGroup | KeyPair) -> str:
     """What it is known by: a key pair's name, another's id."""
     return thing.name if isinstance(thing, KeyPair) else thing.id
-
-
-def _launch_request(request: LaunchRequest | Mapping[str, Any]) -> LaunchRequest:
-    """Also of boto3's words, as far as this fake knows them."""
-    if isinstance(request, LaunchRequest):
-        return request
-    return LaunchRequest(
-        image_id=request["ImageId"],
-        instance_type=request["InstanceType"],
-        subnet_id=request["SubnetId"],
-        user_data=request["UserData"],
-        key_name=request.get("KeyName"),
-        security_group_ids=tuple(request.get("SecurityGroupIds", ())),
-        tags={
-            tag["Key"]: tag["Value"]
-            for specification in request.get("TagSpecifications", ())
-            if specification["ResourceType"] == "instance"
-            for tag in specification["Tags"]
-        },
-    )
 
 
 def _is_ours(existing: Mapping[str, str], wanted: Mapping[str, str]) -> bool:

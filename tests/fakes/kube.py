@@ -209,11 +209,6 @@ class FakeKube:
             raise Conflict(f"{key} is another object of the same name")
         self._delete(key)
 
-    @effect("get_secret")
-    async def get_secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
-        secret = self.secrets.get((namespace, name))
-        return None if secret is None else dict(secret.data)
-
     @effect("kube.put_secret")
     async def create_secret(
         self,
@@ -230,16 +225,6 @@ class FakeKube:
             return False
         self.secrets[namespace, name] = Secret(dict(data), owner, type_, immutable)
         return True
-
-    @effect("kube.put_secret")
-    async def patch_secret(self, namespace: str, name: str, data: Mapping[str, bytes]) -> None:
-        secret = self.secrets.get((namespace, name))
-        if secret is None:
-            raise Conflict(f"Secret/{namespace}/{name} is gone")
-        changed = {**secret.data, **data}
-        if secret.immutable and changed != secret.data:
-            raise Blocked(Reason.INVALID_SPEC, f"Secret/{namespace}/{name} is immutable")
-        secret.data = changed
 
     @effect("read_secret")
     async def read_secret(self, namespace: str, name: str) -> facts.Secret | None:
@@ -278,20 +263,11 @@ class FakeKube:
         left = [one for one in stored.finalizers if one != IN_USE_FINALIZER]
         self.set_secret_finalizers(namespace, secret.name, left)
 
-    @effect("is_secret_owned")
-    async def is_secret_owned(self, namespace: str, name: str, uid: str) -> bool:
-        secret = self.secrets.get((namespace, name))
-        return secret is not None and secret.owner is not None and secret.owner.uid == uid
-
     @effect("kube.put_secret")
     async def disown_secret(self, namespace: str, name: str, uid: str) -> None:
         secret = self.secrets.get((namespace, name))
         if secret is not None and secret.owner is not None and secret.owner.uid == uid:
             secret.owner = None
-
-    @effect("kube.put_secret")
-    async def delete_secret(self, namespace: str, name: str) -> None:
-        self._delete_secret(namespace, name)
 
     @effect("get_config_map")
     async def get_config_map(self, namespace: str, name: str) -> Mapping[str, bytes] | None:

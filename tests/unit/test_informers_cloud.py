@@ -498,7 +498,6 @@ def test_a_question_that_rested_is_not_believed_before_it_is_asked_again():
     [
         pytest.param(lambda view: view.instance_by_id("i-1"), id="id"),
         pytest.param(lambda view: view.instances_by_token("n1-x"), id="token"),
-        pytest.param(lambda view: view.instances_by_uid("u1"), id="uid"),
     ],
 )
 def test_emptiness_is_measured_between_answers(read: Callable[[CloudView], Any]):

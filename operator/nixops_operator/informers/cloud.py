@@ -363,11 +363,6 @@ class CloudView:
         cloud = self._informer.cloud
         return self._moving(("token", token), lambda: cloud.find_instances(client_token=token))
 
-    def instances_by_uid(self, uid: str) -> Look[tuple[Instance, ...]]:
-        """The instances that bear an owner's tag, whatever their other tags."""
-        cloud = self._informer.cloud
-        return self._moving(("uid", uid), lambda: cloud.find_instances(tags={names.UID_TAG: uid}))
-
     def interfaces_in_group(self, group_id: str) -> tuple[str, ...]:
         """As Cloud.interfaces_in_group."""
         cloud = self._informer.cloud

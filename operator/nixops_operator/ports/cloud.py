@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Direction, Rule
@@ -154,10 +154,9 @@ class Cloud(Protocol):
         """Delete a group. Repeating: safe, NotFound succeeds. Raises Retry (`Deleting`) on DependencyViolation."""
 
     @effect("ec2.run_instances")
-    async def run_instances(self, request: LaunchRequest | Mapping[str, Any], token: str) -> str:
+    async def run_instances(self, request: LaunchRequest, token: str) -> str:
         """Start one instance from a frozen request, return its id.
 
-        A mapping holds RunInstances' parameters as boto3 names them, without ClientToken, MinCount, MaxCount.
         The instance's metadata is given out for session tokens alone, one hop far: user data holds its first host key.
         Changes: one instance, its volumes and their tags, in one call.
         Repeating: safe with the same token and parameters: the first instance is returned.

@@ -72,12 +72,9 @@ class Kube(Protocol):
         """Delete a NixMachine, with the uid as precondition; NotFound is success."""
 
     @look
-    async def get_secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
-        """Decoded data of a Secret, or None. Callers never put it in logs, status, Events, argv or environment."""
-
-    @look
     async def read_secret(self, namespace: str, name: str) -> Secret | None:
-        """A quorum read of one Secret, or None."""
+        """A quorum read of one Secret, or None. Callers never put its data in logs, status, Events, argv or
+        environment."""
 
     @effect("kube.put_secret")
     async def create_secret(
@@ -91,10 +88,6 @@ class Kube(Protocol):
         immutable: bool,
     ) -> bool:
         """Create a Secret. True if created; False if one of that name exists (nothing is changed)."""
-
-    @effect("kube.put_secret")
-    async def patch_secret(self, namespace: str, name: str, data: Mapping[str, bytes]) -> None:
-        """Merge-patch the data of a Secret that we own."""
 
     @effect("kube.put_secret")
     async def update_secret(self, namespace: str, secret: Secret, data: Mapping[str, bytes]) -> Secret:
@@ -117,18 +110,10 @@ class Kube(Protocol):
         """Take that finalizer off. One that has gone is success; raises Conflict when it has changed since it was
         read."""
 
-    @look
-    async def is_secret_owned(self, namespace: str, name: str, uid: str) -> bool:
-        """Whether it exists and names the object of that uid as an owner, so that it goes with it."""
-
     @effect("kube.put_secret")
     async def disown_secret(self, namespace: str, name: str, uid: str) -> None:
         """Take the owner of that uid off, so that the Secret stays when it goes. NotFound is success; raises Conflict
         if it changed meanwhile."""
-
-    @effect("kube.put_secret")
-    async def delete_secret(self, namespace: str, name: str) -> None:
-        """Delete a Secret that we own; NotFound is success."""
 
     @look
     async def get_config_map(self, namespace: str, name: str) -> Mapping[str, bytes] | None:

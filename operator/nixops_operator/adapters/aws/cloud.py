@@ -269,11 +269,11 @@ class Boto3Cloud:
             accepted=GROUP_GONE,
         )
 
-    async def run_instances(self, request: LaunchRequest | Mapping[str, Any], token: str) -> str:
-        parameters = conversion.launch_parameters(request) if isinstance(request, LaunchRequest) else request
-        if not token or {"ClientToken", "MinCount", "MaxCount"} & parameters.keys():
+    async def run_instances(self, request: LaunchRequest, token: str) -> str:
+        if not token:
             # botocore would invent a random token, and a repeated call would make a second machine.
-            raise ValueError("run_instances needs the launch's own token and a request without token and counts")
+            raise ValueError("run_instances needs the launch's own token")
+        parameters = conversion.launch_parameters(request)
         instance_id = await self._calls.write(
             "RunInstances",
             lambda: self._clients.writer().run_instances(**parameters, ClientToken=token, MinCount=1, MaxCount=1)[

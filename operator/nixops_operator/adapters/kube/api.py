@@ -124,10 +124,6 @@ class KubernetesApi:
             accepted=(404,),
         )
 
-    async def get_secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
-        secret = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
-        return None if secret is None else _decoded(secret.get("data"))
-
     async def create_secret(
         self,
         namespace: str,
@@ -154,16 +150,6 @@ class KubernetesApi:
             says_content=False,
         )
         return answer is not None
-
-    async def patch_secret(self, namespace: str, name: str, data: Mapping[str, bytes]) -> None:
-        await self._connection.request(
-            "PATCH",
-            _secret_path(namespace, name),
-            f"patch secret {namespace}/{name}",
-            body={"data": _encoded(data)},
-            content_type=MERGE_PATCH,
-            says_content=False,
-        )
 
     async def read_secret(self, namespace: str, name: str) -> Secret | None:
         body = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
@@ -203,10 +189,6 @@ class KubernetesApi:
             says_content=False,
         )
 
-    async def is_secret_owned(self, namespace: str, name: str, uid: str) -> bool:
-        secret = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
-        return secret is not None and any(owner["uid"] == uid for owner in _owners(secret))
-
     async def disown_secret(self, namespace: str, name: str, uid: str) -> None:
         secret = await self._read(_secret_path(namespace, name), f"get secret {namespace}/{name}")
         if secret is None:
@@ -221,11 +203,6 @@ class KubernetesApi:
             content_type=MERGE_PATCH,
             accepted=(404,),
             says_content=False,
-        )
-
-    async def delete_secret(self, namespace: str, name: str) -> None:
-        await self._connection.request(
-            "DELETE", _secret_path(namespace, name), f"delete secret {namespace}/{name}", accepted=(404,)
         )
 
     async def get_config_map(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
