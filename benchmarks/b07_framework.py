@@ -9,14 +9,18 @@ import asyncio
 import os
 import tempfile
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import lag, table
+from benchmarks import fleet, lag, table
 from benchmarks.cluster import Cluster, connected
 from benchmarks.processes import Measured, busy, settings_file, started
 from component.api_server import ApiServer, compiled, establish_crds, running
+from fakes.kube import FakeKube
+from nixops_operator.facts.kube import Event, Key, Kind
+from unit import fake_time
 
 RESYNC = int(os.environ.get("RESYNC", "60"))
 CALM = 0.05  # of a core: below it for QUIET seconds, a process has done what it had to do
@@ -184,9 +188,68 @@ async def on_a_real_api_server(count: int) -> None:
     table.show(title, GOALS, rows, f"{cores:.1f} of {os.cpu_count()} processors were busy")
 
 
+IN_MEMORY = {
+    "evaluations a configuration": table.AtMost(1),
+    "% of a core at rest per 1,000": None,
+    "writes at rest": table.AtMost(0),
+    "ms CPU a machine until Ready": None,
+    "status writes a machine until Ready": None,
+}
+
+
+async def fleet_in_memory(machines: int, folder: Path) -> dict[str, float]:
+    """Machines in EC2, ten to a deployment, on fakes whose work is counted with ours. Time is the loop's: it jumps."""
+    there = fleet.Fleet(folder, QuietKube())
+    there.add_secrets("default")
+    keys = []
+    for number in range(machines // 10):
+        body = there.kube.apply(fleet.deployment("default", f"d{number}", 10))
+        keys.append(Key(Kind.DEPLOYMENT, "default", body["metadata"]["name"]))
+    cpu = time.process_time()
+    async with there.running():
+        await there.until_ready(keys, limit=3600)
+        effects = Counter(call.effect for call in there.kube.effects.calls)
+        until_ready = time.process_time() - cpu
+        await asyncio.sleep(RESYNC)
+        there.kube.effects.calls.clear()
+        cpu = time.process_time()
+        await asyncio.sleep(RESYNC)
+        rest = (time.process_time() - cpu) / RESYNC
+        writes = sum(call.effect.startswith("kube.") for call in there.kube.effects.calls)
+    return {
+        "evaluations a configuration": len(there.nix.effects.of("nix.evaluate")) / machines,
+        "% of a core at rest per 1,000": rest * 100 / machines * 1000,
+        "writes at rest": writes,
+        "ms CPU a machine until Ready": until_ready / machines * 1000,
+        "status writes a machine until Ready": effects["kube.patch_status"] / machines,
+    }
+
+
+class QuietKube(FakeKube):
+    """Of thousands of Events that nobody reads here, none is kept."""
+
+    def __init__(self) -> None:
+        super().__init__(now=fleet.now)
+
+    async def post_event(self, event: Event) -> None:
+        await self.effects.begin("kube.post_event", {"event": event})
+
+
+def in_memory(machines: int) -> None:
+    """Prints its table."""
+    fake_time.ROUNDS_AT_ONE_TIME = 100 * fake_time.ROUNDS_AT_ONE_TIME * machines  # all of them at one instant
+    with tempfile.TemporaryDirectory(prefix="nixops-bench-") as folder:
+        rows = fake_time.run(fleet_in_memory(machines, Path(folder)))
+    title = f"{machines:,} machines in {machines // 10:,} deployments, on fakes, whose CPU is counted with ours"
+    table.show(title, IN_MEMORY, {"ours": rows}, "")
+
+
 def main() -> None:
-    """`OBJECTS`: how many."""
-    asyncio.run(on_a_real_api_server(int(os.environ.get("OBJECTS", "1000"))))
+    """`OBJECTS`, `FLEET`: how many; 0 leaves a part out."""
+    if objects := int(os.environ.get("OBJECTS", "1000")):
+        asyncio.run(on_a_real_api_server(objects))
+    if machines := int(os.environ.get("FLEET", "500")):
+        in_memory(machines)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks import b16_neighbours, fleet, lag, table
+from benchmarks import b07_framework, b16_neighbours, fleet, lag, table
 
 from nixops_operator.api.parse import parse_machine
 from nixops_operator.errors import Blocked
@@ -14,16 +14,11 @@ from nixops_operator.ssh_keys import parse_private_key
 from unit.fake_time import run
 
 
-def test_a_fleet_in_memory_becomes_ready(tmp_path: Path) -> None:
-    async def life() -> int:
-        there = fleet.Fleet(tmp_path)
-        there.add_secrets("default")
-        there.kube.apply(fleet.deployment("default", "d", 2))
-        async with there.running():
-            await there.until_ready([Key(Kind.DEPLOYMENT, "default", "d")])
-        return len(there.nix.effects.of("nix.evaluate"))
+def test_a_fleet_in_memory_evaluates_each_configuration_once_and_rests(tmp_path: Path) -> None:
+    rows = run(b07_framework.fleet_in_memory(10, tmp_path))
 
-    assert run(life()) == 2
+    assert rows["evaluations a configuration"] == 1
+    assert rows["writes at rest"] == 0
 
 
 @pytest.mark.parametrize("neighbour", b16_neighbours.NEIGHBOURS)
