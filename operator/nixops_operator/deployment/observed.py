@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from nixops_operator import names
 from nixops_operator.api.conditions import Condition, Truth, find_condition
@@ -164,4 +165,9 @@ class Observed:
     orphans: tuple[str, ...] = ()  # names of machines that were ours and go on living without us; on the way out
 
     def child(self, name: str) -> ObservedMachine | None:
-        return next((child for child in self.children if child.name == name), None)
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, ObservedMachine]:
+        """A pass asks for each of up to 256 children several times."""
+        return {child.name: child for child in self.children}
