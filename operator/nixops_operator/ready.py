@@ -7,7 +7,7 @@ wants both absent when all is well; so they exist only while True, and never tog
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -61,9 +61,21 @@ def ready_conditions(
 
 
 def was_reached(status: Mapping[str, Any], generation: int) -> bool:
-    """Whether this very generation was ready once, as the status says; what differs then is drift."""
+    """Whether this very generation was ready once, whatever it is now; what differs then is drift."""
+    if status.get("reachedGeneration") == generation:
+        return True
+    # Earlier releases wrote the condition alone.
     ready = find_condition({"status": status}, ConditionType.READY)
     return ready is not None and ready.status is Truth.TRUE and ready.observed_generation == generation
+
+
+def reached(conditions: Iterable[Condition], generation: int) -> dict[str, Any]:
+    """Status fields that remember that this generation is ready; empty while it is not."""
+    is_ready = any(
+        one.type is ConditionType.READY and one.status is Truth.TRUE and one.observed_generation == generation
+        for one in conditions
+    )
+    return {"reachedGeneration": generation} if is_ready else {}
 
 
 def was_told(status: Mapping[str, Any], generation: int) -> bool:

@@ -568,3 +568,43 @@ def test_a_source_that_never_was_there_is_a_persons_business():
 
     assert conditions["Stalled"] == "True/SourceNotFound"
     assert conditions["ConfigurationActive"] == "Unknown/Evaluating"
+
+
+# --- what was reached once --------------------------------------------------------------------------------------------
+
+SILENT = silent(Retry(Reason.CONNECT_TIMEOUT, "silent"))
+
+
+def test_a_generation_that_was_ready_once_is_remembered():
+    assert status_of(host_machine(SERVED), seen(host=host()))["reachedGeneration"] == 1
+    assert "reachedGeneration" not in status_of(host_machine(SERVED, generation=2), seen(host=host(OLD, OLD)))
+
+
+def test_under_report_what_a_person_changed_stays_while_the_host_is_silent():
+    """Ready is False then, and the difference was taken for an edit of the spec."""
+    status = launch(instance="i-1") | ran() | ready(truth="False", reason="ConnectTimeout") | {"reachedGeneration": 1}
+    desired = ec2_machine(status, driftPolicy="Report")
+
+    found = planned(desired, seen(cloud(instance(), declared=IN_OTHER_GROUPS), SILENT))
+
+    assert found.steps == ()
+
+
+@pytest.mark.parametrize(
+    ("started", "expected"),
+    [
+        pytest.param(timedelta(seconds=119), "Unknown/WaitingForSSH", id="started just now: nothing is wrong yet"),
+        pytest.param(timedelta(minutes=2), "False/ConnectTimeout", id="later: it does not answer"),
+    ],
+)
+def test_an_instance_that_boots_need_not_answer_yet(started, expected):
+    shown = cloud(instance(launch_time=NOON - started))
+
+    assert trio_of(ec2_machine(launch(instance="i-1")), seen(shown, SILENT))["Reachable"] == expected
+
+
+def test_what_keeps_ssh_out_is_told_where_it_is_asked_for():
+    fields = status_of(ec2_machine(EC2), seen(cloud(instance(), admits_ssh=False), SILENT))
+
+    messages = {one["type"]: one["message"] for one in fields["conditions"]}
+    assert "no rule of the instance's security groups admits SSH" in messages["Reachable"]

@@ -199,6 +199,8 @@ class NixMachineStatus(StatusModel):
 
     observed_generation: int = OBSERVED_AT_FIRST
     """Generation of the spec that this status is about; -1 before the first look."""
+    reached_generation: int | None = None
+    """Newest generation of the spec that was ready once; what differs from it since then is drift."""
     conditions: Conditions = ()
     """Ready, and what it rests on."""
     last_handled_reconcile_at: Line | None = None
@@ -303,6 +305,8 @@ class NixDeploymentStatus(StatusModel):
 
     observed_generation: int = OBSERVED_AT_FIRST
     """Generation of the spec that this status is about; -1 before the first look."""
+    reached_generation: int | None = None
+    """Newest generation of the spec that was ready once; what differs from it since then is drift."""
     conditions: Conditions = ()
     """Ready, and what it rests on."""
     last_handled_reconcile_at: Line | None = None

@@ -13,7 +13,7 @@ from nixops_operator.deployment.desired import Desired, Leaving
 from nixops_operator.deployment.observed import Observed, ObservedNetwork
 from nixops_operator.errors import Retry
 from nixops_operator.planning import Plan, listed
-from nixops_operator.ready import ready_conditions
+from nixops_operator.ready import reached, ready_conditions
 from nixops_operator.verdict import Outcome
 
 _STANDING = (Outcome.WORKING, Outcome.RETRYING, Outcome.STALLED)
@@ -31,6 +31,7 @@ def status(given: Desired | Leaving, observed: Observed, plan: Plan, now: dateti
         fields["observedGeneration"] = given.generation
     if isinstance(given, Leaving):
         return fields
+    fields |= reached(wanted, given.generation)
     if not machines.lacking_request(given, observed):
         fields |= given.requests.answered()
     network = account.usable(given, observed)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from nixops_operator import job_names
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.jobs import Failed
 from nixops_operator.machine import steps
+from nixops_operator.machine.observed import running_instance
 from nixops_operator.planning import SOON, Finding, found_error
 from nixops_operator.verdict import Outcome
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from nixops_operator.machine.desired import Desired
     from nixops_operator.machine.observed import Observed
 
+BOOT = timedelta(minutes=2)
+"""From EC2's launch time to sshd: NixOS' images take 20 to 60 s for most instance types."""
+_SILENCE = (Reason.CONNECT_TIMEOUT, Reason.CONNECTION_REFUSED)
 _SYSTEMS = {"x86_64": "x86_64-linux", "aarch64": "aarch64-linux"}
 """uname -m → NixOS' word."""
 
@@ -25,6 +30,9 @@ _SYSTEMS = {"x86_64": "x86_64-linux", "aarch64": "aarch64-linux"}
 def reachable(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
     """An SSH session with the pinned host key."""
     cloud, host, kind = observed.cloud, observed.host, ConditionType.REACHABLE
+    if host.error is not None and _is_booting(desired, observed, now):
+        message = f"waiting for {host.address} to answer SSH: the instance was started just now"
+        return Finding(Outcome.WORKING, Reason.WAITING_FOR_SSH, message, kind, look_again=SOON)
     if host.error is not None:
         found = found_error(host.error, kind)
         if host.error.reason is Reason.CONNECT_TIMEOUT and cloud is not None and cloud.admits_ssh is False:
@@ -44,6 +52,13 @@ def reachable(desired: Desired, observed: Observed, now: datetime) -> Finding | 
         )
         return Finding(Outcome.STALLED, Reason.INVALID_SPEC, message, kind)
     return None
+
+
+def _is_booting(desired: Desired, observed: Observed, now: datetime) -> bool:
+    """Whether nobody can expect sshd to answer yet."""
+    instance = running_instance(observed.cloud, desired.instance_id)
+    is_silent = observed.host.error is not None and observed.host.error.reason in _SILENCE
+    return is_silent and instance is not None and now - instance.launch_time < BOOT
 
 
 def owned(desired: Desired, observed: Observed, now: datetime) -> Finding | None:

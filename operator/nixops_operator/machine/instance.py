@@ -128,7 +128,7 @@ def _stopped(desired: Desired, instance: Instance, now: datetime) -> Finding:
     return Finding(
         Outcome.WORKING,
         Reason.STOPPED,
-        f"{instance.id} is stopped; starting it",
+        f"{instance.id} is stopped" + ("" if desired.is_paused else "; starting it"),
         _INFRASTRUCTURE,
         (steps.RecordRestart(count), steps.StartInstance(instance.id)),
         differs=Area.CLOUD,

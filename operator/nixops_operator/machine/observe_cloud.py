@@ -133,7 +133,7 @@ def _of_live(
         declared=declare(ec2, resolved),
         declared_error=error,
         image_name=image.name if image is not None else None,
-        admits_ssh=_admits_ssh(instance, snapshot),
+        admits_ssh=_admits_ssh(instance, snapshot, view),
     )
 
 
@@ -369,8 +369,15 @@ def _declared_image(ec2: Ec2Target, instance: Instance, image: Image | None, wor
     return instance.image_id if image is None or fnmatch.fnmatchcase(image.name, pattern) else pattern
 
 
-def _admits_ssh(instance: Instance, snapshot: CloudSnapshot) -> bool | None:
-    groups = [snapshot.security_groups.get(group_id) for group_id in instance.security_group_ids]
+def _admits_ssh(instance: Instance, snapshot: CloudSnapshot, view: CloudView) -> bool | None:
+    """Whether a rule of its groups does; None: not all of them are ours, or the VPC's default group."""
+    known = dict(snapshot.security_groups)
+    with contextlib.suppress(OperatorError):
+        are_all_known = known.keys() >= set(instance.security_group_ids)
+        subnet = view.subnet(instance.subnet_id) if not are_all_known else None
+        default = view.default_group(subnet.vpc_id) if subnet is not None else None
+        known |= {default.id: default} if default is not None else {}
+    groups = [known.get(group_id) for group_id in instance.security_group_ids]
     if any(group is None for group in groups):
         return None
     return admits_port((seen.rule for group in groups if group is not None for seen in group.rules), SSH_PORT)

@@ -15,7 +15,7 @@ from nixops_operator.machine import activation, system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedLeaving
 from nixops_operator.planning import Finding, Plan, listed
-from nixops_operator.ready import ready_conditions
+from nixops_operator.ready import reached, ready_conditions
 from nixops_operator.verdict import Outcome
 
 _CREDENTIAL_REASONS = frozenset(
@@ -50,6 +50,7 @@ def status(desired: Desired, observed: Observed, plan: Plan, now: datetime) -> d
     fields: dict[str, Any] = {"conditions": merge_conditions(previous, wanted, now)}
     if verdict.outcome is not Outcome.SUSPENDED or verdict.is_settled:
         fields["observedGeneration"] = desired.generation
+    fields |= reached(wanted, desired.generation)
     if desired.origin is not None:
         fields["origin"] = desired.origin.model_dump(by_alias=True)
     fields |= desired.requests.answered()
@@ -81,7 +82,7 @@ def _conditions(desired: Desired, observed: Observed, plan: Plan) -> list[Condit
     found = [
         _credentials(desired, observed),
         _infrastructure_ready(desired, observed, plan),
-        _reachable(desired, observed),
+        _reachable(desired, observed, plan),
         _built(desired, observed),
         _active(desired, observed, plan),
         _up_to_date(desired, observed, plan),
@@ -139,13 +140,14 @@ def _infrastructure_ready(desired: Desired, observed: Observed, plan: Plan) -> C
     return _is(kind, desired, message=f"{instance.id} runs")
 
 
-def _reachable(desired: Desired, observed: Observed) -> Condition:
-    kind = ConditionType.REACHABLE
-    host = observed.host
+def _reachable(desired: Desired, observed: Observed, plan: Plan) -> Condition:
+    kind, host, found = ConditionType.REACHABLE, observed.host, plan.worst(ConditionType.REACHABLE)
     if host.facts is not None:
         return _is(kind, desired)
-    if host.error is not None and not isinstance(host.error, NotYet) and host.error.reason not in _CREDENTIAL_REASONS:
-        return _is_not(kind, desired, host.error.reason, host.error.message)
+    if found is not None and found.outcome is not Outcome.WORKING and found.reason not in _CREDENTIAL_REASONS:
+        return _is_not(kind, desired, found.reason, found.message)
+    if found is not None and found.outcome is Outcome.WORKING:
+        return _is_unknown(kind, desired, found.reason, found.message)
     return _is_unknown(kind, desired, Reason.WAITING_FOR_SSH, "no connection yet")
 
 
