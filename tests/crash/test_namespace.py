@@ -13,7 +13,8 @@ from unittest import mock
 import pytest
 
 from crash.bench import HOWS, Cut, Worlds
-from crash.workloads import DEPLOYMENT, WORKLOADS, at_rest, play, reference
+from crash.workloads import DEPLOYMENT, SHOP, WORKLOADS, at_rest, play, reference
+from fakes.kube import Secret
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.facts.kube import Body, Kind
@@ -85,3 +86,44 @@ def test_a_dying_namespace_is_not_asked_at_full_speed_to_take_what_it_refuses():
     assert after.trace.count("kube.create_machine") <= 4
     assert after.trace.count("kube.put_secret") < 40
     assert Reason.SECRET_NOT_FOUND not in {posted.event.reason for posted in after.after.worlds.kube.events}
+
+
+def test_a_secret_that_is_deleted_alone_goes_and_may_be_made_anew():
+    """`kubectl delete secret` waits for its finalizers; it must not do so for ever."""
+    gone_after: list[float] = []
+
+    def recreated(worlds: Worlds) -> None:
+        loop, data = asyncio.get_running_loop(), dict(worlds.kube.secrets[AWS].data)
+        begun = loop.time()
+
+        def look() -> None:
+            if AWS in worlds.kube.secrets:
+                loop.call_later(1, look)
+                return
+            gone_after.append(loop.time() - begun)
+            worlds.kube.secrets[AWS] = Secret(data)
+
+        worlds.kube.delete_secret_as_user(*AWS)
+        look()
+
+    with mock.patch.dict(WORKLOADS, {"the secret is made anew": recreated}):
+        after = reference("the secret is made anew").after.worlds
+
+    assert len(gone_after) == 1
+    assert gone_after[0] >= 60, "the objects of a namespace that goes would follow by then"
+    assert after.kube.secrets[AWS].finalizers == (names.IN_USE_FINALIZER,)
+    assert after.is_ready()
+
+
+def test_a_secret_that_is_named_no_more_is_released():
+    def renamed(worlds: Worlds) -> None:
+        worlds.kube.secrets[NAMESPACE, "other"] = Secret(dict(worlds.kube.secrets[AWS].data))
+        worlds.kube.edit(SHOP, lambda body: body["spec"]["aws"]["credentials"].update(secretRef={"name": "other"}))
+
+    with mock.patch.dict(WORKLOADS, {"another secret": renamed}):
+        after = reference("another secret").after.worlds
+
+    assert after.kube.secrets[AWS].finalizers == ()
+    assert after.kube.secrets[NAMESPACE, "other"].finalizers == (names.IN_USE_FINALIZER,)
+    told = [body["status"] for kind in Kind for body in after.kube.bodies(kind)]
+    assert {tuple(one["heldSecrets"]) for one in told if "accountId" in one} == {("other",)}
