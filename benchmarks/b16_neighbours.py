@@ -151,7 +151,7 @@ async def partial_policy(there: fleet.Fleet) -> None:
     """Twenty machines whose identity may look at instances, and at nothing else."""
     there.clouds.accounts["AKIDPARTIAL"] = "888888888888"
     cloud = there.clouds.world("888888888888")
-    for look in ("describe_security_groups", "describe_key_pairs", "find_image", "default_subnets"):
+    for look in ("sweep_security_groups", "sweep_key_pairs", "find_image", "default_subnet"):
         cloud.effects.standing_error[look] = Blocked(Reason.ACCESS_DENIED, f"UnauthorizedOperation: {look}")
     there.add_secrets("bad-partial", "AKIDPARTIAL")
     there.kube.apply(fleet.deployment("bad-partial", "partial", 20))
