@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from botocore.exceptions import ClientError
 
 from cluster.polling import LIMIT, eventually
 from nixops_lab.testing import Lab
@@ -248,6 +249,25 @@ class Place:
             "/var/lib/nixops/activation",
             *("-mindepth", "1", "-maxdepth", "1", "-type", "d", "-printf", "%f\\n"),
         ).split()
+
+    def take_away(self) -> None:
+        """As the account's owner: whatever of this namespace is left in EC2."""
+        if ids := [instance["InstanceId"] for instance in self.live_instances()]:
+            self.ec2.terminate_instances(InstanceIds=ids)
+        for group in self.groups():
+            group_id = group["GroupId"]
+            eventually(lambda group_id=group_id: self._is_deleted(group_id), "the group is deleted")  # type: ignore[misc]
+        for pair in self.key_pairs():
+            self.ec2.delete_key_pair(KeyPairId=pair["KeyPairId"])
+
+    def _is_deleted(self, group_id: str) -> bool:
+        try:
+            self.ec2.delete_security_group(GroupId=group_id)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "DependencyViolation":
+                return False  # an instance still ends
+            raise
+        return True
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

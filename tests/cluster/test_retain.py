@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError
 
 from cluster import specs
 from cluster.place import Place
@@ -20,22 +19,7 @@ DEPLOYMENT, KEY_SECRET = "site", "site-key-ssh"
 def retaining(place: Place) -> Iterator[Place]:
     """At the end the account's owner takes away what is left, as a person would have to."""
     yield place
-    if ids := [instance["InstanceId"] for instance in place.live_instances()]:
-        place.ec2.terminate_instances(InstanceIds=ids)
-    for group in place.groups():
-        eventually(lambda group_id=group["GroupId"]: is_deleted(place, group_id), "the group is deleted")  # type: ignore[misc]
-    for pair in place.key_pairs():
-        place.ec2.delete_key_pair(KeyPairId=pair["KeyPairId"])
-
-
-def is_deleted(place: Place, group_id: str) -> bool:
-    try:
-        place.ec2.delete_security_group(GroupId=group_id)
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "DependencyViolation":
-            return False  # the instance still ends
-        raise
-    return True
+    place.take_away()
 
 
 def secrets(place: Place) -> set[str]:
