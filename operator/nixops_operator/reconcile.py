@@ -87,7 +87,6 @@ class Reconciler:
         self._resync_period = resync_period
         self._now = now
         self._holds: Holds[Key] = Holds()
-        self._last_steps: dict[Key, tuple[Step, ...]] = {}
         self._passes = 0
         self.running: dict[Key, float] = {}  # key → loop time at which its pass began
 
@@ -170,6 +169,8 @@ class Reconciler:
             after = finding
             for step in finding.steps:
                 error = self._holds.held(key, _generation(body), step, _loop_time())
+                if error is None and self._holds.is_resting(key, _generation(body), step, _loop_time()):
+                    break
                 if error is None:
                     try:
                         body = self._put(key, await controller.apply(step, desired, body))
@@ -180,10 +181,10 @@ class Reconciler:
                         body = self._newest(key, body)
                         log.warning("%s: %s: %s", key, name_of(step), error, extra={"reason": str(error.reason)})
                         wait = self._holds.failed(key, _generation(body), step, error, _loop_time())
-                        self._queue.add_after(key, wait)
                     else:
-                        self._holds.succeeded(key, step)
+                        wait = self._holds.succeeded(key, _generation(body), step, _loop_time())
                         has_changed = True
+                    self._queue.add_after(key, wait)
                 if error is not None:
                     after = after_failure(finding, error)
                     break
@@ -197,18 +198,11 @@ class Reconciler:
         return known if known is not None and is_newer else body
 
     def _plan_next(self, key: Key, plan: Plan, has_changed: bool) -> None:
-        verdict, steps = plan.verdict, plan.steps
-        is_repeated = bool(steps) and steps == self._last_steps.get(key)
-        # A pass that waits for its look at what the last one did says nothing of whether it did something.
-        is_blind = not steps and any(finding.is_first_look for finding in plan.findings)
-        if not is_blind:
-            self._last_steps[key] = steps
-        if verdict.outcome is Outcome.RETRYING or (has_changed and is_repeated):
-            # A step that changed nothing that can be seen must not become a hot loop.
+        verdict = plan.verdict
+        if verdict.outcome is Outcome.RETRYING:
             self._queue.backoff(key)
         else:
-            if not is_blind:
-                self._queue.succeeded(key)
+            self._queue.succeeded(key)
             if has_changed:
                 self._queue.add(key)
                 return
@@ -286,7 +280,6 @@ class Reconciler:
 
     async def _forget(self, key: Key) -> None:
         self._holds.forget(key)
-        self._last_steps.pop(key, None)
         self._queue.forget(key)
         await self._controllers[key.kind].forget(key)
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
-from nixops_operator.holds import BLOCKED_HOLD, FIRST_HOLD, Holds
+from nixops_operator.holds import BLOCKED_HOLD, FIRST_HOLD, FORGOTTEN, Holds
 from nixops_operator.step import Identity, Step
 
 FAILED = Retry(Reason.THROTTLED, "slow down")
@@ -51,7 +51,7 @@ def test_success_of_what_prepares_a_step_does_not_end_its_backoff():
     """A machine's group with a typo was launched every six seconds: writing the intent ended the launch's backoff."""
     holds: Holds[str] = Holds()
     first = holds.failed("shop", 1, Authorize("bad"), FAILED, 0)
-    holds.succeeded("shop", Prepare())
+    holds.succeeded("shop", 1, Prepare(), 0)
     second = holds.failed("shop", 1, Authorize("bad"), FAILED, 10)
 
     assert (first, second) == (FIRST_HOLD, 2 * FIRST_HOLD)
@@ -69,7 +69,7 @@ def test_an_edit_ends_the_hold_and_success_the_backoff():
     holds.failed("shop", 1, Authorize("bad"), FAILED, 0)
 
     assert holds.held("shop", 2, Authorize("bad"), 1) is None
-    holds.succeeded("shop", Authorize("bad"))
+    holds.succeeded("shop", 1, Authorize("bad"), 1)
     assert holds.failed("shop", 1, Authorize("bad"), FAILED, 1) == FIRST_HOLD
 
 
@@ -89,3 +89,33 @@ def test_objects_do_not_share_holds():
     assert holds.held("other", 1, Authorize("bad"), 1) is None
     holds.forget("shop")
     assert holds.held("shop", 1, Authorize("bad"), 1) is None
+
+
+def test_a_step_that_succeeded_and_comes_again_rests_longer_and_longer():
+    """What EC2 does not show yet was asked for 125 times in a minute: each answer woke the next pass."""
+    holds: Holds[str] = Holds()
+    now, waits = 0.0, []
+    for _ in range(5):
+        assert not holds.is_resting("shop", 1, Authorize("web", (80,)), now)
+        wait = holds.succeeded("shop", 1, Authorize("web", (80,)), now).total_seconds()
+        assert holds.is_resting("shop", 1, Authorize("web", (80,)), now + wait - 1)
+        waits.append(wait)
+        now += wait
+
+    assert waits == [2, 4, 8, 16, 32]
+
+
+def test_another_step_of_that_identity_does_not_rest_nor_does_one_of_an_edit():
+    holds: Holds[str] = Holds()
+    holds.succeeded("shop", 1, Authorize("web", (80,)), 0)
+
+    assert not holds.is_resting("shop", 1, Authorize("web", (81,)), 1)
+    assert not holds.is_resting("shop", 2, Authorize("web", (80,)), 1)
+
+
+def test_what_comes_again_on_another_occasion_does_not_wait_for_the_first():
+    holds: Holds[str] = Holds()
+    for now in (0, 2, 6):
+        holds.succeeded("shop", 1, Authorize("web"), now)
+
+    assert holds.succeeded("shop", 1, Authorize("web"), 14 + FORGOTTEN).total_seconds() == 2

@@ -86,8 +86,8 @@ def test_what_only_prepares_a_launch_waits_with_it():
     holds: Holds[str] = Holds()
     desired = ec2_machine(launch(1, refused=1, declaredHash=SMALL.digest))
     holds.failed("web", 1, steps.Launch(desired.launch), FULL, 0)
-    holds.succeeded("web", steps.RecordCall(1))
-    holds.succeeded("web", steps.RecordLaunch(2, ACCOUNT, LARGE))
+    holds.succeeded("web", 1, steps.RecordCall(1), 0)
+    holds.succeeded("web", 1, steps.RecordLaunch(2, ACCOUNT, LARGE), 0)
 
     for step in (steps.RecordCall(1), steps.RecordLaunch(2, ACCOUNT, LARGE), steps.Launch(desired.launch)):
         assert holds.held("web", 1, step, 1) == FULL
