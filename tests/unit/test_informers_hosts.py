@@ -4,6 +4,7 @@ reads waits for the machine."""
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 from datetime import timedelta
 
@@ -392,3 +393,19 @@ def test_a_name_server_that_hangs_has_a_deadline_and_takes_no_connection_away():
         return found
 
     assert run(go()) == ("192.0.2.10",)
+
+
+def test_a_life_that_is_cut_leaves_nothing_unawaited():
+    """What ends in the background may be cancelled before it has begun; Python warns of a coroutine that nobody awaits,
+    and here every warning is an error."""
+
+    async def go() -> None:
+        bench = Bench()
+        bench.watch()
+        await asyncio.sleep(1)
+        bench.informers.drop(WEB)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    run(go())
+    gc.collect()

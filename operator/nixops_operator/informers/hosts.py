@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from ipaddress import ip_address
-from typing import Any
 
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OperatorError, Retry
@@ -53,15 +53,16 @@ class _Farewells:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def add(self, ending: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.get_running_loop().create_task(self._bounded(ending), name="close a connection")
+    def add(self, end: Callable[[], Awaitable[object]]) -> None:
+        """`end` is called by the task itself: a task that is cancelled before it begins leaves nothing unawaited."""
+        task = asyncio.get_running_loop().create_task(self._bounded(end), name="close a connection")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _bounded(self, ending: Coroutine[Any, Any, object]) -> None:
+    async def _bounded(self, end: Callable[[], Awaitable[object]]) -> None:
         try:
             async with asyncio.timeout(CLOSE_DEADLINE.total_seconds()):
-                await ending
+                await end()
         except TimeoutError:
             log.info("a host did not take leave in time")
         except Exception:
@@ -129,16 +130,16 @@ class HostInformer:
     def end(self) -> None:
         """Looks no more; the connection is closed in the background."""
         self._task.cancel()
-        self._farewells.add(_ended(self._task))
+        self._farewells.add(partial(asyncio.wait, (self._task,)))
         if self._log_task is not None:
             self._log_task.cancel()
-            self._farewells.add(_ended(self._log_task))
+            self._farewells.add(partial(asyncio.wait, (self._log_task,)))
         self._leave()
 
     def _leave(self) -> None:
         host, self._host = self._host, None
         if host is not None:
-            self._farewells.add(host.close())
+            self._farewells.add(host.close)
 
     async def _look_for_ever(self) -> None:
         retry = FIRST_RETRY
@@ -211,10 +212,6 @@ class HostInformer:
         before, self.answer = self.answer, answer
         if _without_free_space(answer) != _without_free_space(before):
             self._wake()
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def _without_free_space(answer: HostAnswer) -> HostAnswer:
@@ -308,7 +305,7 @@ class HostInformers:
         for key in list(self._looks):
             self.drop(key)
         for name in self._names.values():
-            self._farewells.add(name.close())
+            self._farewells.add(name.close)
         self._names.clear()
         await self._farewells.all_done()
 
