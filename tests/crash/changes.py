@@ -221,8 +221,8 @@ def _things(worlds: Worlds) -> Iterator[Instance | SecurityGroup | KeyPair]:
 CHANGES: dict[str, Change] = {
     "delete": Change(_delete, _nothing_is_left),
     "delete_foreground": Change(partial(_delete, propagation=Propagation.FOREGROUND), _nothing_is_left),
-    # The identity in memory serves a deletion whose Secret has gone; a process that dies has none.
-    "delete_namespace": Change(_delete_namespace, _nothing_is_left, (None, "reply lost")),
+    # Who dies before the Secret is held, and finds it gone, cannot look into the account: a person is asked.
+    "delete_namespace": Change(_delete_namespace, _nothing_is_left, (None, "reply lost", "not recorded")),
     "delete_and_apply": Change(_delete_and_apply, _a_second_life),
     "orphan": Change(_orphan, _shared_things_stay),
     "retain": Change(_retain, _all_stays),

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from crash.bench import LONGEST_LAG, NO_LAG, OURS, SHORT_LAG, Lags, Worlds
@@ -65,10 +66,11 @@ async def _refuse_for_six_minutes(worlds: Worlds) -> None:
 
 
 def capacity_returns_and_all_is_deleted() -> None:
-    """Refused for six minutes, then launched, and deleted in the very next moment."""
+    """Refused for six minutes, then launched, and deleted in the very next moment: long before EC2 shows it."""
 
     async def script(worlds: Worlds) -> None:
         await _refuse_for_six_minutes(worlds)
+        worlds.cloud.lag_of_ids = timedelta(seconds=150)
         del worlds.cloud.effects.standing_error[RUN]
         await _until(lambda: worlds.cloud.instances)
         delete(worlds)
