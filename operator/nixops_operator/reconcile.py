@@ -109,7 +109,7 @@ class Reconciler:
                 self._queue.backoff(key)
             except OperatorError as error:
                 log.warning("%s: %s", key, error, extra={"reason": error.reason})
-                self._queue.backoff(key)
+                self._queue.backoff(key, error.after if isinstance(error, Retry) else None)
             except TimeoutError:
                 log.exception("%s: the pass was ended after %.0f s", key, PASS_DEADLINE.total_seconds())
                 await self._report(key, Retry(Reason.PROGRESSING_WITH_RETRY, _OVERDUE))

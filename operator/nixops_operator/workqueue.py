@@ -143,13 +143,19 @@ class WorkQueue(Generic[K]):
         self._cancel_timer(key)
         self._timers[key] = asyncio.get_running_loop().call_at(due, self._fire, key)
 
-    def backoff(self, key: K) -> timedelta:
-        """Plan the next run of a key that failed: 1 s, 2 s, 4 s … 5 min, ± 20 %; returns the delay."""
+    def backoff(self, key: K, at_least: timedelta | None = None) -> timedelta:
+        """Plan the next run of a key that failed: 1 s, 2 s, 4 s … 5 min, ± 20 %; returns the delay.
+
+        `at_least`: what the other side has asked for, as with `Retry-After`. All who were told the same come back
+        spread over a fifth of it.
+        """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         longest = self._longest.total_seconds()
         seconds = min(FIRST_BACKOFF.total_seconds() * 2 ** min(failures, 20), longest)
         delay = timedelta(seconds=seconds * self._chance.uniform(1 - JITTER, 1 + JITTER))
+        if at_least is not None:
+            delay = max(delay, min(at_least, self._longest) * self._chance.uniform(1, 1 + JITTER))
         self.add_after(key, delay)
         if self._meter is not None:
             self._meter.backed_off(key)

@@ -363,6 +363,19 @@ def test_the_api_servers_errors_back_off():
     assert len(living(test).machine.passes) <= 12
 
 
+def test_an_api_server_that_asks_for_time_is_given_it():
+    async def test(bench: Bench) -> None:
+        busy = Retry(Reason.PROGRESSING_WITH_RETRY, "HTTP 429", after=timedelta(seconds=30))
+        bench.kube.effects.standing_error["kube.patch_status"] = busy
+        bench.apply()
+        await asyncio.sleep(29)
+        assert bench.writes().count("kube.patch_status") == 1
+        await asyncio.sleep(8)
+        assert bench.writes().count("kube.patch_status") == 2
+
+    living(test)
+
+
 def test_a_bug_in_one_object_does_not_end_the_worker():
     async def test(bench: Bench) -> None:
         bench.machine.plan_now = plan_of(WORKING, "no step")
