@@ -79,9 +79,9 @@ def reached(conditions: Iterable[Condition], generation: int) -> dict[str, Any]:
 
 
 def was_told(status: Mapping[str, Any], generation: int) -> bool:
-    """Whether the status speaks of this very generation."""
-    ready = find_condition({"status": status}, ConditionType.READY)
-    return ready is not None and ready.observed_generation == generation
+    """Whether the status speaks of this very generation. Suspension leaves Ready as it was; then Paused tells."""
+    told = (find_condition({"status": status}, kind) for kind in (ConditionType.READY, ConditionType.PAUSED))
+    return any(one is not None and one.observed_generation == generation for one in told)
 
 
 def is_deadline_passed(status: Mapping[str, Any], generation: int, deadline: timedelta, now: datetime) -> bool:

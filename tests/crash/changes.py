@@ -160,18 +160,15 @@ def _create(body: dict[str, Any], worlds: Worlds) -> None:
     worlds.kube.apply(body)
 
 
-def _suspend(worlds: Worlds) -> bool:
-    """And resumed when nothing moves any more. Returns whether an activation was under way."""
+def _suspend(worlds: Worlds) -> None:
+    """And resumed when nothing moves any more."""
     _edit(worlds, lambda spec: spec.update(suspend=True))
     worlds.at_rest.append(lambda worlds: _edit(worlds, lambda spec: spec.pop("suspend")))
-    return any(machine.activations for machine in worlds.hosts.machines.values())
 
 
-def _resumed(worlds: Worlds, was_activating: bool) -> None:
-    """A host that nobody confirmed meanwhile has gone back, and a person is asked."""
-    told = [one["reason"] for body in worlds.bodies() for one in body["status"]["conditions"] if one["type"] == "Ready"]
-    if not was_activating or "ActivationFailed" not in told:
-        _as_in("create", worlds)
+def _resumed(worlds: Worlds, _: object) -> None:
+    """A host that nobody confirmed meanwhile has gone back, and is brought there again."""
+    _as_in("create", worlds)
 
 
 def _as_in(workload: str, worlds: Worlds) -> None:

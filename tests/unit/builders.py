@@ -136,8 +136,10 @@ def launch(
     }
 
 
-def activation(toplevel: str = NEW, attempt: int = 1, result: str | None = None) -> dict[str, Any]:
-    """`status.activation`, as an intent leaves it."""
+def activation(
+    toplevel: str = NEW, attempt: int = 1, result: str | None = None, *, awaited: bool = True, repeated: bool = False
+) -> dict[str, Any]:
+    """`status.activation`, as an intent leaves it, and a process that is there for its end."""
     name = activation_id(toplevel, attempt)
     return {
         "activation": {
@@ -147,6 +149,8 @@ def activation(toplevel: str = NEW, attempt: int = 1, result: str | None = None)
             "attempt": attempt,
             "startedAt": stamp(NOON),
             "result": result,
+            "awaited": awaited,
+            "repeated": repeated,
         }
     }
 

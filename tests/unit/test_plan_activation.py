@@ -231,6 +231,27 @@ def test_a_failed_activation_is_tried_again(desired, last):
     assert step == steps.RecordActivation(request(2))
 
 
+@pytest.mark.parametrize("exit_status", [0, 4])
+def test_a_system_that_nobody_was_there_to_confirm_is_tried_once_more(exit_status):
+    """The operator did not run, or was suspended: that says nothing about the system. Once, because a system that cuts
+    the operator off from everything looks the same."""
+    back = seen(host=host(OLD, OLD, activation=on_host(A.ROLLED_BACK, exit_status=exit_status, result="success")))
+
+    first = planned(host_machine(activation(result="RolledBack", awaited=False)), back)
+    second = planned(host_machine(activation(result="RolledBack", awaited=False, repeated=True)), back)
+
+    assert first.steps == (steps.RecordActivation(request(2), is_repeat=True),)
+    assert second.steps == ()
+    assert (second.verdict.outcome, second.verdict.reason) == (Outcome.STALLED, Reason.ACTIVATION_FAILED)
+    assert second.verdict.message.startswith("twice the operator was not there to confirm")
+
+
+def test_a_switch_that_failed_is_not_tried_again_because_nobody_watched():
+    failed = seen(host=host(OLD, OLD, activation=on_host(A.ROLLED_BACK, exit_status=2, result="exit-code")))
+
+    assert planned(host_machine(activation(awaited=False)), failed).steps == ()
+
+
 def test_somebody_elses_switch_is_waited_for():
     """Each attempt meets the lock at once: without a pause they would follow each other by the second."""
     met = seen(host=host(OLD, OLD, activation=on_host(A.FAILED, exit_status=11, result="exit-code")))

@@ -27,6 +27,7 @@ from unit.builders import (
     NEW,
     NOON,
     OLD,
+    UID,
     activation,
     activation_id,
     cloud,
@@ -608,3 +609,24 @@ def test_what_keeps_ssh_out_is_told_where_it_is_asked_for():
 
     messages = {one["type"]: one["message"] for one in fields["conditions"]}
     assert "no rule of the instance's security groups admits SSH" in messages["Reachable"]
+
+
+@pytest.mark.parametrize(
+    ("found", "awaited"),
+    [
+        pytest.param(seen(host=host(NEW, OLD, activation=on_host(A.SWITCHED))), False, id="switched: not asked yet"),
+        pytest.param(
+            seen(
+                host=host(NEW, OLD, activation=on_host(A.SWITCHED)),
+                jobs={f"host:{UID}:{activation_id(NEW, 1)}:confirm": Running()},
+            ),
+            True,
+            id="asked",
+        ),
+        pytest.param(seen(host=silent(Retry(Reason.CONNECT_TIMEOUT, "no answer"))), True, id="cut off"),
+    ],
+)
+def test_an_operator_that_is_there_for_the_end_of_an_activation_says_so(found, awaited):
+    written = status_of(host_machine(activation(awaited=False)), found)
+
+    assert written.get("activation", {}).get("awaited", False) is awaited

@@ -181,6 +181,10 @@ class ActivationStatus(StatusModel):
     """When this was written."""
     result: Word | None = None
     """How it ended; absent while it runs."""
+    awaited: bool = False
+    """Whether the operator was there for its end: it could not reach the machine, or asked it for the confirmation."""
+    repeated: bool = False
+    """Whether it repeats one of the same system that went back because nobody was there to confirm it."""
 
 
 class OriginStatus(StatusModel):

@@ -40,6 +40,8 @@ LOCK_HELD_WAIT = timedelta(seconds=15)
 MOST_REVERTS = 3
 REVERTS_WITHIN = timedelta(hours=1)
 
+_ALONE = "twice the operator was not there to confirm the new system within activation.confirmTimeout"
+
 _ENDED = (ActivationState.COMMITTED, ActivationState.ROLLED_BACK, ActivationState.FAILED)
 
 
@@ -179,13 +181,36 @@ def _bad_revision(desired: Desired, observed: Observed, facts: HostFacts, toplev
     if desired.activation is None or desired.activation.id != last.id:
         # Not our attempt, as far as the status remembers: an older life of this object may have made it.
         return None
+    was_alone = _went_back_alone(desired, observed, facts)
+    if was_alone and not desired.activation.repeated:
+        return None
     words = observed.host.telling_line
-    how = _how_it_ended(last) + (f" ({words})" if words else "")
+    how = (_ALONE if was_alone else _how_it_ended(last)) + (f" ({words})" if words else "")
     back = "the previous system runs again" if last.state is ActivationState.ROLLED_BACK else "nothing was changed"
     message = (
         f"{how}; {back}. Change the configuration, or ask again with the annotation nixops.dev/reconcile-requested-at"
     )
     return Finding(Outcome.STALLED, Reason.ACTIVATION_FAILED, message, ConditionType.CONFIGURATION_ACTIVE)
+
+
+def is_awaited(desired: Desired, observed: Observed) -> bool:
+    """Whether an operator was there for the end of the activation that the status tells of: it could not reach the
+    machine, or asked it for the confirmation."""
+    intent = desired.activation
+    if intent is None:
+        return False
+    is_asked = _job(desired, intent.id, "confirm") in observed.jobs
+    return intent.awaited or is_asked or observed.host.error is not None
+
+
+def _went_back_alone(desired: Desired, observed: Observed, facts: HostFacts) -> bool:
+    """The newest activation is ours and says nothing about its system: no operator was there to confirm it, because
+    it did not run, or was suspended. It is repeated once, not for ever: the machine may carry the operator itself."""
+    last, intent = facts.activation, desired.activation
+    if last is None or intent is None or last.id != intent.id:
+        return False
+    is_confirmable = last.state is ActivationState.ROLLED_BACK and last.exit_status in (0, UNITS_FAILED_EXIT)
+    return is_confirmable and not is_awaited(desired, observed)
 
 
 def _lock_held(desired: Desired, observed: Observed, facts: HostFacts, now: datetime) -> Finding | None:
@@ -241,9 +266,9 @@ def _next_of_bringing(desired: Desired, observed: Observed, facts: HostFacts, to
         working = _working(Reason.ACTIVATING, f"{says}activating on {where}", FOLLOW_EVERY)
         return _on_host(observed, steps.Activate(_job(desired, intent.id, "activate"), copy_job, request), working)
     request = _request(desired, toplevel, facts.current_system, 1 + max(attempt, facts.highest_attempt))
-    return replace(
-        _working(Reason.ACTIVATING, f"{says}activating on {where}"), steps=(steps.RecordActivation(request),)
-    )
+    is_repeat = intent is not None and intent.toplevel == toplevel and _went_back_alone(desired, observed, facts)
+    record = steps.RecordActivation(request, is_repeat=is_repeat)
+    return replace(_working(Reason.ACTIVATING, f"{says}activating on {where}"), steps=(record,))
 
 
 def _request(desired: Desired, toplevel: str, previous: str, attempt: int) -> ActivationRequest:

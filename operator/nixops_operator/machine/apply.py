@@ -88,6 +88,7 @@ def _intent(step: steps.RecordActivation, now: datetime) -> ActivationStatus:
         toplevel=request.toplevel,
         attempt=request.attempt,
         started_at=now,
+        repeated=step.is_repeat,
     )
 
 

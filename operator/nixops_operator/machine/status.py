@@ -254,7 +254,7 @@ def _system(desired: Desired, observed: Observed, now: datetime) -> dict[str, An
         systems["stateVersion"] = desired.system.state_version or facts.state_version or facts.version_id
         if _serves(observed) and facts.profile_system == toplevel:
             systems.setdefault("activatedAt", now.strftime("%Y-%m-%dT%H:%M:%SZ"))
-        fields |= _activation_result(desired, facts)
+    fields |= _activation(desired, observed)
     if systems:
         fields["system"] = {key: value for key, value in systems.items() if value is not None}
     return fields
@@ -271,8 +271,15 @@ def _links(facts: HostFacts) -> dict[str, Any]:
     }
 
 
-def _activation_result(desired: Desired, facts: HostFacts) -> dict[str, Any]:
-    intent, last = desired.activation, facts.activation
-    if intent is None or last is None or last.id != intent.id or last.state not in _RESULTS:
+def _activation(desired: Desired, observed: Observed) -> dict[str, Any]:
+    """How the activation ended, or that this process is there for its end."""
+    intent, facts = desired.activation, observed.host.facts
+    if intent is None:
         return {}
-    return {"activation": {**desired.status["activation"], "result": _RESULTS[last.state]}}
+    last = facts.activation if facts is not None else None
+    news: dict[str, Any] = {}
+    if last is not None and last.id == intent.id and last.state in _RESULTS:
+        news["result"] = _RESULTS[last.state]
+    if intent.result is None and activation.is_awaited(desired, observed):
+        news["awaited"] = True
+    return {"activation": desired.status["activation"] | news} if news else {}

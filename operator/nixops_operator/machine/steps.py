@@ -201,6 +201,7 @@ class RecordActivation(Step):
 
     request: ActivationRequest
     reverts: RevertsStatus | None = None  # set where it puts back what somebody else has switched
+    is_repeat: bool = False  # of one that went back because nobody was there to confirm it
 
 
 @dataclass(frozen=True)
