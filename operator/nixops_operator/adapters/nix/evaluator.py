@@ -36,6 +36,9 @@ _T = TypeVar("_T")
 _OUT_OF_MEMORY = "out of memory"
 _STACK_OVERFLOW = "stack overflow (possible infinite recursion)"
 _NO_SPACE = "No space left on device"
+_NEARLY_ALL = 0.8
+"""The share of the CPU limit from which a SIGKILL is put down to it. The kernel counts RLIMIT_CPU in ticks
+(kernel/time/posix-cpu-timers.c), the shell's `times` says what the scheduler measured; on a busy node they differ."""
 _PATH_LIMIT = 256  # bytes of a store path
 _PATHS_LIMIT = 200_000  # derivations and files of one system: a real one has some thousands
 
@@ -188,7 +191,7 @@ class Evaluator:
         if text.startswith("bwrap:"):
             raise Retry(Reason.EVALUATING, f"the evaluator's sandbox could not be made: {text}")
         match signal_of(status):
-            case signal.SIGKILL if cpu >= 0.95 * self._limits.cpu.total_seconds():  # the kernel rounds
+            case signal.SIGKILL if cpu >= _NEARLY_ALL * self._limits.cpu.total_seconds():
                 seconds = f"{self._limits.cpu.total_seconds():g} s of CPU (setting nix.evaluation.timeout)"
                 raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation took more than {seconds}")
             case signal.SIGXFSZ:
