@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Blocked, InvalidSpec, Retry
+from nixops_operator.errors import Blocked, InvalidSpec, NotYet, Retry
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.host import ActivationState
 from nixops_operator.jobs import Failed, Running
@@ -379,6 +379,16 @@ def test_a_suspended_object_counts_as_observed_only_where_nothing_is_left_to_do(
 
     assert "observedGeneration" not in status(desired, behind, planned(desired, behind), NOON)
     assert status(desired, level, planned(desired, level), NOON)["observedGeneration"] == 2
+
+
+def test_a_suspended_object_writes_no_status_for_a_look_at_ec2():
+    """Ready speaks of the generation before; Paused says what is to be said of this one."""
+    told = {"conditions": [condition("Ready"), condition("Paused", generation=2)]}
+    desired = ec2_machine(launch(instance="i-1") | told, generation=2, suspend=True)
+
+    looking = planned(desired, seen(cloud(error=NotYet("EC2 is being looked at"))))
+
+    assert looking.verdict.outcome is Outcome.LOOKING  # which is never written
 
 
 def test_a_suspended_machine_is_still_evaluated():
