@@ -117,7 +117,8 @@ def _make(folder: Path, nixpkgs: Path) -> None:
         "build-users-group =\nsandbox = false\nsubstituters =\nexperimental-features = nix-command\n"
     )
     shim = folder / "programs/ssh"
-    shim.write_text(f"#!{sys.executable} -SE\n{SHIM.read_text()}")
+    # The cache outlives the checkout and its virtual environment; -S needs nothing of that.
+    shim.write_text(f"#!{Path(sys.executable).resolve()} -SE\n{SHIM.read_text()}")
     shim.chmod(0o755)
     (folder / "systems.nix").write_text(_expression(nixpkgs))
     argv = ["nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode", str(folder / "systems.nix")]
