@@ -167,11 +167,16 @@ class RealWorld:
         await self._patch_secret(name, {"metadata": {"finalizers": finalizers}})
 
     async def put_quota(self, name: str, hard: Mapping[str, str]) -> None:
-        """A ResourceQuota with nothing used yet; no controller counts here."""
-        path = f"/api/v1/namespaces/{self.namespace}/resourcequotas"
-        await self._request("POST", path, {"metadata": {"name": name}, "spec": {"hard": dict(hard)}})
-        status = {"status": {"hard": dict(hard), "used": dict.fromkeys(hard, "0")}}
+        """A ResourceQuota with nothing used yet, once the API server heeds it; no controller counts here."""
+        path, probe = (f"/api/v1/namespaces/{self.namespace}/{kind}" for kind in ("resourcequotas", "configmaps"))
+        hard = {**hard, "count/configmaps": "0"}
+        await self._request("POST", path, {"metadata": {"name": name}, "spec": {"hard": hard}})
+        status = {"status": {"hard": hard, "used": dict.fromkeys(hard, "0")}}
         await self.connection.request("PATCH", f"{path}/{name}/status", "quota", body=status, content_type=MERGE_PATCH)
+        body = {"metadata": {"name": "probe"}}
+        # Admission reads quotas from a watch of its own.
+        while await self.connection.request("POST", f"{probe}?dryRun=All", "probe", body=body, accepted=(403,)):
+            pass
 
     async def _patch_secret(self, name: str, patch: object) -> None:
         path = f"/api/v1/namespaces/{self.namespace}/secrets/{name}"
