@@ -50,42 +50,26 @@ class RecordHeld(Step):
 
 
 @dataclass(frozen=True)
-class HoldSecret(Step):
+class _OfOneSecret(Step):
+    name: str
+
+    is_harmless: ClassVar[bool] = True
+
+    @property
+    def subject(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+class HoldSecret(_OfOneSecret):
     """Put the finalizer on; one that is there already is left."""
 
-    name: str
 
-    is_harmless: ClassVar[bool] = True
-
-    @property
-    def subject(self) -> tuple[str, ...]:
-        return (self.name,)
-
-
-@dataclass(frozen=True)
-class ReleaseSecret(Step):
+class ReleaseSecret(_OfOneSecret):
     """Take the finalizer off, unless another object needs it."""
 
-    name: str
 
-    is_harmless: ClassVar[bool] = True
-
-    @property
-    def subject(self) -> tuple[str, ...]:
-        return (self.name,)
-
-
-@dataclass(frozen=True)
-class GiveUpSecret(Step):
+class GiveUpSecret(_OfOneSecret):
     """Take the finalizer off a Secret that somebody is waiting to see gone."""
-
-    name: str
-
-    is_harmless: ClassVar[bool] = True
-
-    @property
-    def subject(self) -> tuple[str, ...]:
-        return (self.name,)
 
 
 OfSecrets = RecordHeld | HoldSecret | ReleaseSecret | GiveUpSecret
