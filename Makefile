@@ -51,6 +51,7 @@ lint: .venv ## style, types, import contracts, generated files
 	@$(PYTHON) -m mypy --no-error-summary
 	@out=$$(.venv/bin/lint-imports --no-logo 2>&1) || { printf "%s\n" "$$out"; exit 1; }
 	@$(PYTHON) -m nixops_operator.api.crd --check
+	@$(PYTHON) -m nixops_operator.api.argocd --check
 	@$(PYTHON) -m nixops_operator.machine.reference --check
 	@echo 'lint: nothing to complain about'
 
@@ -62,6 +63,7 @@ format: .venv ## brings the code into its form
 .PHONY: generate
 generate: .venv ## CRDs and docs/reference, from the models and tables in operator/nixops_operator
 	@$(PYTHON) -m nixops_operator.api.crd
+	@$(PYTHON) -m nixops_operator.api.argocd
 	@$(PYTHON) -m nixops_operator.machine.reference
 
 .PHONY: lab-up
