@@ -7,22 +7,15 @@ one that is connected to: a name may show another one a moment later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked
-
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+from nixops_operator.ip_addresses import Address, Network, inner, lies_in
 
 SSH_PORT = 22
-
-# IPv6 addresses that a router turns into the IPv4 address in their last four bytes: RFC 4291 (2.5.5), RFC 6052,
-# RFC 8215. 6to4 (RFC 3056) and Teredo (RFC 4380) have it elsewhere, and Python knows where.
-_ENDING_IN_IPV4 = tuple(IPv6Network(each) for each in ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"))
-_ISATAP = (0x00005EFE, 0x02005EFE)  # third quarter of an address whose last is IPv4 (RFC 5214, 6.1)
 
 # "This network" reaches the host itself on Linux; the last block is EC2's metadata and DNS over IPv6 (EC2 User Guide,
 # "Access instance metadata"). Its IPv4 address, 169.254.169.254, is link-local.
@@ -49,7 +42,7 @@ def judge(address: str, port: int, policy: HostPolicy) -> str | None:
         )
     if (refusal := judge_instance(address, policy)) is not None:
         return refusal
-    if not _lies_in(_reached(ip_address(address)), policy.allowed):
+    if not lies_in(_reached(ip_address(address)), policy.allowed):
         return (
             f"{address} lies in no network that the administrator allows; "
             "have it added to the operator's setting hosts.allowedCidrs"
@@ -61,10 +54,10 @@ def judge_instance(address: str, policy: HostPolicy) -> str | None:
     """Why an instance of EC2 at `address` is refused; None if it is not. It need not lie in `allowed`: EC2 has said
     that it is the account's own. But a VPC may have the same private networks as the cluster."""
     outer = ip_address(address)
-    for each in {outer, *_inner(outer)}:
+    for each in {outer, *inner(outer)}:
         if (kind := _kind(each)) is not None:
             return f"{address} is {kind}, which is no machine's own; give the address that others reach it by"
-        if _lies_in(each, policy.denied):
+        if lies_in(each, policy.denied):
             return (
                 f"{address} lies in a network that the administrator denies (the operator's setting hosts.deniedCidrs: "
                 "the cluster's own networks); move the machine, or have the setting changed"
@@ -85,21 +78,7 @@ def choose(addresses: Iterable[str], port: int, policy: HostPolicy) -> str:
 
 def _reached(address: Address) -> Address:
     """Who answers in the end: behind an address that holds another one, that one."""
-    return next(iter(_inner(address)), address)
-
-
-def _inner(address: Address) -> Iterator[IPv4Address]:
-    if isinstance(address, IPv4Address):
-        return
-    last = IPv4Address(int(address) & 0xFFFFFFFF)
-    if address.is_loopback or address.is_unspecified:
-        return
-    if any(address in network for network in _ENDING_IN_IPV4) or int(address) >> 32 & 0xFFFFFFFF in _ISATAP:
-        yield last
-    if address.sixtofour is not None:
-        yield address.sixtofour
-    if address.teredo is not None:
-        yield from reversed(address.teredo)  # the client, then the server
+    return next(iter(inner(address)), address)
 
 
 def _kind(address: Address) -> str | None:
@@ -109,10 +88,6 @@ def _kind(address: Address) -> str | None:
         return "a link-local address"
     if address.is_multicast:
         return "a multicast address"
-    if address.is_unspecified or _lies_in(address, _NOBODYS):
+    if address.is_unspecified or lies_in(address, _NOBODYS):
         return "an address with a meaning of its own"
     return None
-
-
-def _lies_in(address: Address, networks: Iterable[Network]) -> bool:
-    return any(network.version == address.version and address in network for network in networks)

@@ -1,0 +1,1 @@
+"""The one point through which the operator fetches over HTTP."""
