@@ -54,7 +54,8 @@ fsync-metadata = false
 
 # stdin: the expression. stdout: the value as one line of JSON; store paths, one a line, references first; an empty
 # line; exports that hold them in that order, a thousand each, because a command line takes no more than some 20,000.
-# Nothing at all if the evaluation failed. An error leaves half a JSON behind: only the exit status counts.
+# Nothing at all if the evaluation failed. An error leaves half a JSON behind: only the exit status counts. Nix ends the
+# JSON's line itself from 2.20 on.
 #
 # The last lines of stderr are CPU_MARK and what the shell's `times` says. The kernel kills who is over the limit of CPU
 # with the same signal as who is in its way when memory ends: the milder SIGXCPU is taken, by Nix' garbage collector.
@@ -68,7 +69,7 @@ trap 'echo @cpu >&2; times >&2' EXIT
 if test -s /run/registration; then nix-store --load-db </run/registration; fi
 nix-instantiate --eval --strict --json --read-write-mode --log-format internal-json - >/tmp/value
 cat /tmp/value
-echo
+test -z "$(tail -c 1 /tmp/value)" || echo
 drv=$(sed -n 's/^{"drvPath":"\([^"]*\)".*/\1/p' /tmp/value)
 if test -n "$drv"; then
   nix-store --query --requisites "$drv" | grep -vxFf /run/sources >/tmp/paths

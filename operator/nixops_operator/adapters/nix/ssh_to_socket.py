@@ -1,8 +1,9 @@
 """Stands where Nix looks for `ssh`: joins Nix' standard streams to the Unix socket named by NIXOPS_DAEMON_SOCKET.
 
 Behind the socket is a `nix-daemon --stdio` at the far end of an SSH connection that is open already. So there is no
-key file, no known_hosts and no handshake here, and the arguments say nothing new. Newer versions of Nix wait for the
-word that OpenSSH's LocalCommand prints when a connection stands (Nix, src/libstore/ssh.cc).
+key file, no known_hosts and no handshake here, and the arguments say nothing new, but for two of newer versions of Nix
+(src/libstore/ssh.cc): they ask (`-O check`) whether a connection stands that they can share, and if none does, wait for
+the word that OpenSSH's LocalCommand prints when a new one does.
 
 Nix tells of whole paths only. A large one over a slow line would look like a copy that hangs: so once a second, if any
 have moved, stderr says how many bytes did, as `@moved 123456` (see progress.py).
@@ -35,6 +36,8 @@ class Moved:
 
 
 def main() -> int:
+    if "-O" in sys.argv:
+        return 255  # as OpenSSH says that no connection is there to be shared
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(os.environ["NIXOPS_DAEMON_SOCKET"])
     if any("LocalCommand=echo started" in argument for argument in sys.argv):
