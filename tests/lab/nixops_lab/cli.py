@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from nixops_lab import cluster, environment, identities, lifecycle, network, operator_process
+from nixops_lab import cluster, environment, identities, lifecycle, network, operator_process, prerequisites
+from nixops_lab import image as images
 from nixops_lab.control import Control, find_machine
 from nixops_lab.control_plane import kubectl
 from nixops_lab.paths import LabPaths
@@ -57,6 +58,12 @@ def parser() -> argparse.ArgumentParser:
     add(calls, "env", env, 'print the environment: eval "$(lab env)"')
     add(calls, "run", run, "run -- CMD: a command with that environment, inside the lab's network")
     add(calls, "down", down, "stop everything and leave nothing running or mounted")
+    add(
+        calls,
+        "image",
+        image,
+        "build or find the operator's image; print its name, archive and root file system",
+    )
 
     operator = group("operator", "the operator, as its pod would run it")
     launch = operator("start", operator_start, "start it; -- CMD starts another program in its place")
@@ -110,6 +117,14 @@ def run(paths: LabPaths, given: argparse.Namespace) -> None:
     # nsenter itself is looked up here, the command after it with the lab's PATH.
     argv = [*network.entering(paths.namespace), *given.command]
     _become(argv, variables)
+
+
+def image(paths: LabPaths, given: argparse.Namespace) -> None:
+    """Of the checkout as it is; no lab has to run."""
+    prerequisites.check(paths)
+    prerequisites.install_packages()
+    built = images.build()
+    sys.stdout.write(f"NAME={built.name}\nARCHIVE={built.archive}\nROOT={images.build_root()}\n")
 
 
 def operator_start(paths: LabPaths, given: argparse.Namespace) -> None:

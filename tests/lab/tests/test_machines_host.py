@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from nixops_lab.debian import debian_sources
 from nixops_lab.machines.cgroups import hierarchies, is_leader
-from nixops_lab.machines.root_filesystem import debian_sources
 from nixops_lab.machines.wires import wire_of
 
 

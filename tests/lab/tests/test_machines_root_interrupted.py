@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nixops_lab.machines.root_filesystem import ALONE, remove_interrupted
+from nixops_lab.debian import ALONE, remove_interrupted
 
 pytestmark = pytest.mark.lab
 
@@ -56,7 +56,7 @@ def test_what_is_mounted_in_it_is_left_alone_and_named(tmp_path: Path) -> None:
     script = """
 import subprocess, sys
 from pathlib import Path
-from nixops_lab.machines.root_filesystem import remove_interrupted
+from nixops_lab.debian import remove_interrupted
 from nixops_lab.report import LabError
 partial = Path(sys.argv[1])
 (partial / "dev").mkdir(parents=True)
