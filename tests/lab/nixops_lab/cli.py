@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 from nixops_lab import cluster, environment, identities, lifecycle, network, operator_process, prerequisites
 from nixops_lab import image as images
+from nixops_lab.binary_cache import contents
+from nixops_lab.binary_cache.server import URL as CACHE_URL
 from nixops_lab.control import Control, find_machine
 from nixops_lab.control_plane import kubectl
 from nixops_lab.paths import LabPaths
@@ -93,6 +95,12 @@ def parser() -> argparse.ArgumentParser:
     ec2("log", ec2_log, "print the call log, one JSON object a line")
     ec2("set", ec2_set, "turn knobs").add_argument("pairs", nargs="+", metavar="NAME=VALUE")
     ec2("reset", ec2_reset, "knobs and faults as after `up`")
+
+    cache = group("cache", "the binary cache and the server of sources on the lab's network")
+    cache("fill", cache_fill, "give it the miniature nixpkgs' prebuilt packages, built and signed once")
+    cache("log", cache_log, "print what was asked for, one JSON object a line")
+    cache("set", cache_set, "turn knobs").add_argument("pairs", nargs="+", metavar="NAME=VALUE")
+    cache("reset", cache_reset, "knobs as after `up`, an empty log")
     return top
 
 
@@ -208,6 +216,27 @@ def parse_knobs(pairs: Sequence[str]) -> dict[str, str]:
 
 def ec2_reset(paths: LabPaths, given: argparse.Namespace) -> None:
     _control(paths).reset()
+
+
+def cache_fill(paths: LabPaths, given: argparse.Namespace) -> None:
+    control = _control(paths)
+    folder = contents.make(paths.nixpkgs)
+    control.fill_cache(folder)
+    say(f"the binary cache at {CACHE_URL} has {len(list(folder.glob('*.narinfo')))} paths")
+
+
+def cache_log(paths: LabPaths, given: argparse.Namespace) -> None:
+    for entry in _control(paths).cache_log():
+        sys.stdout.write(json.dumps(entry) + "\n")
+
+
+def cache_set(paths: LabPaths, given: argparse.Namespace) -> None:
+    knobs = _control(paths).set_cache(parse_knobs(given.pairs))
+    sys.stdout.write(json.dumps(knobs, indent=1) + "\n")
+
+
+def cache_reset(paths: LabPaths, given: argparse.Namespace) -> None:
+    _control(paths).reset_cache()
 
 
 def _variables(paths: LabPaths) -> dict[str, str]:

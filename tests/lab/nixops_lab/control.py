@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nixops_lab.report import LabError
@@ -35,6 +36,22 @@ class Control:
 
     def fault(self, fault: Mapping[str, object]) -> Any:
         return self._call("POST", "/faults", fault)
+
+    def set_cache(self, knobs: Mapping[str, object]) -> Any:
+        """Knobs of the binary cache and of sources (binary_cache/server.py). Returns all."""
+        return self._call("POST", "/cache/knobs", knobs)
+
+    def fill_cache(self, folder: Path) -> None:
+        """From now on it has what lies there."""
+        self._call("POST", "/cache/fill", {"folder": str(folder)})
+
+    def cache_log(self) -> list[dict[str, Any]]:
+        """[{path, status, bytes}], the oldest first."""
+        return list(self._call("GET", "/cache/log"))
+
+    def reset_cache(self) -> None:
+        """Knobs as after `up`, and an empty log; what it has stays."""
+        self._call("POST", "/cache/reset", {})
 
     def reset(self) -> None:
         """Knobs and faults as they were after `up`."""

@@ -8,6 +8,7 @@ moment: `nixops_lab.machines.clean` ends what it leaves.
     GET  /machines             [{name, state, private_address, public_address, leader}], by name
     POST /machines/NAME/kill   cuts the machine's power
     POST /machines/NAME/start  switches the given host on; an instance is EC2's to start
+    …  /cache/…                the binary cache's and the sources' (binary_cache/server.py)
     …                          the EC2 layer's own routes: call log, faults, knobs, reset (ec2/control.py)
 """
 
@@ -18,9 +19,12 @@ from pathlib import Path
 from aiohttp import web
 
 from nixops_lab import identities, state
+from nixops_lab.binary_cache.server import PORT as CACHE_PORT
+from nixops_lab.binary_cache.server import CacheServer
 from nixops_lab.ec2 import Ec2Layer
 from nixops_lab.environment import HOST_ADDRESS, HOST_NAME, HOST_PORT
 from nixops_lab.machines import OPEN, MachineError, Machines, MachineSpec
+from nixops_lab.machines.wires import CACHE_ADDRESS
 from nixops_lab.paths import LabPaths
 
 RELEASE = "25.11"
@@ -124,12 +128,14 @@ async def serve(paths: LabPaths, root: Path) -> None:
     machines = Machines(paths.folder, paths.namespace, root)
     ec2 = Ec2Layer(machines, callers(who), paths.ec2_log, lab.seed)
     control = Control(machines)
+    cache = CacheServer(None, paths.archives)
     application = web.Application()
-    application.add_routes([*control.routes(), *ec2.control_routes()])
+    application.add_routes([*control.routes(), *ec2.control_routes(), *cache.control_routes()])
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", lab.ports["control"]).start()
     await machines.start()
+    await cache.start(CACHE_ADDRESS, CACHE_PORT)
     async with asyncio.TaskGroup() as group:
         group.create_task(boot_given_host(machines, who))
         group.create_task(ec2.start("127.0.0.1", lab.ports["ec2"]))

@@ -4,6 +4,8 @@ import os
 import shlex
 from collections.abc import Mapping
 
+from nixops_lab.binary_cache.server import URL as CACHE_URL
+from nixops_lab.binary_cache.signing_key import PUBLIC_KEY as CACHE_KEY
 from nixops_lab.identities import Identities
 from nixops_lab.paths import LabPaths
 from nixops_lab.state import State
@@ -42,6 +44,8 @@ def variables(paths: LabPaths, state: State, identities: Identities) -> dict[str
         "LAB_HOST_KEY": identities.host_public_key,
         "LAB_SSH_KEY": str(paths.client_key),
         "LAB_NIXPKGS": str(paths.nixpkgs),
+        "LAB_CACHE_URL": CACHE_URL,
+        "LAB_CACHE_KEY": CACHE_KEY,
         "LAB_OPERATOR_AWS_ACCESS_KEY_ID": identities.operator.id,
         "LAB_OPERATOR_AWS_SECRET_ACCESS_KEY": identities.operator.secret,
         "LAB_NEIGHBOUR_AWS_ACCESS_KEY_ID": identities.neighbour.id,

@@ -41,6 +41,7 @@ PER_RUN = (
     "bin",
     "log",
     "nixpkgs*",
+    "archives",
     "audit.log",
     "ec2.log",
     "kubeconfig",

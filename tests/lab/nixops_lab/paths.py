@@ -86,6 +86,11 @@ class LabPaths:
         return self.folder / "nixpkgs"
 
     @property
+    def archives(self) -> Path:
+        """What the server of sources shows under /archive/."""
+        return self.folder / "archives"
+
+    @property
     def machines(self) -> Path:
         return self.folder / "machines"
 

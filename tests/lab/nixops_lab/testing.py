@@ -121,6 +121,10 @@ class Lab:
         """audit.k8s.io/v1 events, the oldest first."""
         return [json.loads(line) for line in self.paths.audit_log.read_text().splitlines()]
 
+    def fill_cache(self) -> None:
+        """The binary cache gets its packages; until then it has none."""
+        _lab(self.paths, "cache", "fill")
+
     def set(self, **knobs: object) -> None:
         """Knobs of the EC2 layer (ec2/knobs.py)."""
         self.control.set_knobs(knobs)

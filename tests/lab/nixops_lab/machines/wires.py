@@ -7,6 +7,8 @@ from nixops_lab.machines import commands, firewall
 
 CLIENT_ADDRESS = "203.0.113.10"
 """What machines see of clients in the lab's namespace, the operator too: an internet address (RFC 5737, TEST-NET-3)."""
+CACHE_ADDRESS = "203.0.113.80"
+"""Where the lab's binary cache is, for machines and operator: another one of those."""
 PIT = "pit0"
 GATEWAY = "169.254.1.1"
 
@@ -30,6 +32,7 @@ class Router:
         await self._ip(f"link add {PIT} type veth peer name {PIT}-bottom")
         await self._ip(f"link set {PIT}-bottom arp off up")
         await self._ip(f"address add {CLIENT_ADDRESS}/32 dev {PIT}")
+        await self._ip(f"address add {CACHE_ADDRESS}/32 dev {PIT}")
         await self._ip(f"link set {PIT} arp off up")
         await self._ip(f"route replace default dev {PIT} src {CLIENT_ADDRESS}")
         await self.nft(firewall.EMPTY_TABLE)

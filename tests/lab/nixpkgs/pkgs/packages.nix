@@ -87,6 +87,9 @@ in
 
   hello = pkgs.writeShellScriptBin "hello" "echo 'Hello, world!'" // { version = "2.12"; };
 
+  # What comes from elsewhere, for tests: see there.
+  prebuilt = import ./prebuilt.nix { inherit pkgs; };
+
   linuxPackages = kernelPackages "6.12.60";
   linuxPackages_latest = kernelPackages "6.17.10";
 }

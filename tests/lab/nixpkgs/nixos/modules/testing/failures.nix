@@ -1,4 +1,4 @@
-# test.*: ways for a configuration to go wrong, for tests of whoever deploys it. All are off.
+# test.*: ways for a configuration to go wrong or to weigh something, for tests of whoever deploys it. All are off.
 { config, lib, pkgs, ... }:
 let
   inherit (lib) mkOption types;
@@ -27,6 +27,11 @@ in
       failUnit = off "A unit that fails at once.";
       failSnippet = off "A snippet of the activation script fails.";
     };
+    cache = {
+      cached = mkOption { type = types.ints.unsigned; default = 0; description = "Packages of the system that only the lab's binary cache has, up to 200."; };
+      buildable = mkOption { type = types.ints.unsigned; default = 0; description = "Packages that the cache has, and that can be built as well, up to 8."; };
+      fromSource = mkOption { type = types.ints.unsigned; default = 0; description = "Packages that are built from sources that are fetched by their hashes."; };
+    };
     eval = {
       sleep = mkOption { type = types.ints.unsigned; default = 0; description = "Compute for about so many seconds on a core of 2026."; };
       allocate = mkOption { type = types.ints.unsigned; default = 0; description = "Allocate about so many MiB, all live at once."; };
@@ -36,6 +41,14 @@ in
     };
   };
   config = {
+    # Their names alone, and no profile: they are to be there, not to be used.
+    environment.etc."test-cache" = lib.mkIf (cfg.cache.cached + cfg.cache.buildable + cfg.cache.fromSource > 0) {
+      text = lib.concatMapStrings (package: "${package}\n") (
+        map pkgs.prebuilt.cached (lib.range 1 cfg.cache.cached)
+        ++ map pkgs.prebuilt.buildable (lib.range 1 cfg.cache.buildable)
+        ++ map pkgs.prebuilt.fromSource (lib.range 1 cfg.cache.fromSource)
+      );
+    };
     systemd.services.test-drop-network = lib.mkIf cfg.stc.dropNetwork {
       description = "Drop every packet";
       wantedBy = [ "multi-user.target" ];

@@ -1,0 +1,1 @@
+"""A binary cache and a server of sources on the lab's network: what machines and operator fetch from."""
