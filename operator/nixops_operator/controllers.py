@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from nixops_operator import in_use
+from nixops_operator.api.machine_spec import NixMachineSpec
+from nixops_operator.api.parse import parse_machine
 from nixops_operator.deployment import apply as deployment_apply
 from nixops_operator.deployment import desired as deployment_desired
 from nixops_operator.deployment import observe as deployment_observe
@@ -21,6 +23,7 @@ from nixops_operator.machine import plan as machine_plan
 from nixops_operator.machine import status as machine_status
 from nixops_operator.machine.desired import Desired, Leaving, read_machine
 from nixops_operator.machine.observed import Observed, ObservedLeaving
+from nixops_operator.parsed import ParsedSpecs
 from nixops_operator.planning import Plan
 from nixops_operator.reconcile import Controller
 from nixops_operator.step import Step
@@ -31,14 +34,22 @@ ABANDONABLE = (EVALUATE, BUILD, COPY)
 timer."""
 
 
+PARSED_MACHINES = 1_000
+"""Some 5 kB each; a machine at rest is parsed again at each look, in 0.1 ms."""
+PARSED_DEPLOYMENTS = 512
+"""Each holds the parsed specs of up to 256 machines, and is parsed again in some 100 ms."""
+
+
 @dataclass(frozen=True)
 class MachineController:
     """A living machine and one in deletion are two things to look at, to plan for and to tell of."""
 
     world: World
+    _parsed: ParsedSpecs[NixMachineSpec] = field(default_factory=lambda: ParsedSpecs(parse_machine, PARSED_MACHINES))
 
     def desired(self, body: Body) -> Desired | Leaving:
-        return read_machine(body, has_owner=self.world.cache.owner_key(body) is not None)
+        has_owner = self.world.cache.owner_key(body) is not None
+        return read_machine(body, has_owner=has_owner, spec_of=self._parsed.of)
 
     async def observe(self, desired: Desired | Leaving) -> Observed | ObservedLeaving:
         if isinstance(desired, Leaving):
@@ -68,6 +79,7 @@ class MachineController:
             self.world.jobs.release(desired.key, wanted, ABANDONABLE)
 
     async def forget(self, key: Key) -> None:
+        self._parsed.forget(key)
         self.world.jobs.release(key, frozenset(), ABANDONABLE)
         self.world.hosts.forget(key)
         self.world.clouds.drop(key)
@@ -75,13 +87,13 @@ class MachineController:
 
 @dataclass(frozen=True)
 class DeploymentController:
-    """Specs are parsed once per generation."""
-
     world: World
-    _parsed: deployment_desired.ParsedSpecs = field(default_factory=deployment_desired.ParsedSpecs)
+    _parsed: ParsedSpecs[deployment_desired.Parsed] = field(
+        default_factory=lambda: ParsedSpecs(deployment_desired.parse, PARSED_DEPLOYMENTS)
+    )
 
     def desired(self, body: Body) -> deployment_desired.Desired | deployment_desired.Leaving:
-        return deployment_desired.read_deployment(body, self._parsed)
+        return deployment_desired.read_deployment(body, self._parsed.of)
 
     async def observe(self, given: deployment_desired.Desired | deployment_desired.Leaving) -> DeploymentObserved:
         return await deployment_observe.observe(given, self.world)

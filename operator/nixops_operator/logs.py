@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
-from types import TracebackType
-from typing import Any
-
-import structlog
+from collections.abc import Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType, TracebackType
 
 _SECRETS = re.compile(
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)"
@@ -33,8 +34,38 @@ def redacted(text: str) -> str:
     return f"{short} … ({rest} more)" if rest > 0 else short
 
 
-def _redact(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    return {name: redacted(value) if isinstance(value, str) else value for name, value in event.items()}
+_about: ContextVar[Mapping[str, str | int]] = ContextVar("about", default=MappingProxyType({}))
+
+
+def speak_of(key: object, pass_id: int) -> None:
+    """What all lines of the running task are about from now on, and those of tasks that it starts."""
+    _about.set({"key": redacted(str(key)), "pass_id": pass_id})
+
+
+class _Lines(logging.Formatter):
+    """A record as one JSON object. There are some for each object in each pass that does something, so it is made by
+    hand, and what never comes from outside is not searched for secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {"event": redacted(record.getMessage()), **_about.get()}
+        given = record.__dict__
+        for name in _KEPT:
+            if name in given:
+                value = given[name]
+                line[name] = redacted(value) if isinstance(value, str) else value
+        line["level"] = record.levelname.lower()
+        line["logger"] = record.name
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
+        line["timestamp"] = moment.replace("+00:00", "Z")
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception"] = redacted(self.formatException(record.exc_info))
+        if record.stack_info:
+            line["stack"] = redacted(record.stack_info)
+        return json.dumps(line, default=_shown)
+
+
+def _shown(value: object) -> str:
+    return redacted(repr(value))
 
 
 def set_up(level: str) -> None:
@@ -42,24 +73,8 @@ def set_up(level: str) -> None:
 
     botocore stays at WARNING: its DEBUG prints requests.
     """
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(allow=_KEPT),
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            _redact,
-            structlog.processors.JSONRenderer(),
-        ],
-    )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
+    handler.setFormatter(_Lines())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)

@@ -14,9 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-import structlog
-
-from nixops_operator import names
+from nixops_operator import logs, names
 from nixops_operator.api.conditions import merge_conditions
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.cache import Cache, resource_version
@@ -99,7 +97,7 @@ class Reconciler:
                 return
             self.running[key] = asyncio.get_running_loop().time()
             self._passes += 1
-            structlog.contextvars.bind_contextvars(key=str(key), pass_id=self._passes)
+            logs.speak_of(key, self._passes)
             try:
                 async with asyncio.timeout(PASS_DEADLINE.total_seconds()):
                     await self.reconcile(key)

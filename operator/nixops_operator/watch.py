@@ -41,6 +41,25 @@ class NothingRemembered(kopf.DiffBaseStorage):
         """Stores nothing."""
 
 
+class NothingInProgress(kopf.ProgressStorage):
+    """kopf's memory of handlers that are retried, switched off: `on.event` knows no retries."""
+
+    def fetch(self, *, key: Any, body: kopf.Body) -> None:  # noqa: ARG002
+        return None
+
+    def store(self, *, key: Any, record: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        """Stores nothing."""
+
+    def purge(self, *, key: Any, body: kopf.Body, patch: kopf.Patch) -> None:
+        """There is nothing."""
+
+    def touch(self, *, body: kopf.Body, patch: kopf.Patch, value: str | None) -> None:
+        """Touches nothing."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
 class Intake:
     """Where events and lists go: newest bodies into the cache, keys of relevant changes into the queue."""
 
@@ -135,6 +154,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.enabled = False  # Events are posted by the reconciler
     chosen.peering.standalone = True  # a Lease decides who acts
     chosen.persistence.diffbase_storage = NothingRemembered()
+    chosen.persistence.progress_storage = NothingInProgress()
+    chosen.queueing.idle_timeout = 1  # an object's task and queue stay for so long after its last event
     chosen.watching.connect_timeout = 10
     chosen.watching.server_timeout = 600
     chosen.watching.chunk_size = 500

@@ -11,7 +11,7 @@ from typing import Any
 from nixops_operator import names
 from nixops_operator.api.machine_of_deployment import ChildMachine
 from nixops_operator.deployment import plan as deployment_plan
-from nixops_operator.deployment.desired import Desired, Leaving, ParsedSpecs, read_deployment
+from nixops_operator.deployment.desired import Desired, Leaving, read_deployment
 from nixops_operator.deployment.machines import APPLIED_LABELS
 from nixops_operator.deployment.observed import Observed, ObservedKey, ObservedMachine, ObservedNetwork
 from nixops_operator.deployment.status import status as status_of
@@ -73,14 +73,14 @@ def body(
 
 def deployment(status: Mapping[str, Any] | None = None, **fields: Any) -> Desired:
     """As `body`, living."""
-    found = read_deployment(body(status, **fields), ParsedSpecs())
+    found = read_deployment(body(status, **fields))
     assert isinstance(found, Desired)
     return found
 
 
 def leaving(status: Mapping[str, Any] | None = None, **fields: Any) -> Leaving:
     """As `body`, in deletion."""
-    found = read_deployment(body(status, deleting=True, **fields), ParsedSpecs())
+    found = read_deployment(body(status, deleting=True, **fields))
     assert isinstance(found, Leaving)
     return found
 

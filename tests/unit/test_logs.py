@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import io
 import json
 import logging
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from nixops_operator import logs
 
@@ -35,8 +35,11 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def test_a_line_names_the_object_and_the_pass(said: Any) -> None:
-    with structlog.contextvars.bound_contextvars(key="NixMachine/shop/web", pass_id=7):
+    def in_a_pass() -> None:
+        logs.speak_of("NixMachine/shop/web", 7)
         logging.getLogger("nixops_operator.reconcile").warning("first\nsecond", extra={"reason": "Throttled"})
+
+    contextvars.copy_context().run(in_a_pass)
 
     (line,) = said()
     assert (line["key"], line["pass_id"], line["reason"]) == ("NixMachine/shop/web", 7, "Throttled")

@@ -9,7 +9,7 @@ import pytest
 
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
-from nixops_operator.deployment.desired import Leaving, ParsedSpecs, read_deployment
+from nixops_operator.deployment.desired import Leaving, parse, read_deployment
 from nixops_operator.deployment.key_pairs import DeleteKeyPair, KeepKey
 from nixops_operator.deployment.machines import DeleteMachine, RetainMachine
 from nixops_operator.deployment.observed import GroupUse, Observed
@@ -18,6 +18,7 @@ from nixops_operator.deployment.security_groups import DeleteGroup, RevokeRules
 from nixops_operator.deployment.status import status
 from nixops_operator.ec2.rules import Direction
 from nixops_operator.errors import Blocked, InvalidSpec, NotYet, Retry
+from nixops_operator.parsed import ParsedSpecs
 from nixops_operator.planning import after_failure
 from nixops_operator.verdict import Outcome
 from unit.builders import ACCOUNT, NOON, OTHER_ACCOUNT, condition, ready, stamp, wedged
@@ -256,7 +257,7 @@ def test_a_spec_that_nobody_can_read_blocks_no_deletion(spec):
     written = body(ready(), deleting=True)
     written["spec"] = {"aws": written["spec"]["aws"], **spec}
 
-    given = read_deployment(written, ParsedSpecs())
+    given = read_deployment(written)
 
     assert isinstance(given, Leaving)
     assert given.aws is not None
@@ -272,17 +273,17 @@ def test_a_policy_that_nobody_can_read_destroys_nothing():
 
 def test_a_living_deployment_with_that_spec_is_told_of_it_in_each_pass():
     written = body(ready(), machines=(), unknownField=True)
-    parsed = ParsedSpecs()
+    parsed = ParsedSpecs(parse, kept=8)
 
     for _ in range(2):
         with pytest.raises(InvalidSpec, match="unknownField"):
-            read_deployment(written, parsed)
+            read_deployment(written, parsed.of)
 
 
 def test_a_spec_is_parsed_once_for_a_generation():
-    parsed = ParsedSpecs()
-    first, second = (read_deployment(body(), parsed) for _ in range(2))
-    edited = read_deployment(body(generation=2), parsed)
+    parsed = ParsedSpecs(parse, kept=8)
+    first, second = (read_deployment(body(), parsed.of) for _ in range(2))
+    edited = read_deployment(body(generation=2), parsed.of)
 
     assert first.children is second.children
     assert edited.children is not first.children

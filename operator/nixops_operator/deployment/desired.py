@@ -6,8 +6,7 @@ way out needs is taken from it, and nothing there can be wrong.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +18,7 @@ from nixops_operator.api.parse import parse_deployment
 from nixops_operator.api.status import CreationStatus, KeyPairStatus, RevisionStatus, SecurityGroupStatus, read
 from nixops_operator.deployment.revision import revision_of
 from nixops_operator.errors import InvalidSpec
-from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.facts.kube import Body, Kind
 from nixops_operator.objects import LeavingObject, ReconciledObject, head, is_leaving, is_paused, leaving_head
 from nixops_operator.ready import was_reached
 from nixops_operator.requests import Requests, requests_of
@@ -94,60 +93,35 @@ class Leaving(_Remembered, LeavingObject):
         return self.account_id is not None
 
 
-PARSED_KEPT = 512
-"""Deployments; each holds the parsed specs of up to 256 machines, and is parsed again in some 100 ms."""
-
-
-class ParsedSpecs:
-    """Specs, parsed once per generation: a pass over a deployment must not cost what all its machines' specs cost."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[Key, tuple[tuple[str, int], _Parsed | InvalidSpec]] = OrderedDict()
-
-    def of(self, key: Key, body: Body) -> _Parsed:
-        """Raises InvalidSpec, as remembered."""
-        version = body["metadata"]["uid"], body["metadata"]["generation"]
-        known = self._known.get(key)
-        if known is None or known[0] != version:
-            known = version, _parse(body)
-            self._known[key] = known
-            if len(self._known) > PARSED_KEPT:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
-        if isinstance(known[1], InvalidSpec):
-            raise known[1].with_traceback(None)
-        return known[1]
-
-    def forget(self, key: Key) -> None:
-        self._known.pop(key, None)
-
-
 @dataclass(frozen=True)
-class _Parsed:
+class Parsed:
+    """A spec with the machines that it asks for."""
+
     spec: NixDeploymentSpec
     children: tuple[ChildMachine, ...]
     invalid: InvalidSpec | None
     revision: str
 
 
-def _parse(body: Body) -> _Parsed | InvalidSpec:
-    try:
-        spec = parse_deployment(body)
-    except InvalidSpec as error:
-        return error
+def parse(body: Body) -> Parsed:
+    """Raises InvalidSpec where the spec itself cannot be read; that of a machine is told in `invalid`."""
+    spec = parse_deployment(body)
     try:
         children = machines_of(body)
     except InvalidSpec as error:
-        return _Parsed(spec, (), error, "")
-    return _Parsed(spec, children, None, revision_of(children))
+        return Parsed(spec, (), error, "")
+    return Parsed(spec, children, None, revision_of(children))
 
 
-def read_deployment(body: Body, parsed: ParsedSpecs) -> Desired | Leaving:
-    """A NixDeployment's body as a pass takes it. Raises InvalidSpec for a living one that this release refuses."""
+def read_deployment(body: Body, spec_of: Callable[[Body], Parsed] = parse) -> Desired | Leaving:
+    """A NixDeployment's body as a pass takes it. `spec_of` may remember.
+
+    Raises InvalidSpec for a living one that this release refuses.
+    """
     if is_leaving(body):
         return _leaving(body)
     known = head(body, Kind.DEPLOYMENT)
-    found = parsed.of(known["key"], body)
+    found = spec_of(body)
     return Desired(
         **known,
         is_paused=is_paused(body, suspend=found.spec.suspend),

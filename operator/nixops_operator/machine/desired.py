@@ -6,7 +6,7 @@ way out needs is taken from it, and nothing there can be wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -97,16 +97,18 @@ class Leaving(_Remembered, LeavingObject):
         return frozenset({self.uid})
 
 
-def read_machine(body: Body, *, has_owner: bool) -> Desired | Leaving:
+def read_machine(
+    body: Body, *, has_owner: bool, spec_of: Callable[[Body], NixMachineSpec] = parse_machine
+) -> Desired | Leaving:
     """A NixMachine's body as a pass takes it. `has_owner`: its controlling NixDeployment exists, in its own namespace
-    and under the uid that it names; anybody may write an owner reference.
+    and under the uid that it names; anybody may write an owner reference. `spec_of` may remember.
 
     Raises InvalidSpec for a living one that this release refuses.
     """
     if is_leaving(body):
         return Leaving(**leaving_head(body, Kind.MACHINE))
     known = head(body, Kind.MACHINE)
-    spec = parse_machine(body)
+    spec = spec_of(body)
     origin = _origin(body, known["status"], has_owner)
     return Desired(
         **known,

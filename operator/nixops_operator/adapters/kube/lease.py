@@ -30,6 +30,11 @@ class Timing:
     renew_deadline: float = 10
     retry_period: float = 2
 
+    @property
+    def attempt_limit(self) -> float:
+        """What one attempt may take, so that after a request that hangs there is time for another one."""
+        return (self.renew_deadline - self.retry_period) / 2
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -77,9 +82,13 @@ class Lease:
 
     async def hold(self, on_lost: Callable[[], None]) -> None:
         """Renews the acquired Lease until it is lost; then calls `on_lost` and returns. Cancel it to stop."""
+        took = 0.0
         while True:
-            await self._sleep(self._timing.retry_period)
-            if not await self._attempt() and not self.is_held:
+            await self._sleep(max(self._timing.retry_period - took, 0))
+            begun = self._monotonic()
+            is_ours = await self._attempt()
+            took = self._monotonic() - begun
+            if not is_ours and not self.is_held:
                 self.renewed_at = None
                 on_lost()
                 return
@@ -97,7 +106,7 @@ class Lease:
     async def _attempt(self) -> bool:
         """Takes or renews it, if that is allowed now. Whether it is ours."""
         try:
-            async with asyncio.timeout(self._timing.renew_deadline):
+            async with asyncio.timeout(self._timing.attempt_limit):
                 return await self._take_or_renew()
         except (OperatorError, TimeoutError):
             return False  # whether that was too long is a question of renewed_at
