@@ -3,14 +3,14 @@
 # programs on stdout; progress goes to stderr.
 #   build.sh         kube-apiserver, kube-controller-manager, kubectl, helm: about 12 minutes on two cores, then instant.
 #                    KUBEBUILDER_ASSETS (the envtest convention) names a folder with these instead: nothing is built.
-#   build.sh --node  kubelet and kube-scheduler, 1 minute after the others, for they share most packages
+#   build.sh --node  kubelet, kube-scheduler and pause: 2 minutes after the others, for they share most packages
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 say() { printf '[control plane] %s\n' "$*" >&2; }
 
 programs=(kube-apiserver kube-controller-manager kubectl helm)
 if [ "${1:-}" = --node ]; then
-  programs=(kubelet kube-scheduler)
+  programs=(kubelet kube-scheduler pause)
 elif [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
   for program in "${programs[@]}"; do
     [ -x "$KUBEBUILDER_ASSETS/$program" ] || { say "KUBEBUILDER_ASSETS=$KUBEBUILDER_ASSETS has no $program: add it, or unset the variable to compile"; exit 1; }
@@ -23,7 +23,7 @@ version=v1.37.2
 helm_version=v4.3.1
 ldflags="-s -w -X k8s.io/component-base/version.gitVersion=$version -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37"
 helm_ldflags="-s -w -X helm.sh/helm/v4/internal/version.version=$helm_version"
-id=$( (cat "$here"/kubernetes/go.sum "$here"/helm/go.sum; echo "$ldflags $helm_ldflags"; uname -m) | sha256sum | cut -c1-16)
+id=$( (cat "$here"/kubernetes/go.sum "$here"/helm/go.sum "$here"/pause/*; echo "$ldflags $helm_ldflags"; uname -m) | sha256sum | cut -c1-16)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/nixops-lab"
 out="$cache/control-plane-$id"
 
@@ -70,10 +70,10 @@ build() { # build FOLDER PACKAGE LDFLAGS
   say "$name done in $((SECONDS - began)) s"
 }
 for program in "${programs[@]}"; do
-  if [ "$program" = helm ]; then
-    build helm helm.sh/helm/v4/cmd/helm "$helm_ldflags"
-  else
-    build kubernetes "k8s.io/kubernetes/cmd/$program" "$ldflags"
-  fi
+  case $program in
+    helm) build helm helm.sh/helm/v4/cmd/helm "$helm_ldflags" ;;
+    pause) CGO_ENABLED=0 build pause nixops.dev/lab/pause "-s -w" ;;  # alone in its image, without a C library
+    *) build kubernetes "k8s.io/kubernetes/cmd/$program" "$ldflags" ;;
+  esac
 done
 printf '%s\n' "$out"

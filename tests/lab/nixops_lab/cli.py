@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
         calls, "up", up, "build what is missing, start everything, print the path of a file with the environment"
     )
     start.add_argument("--seed", type=int, default=0, help="for ids and addresses (default 0)")
+    start.add_argument("--node", action="store_true", help="with a node: kubelet, containerd, scheduler")
     add(calls, "env", env, 'print the environment: eval "$(lab env)"')
     add(calls, "run", run, "run -- CMD: a command with that environment, inside the lab's network")
     add(calls, "down", down, "stop everything and leave nothing running or mounted")
@@ -105,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def up(paths: LabPaths, given: argparse.Namespace) -> None:
-    lifecycle.up(paths, given.seed)
+    lifecycle.up(paths, given.seed, given.node)
     sys.stdout.write(f"{paths.environment}\n")
 
 

@@ -29,8 +29,11 @@ from nixops_lab.report import LabError
 ETCD_PORT = 2379  # inside the namespace, where nobody else is
 START_SECONDS = 60
 
+SERVICE_ADDRESS = "10.96.0.1"  # of the Service `kubernetes`: the first of the range
+NODE = "lab-node"
+
 # What an API without nodes needs: owner references, namespace deletion, service accounts with their root certificate,
-# roles.
+# roles; then what pods on a node need.
 CONTROLLERS = (
     "garbage-collector-controller",
     "namespace-controller",
@@ -39,24 +42,51 @@ CONTROLLERS = (
     "root-ca-certificate-publisher-controller",
     "clusterrole-aggregation-controller",
     "resourcequota-controller",
+    "deployment-controller",
+    "replicaset-controller",
+    "job-controller",
+    "node-lifecycle-controller",
+    "taint-eviction-controller",
+    "pod-garbage-collector-controller",
 )
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """Made anew at every `up`: bearer tokens of the two cluster users, PEM texts."""
+    """Made anew at every `up`: bearer tokens of the cluster's users, PEM texts."""
 
     admin_token: str
     controller_token: str
+    scheduler_token: str
+    node_token: str
     authority: str
     server_certificate: str
     server_key: str
     service_account_key: str
+    kubelet_client_certificate: str
+    kubelet_client_key: str
+
+
+_AUTHORITYS_USAGE = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def make_credentials() -> Credentials:
-    """An authority of the lab's own, and what it signs for 127.0.0.1."""
-    authority_key, server_key, service_account_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+    """An authority of the lab's own, and what it signs: the API server at 127.0.0.1 and as a pod's clients name it, and
+    the API server as a client of the kubelet. With the extensions that RFC 5280 wants: Python checks them from 3.13 on
+    (ssl.VERIFY_X509_STRICT)."""
+    authority_key, server_key, service_account_key, client_key = (
+        ec.generate_private_key(ec.SECP256R1()) for _ in range(4)
+    )
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nixops-lab")])
     now = datetime.datetime.now(datetime.UTC)
 
@@ -69,19 +99,37 @@ def make_credentials() -> Credentials:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(days=365))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
+            )
         )
 
     authority = (
         unsigned(name, authority_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_AUTHORITYS_USAGE, critical=True)
         .sign(authority_key, hashes.SHA256())
     )
-    server_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")])
-    alternatives = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    alternatives = [
+        x509.DNSName("localhost"),
+        x509.DNSName("kubernetes.default.svc"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        x509.IPAddress(ipaddress.ip_address(SERVICE_ADDRESS)),
+    ]
     server = (
-        unsigned(server_name, server_key.public_key())
+        unsigned(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")]), server_key.public_key())
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(authority_key, hashes.SHA256())
+    )
+    client_name = [
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
+        x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver-kubelet-client"),
+    ]
+    client = (
+        unsigned(x509.Name(client_name), client_key.public_key())
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
 
@@ -94,10 +142,14 @@ def make_credentials() -> Credentials:
     return Credentials(
         admin_token=secrets.token_hex(24),
         controller_token=secrets.token_hex(24),
+        scheduler_token=secrets.token_hex(24),
+        node_token=secrets.token_hex(24),
         authority=authority.public_bytes(serialization.Encoding.PEM).decode(),
         server_certificate=server.public_bytes(serialization.Encoding.PEM).decode(),
         server_key=pem(server_key),
         service_account_key=pem(service_account_key),
+        kubelet_client_certificate=client.public_bytes(serialization.Encoding.PEM).decode(),
+        kubelet_client_key=pem(client_key),
     )
 
 
@@ -172,13 +224,18 @@ def apiserver_arguments(programs: Path, paths: LabPaths, port: int) -> list[str]
         "--bind-address=127.0.0.1",
         "--advertise-address=127.0.0.1",
         f"--secure-port={port}",
-        # No nodes and no Services: nobody asks for the endpoints of `kubernetes`.
+        # The node brings packets to the Service `kubernetes` here itself (node/), whatever its endpoints.
         "--endpoint-reconciler-type=none",
         "--service-cluster-ip-range=10.96.0.0/16",
         f"--tls-cert-file={folder / 'server.crt'}",
         f"--tls-private-key-file={folder / 'server.key'}",
         f"--token-auth-file={folder / 'tokens.csv'}",
-        "--authorization-mode=RBAC",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged=true",
+        "--kubelet-preferred-address-types=InternalIP",
+        f"--kubelet-client-certificate={folder / 'kubelet-client.crt'}",
+        f"--kubelet-client-key={folder / 'kubelet-client.key'}",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={folder / 'service-account.key'}",
         f"--service-account-signing-key-file={folder / 'service-account.key'}",
@@ -213,16 +270,26 @@ def write_files(paths: LabPaths, credentials: Credentials, port: int) -> None:
     tokens = [
         f'{credentials.admin_token},admin,admin,"system:masters"',
         f"{credentials.controller_token},system:kube-controller-manager,system:kube-controller-manager",
+        f"{credentials.scheduler_token},system:kube-scheduler,system:kube-scheduler",
+        f'{credentials.node_token},system:node:{NODE},system:node:{NODE},"system:nodes"',
     ]
     contents = {
         folder / "authority.crt": credentials.authority,
         folder / "server.crt": credentials.server_certificate,
         folder / "server.key": credentials.server_key,
         folder / "service-account.key": credentials.service_account_key,
+        folder / "kubelet-client.crt": credentials.kubelet_client_certificate,
+        folder / "kubelet-client.key": credentials.kubelet_client_key,
         folder / "tokens.csv": "\n".join(tokens) + "\n",
         folder / "audit-policy.yaml": json.dumps(audit_policy()),
         folder / "controllers.kubeconfig": kubeconfig(
             port, credentials.authority, credentials.controller_token, "system:kube-controller-manager"
+        ),
+        folder / "scheduler.kubeconfig": kubeconfig(
+            port, credentials.authority, credentials.scheduler_token, "system:kube-scheduler"
+        ),
+        folder / "kubelet.kubeconfig": kubeconfig(
+            port, credentials.authority, credentials.node_token, f"system:node:{NODE}"
         ),
         paths.kubeconfig: kubeconfig(port, credentials.authority, credentials.admin_token, "admin"),
     }

@@ -22,10 +22,12 @@ from nixops_lab import (
     identities,
     machines,
     network,
+    node,
     operator_process,
     prerequisites,
     processes,
     state,
+    tools_root,
 )
 from nixops_lab.paths import SOURCES, LabPaths
 from nixops_lab.report import LabError, say
@@ -37,6 +39,7 @@ SOURCES_ON_PATH = {**os.environ, "PYTHONPATH": str(SOURCES), "LAB_PYTHON": sys.e
 PER_RUN = (
     "control-plane",
     "machines",
+    "node",
     "operator",
     "bin",
     "log",
@@ -47,6 +50,8 @@ PER_RUN = (
     "kubeconfig",
     "env",
 )
+# The rest of its folder are logs and settings.
+NODE_DISK = ("containerd", "images", "kubelet", "upper", "work")
 
 
 @contextlib.contextmanager
@@ -62,8 +67,9 @@ def exclusively(paths: LabPaths) -> Iterator[None]:
         yield
 
 
-def up(paths: LabPaths, seed: int) -> None:
-    """A running lab, or LabError, or KeyboardInterrupt; in the last two nothing is left behind."""
+def up(paths: LabPaths, seed: int, with_node: bool = False) -> None:
+    """A running lab, or LabError, or KeyboardInterrupt; in the last two nothing is left behind. `with_node`: and a node
+    in its cluster; a lab that runs without one gets it."""
     prerequisites.check(paths)
     prerequisites.install_packages()
     with exclusively(paths):
@@ -71,13 +77,15 @@ def up(paths: LabPaths, seed: int) -> None:
         if before is not None and (wrong := complaint(paths, before)) is None:
             cluster.install_changes(paths)
             say(f"already running in {paths.folder} (seed {before.seed}); `lab down` ends it")
+            if with_node and node.pid(paths) is None:
+                asyncio.run(_add_node(paths, before))
             return
         if before is not None:
             say(f"an earlier run has to be cleared away first: {wrong}")
         began = time.monotonic()
         clear(paths)
         try:
-            asyncio.run(_start(paths, seed))
+            asyncio.run(_start(paths, seed, with_node))
         except BaseException:
             say("not finished: taking down what was started")
             with _uninterrupted():
@@ -132,7 +140,29 @@ def complaint(paths: LabPaths, lab: state.State) -> str | None:
     return None
 
 
-async def _start(paths: LabPaths, seed: int) -> None:
+async def _add_node(paths: LabPaths, lab: state.State) -> None:
+    tools, programs = await _node_parts()
+    await _join_node(paths, lab, tools, programs)
+
+
+async def _node_parts() -> tuple[Path, Path]:
+    """What a node is made of, compiled and fetched if need be: its root file system, its programs."""
+    programs = await _words(str(SOURCES / "control_plane" / "build.sh"), "--node")
+    return await asyncio.to_thread(tools_root.build), Path(programs)
+
+
+async def _join_node(paths: LabPaths, lab: state.State, tools: Path, programs: Path) -> state.State:
+    def started(name: str, process: processes.Recorded) -> None:
+        nonlocal lab
+        lab = lab.with_process(name, process)
+        state.write(paths.state, lab)
+
+    await asyncio.to_thread(node.join, paths, lab.ports, tools, programs, started)
+    say("the node is Ready")
+    return lab
+
+
+async def _start(paths: LabPaths, seed: int, with_node: bool) -> None:
     for place in [place for name in PER_RUN for place in paths.folder.glob(name)]:
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
@@ -164,7 +194,14 @@ async def _start(paths: LabPaths, seed: int) -> None:
         await control_plane.until(lambda: _answers(url), process, "daemon", log, DAEMON_START_SECONDS)
         say("EC2 and the given host answer")
 
-    await _all_or_first_error(bring_up_api(), bring_up_machines())
+    parts: list[tuple[Path, Path]] = []
+
+    async def make_node_parts() -> None:
+        parts.append(await _node_parts())
+
+    await _all_or_first_error(bring_up_api(), bring_up_machines(), *([make_node_parts()] if with_node else []))
+    for tools, programs in parts:
+        lab = await _join_node(paths, lab, tools, programs)
     paths.environment.touch(mode=0o600)
     paths.environment.write_text(environment.export_lines(paths, environment.variables(paths, lab, who)))
     lab = state.State("ready", lab.seed, lab.ports, lab.processes)
@@ -246,8 +283,8 @@ def clear(paths: LabPaths) -> None:
     processes.end(strays, grace=2)
     network.delete(paths.namespace)
     _unmount_below(paths.folder)
-    # The operator's store and etcd's files are large and of no use any more.
-    for large in (paths.operator / "nix", paths.control_plane):
+    # The operator's store, the node's images and etcd's files are large and of no use any more.
+    for large in (paths.operator / "nix", paths.control_plane, *(paths.node / name for name in NODE_DISK)):
         if large.exists():
             shutil.rmtree(large)
     paths.environment.unlink(missing_ok=True)

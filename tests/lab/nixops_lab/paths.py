@@ -95,5 +95,9 @@ class LabPaths:
         return self.folder / "machines"
 
     @property
+    def node(self) -> Path:
+        return self.folder / "node"
+
+    @property
     def operator(self) -> Path:
         return self.folder / "operator"

@@ -1,0 +1,3 @@
+module nixops.dev/lab/pause
+
+go 1.26.0
