@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from contract import nix_namespace
@@ -37,18 +37,48 @@ class System:
     switch: Switch = field(default_factory=Switch)
 
 
+PERL = "test.stc.kind = ''perl'';"
+OF_2020 = "test.stc.kind = ''perl-2020'';"
+REFUSED = Switch(1, moves_link=False, is_begun=False)
+
 SYSTEMS: Mapping[str, System] = {
     "good": System("{ environment.etc.mark.text = ''good''; }"),
     "better": System("{ environment.etc.mark.text = ''better''; }"),
-    "ends with 1": System("{ test.stc.exit = 1; }", Switch(1, moves_link=False)),
-    "ends with 11": System("{ test.stc.exit = 11; }", Switch(11, moves_link=False)),
-    "ends with 100": System("{ test.stc.exit = 100; }", Switch(100, moves_link=False)),
+    "ends with 1": System("{ test.stc.exit = 1; }", REFUSED),
+    "ends with 11": System("{ test.stc.exit = 11; }", replace(REFUSED, exit_status=11)),
+    "ends with 100": System("{ test.stc.exit = 100; }", replace(REFUSED, exit_status=100)),
+    "gives up at once": System(f"{{ {PERL} test.stc.giveUpAt = ''check''; }}", replace(REFUSED, exit_status=255)),
+    "gives up before the link moves": System(
+        "{ system.activationScripts.cut = ''exit 1''; test.stc.giveUpAt = ''activated''; }",
+        Switch(1, moves_link=False),
+    ),
+    "gives up at its end": System(f"{{ {PERL} test.stc.giveUpAt = ''start''; }}", Switch(255)),
     "ends with 3": System("{ test.stc.exit = 3; }", Switch(3)),
     "fails in a snippet": System("{ test.stc.failSnippet = true; }", Switch(2)),
     "fails in a unit": System("{ test.stc.failUnit = true; }", Switch(4, failed_units=("test-fail-unit.service",))),
     "fails in a snippet and a unit": System(
         "{ test.stc.failSnippet = true; test.stc.failUnit = true; }", Switch(4, hides_failed_script=True)
     ),
+    "Perl fails in a snippet and a unit": System(
+        f"{{ {PERL} test.stc.failSnippet = true; test.stc.failUnit = true; }}", Switch(4, hides_failed_script=True)
+    ),
+    "2020 fails in a snippet and a unit": System(
+        f"{{ {OF_2020} test.stc.failSnippet = true; test.stc.failUnit = true; }}", Switch(4, hides_failed_script=True)
+    ),
+    "quotes a failed switch": System(
+        """{
+          systemd.services.test-fail-unit = {
+            wantedBy = [ "multi-user.target" ];
+            serviceConfig.Type = "oneshot";
+            script = "echo 'Failed to run activate script'; exit 1";
+          };
+        }""",
+        Switch(4, failed_units=("test-fail-unit.service",)),
+    ),
+    "good Perl": System(f"{{ {PERL} }}"),
+    "good 2020": System(f"{{ {OF_2020} }}"),
+    "restarts systemd": System('{ environment.etc."systemd/system.conf".text = "[Manager]"; }'),
+    "2020 hangs midway": System(f"{{ {OF_2020} test.stc.hangAt = ''restart''; }}", Switch(seconds=float("inf"))),
     "hangs before": System("{ test.stc.hangAt = ''check''; }", Switch(seconds=float("inf"))),
     "hangs midway": System("{ test.stc.hangAt = ''restart''; }", Switch(seconds=float("inf"))),
     "spins with the lock": System("{ test.stc.spinWithLock = true; }", Switch(seconds=float("inf"))),

@@ -140,15 +140,17 @@ async def test_a_system_that_is_not_there_is_not_rooted(bench: Bench, host: Host
     assert not await host.root_next(bench.store_path("good"))
 
 
-async def test_without_confirmation_the_machine_returns_by_itself(bench: Bench, host: Host) -> None:
-    asked = request(await bench.deliver(host, "good"), await host.facts(), confirm_timeout=2)
+@pytest.mark.parametrize("name", ["good", "good Perl", "good 2020", "restarts systemd"])
+async def test_without_confirmation_the_machine_returns_by_itself(bench: Bench, host: Host, name: str) -> None:
+    asked = request(await bench.deliver(host, name), await host.facts(), confirm_timeout=2)
     assert await host.claim(asked)
     await host.activate(asked)
     await host.close()
 
     facts = await seen(bench, ROLLED_BACK)
     assert (facts.current_system, facts.profile_system, await bench.boot_entry()) == (bench.base,) * 3
-    assert not activation_of(facts).is_timer_armed
+    assert (activation_of(facts).is_timer_armed, facts.lists_left) == (False, False)
+    assert activation_of(facts).exit_status == 0
     late = await reached(bench)
     assert not await late.confirm(asked.id)
     with pytest.raises(Retry, match="is not confirmed"):
@@ -163,10 +165,19 @@ async def test_without_confirmation_the_machine_returns_by_itself(bench: Bench, 
         pytest.param("ends with 1", FAILED, 1, "exit-code", id="1, nothing moved: failed"),
         pytest.param("ends with 11", FAILED, 11, "exit-code", id="11, somebody else has the lock: failed"),
         pytest.param("ends with 100", FAILED, 100, "exit-code", id="100, another init interface: failed"),
+        pytest.param("gives up at once", FAILED, 255, "exit-code", id="255, Perl died before anything: failed"),
+        pytest.param("gives up before the link moves", ROLLED_BACK, 1, "exit-code", id="1, scripts had run: back"),
+        pytest.param("gives up at its end", ROLLED_BACK, 255, "exit-code", id="255, Perl died at the end: back"),
         pytest.param("fails in a snippet", ROLLED_BACK, 2, "exit-code", id="2, a snippet failed: back"),
         pytest.param("ends with 3", ROLLED_BACK, 3, "exit-code", id="3, systemd was not reloaded: back"),
         pytest.param("fails in a unit", SWITCHED, 4, "exit-code", id="4, a unit failed: switched"),
         pytest.param("fails in a snippet and a unit", ROLLED_BACK, 4, "exit-code", id="4 that hides a 2: back"),
+        pytest.param("Perl fails in a snippet and a unit", ROLLED_BACK, 4, "exit-code", id="the same of Perl's: back"),
+        pytest.param("2020 fails in a snippet and a unit", ROLLED_BACK, 4, "exit-code", id="the same of 2020: back"),
+        pytest.param(
+            "quotes a failed switch", SWITCHED, 4, "exit-code", id="4, a unit quotes a failed script: switched"
+        ),
+        pytest.param("2020 hangs midway", ROLLED_BACK, None, "timeout", id="2020, hangs after the link moved: back"),
         pytest.param("hangs before", ROLLED_BACK, None, "timeout", id="hangs before anything moved: back"),
         pytest.param("hangs midway", ROLLED_BACK, None, "timeout", id="hangs after the link moved: back"),
         pytest.param("spins with the lock", ROLLED_BACK, None, "timeout", id="spins with the lock held: back"),
@@ -378,3 +389,94 @@ async def test_a_call_for_an_activation_that_never_was_is_refused(bench: Bench, 
     for call in (host.confirm, host.commit, host.rollback, host.activation_log):
         with pytest.raises(Retry, match="no activation zzzzzzzz-9 on this host"):
             await call("zzzzzzzz-9")
+
+
+@pytest.mark.lab
+async def test_only_lists_with_units_on_them_wait_to_be_completed() -> None:
+    async with on_machine() as machine:
+        host = await reached(machine)
+        await machine.run("sh", "-c", "for each in start restart reload; do : >/run/nixos/$each-list; done")
+        assert not (await host.facts()).lists_left
+        for folder in ("nixos", "systemd"):
+            await machine.run("sh", "-c", f"echo multi-user.target >/run/{folder}/start-list")
+            assert (await host.facts()).lists_left
+            await machine.run("rm", f"/run/{folder}/start-list")
+
+        # A program of 2020 was cut; the one that comes now does not look there.
+        await machine.run("sh", "-c", "echo multi-user.target >/run/systemd/start-list")
+        asked = request(await machine.deliver(host, "good"), await host.facts())
+        assert await host.claim(asked)
+        await host.activate(asked)
+        assert not (await seen(machine, SWITCHED)).lists_left
+        await host.close()
+
+
+@pytest.mark.lab
+async def test_what_the_new_system_stopped_the_previous_one_starts_wherever_it_looks() -> None:
+    async with on_machine() as machine:
+        host = await reached(machine)
+        unit = "/run/systemd/system/stopped.service"
+        await machine.run(
+            "sh", "-c", f"printf '[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=true\n' >{unit}"
+        )
+        asked = request(await machine.deliver(host, "2020 hangs midway"), await host.facts(), timeout=4)
+        assert await host.claim(asked)
+        await host.activate(asked)
+        await machine.run("sh", "-c", "until [ -s /run/systemd/start-list ]; do sleep 0.1; done")
+        await machine.run("sh", "-c", "echo stopped.service >>/run/systemd/start-list")
+        facts = await seen(machine, ROLLED_BACK)
+        assert (facts.current_system, facts.lists_left) == (machine.base, False)
+        assert await machine.run("systemctl", "is-active", "stopped.service") == "active\n"
+        await host.close()
+
+
+@pytest.mark.lab
+async def test_a_way_back_that_ends_with_an_error_at_its_end_is_a_way_back() -> None:
+    async with on_machine() as machine:
+        host = await reached(machine)
+        previous = await machine.deliver(host, "gives up at its end")
+        await machine.run("sh", "-c", f"{previous}/bin/switch-to-configuration test || test $? = 255")
+        asked = request(await machine.deliver(host, "ends with 3"), await host.facts())
+        assert asked.previous == previous
+        assert await host.claim(asked)
+        await host.activate(asked)
+        assert (await seen(machine, ROLLED_BACK)).current_system == previous
+        await host.close()
+
+
+@pytest.mark.lab
+async def test_a_switch_to_configuration_that_waits_for_another_one_is_followed() -> None:
+    async with on_machine() as machine:
+        host = await reached(machine)
+        lock = "/run/nixos/switch-to-configuration.lock"
+        await machine.run("systemd-run", "--unit=lock-holder", "flock", lock, "sleep", "infinity")
+        while (await machine.run("sh", "-c", f"flock --nonblock {lock} true && echo free || echo held")) != "held\n":
+            await machine.pause()
+        asked = request(await machine.deliver(host, "good Perl"), await host.facts())
+        assert await host.claim(asked)
+        await host.activate(asked)
+        facts = await host.facts()
+        assert (activation_of(facts).state, activation_of(facts).is_unit_active) == (ActivationState.SWITCHING, True)
+        await machine.run("systemctl", "stop", "lock-holder.service")
+        assert (await seen(machine, SWITCHED)).current_system == asked.toplevel
+        await host.close()
+
+
+@pytest.mark.lab
+async def test_nixos_is_what_switch_to_configuration_takes_for_it() -> None:
+    async with on_machine() as machine:
+        host = await reached(machine)
+
+        async def look(os_release: str) -> tuple[bool, str]:
+            await machine.run("sh", "-c", "rm /etc/os-release; cat >/etc/os-release", stdin=os_release.encode())
+            facts = await host.facts()
+            return facts.is_nixos, facts.version_id
+
+        assert await look("ID=debian\nVERSION_ID='13'\n") == (True, "13")
+        await machine.run("rm", "/etc/NIXOS")
+        assert await look("NAME=NixOS\nID=nixos\nVERSION_ID=20.09.4407.1c1f5649bb9\n") == (True, "20.09")
+        assert await look('NAME=NixOS\nID="nixos"\nVERSION_ID="25.11"\n') == (True, "25.11")
+        assert await look("ID=debian\nID_LIKE=nixos\n") == (False, "")
+        await machine.run("rm", "/etc/os-release")
+        assert not (await host.facts()).is_nixos
+        await host.close()

@@ -64,9 +64,10 @@ class Switch:
     exit_status: int | None = 0
     seconds: float = 0
     moves_link: bool = True
+    is_begun: bool = True  # it came as far as stopping units or activating
     stops_sshd: bool = False
     drops_network: bool = False
-    hides_failed_script: bool = False  # "Failed to run activate script" in the output
+    hides_failed_script: bool = False  # only its output tells of one
     failed_units: tuple[str, ...] = ()
     boot_loader_error: str | None = None  # what `switch-to-configuration boot` then says
 
@@ -301,7 +302,7 @@ class FakeMachine:
         if outcome.drops_network:
             self.is_silent = True
         if outcome.hides_failed_script:
-            activation.log += "Failed to run activate script\n"
+            activation.log += "Activation script snippet 'test' failed (1)\n"
         self.failed_units = outcome.failed_units
 
     def _unit_ended(self, activation: Activation, exit_status: int | None, service_result: str) -> None:
@@ -312,10 +313,12 @@ class FakeMachine:
             return
         request = activation.request
         is_current = self.current_system == request.toplevel
-        if is_current and (exit_status == 0 or (exit_status == 4 and "Failed to run activate" not in activation.log)):
+        outcome = self.outcomes.get(request.toplevel, Switch())
+        if is_current and (exit_status == 0 or (exit_status == 4 and not outcome.hides_failed_script)):
+            self.lists_left = False
             activation.state = ActivationState.SWITCHED
             activation.deadman_at = self.now + request.confirm_timeout.total_seconds()
-        elif exit_status in (1, 11, 100) and self.current_system == request.previous:
+        elif exit_status not in (None, 0, 4) and self.current_system == request.previous and not outcome.is_begun:
             activation.state = ActivationState.FAILED
             activation.deadman_at = None
             self.active = None

@@ -74,9 +74,9 @@ class HostFacts:
     profile_system: str | None  # /nix/var/nix/profiles/system, resolved
     profile_generation: int | None  # the N of system-N-link
     boot_entry_unsure: bool  # a commit began and did not end
-    lists_left: bool  # /run/nixos/{start,restart,reload}-list exist: a cut activation waits to be completed
-    is_nixos: bool  # /etc/NIXOS exists
-    version_id: str  # VERSION_ID of /etc/os-release, as `25.11`
+    lists_left: bool  # switch-to-configuration's lists of units are not empty: a cut one waits to be completed
+    is_nixos: bool  # /etc/NIXOS exists, or /etc/os-release says so
+    version_id: str  # VERSION_ID of /etc/os-release, of NixOS the release alone, as `25.11`; empty if it has none
     state_version: str | None  # recorded in /var/lib/nixops/machine at first contact
     machine: str  # uname -m, as `x86_64`
     failed_units: tuple[str, ...]  # sorted

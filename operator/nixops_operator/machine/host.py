@@ -48,7 +48,8 @@ def reachable(desired: Desired, observed: Observed, now: datetime) -> Finding | 
         return Finding(Outcome.WORKING, Reason.WAITING_FOR_SSH, message, kind, is_first_look=True)
     if not host.facts.is_nixos:
         message = (
-            f"{host.address} is no NixOS machine (it has no /etc/NIXOS); install NixOS there, or name another address"
+            f"{host.address} is no NixOS machine (it has no /etc/NIXOS, and its /etc/os-release does not say nixos); "
+            "install NixOS there, or name another address"
         )
         return Finding(Outcome.STALLED, Reason.INVALID_SPEC, message, kind)
     return None

@@ -421,6 +421,126 @@ class TestCut:
         assert await host.current() == host.base
 
 
+OF_2020 = '{ test.stc.kind = "perl-2020"; }'
+PERL = '{ test.stc.kind = "perl"; }'
+NG = "{ }"
+
+
+class TestKinds:
+    """What the programs of NixOS that bear this name differ in."""
+
+    @pytest.mark.parametrize("kind", [PERL, OF_2020], ids=["perl", "perl-2020"])
+    async def test_perl_knows_no_checks(self, host: Host, kind: str) -> None:
+        refusing = '{ system.preSwitchChecks.never = "false"; }'
+        assert (await host.stc(await host.build(refusing, kind), "check")).status == 1
+        assert (await host.stc(await host.build(refusing, kind), "test")).status == 0
+
+    @pytest.mark.parametrize("kind", [PERL, OF_2020], ids=["perl", "perl-2020"])
+    async def test_perl_does_not_say_that_a_script_failed(self, host: Host, kind: str) -> None:
+        new = await host.build("{ test.stc.failUnit = true; test.stc.failSnippet = true; }", kind)
+        ran = await host.stc(new, "test")
+        assert ran.status == 4
+        assert "Activation script snippet 'test-fail-snippet' failed (1)" in ran.said
+        assert "Failed to run activate script" not in ran.said
+
+    async def test_perl_waits_for_the_lock_and_that_of_2020_has_none(self, host: Host) -> None:
+        perl, of_2020 = await host.build(PERL), await host.build(OF_2020)
+        hold = "flock /run/nixos/switch-to-configuration.lock"
+        for toplevel, status in ((perl, 124), (of_2020, 0)):
+            done = await host.run("sh", "-c", f"{hold} timeout 3 {toplevel}/bin/switch-to-configuration test")
+            assert done.exit_status == status
+
+    async def test_lists_of_2020_lie_elsewhere(self, host: Host) -> None:
+        await host.start_stc(await host.build(OF_2020, '{ test.stc.hangAt = "start"; }'), "test", "cut")
+        await host.until("grep -q 'hanging at start' /run/cut.log")
+        await host.sh(
+            "systemctl kill -s KILL cut.service; until ! systemctl -q is-active cut.service; do sleep 0.1; done"
+        )
+        assert "multi-user.target" in (await host.sh("cat /run/systemd/start-list")).splitlines()
+        assert (await host.run("test", "-e", "/run/nixos/start-list")).exit_status == 1
+        assert (await host.stc(await host.build(OF_2020), "test")).status == 0
+        assert (await host.run("test", "-e", "/run/systemd/start-list")).exit_status == 1
+
+    @pytest.mark.parametrize(
+        ("kind", "action"), [(NG, "test"), (PERL, "test"), (OF_2020, "")], ids=["ng", "perl", "perl-2020"]
+    )
+    async def test_scripts_know_the_action(self, host: Host, kind: str, action: str) -> None:
+        snippet = '{ system.activationScripts.note = "echo action=$NIXOS_ACTION"; }'
+        assert f"action={action}\n" in (await host.stc(await host.build(snippet, kind), "test")).said
+
+    @pytest.mark.parametrize(("kind", "status"), [(NG, 0), (PERL, 0), (OF_2020, 4)], ids=["ng", "perl", "perl-2020"])
+    async def test_a_unit_to_be_reloaded_that_has_stopped(self, host: Host, kind: str, status: int) -> None:
+        options = "reloadIfChanged = true;"
+        await host.stc(await host.build(service("1", options), kind), "test")
+        stopping = '{ system.activationScripts.stop = "systemctl stop app.service"; }'
+        ran = await host.stc(await host.build(service("2", options), stopping, kind), "test")
+        assert ran.status == status
+        left = await host.run("stat", "-c", "%s", "/run/nixos/reload-list")
+        assert left.stdout == (b"" if kind == OF_2020 else b"0\n")
+        await host.sh("rm -f /run/nixos/reload-list")
+
+    @pytest.mark.parametrize(("kind", "status"), [(NG, 4), (PERL, 0), (OF_2020, 0)], ids=["ng", "perl", "perl-2020"])
+    async def test_a_unit_that_does_not_stop_in_time(self, host: Host, kind: str, status: int) -> None:
+        stubborn = """{ systemd.services.stubborn = {
+          wantedBy = [ "multi-user.target" ];
+          unitConfig.JobTimeoutSec = 1;
+          serviceConfig.TimeoutStopSec = 1000;
+          script = "trap : TERM; while :; do sleep 1000 & wait $! || true; done";
+        }; }"""
+        await host.stc(await host.build(stubborn, kind), "test")
+        ran = await host.stc(await host.build(kind), "test")
+        await host.sh(
+            "systemctl kill -s KILL stubborn.service; systemctl stop stubborn.service; systemctl reset-failed"
+        )
+        assert ran.status == status, ran.said
+
+    async def test_where_it_gives_up_is_1_and_perls_255(self, host: Host) -> None:
+        dying = '{ test.stc.giveUpAt = "activate"; }'
+        assert (await host.stc(await host.build(dying), "test")).status == 1
+        assert (await host.stc(await host.build(dying, PERL), "test")).status == 255
+
+    async def test_a_target_may_ask_to_be_stopped_first(self, host: Host) -> None:
+        target = """{ systemd.targets.%s = {
+          wantedBy = [ "multi-user.target" ]; unitConfig.X-StopOnReconfiguration = %s;
+        }; }"""
+        systems = [
+            await host.build(target % ("milestone", "true"), target % ("other", "false"), kind)
+            for kind in (NG, '{ environment.etc.x.text = ""; }')
+        ]
+        await host.stc(systems[0], "test")
+        show = "systemctl show -P ActiveEnterTimestampMonotonic %s.target"
+        before = [await host.sh(show % name) for name in ("milestone", "other")]
+        ran = await host.stc(systems[1], "test")
+        after = [await host.sh(show % name) for name in ("milestone", "other")]
+        assert (ran.status, after[0] != before[0], after[1] == before[1]) == (0, True, True)
+        assert "milestone" not in ran.said
+
+    async def test_systemd_starts_itself_anew_where_its_settings_have_changed(self, host: Host) -> None:
+        await host.stc(await host.build(service("1")), "test")
+        before = await host.pid("app.service")
+        settings = '{ environment.etc."systemd/system.conf".text = "[Manager]\\nDefaultTimeoutStartSec=77s\\n"; }'
+        ran = await host.stc(await host.build(service("1"), settings), "test")
+        assert (ran.status, await host.pid("app.service")) == (0, before)
+        assert "restarting systemd...\n" in ran.said
+        assert await host.sh("systemctl show -P DefaultTimeoutStartUSec") == "1min 17s"
+
+    async def test_managers_of_users_start_anew(self, host: Host) -> None:
+        # By hand: there is no logind here that would start it for a login.
+        unit = """[Service]
+        Type=notify
+        Delegate=yes
+        RuntimeDirectory=user/0
+        Environment=XDG_RUNTIME_DIR=/run/user/0
+        ExecStart=/usr/lib/systemd/systemd --user
+        """
+        await host.sh(f"echo '{unit}' >/run/systemd/system/user@0.service; systemctl daemon-reload")
+        await host.sh("systemctl start user@0.service")
+        ran = await host.stc(await host.build(service("1")), "test")
+        await host.sh("systemctl stop user@0.service; rm /run/systemd/system/user@0.service; systemctl daemon-reload")
+        assert ran.status == 0, ran.said
+        assert "reloading user units for root...\n" in ran.said
+
+
 class TestAccountsAndFiles:
     ACCOUNTS = """{ pkgs, ... }: {
       users.groups.app = { };

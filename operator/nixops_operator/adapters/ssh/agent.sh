@@ -47,6 +47,9 @@ FALLBACK_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 PATH=/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:$FALLBACK_PATH
 export PATH
 
+# Of switch-to-configuration; in /run/systemd up to 2021.
+UNIT_LISTS='/run/nixos/start-list /run/nixos/restart-list /run/nixos/reload-list
+    /run/systemd/start-list /run/systemd/restart-list /run/systemd/reload-list'
 KEPT_ACTIVATIONS=5
 COMMIT_SECONDS=280     # the operator waits 300 s
 STOP_SECONDS=30        # from SIGTERM to SIGKILL; also the limit of `finish`
@@ -237,8 +240,8 @@ facts() {
     printf 'profile-generation %s\n' "$generation"
     printf 'boot-entry-unsure %s\n' "$(yes_if [ -e "$UNSURE" ])"
     printf 'lists-left %s\n' "$(yes_if lists_left)"
-    printf 'is-nixos %s\n' "$(yes_if [ -e /etc/NIXOS ])"
-    version_id
+    os_release
+    printf 'is-nixos %s\n' "$(yes_if is_nixos)"
     printf 'version-id %s\n' "$version"
     record_state_version
     printf 'state-version %s\n' "$(cat "$HOME_DIR/machine" 2>/dev/null || true)"
@@ -256,24 +259,40 @@ yes_if() {
     if "$@"; then printf 'yes'; else printf 'no'; fi
 }
 
+# What a cut switch-to-configuration still had to do. An empty list says nothing: a unit that was to be reloaded and had
+# stopped is crossed out, and the file stays (nixpkgs, switch-to-configuration.pl and -ng, `unrecord_unit`).
 lists_left() {
-    [ -e /run/nixos/start-list ] || [ -e /run/nixos/restart-list ] || [ -e /run/nixos/reload-list ]
+    for list in $UNIT_LISTS; do
+        if [ -s "$list" ]; then
+            return 0
+        fi
+    done
+    return 1
 }
 
-version_id() {
-    version=''
+# As switch-to-configuration does.
+is_nixos() { [ -f /etc/NIXOS ] || [ "$distribution" = nixos ]; }
+
+# Sets $distribution and $version. Up to 20.09 VERSION_ID has more than the release, as in 20.09.1234.0123abc (nixpkgs,
+# nixos/modules/misc/version.nix).
+os_release() {
+    version='' distribution=''
+    [ -r /etc/os-release ] || return 0
     while IFS='=' read -r key value; do
-        if [ "$key" = VERSION_ID ]; then
-            value=${value#[\"\']}
-            version=${value%[\"\']}
-        fi
+        value=${value#[\"\']}
+        value=${value%[\"\']}
+        case $key in
+            ID) distribution=$value ;;
+            VERSION_ID) version=$value ;;
+        esac
     done </etc/os-release
+    case $version in [0-9][0-9].[0-9][0-9]*) version=${version%"${version#?????}"} ;; esac
 }
 
 # The release at first contact: what system.stateVersion stays at, also when the operator's own record is lost.
 # link(2) fails if the file exists, so it is written once.
 record_state_version() {
-    [ -e /etc/NIXOS ] && [ ! -e "$HOME_DIR/machine" ] || return 0
+    is_nixos && [ ! -e "$HOME_DIR/machine" ] || return 0
     case $version in
         [0-9][0-9].[0-9][0-9])
             printf '%s\n' "$version" >"$HOME_DIR/machine.new.$$"
@@ -602,6 +621,8 @@ finish() {
     mv -T "$dir/result.new" "$dir/result"
     case $(verdict) in
         good)
+            # It has done what it knew of. What one of another release left where it does not look asks for no more.
+            rm -f $UNIT_LISTS
             arm "nixops-confirm-$id" "$confirm_timeout"
             move switching switched || return 0
             systemctl stop "nixops-deadman-$id.timer"
@@ -618,21 +639,24 @@ verdict() {
     current=$(system_behind /run/current-system)
     case ${SERVICE_RESULT:-unknown}:$status in
         success:0) [ "$current" = "$toplevel" ] && echo good || echo mixed ;;
-        exit-code:4)
-            # A unit failed in the end; the same exit hides a failed activation script.
-            if [ "$current" != "$toplevel" ] || grep -q 'Failed to run activate script' "$dir/log"; then
-                echo mixed
-            else
-                echo good
-            fi
-            ;;
-        # Usage, checks and boot loader; the lock; another init interface; systemd's own, where nothing was started
-        # (systemd.exec(5), "Process exit codes"). With the link moved they came too late.
-        exit-code:1 | exit-code:11 | exit-code:100 | exit-code:2[0-4][0-9])
-            [ "$current" = "$previous" ] && echo unchanged || echo mixed
-            ;;
+        # A unit failed in the end; the same exit hides a failed activation script.
+        exit-code:4) [ "$current" = "$toplevel" ] && ! a_script_failed && echo good || echo mixed ;;
+        # Usage, checks, the lock, another init interface; systemd's own, where nothing was started (systemd.exec(5),
+        # "Process exit codes"); whatever errno Perl died with. What counts is whether it came so far as to change things.
+        exit-code:*) [ "$current" = "$previous" ] && ! was_begun && echo unchanged || echo mixed ;;
         *) echo mixed ;;
     esac
+}
+
+# `activate` names the snippet; that it failed at all only switch-to-configuration-ng says. Lines of the journal, which
+# the output ends with if a unit has failed, may quote another run, such as nixos-upgrade's.
+a_script_failed() {
+    grep -v '^[A-Z][a-z][a-z] [ 0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9] ' "$dir/log" |
+        grep -e 'Failed to run activate script' -e "Activation script snippet '.*' failed (" >/dev/null
+}
+
+was_begun() {
+    [ -e "$dir/log" ] && grep -q -e '^stopping the following units' -e '^activating the configuration' "$dir/log"
 }
 
 expire() {
@@ -663,10 +687,26 @@ leave() {
 
 # NIXOS_NO_CHECK: a check that refuses the way back would lock everybody out. Where the previous system never switched
 # without an error, it will not now; but 11 (somebody else has the lock) and a signal mean that it did not run to its end.
+# 255 is Perl's `die`, not a signal.
 switch_back() {
+    share_lists
     status=0
     NIXOS_NO_CHECK=1 "$previous/bin/switch-to-configuration" test || status=$?
-    [ "$status" -ne 11 ] && [ "$status" -lt 128 ] && [ "$(system_behind /run/current-system)" = "$previous" ]
+    case $status in 11 | 129 | 1[3-8]? | 19[0-2]) return 1 ;; esac
+    [ "$(system_behind /run/current-system)" = "$previous" ] || return 1
+    rm -f $UNIT_LISTS
+}
+
+# What the new system's switch-to-configuration had stopped, the previous one's is to start, wherever it looks.
+share_lists() {
+    for list in start-list restart-list reload-list; do
+        if [ -s "/run/nixos/$list" ] || [ -s "/run/systemd/$list" ]; then
+            mkdir -p /run/nixos
+            cat "/run/nixos/$list" "/run/systemd/$list" 2>/dev/null | sort -u >"/run/nixos/$list.all"
+            cp "/run/nixos/$list.all" "/run/systemd/$list"
+            mv -T "/run/nixos/$list.all" "/run/nixos/$list"
+        fi
+    done
 }
 
 # sshd.socket where NixOS has services.openssh.startWhenNeeded; ssh.service on Debian.

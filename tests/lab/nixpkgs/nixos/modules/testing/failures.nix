@@ -9,6 +9,11 @@ in
 {
   options.test = {
     stc = {
+      kind = mkOption {
+        type = types.enum [ "ng" "perl" "perl-2020" ];
+        default = "ng";
+        description = "Which of NixOS' programs switch-to-configuration behaves like: its head has the table.";
+      };
       exit = mkOption {
         type = types.nullOr types.int;
         default = null;
@@ -18,6 +23,11 @@ in
         type = types.nullOr (types.enum [ "check" "stop" "activate" "reload" "restart" "start" ]);
         default = null;
         description = "Sleep for ever as this phase begins, with the lock held.";
+      };
+      giveUpAt = mkOption {
+        type = types.nullOr (types.enum [ "check" "stop" "activate" "activated" "reload" "restart" "start" ]);
+        default = null;
+        description = "End with an error as this phase begins, as where a program that it needs does not answer.";
       };
       slow = mkOption { type = types.ints.unsigned; default = 0; description = "Seconds to wait before activating."; };
       spinWithLock = off "Take the lock, then spin for ever.";

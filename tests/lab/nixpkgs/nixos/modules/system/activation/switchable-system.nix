@@ -9,7 +9,9 @@ let
     PRE_SWITCH_CHECK = config.system.preSwitchChecksScript;
   } // lib.filterAttrs (_: v: v != "") {
     TEST_EXIT = lib.optionalString (cfg.exit != null) (toString cfg.exit);
+    TEST_KIND = lib.optionalString (cfg.kind != "ng") cfg.kind;
     TEST_HANG_AT = lib.optionalString (cfg.hangAt != null) cfg.hangAt;
+    TEST_GIVE_UP_AT = lib.optionalString (cfg.giveUpAt != null) cfg.giveUpAt;
     TEST_SPIN_WITH_LOCK = lib.optionalString cfg.spinWithLock "1";
     TEST_KILL_SSHD = lib.optionalString cfg.killSshd "1";
     TEST_SLOW = lib.optionalString (cfg.slow != 0) (toString cfg.slow);
