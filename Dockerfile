@@ -19,7 +19,7 @@ RUN mirror=$(sed --quiet 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 
  && useradd --uid 65532 --gid 65532 --create-home nixops \
  && install --directory --owner=65532 --group=65532 /nix
 
-FROM system AS build
+FROM system AS dependencies
 RUN apt-get --quiet update \
  && apt-get --quiet install --yes --no-install-recommends python3-hatchling python3-pip
 WORKDIR /src
@@ -28,14 +28,18 @@ COPY requirements/runtime.txt requirements/runtime.txt
 RUN python3 -m venv --without-pip /opt/nixops-operator \
  && pip --python /opt/nixops-operator/bin/python install --no-cache-dir --require-hashes \
       --requirement requirements/runtime.txt
+
+FROM dependencies AS package
 COPY pyproject.toml README.md LICENSE ./
 COPY operator operator
-# The build backend is Debian's, so that nothing is fetched here.
+# The build backend is Debian's, so that nothing is fetched here. Into a folder of its own: a layer for each, of which the
+# large one changes seldom.
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
- && pip --python /opt/nixops-operator/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl
+ && pip --python /opt/nixops-operator/bin/python install --no-cache-dir --no-deps --no-index --root /package /wheels/*.whl
 
 FROM system
-COPY --from=build /opt/nixops-operator /opt/nixops-operator
+COPY --from=dependencies /opt/nixops-operator /opt/nixops-operator
+COPY --from=package /package/opt/nixops-operator /opt/nixops-operator
 
 # Without a user's name Nix stops with "cannot figure out user name".
 ENV PATH=/opt/nixops-operator/bin:/usr/local/bin:/usr/bin:/bin \

@@ -6,9 +6,22 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from nixops_lab import cluster, environment, identities, lifecycle, network, operator_process, prerequisites
+import yaml
+
+from nixops_lab import (
+    cluster,
+    environment,
+    identities,
+    lifecycle,
+    network,
+    operator_pod,
+    operator_process,
+    prerequisites,
+    state,
+)
 from nixops_lab import image as images
 from nixops_lab.binary_cache import contents
 from nixops_lab.binary_cache.server import URL as CACHE_URL
@@ -18,6 +31,7 @@ from nixops_lab.paths import LabPaths
 from nixops_lab.report import LabError, say
 
 OPERATOR_START_SECONDS = 30
+POD_START_SECONDS = 90
 Call = Callable[[LabPaths, argparse.Namespace], None]
 
 
@@ -74,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
         "--env", action="append", default=[], metavar="NAME=VALUE", help="one more environment variable"
     )
     launch.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting: dotted.key=YAML")
+    launch.add_argument("--pod", action="store_true", help="as a pod on the lab's node: the chart, with default values")
+    launch.add_argument("--values", metavar="FILE", help="with --pod: more values of the chart, as YAML")
     operator("stop", operator_stop, "SIGTERM, and wait for its end")
     operator("kill", operator_kill, "SIGKILL to it and all it started")
     operator("restart", operator_restart, "stop and start with what the last start was given")
@@ -141,27 +157,43 @@ def operator_start(paths: LabPaths, given: argparse.Namespace) -> None:
         environment=operator_process.parse_environment(given.env),
         settings=operator_process.parse_settings(given.set),
         command=tuple(given.command),
+        is_pod=given.pod,
+        values=_values(given.values),
     )
+    if given.values and not given.pod:
+        raise LabError("--values are the chart's: say --pod, too")
     _start_operator(paths, launch)
 
 
 def operator_restart(paths: LabPaths, given: argparse.Namespace) -> None:
-    operator_process.stop(paths)
-    _start_operator(paths, operator_process.last_launch(paths))
+    launch = operator_process.last_launch(paths)
+    if launch.is_pod:
+        operator_pod.stop(paths)
+    else:
+        operator_process.stop(paths)
+    _start_operator(paths, launch)
 
 
 def operator_stop(paths: LabPaths, given: argparse.Namespace) -> None:
-    if operator_process.running(paths) is None:
+    if operator_process.last_launch(paths).is_pod:
+        operator_pod.stop(paths)
+        say("the operator's pod is gone")
+    elif operator_process.running(paths) is None:
         say("the operator does not run")
-        return
-    say(f"the operator ended with {operator_process.stop(paths)}")
+    else:
+        say(f"the operator ended with {operator_process.stop(paths)}")
 
 
 def operator_kill(paths: LabPaths, given: argparse.Namespace) -> None:
-    say("killed" if operator_process.kill(paths) else "the operator does not run")
+    if operator_process.last_launch(paths).is_pod:
+        say("killed; the kubelet starts it anew" if operator_pod.kill(paths) else "the operator does not run")
+    else:
+        say("killed" if operator_process.kill(paths) else "the operator does not run")
 
 
 def operator_log(paths: LabPaths, given: argparse.Namespace) -> None:
+    if operator_process.last_launch(paths).is_pod:
+        _become(operator_pod.log_command(paths, follow=given.follow), os.environ)
     if not (paths.operator / "log").exists():
         raise LabError("the operator has not been started in this lab")
     follow = ["--follow=name"] if given.follow else []
@@ -250,11 +282,31 @@ def _control(paths: LabPaths) -> Control:
 
 def _start_operator(paths: LabPaths, launch: operator_process.Launch) -> None:
     lab = lifecycle.running(paths)
+    if launch.is_pod:
+        _start_pod(paths, lab, launch)
+        return
+    if operator_process.last_launch(paths).is_pod:
+        operator_pod.stop(paths)
     cluster.install_changes(paths)
     pid = operator_process.start(paths, lab, launch)
     if not launch.command and not operator_process.await_answer(paths, lab, OPERATOR_START_SECONDS):
         say(f"it runs, but its health port does not answer after {OPERATOR_START_SECONDS} s")
     say(f"the operator runs (pid {pid}); its log is {paths.operator / 'log'}")
+
+
+def _start_pod(paths: LabPaths, lab: state.State, launch: operator_process.Launch) -> None:
+    if operator_process.running(paths) is not None:
+        raise LabError("the operator runs as a process; `lab operator stop` ends it")
+    operator_process.prepare(paths)
+    operator_process.remember(paths, launch)
+    pod = operator_pod.start(paths, lab, launch)
+    if not operator_pod.await_ready(paths, pod, POD_START_SECONDS):
+        say(f"it runs, but is not ready after {POD_START_SECONDS} s")
+    say(f"the operator runs as pod {pod} in {operator_process.NAMESPACE}")
+
+
+def _values(file: str | None) -> dict[str, object]:
+    return dict(yaml.safe_load(Path(file).read_text()) or {}) if file else {}
 
 
 def _machine(paths: LabPaths, name: str) -> dict[str, Any]:

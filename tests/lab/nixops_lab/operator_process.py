@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import yaml
@@ -38,11 +38,14 @@ COMMAND = ("-m", "nixops_operator")
 
 @dataclass(frozen=True)
 class Launch:
-    """What the caller asked for; kept, so that `restart` repeats it. `command` empty: the operator itself."""
+    """What the caller asked for; kept, so that `restart` repeats it. `command` empty: the operator itself. `is_pod`: as
+    a pod (operator_pod.py); `values`: more of the chart's."""
 
     environment: Mapping[str, str]
     settings: Mapping[str, object]
     command: Sequence[str] = ()
+    is_pod: bool = False
+    values: Mapping[str, object] = field(default_factory=dict)
 
 
 def configuration(paths: LabPaths, ports: Mapping[str, int], settings: Mapping[str, object]) -> dict[str, object]:
@@ -187,7 +190,7 @@ def start(paths: LabPaths, lab: state.State, launch: Launch) -> int:
     prepare(paths)
     (paths.operator / "config.yaml").write_text(yaml.safe_dump(configuration(paths, lab.ports, launch.settings)))
     _write_private(paths.operator / "kubeconfig", _service_account_kubeconfig(paths, lab.ports["api"]))
-    _write_private(paths.operator / "launch.json", json.dumps(asdict(launch)))
+    remember(paths, launch)
     folders = [*python_folders(Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix)), CHECKOUT / "operator"]
     status = paths.operator / "status"
     status.unlink(missing_ok=True)
@@ -273,6 +276,11 @@ def last_launch(paths: LabPaths) -> Launch:
         return Launch(**json.loads((paths.operator / "launch.json").read_text()))
     except FileNotFoundError:
         return Launch({}, {})
+
+
+def remember(paths: LabPaths, launch: Launch) -> None:
+    """For `last_launch`."""
+    _write_private(paths.operator / "launch.json", json.dumps(asdict(launch)))
 
 
 def prepare(paths: LabPaths) -> None:

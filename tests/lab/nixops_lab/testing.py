@@ -10,13 +10,14 @@ import json
 import os
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nixops_lab import environment, identities, lifecycle, operator_process
+from nixops_lab import environment, identities, lifecycle, operator_pod, operator_process
 from nixops_lab.control import Control
 from nixops_lab.paths import SOURCES, LabPaths
 
@@ -38,11 +39,20 @@ class OperatorControl:
         settings: Mapping[str, object] | None = None,
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = (),
+        *,
+        is_pod: bool = False,
+        values: Mapping[str, object] | None = None,
     ) -> None:
-        """`settings`: dotted key → value. `command` runs in the operator's place, under all its limits."""
+        """`settings`: dotted key → value. `command` runs in the operator's place, under all its limits. `is_pod`: on
+        the lab's node, by the chart, with more of its `values`."""
         words = [f"--set={key}={json.dumps(value)}" for key, value in (settings or {}).items()]
         words += [f"--env={name}={value}" for name, value in (environment or {}).items()]
-        _lab(self.paths, "operator", "start", *words, *(["--", *command] if command else []))
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            if is_pod:
+                json.dump(values or {}, file)
+                file.flush()
+                words += ["--pod", f"--values={file.name}"]
+            _lab(self.paths, "operator", "start", *words, *(["--", *command] if command else []))
 
     def stop(self) -> None:
         _lab(self.paths, "operator", "stop")
@@ -56,11 +66,19 @@ class OperatorControl:
         _lab(self.paths, "operator", "restart")
 
     @property
+    def is_pod(self) -> bool:
+        """Whether the last start was one of a pod."""
+        return operator_process.last_launch(self.paths).is_pod
+
+    @property
     def is_running(self) -> bool:
-        return operator_process.running(self.paths) is not None
+        """A pod: whether it is Ready."""
+        return (operator_pod if self.is_pod else operator_process).running(self.paths) is not None
 
     def log(self) -> str:
-        """All starts in this lab, the oldest first; empty before the first."""
+        """All starts in this lab, the oldest first; empty before the first. Of pods, those that are still there."""
+        if self.is_pod:
+            return operator_pod.log(self.paths)
         log = self.paths.operator / "log"
         return log.read_text() if log.exists() else ""
 
@@ -77,10 +95,10 @@ class Lab:
         self.operator = OperatorControl(paths)
 
     @classmethod
-    def up(cls, folder: Path | None = None, seed: int = 0) -> Self:
-        """Starts it; a running one is taken as it is."""
+    def up(cls, folder: Path | None = None, seed: int = 0, *, with_node: bool = False) -> Self:
+        """Starts it; a running one is taken as it is, and gets a node if it is to have one."""
         paths = LabPaths.of(folder)
-        _lab(paths, "up", f"--seed={seed}")
+        _lab(paths, "up", f"--seed={seed}", *(["--node"] if with_node else []))
         return cls(paths)
 
     def down(self) -> None:

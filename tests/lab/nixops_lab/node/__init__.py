@@ -6,6 +6,6 @@ inside.sh   its first process: mounts, and then the programs
 oci.py      images of a few files
 """
 
-from nixops_lab.node.node import enter, join, load, pid
+from nixops_lab.node.node import enter, has, join, load, pid
 
-__all__ = ["enter", "join", "load", "pid"]
+__all__ = ["enter", "has", "join", "load", "pid"]
