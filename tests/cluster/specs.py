@@ -18,6 +18,7 @@ HARDWARE = """{
   fileSystems."/" = { device = "/dev/disk/by-label/nixos"; fsType = "ext4"; };
   boot.loader.grub.device = "/dev/sda";
   services.openssh.enable = true;
+  system.stateVersion = "25.11";
 }"""
 
 

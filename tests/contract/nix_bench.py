@@ -22,9 +22,9 @@ MODEL = """\
 """
 
 
-def nixpkgs_folder() -> Path:
-    """The assembled miniature nixpkgs."""
-    return Path(os.environ["NIXPKGS"])
+def nixpkgs_folder(which: str = "") -> Path:
+    """The assembled miniature nixpkgs; `OF_2020`: with the names of that year."""
+    return Path(os.environ["NIXPKGS"], which or "TODAY")
 
 
 def request(

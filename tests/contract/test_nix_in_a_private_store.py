@@ -43,12 +43,13 @@ def behaviours() -> list[str]:
 
 @pytest.fixture(scope="session")
 def nixpkgs() -> Iterator[Path]:
-    """The miniature nixpkgs, complete."""
+    """A folder with the miniature nixpkgs, complete, with the names of today and with those of 2020."""
     with tempfile.TemporaryDirectory(prefix="nixpkgs-", dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
         assemble = nix_namespace.REPOSITORY / "tests/lab/nixpkgs/assemble.sh"
-        subprocess.run(["sh", str(assemble), f"{folder}/nixpkgs"], check=True)
-        yield Path(folder) / "nixpkgs"
+        subprocess.run(["sh", str(assemble), f"{folder}/TODAY"], check=True)
+        subprocess.run(["sh", str(assemble), f"{folder}/OF_2020", "20.09"], check=True)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session", params=[65532, 0], ids=["the pod's user", "root"])

@@ -120,3 +120,20 @@ def test_healing_goes_on_without_the_source():
     assert plan.verdict.reason is not Reason.SOURCE_NOT_FOUND
     assert plan.verdict.outcome in (Outcome.WORKING, Outcome.REPAIRING)
     assert plan.steps
+
+
+def test_what_a_given_host_runs_today_is_not_what_it_was_installed_with():
+    """The host says 25.11; its data may be older, and PostgreSQL would not read them."""
+    found = observed(host_machine(configuration={"modules": [{"inline": "{ }"}]}))
+
+    assert found.input is not None
+    assert found.input.state_version is None
+
+
+def test_the_state_version_of_a_given_host_that_was_recorded_stays():
+    recorded = host_machine({"system": {"stateVersion": "24.05"}}, configuration={"modules": [{"inline": "{ }"}]})
+
+    found = observed(recorded)
+
+    assert found.input is not None
+    assert found.input.state_version == "24.05"

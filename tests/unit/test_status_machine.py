@@ -541,6 +541,12 @@ def test_the_release_of_first_contact_is_kept():
     assert fields["system"]["stateVersion"] == "24.05"
 
 
+def test_the_release_that_a_given_host_runs_is_not_recorded_as_its_first():
+    fields = status(host_machine(), seen(host=host()), planned(host_machine(), seen(host=host())), NOON)
+
+    assert "stateVersion" not in fields["system"]
+
+
 def test_unresolved_input_is_no_finished_build():
     waiting = ObservedSystem(waits_for="the machine, to learn its NixOS release (system.stateVersion)")
 

@@ -36,7 +36,7 @@ class SystemInput:
     files: Mapping[str, bytes] | None
     nixpkgs_path: str | None  # inside the files; None: the operator's own
     modules: tuple[Module, ...]
-    state_version: str
+    state_version: str | None
     arguments: Mapping[str, str]
 
 
@@ -52,7 +52,7 @@ class EvaluationRequest:
     nixpkgs: Source
     source: Source | None
     modules: tuple[Module, ...]
-    state_version: str  # default of system.stateVersion
+    state_version: str | None  # of system.stateVersion, unless a module says it; None: a module must
     trusted_public_key: str  # added to the machine's nix.settings.trusted-public-keys
     arguments: Mapping[str, str] = field(default_factory=dict)
 

@@ -33,7 +33,7 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, host: ObservedH
     except OperatorError as error:
         return ObservedSystem(error=error, confirmed=_confirmed(desired, error))
     state_version = _state_version(desired, cloud, host)
-    if state_version is None:
+    if state_version is None and desired.spec.target.host is None:
         return ObservedSystem(waits_for="the machine, to learn its NixOS release (system.stateVersion)")
     given = SystemInput(
         name=desired.machine,
@@ -127,9 +127,9 @@ async def _system_kind(desired: Desired, world: World) -> str:
 
 def _state_version(desired: Desired, cloud: ObservedCloud | None, host: ObservedHost) -> str | None:
     """The release that the machine was first installed with; it belongs to the machine and never follows the nixpkgs in
-    use."""
+    use. None: not known yet, and of a given host never: its os-release tells what it runs today."""
     known = desired.system.state_version
-    if known is not None:
+    if known is not None or desired.spec.target.host is not None:
         return known
     if host.facts is not None:
         return host.facts.state_version or host.facts.version_id

@@ -251,7 +251,8 @@ def _system(desired: Desired, observed: Observed, now: datetime) -> dict[str, An
         fields["configuration"] = {"revision": observed.system.evaluate_job.removeprefix("evaluate:")[:12]}
     if facts is not None:
         systems |= _links(facts)
-        systems["stateVersion"] = desired.system.state_version or facts.state_version or facts.version_id
+        if desired.spec.target.host is None:
+            systems.setdefault("stateVersion", facts.state_version or facts.version_id)
         if _serves(observed) and facts.profile_system == toplevel:
             systems.setdefault("activatedAt", now.strftime("%Y-%m-%dT%H:%M:%SZ"))
     fields |= _activation(desired, observed)

@@ -1,12 +1,13 @@
 # The root of every evaluation.
 #
-# { guest :: input → NixOS module,  input :: JSON text }  →  { drvPath, toplevel, warnings }
+# { guests :: [ input → NixOS module ],  input :: JSON text }  →  { drvPath, toplevel, warnings }
 #
-# input: { name, deployment, uuid, system, isEc2, stateVersion, trustedPublicKey, arguments :: attrs of strings,
-#          nixpkgs, source, inline :: { path, hash } or null,  modules :: [ { path } in source | { file } in inline ] }
+# input: { name, deployment, uuid, system, isEc2, stateVersion :: string or null, trustedPublicKey,
+#          arguments :: attrs of strings,  nixpkgs, source, inline :: { path, hash } or null,
+#          modules :: [ { path } in source | { file } in inline ] }
 #
 # No attribute of the result is called outPath: `--json` prints such a set as that one string.
-{ guest, input }:
+{ guests, input }:
 let
   request = builtins.fromJSON input;
 
@@ -23,7 +24,7 @@ let
 
   evaluated = import (tree request.nixpkgs + "/nixos/lib/eval-config.nix") {
     inherit (request) system;
-    modules = map moduleFile request.modules ++ [ (guest request) ];
+    modules = map moduleFile request.modules ++ map (guest: guest request) guests;
     specialArgs = request.arguments // {
       inherit (request) name uuid;
       deploymentName = request.deployment;

@@ -62,7 +62,8 @@ def expression(request: EvaluationRequest, inline: Source | None) -> str:
         "arguments": dict(request.arguments),
     }
     text = nix_string(json.dumps(given, sort_keys=True))
-    return f"({_shipped('entry.nix')}) {{ guest = ({_shipped('guest.nix')}); input = {text}; }}"
+    guests = " ".join(f"({_shipped(name)})" for name in ("guest.nix", "nixops.nix"))
+    return f"({_shipped('entry.nix')}) {{ guests = [ {guests} ]; input = {text}; }}"
 
 
 def nix_string(text: str) -> str:

@@ -1,28 +1,23 @@
 # What every machine gets besides its own modules.
 #
 # request (see entry.nix)  →  NixOS module
+#
+# Serves every nixpkgs from 20.09 on. What a release calls something is seen from the options and functions that its
+# tree has, never from its number: between releases, and in forks, the number says nothing.
 request:
 {
-  config,
   lib,
+  options,
   pkgs,
   modulesPath,
   ...
 }:
 let
-  # Options of NixOps' deployment.keys that hold a secret, or the way to one (NixOps manual, "Managing keys").
-  secretOptions = [
-    "text"
-    "keyFile"
-    "keyCommand"
-  ];
-  keysWithContent = lib.filter (
-    key:
-    let
-      given = config.deployment.keys.${key};
-    in
-    lib.isAttrs given && lib.any (option: (given.${option} or null) != null) secretOptions
-  ) (lib.attrNames (config.deployment.keys or { }));
+  stateVersion =
+    if request.stateVersion != null then
+      request.stateVersion
+    else
+      throw "system.stateVersion is not set, and a host that was not made by the operator cannot be asked for it: say in a module with which release its NixOS was first installed, as in system.stateVersion = \"${lib.trivial.release}\"";
 in
 {
   _file = "the guest module of nixops-operator";
@@ -30,30 +25,22 @@ in
   # File systems, boot loader and sshd of an EC2 machine, as NixOps' EC2 backend imports them.
   imports = lib.optional request.isEc2 "${modulesPath}/virtualisation/amazon-image.nix";
 
-  # A configuration written for NixOps evaluates unchanged.
-  options.deployment = lib.mkOption {
-    type = lib.types.submodule { freeformType = lib.types.attrsOf lib.types.anything; };
-    default = { };
-    description = "Options of NixOps. They have no effect: the NixMachine says where and how a machine is deployed.";
-  };
-
   config = {
-    assertions = map (key: {
-      assertion = false;
-      message = "deployment.keys.${key} gives the content of a key in Nix, where it would become world-readable in the store: remove it";
-    }) keysWithContent;
-
-    warnings = lib.optional (config.deployment != { })
-      "deployment.{${lib.concatStringsSep ", " (lib.attrNames config.deployment)}} of NixOps has no effect: the NixMachine's spec decides";
-
     # Lets the host tell of a changed system by itself, instead of being asked.
     environment.systemPackages = [ pkgs.inotify-tools ];
 
-    nix.settings.trusted-public-keys = [ request.trustedPublicKey ];
+    # nix.settings is of 22.05 (NixOS manual, "Release 22.05"); before, each setting had an option of its own.
+    nix =
+      if options.nix ? settings then
+        { settings.trusted-public-keys = [ request.trustedPublicKey ]; }
+      else
+        { binaryCachePublicKeys = [ request.trustedPublicKey ]; };
 
     # Weaker than a plain definition (100), stronger than a default (1000): NixOps' own priority for it.
     networking.hostName = lib.mkOverride 900 request.name;
 
-    system.stateVersion = lib.mkDefault request.stateVersion;
+    # Between the option's own default (1500) and mkDefault (1000), with which modules of nixpkgs define it
+    # (nixos/modules/installer/cd-dvd/installation-cd-base.nix): two that are equally strong would conflict.
+    system.stateVersion = lib.mkOverride 1400 stateVersion;
   };
 }

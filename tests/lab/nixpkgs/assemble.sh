@@ -1,12 +1,13 @@
 #!/bin/sh
-# assemble.sh DEST: makes the complete tree at DEST, valgrind's HTML manual included.
+# assemble.sh DEST [RELEASE]: makes the complete tree at DEST, valgrind's HTML manual included. RELEASE is written to its
+# .version: with 20.09 its options and messages are those of 2020.
 #
 # The manual comes from Debian's `valgrind` package by way of apt, and is kept under
 # ${XDG_CACHE_HOME:-~/.cache}/nixops-lab. DEST appears in one step and, for one version of the package,
 # always with the same bytes; an older DEST is replaced.
 set -eu
 umask 022
-[ $# -eq 1 ] || { echo "usage: $0 DEST" >&2; exit 2; }
+[ $# -eq 1 ] || [ $# -eq 2 ] || { echo "usage: $0 DEST [RELEASE]" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$(dirname "$1")"
 dest=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
@@ -37,6 +38,7 @@ rm -rf "$new"
 mkdir -p "$new/pkgs/valgrind"
 for part in .version default.nix lib lab nixos pkgs; do cp -R "$here/$part" "$new/"; done
 cp -RL "$docs" "$new/pkgs/valgrind/html"
+[ $# -eq 1 ] || printf '%s' "$2" >"$new/.version"
 find "$new" -type d -exec chmod 0755 {} +
 find "$new" -type f -exec chmod 0644 {} +
 old=$dest.old.$$

@@ -8,4 +8,8 @@
 
   # Without it the host could not be reached after the switch.
   services.openssh.enable = true;
+
+  # The release that NixOS was first installed with on the host, as its own /etc/nixos/configuration.nix says: it stays,
+  # whatever the host is upgraded to.
+  system.stateVersion = "25.11";
 }

@@ -23,6 +23,7 @@ let
         evalModules mkIf mkMerge mkOverride mkForce mkDefault mkOptionDefault mkVMOverride mkImageMediaOverride
         mkBefore mkAfter mkOrder mkAssert mkAliasOptionModule mkRenamedOptionModule mkRemovedOptionModule
         defaultOverridePriority setDefaultModuleLocation;
+      inherit (parts.types) mkOptionType;
     }
     // parts
     // {

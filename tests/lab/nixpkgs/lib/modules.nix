@@ -13,7 +13,8 @@ let
 
   # --- Collecting -----------------------------------------------------------------------------
 
-  moduleAttributes = [ "_class" "_file" "key" "disabledModules" "imports" "options" "config" "meta" "freeformType" ];
+  moduleAttributes = [ "_class" "_file" "key" "disabledModules" "imports" "options" "config" "meta" ]
+    ++ optional (!lib.isOf2020) "freeformType";
 
   # Any way to write a module → { file, key, imports, disabled, options, config }.
   load = args: parentFile: position: module:
@@ -45,7 +46,7 @@ let
       imports = applied.imports or [ ];
       disabled = applied.disabledModules or [ ];
       options = applied.options or { };
-      config = freeform (if isLong then applied.config or { } else rest);
+      config = (if lib.isOf2020 then lib.id else freeform) (if isLong then applied.config or { } else rest);
     };
 
   # A module function receives what it names; the rest of `_module.args` only if it names it, lazily.
@@ -146,7 +147,9 @@ let
       value =
         if defs == [ ] then throw "The option `${showOption loc}' was accessed but has no value defined. Try setting the option."
         else if wrong != [ ] then
-          throw "A definition for option `${showOption loc}' is not of type `${type.description}'. Definition values:${showDefs wrong}"
+          throw (if lib.isOf2020
+            then "The option value `${showOption loc}' in `${(builtins.head wrong).file}' is not of type `${type.description}'."
+            else "A definition for option `${showOption loc}' is not of type `${type.description}'. Definition values:${showDefs wrong}")
         else type.merge loc defs;
     };
 
@@ -272,7 +275,8 @@ let
         (context "while evaluating a definition from `${stray.file}'"
           "The option `${shown}' does not exist. Definition values:${showDefs [ stray ]}");
     in
-    if builtins.attrNames options == [ "_module" ] then
+    if lib.isOf2020 then throw "The option `${shown}' defined in `${stray.file}' does not exist."
+    else if builtins.attrNames options == [ "_module" ] then
       throw (base + (if prefix == [ ]
         then "\n\nIt seems as if you're trying to declare an option by placing it into `config' rather than `options'!\n"
         else "\n\nHowever there are no options defined in `${showOption prefix}'. Are you sure you've\ndeclared your options properly? This can happen if you e.g. declared your options in `types.submodule'\nunder `config' rather than `options'.\n"))

@@ -53,7 +53,8 @@ rec {
     if builtins.all (def: def.value == first.value) defs then first.value
     else throw (conflict loc defs);
   conflict = loc: defs:
-    "The option `${showOption loc}' has conflicting definition values:${showDefs defs}\n"
+    if lib.isOf2020 then "The option `${showOption loc}' has conflicting definitions, in ${showFiles (getFiles defs)}."
+    else "The option `${showOption loc}' has conflicting definition values:${showDefs defs}\n"
     + "Use `lib.mkForce value` or `lib.mkDefault value` to change the priority on any of these definitions.";
   mergeOneOption = mergeUniqueOption { message = ""; };
   mergeUniqueOption = { message, ... }: loc: defs:

@@ -7,6 +7,8 @@ rec {
 
   release = builtins.readFile ../.version;
   versionSuffix = ".lab";
+  # Whether names and messages are those of nixpkgs in the summer of 2020, just before 20.09.
+  isOf2020 = builtins.compareVersions release "20.10" < 0;
   version = release + versionSuffix;
   codeName = "Miniature";
   oldestSupportedRelease = 2505;

@@ -9,6 +9,7 @@ let
     type // {
       _type = "option-type";
       inherit name description check merge emptyValue;
+      functor = { inherit name; };
       # Two declarations of one option agree if their types are called the same.
       typeMerge = if typeMerge != null then typeMerge else other: if other.name == name && other.description == description then other else null;
     };
@@ -41,13 +42,13 @@ let
       def.value)
     defs);
 
-  attrsOfWith = { type, lazy }: mkOptionType {
-    name = if lazy then "lazyAttrsOf" else "attrsOf";
+  attrsOfWith = { type, name }: let lazy = name == "lazyAttrsOf"; in mkOptionType {
+    inherit name;
     description = "${if lazy then "lazy " else ""}attribute set of ${part type}";
     check = builtins.isAttrs;
     emptyValue.value = { };
     nestedType = type;
-    typeMerge = other: if other ? nestedType && type.typeMerge other.nestedType != null then attrsOfWith { inherit lazy; type = type.typeMerge other.nestedType; } else null;
+    typeMerge = other: if other.functor.name == name && type.typeMerge other.nestedType != null then attrsOfWith { inherit name; type = type.typeMerge other.nestedType; } else null;
     merge = loc: defs:
       let
         byName = builtins.zipAttrsWith (_: found: found)
@@ -142,8 +143,8 @@ let
       merge = loc: defs: map (m: m.value) (builtins.filter (m: m.isDefined) (elements loc type defs));
     };
     nonEmptyListOf = type: (listOf type) // { description = "non-empty (list of ${part type})"; check = x: builtins.isList x && x != [ ]; emptyValue = { }; };
-    attrsOf = type: attrsOfWith { inherit type; lazy = false; };
-    lazyAttrsOf = type: attrsOfWith { inherit type; lazy = true; };
+    attrsOf = type: attrsOfWith { inherit type; name = "attrsOf"; };
+    lazyAttrsOf = type: attrsOfWith { inherit type; name = "lazyAttrsOf"; };
     nullOr = type: mkOptionType {
       name = "nullOr";
       description = "null or ${part type}";
@@ -190,4 +191,6 @@ let
     };
   };
 in
-types
+# types.anything is of September 2020; until then "list or attribute set of" was a type of its own.
+if lib.isOf2020 then removeAttrs types [ "anything" ] // { loaOf = type: attrsOfWith { inherit type; name = "loaOf"; }; }
+else types

@@ -9,7 +9,7 @@ in
     system = lib.mkOption { type = lib.types.str; description = "The system to build for, x86_64-linux for example."; };
     hostPlatform = lib.mkOption { type = platform; default = { inherit (cfg) system; }; };
     buildPlatform = lib.mkOption { type = platform; default = cfg.hostPlatform; };
-    config = lib.mkOption { type = lib.types.attrsOf lib.types.anything; default = { }; };
+    config = lib.mkOption { type = lib.types.attrs; default = { }; };
     overlays = lib.mkOption { type = lib.types.listOf lib.types.raw; default = [ ]; };
     pkgs = lib.mkOption {
       type = lib.types.raw;

@@ -27,7 +27,7 @@ in
     };
   };
   config = {
-    warnings = lib.optional (options.system.stateVersion.highestPrio == 1500)
+    warnings = lib.optional (!lib.isOf2020 && options.system.stateVersion.highestPrio == 1500)
       "system.stateVersion is not set, defaulting to ${config.system.stateVersion}. Read why this matters on https://nixos.org/manual/nixos/stable/options.html#opt-system.stateVersion.";
     environment.etc."os-release".text = ''
       ANSI_COLOR="0;38;2;126;186;228"

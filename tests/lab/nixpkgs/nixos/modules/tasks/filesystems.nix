@@ -19,7 +19,10 @@ let
 in
 {
   options = {
-    fileSystems = mkOption { type = types.attrsOf (types.submodule fileSystem); default = { }; };
+    fileSystems = mkOption {
+      type = (if lib.isOf2020 then types.loaOf else types.attrsOf) (types.submodule fileSystem);
+      default = { };
+    };
     swapDevices = mkOption { type = types.listOf types.attrs; default = [ ]; };
   };
   config.assertions = [

@@ -46,8 +46,8 @@ in
       sleep = mkOption { type = types.ints.unsigned; default = 0; description = "Compute for about so many seconds on a core of 2026."; };
       allocate = mkOption { type = types.ints.unsigned; default = 0; description = "Allocate about so many MiB, all live at once."; };
       recurse = off "An option's value depends on itself.";
-      again = mkOption { type = types.anything; default = config.test.eval.again; internal = true; };
-      probe = mkOption { type = types.anything; default = null; internal = true; };
+      again = mkOption { type = types.unspecified; default = config.test.eval.again; internal = true; };
+      probe = mkOption { type = types.unspecified; default = null; internal = true; };
     };
   };
   config = {

@@ -53,7 +53,7 @@ in
 {
   options.system = {
     activationScripts = mkOption { type = types.attrsOf snippet; default = { }; };
-    userActivationScripts = mkOption { type = types.attrsOf types.anything; default = { }; };
+    userActivationScripts = mkOption { type = types.attrs; default = { }; };
     activationScript = mkOption { type = types.str; internal = true; readOnly = true; };
     dryActivationScript = mkOption { type = types.str; internal = true; readOnly = true; };
   };

@@ -5,7 +5,7 @@ let
   inherit (lib) mkOption types;
   shown = v: if v == true then "yes" else if v == false then "no" else if builtins.isList v then lib.concatMapStringsSep " " toString v else toString v;
   hostKey = types.submodule {
-    freeformType = types.attrsOf types.anything;
+    config._module.freeformType = types.attrsOf types.unspecified;
     options = {
       path = mkOption { type = types.str; };
       type = mkOption { type = types.str; };
@@ -32,7 +32,7 @@ in
     settings = mkOption {
       default = { };
       type = types.submodule {
-        freeformType = types.attrsOf (types.nullOr (types.oneOf [ types.bool types.int types.str (types.listOf types.str) ]));
+        config._module.freeformType = types.attrsOf (types.nullOr (types.oneOf [ types.bool types.int types.str (types.listOf types.str) ]));
         options = {
           PermitRootLogin = mkOption { type = types.nullOr (types.enum [ "yes" "without-password" "prohibit-password" "forced-commands-only" "no" ]); default = "prohibit-password"; };
           PasswordAuthentication = mkOption { type = types.nullOr types.bool; default = false; };
