@@ -203,7 +203,8 @@ def operator_log(paths: LabPaths, given: argparse.Namespace) -> None:
 def machine_list(paths: LabPaths, given: argparse.Namespace) -> None:
     for machine in _control(paths).machines():
         columns = (machine["name"], machine["state"], machine["private_address"], machine["public_address"] or "-")
-        sys.stdout.write("{:<22} {:<5} {:<15} {}\n".format(*columns))
+        said = f"  {machine['last_line']}" if machine["last_line"] else ""
+        sys.stdout.write("{:<22} {:<7} {:<15} {:<15}{}".format(*columns, said).rstrip() + "\n")
 
 
 def machine_exec(paths: LabPaths, given: argparse.Namespace) -> None:

@@ -18,9 +18,10 @@ class Control:
     url: str
 
     def machines(self) -> list[dict[str, Any]]:
-        """[{name, state, private_address, public_address, leader}], by name.
+        """[{name, state, last_line, private_address, public_address, leader}], by name.
 
-        `leader` is the pid of its init, or null.
+        `state` is off, booting, on or dead: a dead one has power, whatever EC2 calls it, and does not answer;
+        `last_line` is what it said last. `leader` is the pid of its init, or null.
         """
         return list(self._call("GET", "/machines"))
 

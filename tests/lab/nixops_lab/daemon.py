@@ -68,7 +68,8 @@ class Control:
         return web.json_response({"ready": self.is_ready}, status=200 if self.is_ready else 503)
 
     async def _list(self, _request: web.Request) -> web.Response:
-        return web.json_response([self._described(name) for name in self._machines.names()])
+        described = await asyncio.gather(*(self._described(name) for name in self._machines.names()))
+        return web.json_response([each for each in described if each is not None])
 
     async def _kill(self, request: web.Request) -> web.Response:
         try:
@@ -86,10 +87,14 @@ class Control:
         await self._machines.start(name)
         return web.json_response({})
 
-    def _described(self, name: str) -> dict[str, object]:
+    async def _described(self, name: str) -> dict[str, object] | None:
+        standing = await self._machines.standing(name)
+        if self._machines.state(name) == "absent":  # destroyed while it was asked
+            return None
         return {
             "name": name,
-            "state": self._machines.state(name),
+            "state": standing,
+            "last_line": self._machines.last_line(name) if standing == "dead" else "",
             "private_address": self._machines.spec(name).private_address,
             "public_address": self._machines.public_address(name),
             "leader": self._machines.leader(name),

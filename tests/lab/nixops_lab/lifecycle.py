@@ -20,6 +20,7 @@ from nixops_lab import (
     environment,
     forwarder,
     identities,
+    limits,
     machines,
     network,
     node,
@@ -72,6 +73,7 @@ def up(paths: LabPaths, seed: int, with_node: bool = False) -> None:
     in its cluster; a lab that runs without one gets it."""
     prerequisites.check(paths)
     prerequisites.install_packages()
+    limits.raise_limits()
     with exclusively(paths):
         before = state.read(paths.state)
         if before is not None and (wrong := complaint(paths, before)) is None:

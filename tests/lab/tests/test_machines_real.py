@@ -341,6 +341,33 @@ class TestPower:
         assert hasty.state(NAME) == "off"
         await hasty.stop()
 
+    async def test_power_alone_is_no_life(self, lab: Lab) -> None:
+        machines = Machines(lab.folder, lab.namespace, lab.root, waking=0.0)
+        await machines.start()
+        watched = replace(lab, machines=machines)
+        assert await machines.standing(NAME) == "absent"
+        await watched.boot(lab.spec())
+        assert await machines.standing(NAME) == "on"
+        stop_init(machines.leader(NAME))
+        assert (machines.state(NAME), await machines.standing(NAME)) == ("on", "dead")
+        await machines.kill(NAME)
+        assert await machines.standing(NAME) == "off"
+
+        await machines.start(NAME)
+        await watched.until_login(lab.spec())
+        await watched.output(NAME, "sh", "-c", "echo /nix/store/none >/boot/nixos-entry")
+        await machines.reboot(NAME)
+        await watched.until_console("boot: no system at '/nix/store/none'")
+        assert (machines.state(NAME), await machines.standing(NAME)) == ("on", "dead")
+        assert machines.last_line(NAME).startswith("boot: no system at '/nix/store/none'")
+        await machines.stop()
+
+    async def test_one_that_does_not_answer_yet_is_booting(self, lab: Lab) -> None:
+        await lab.machines.create(lab.spec())
+        await lab.machines.start(NAME)
+        stop_init(lab.machines.leader(NAME))
+        assert await lab.machines.standing(NAME) == "booting"
+
     async def test_only_a_poweroff_that_nobody_outside_asked_for_is_told(self, lab: Lab) -> None:
         told: list[tuple[str, str]] = []
         heard = asyncio.Event()

@@ -8,7 +8,7 @@ from pathlib import Path
 from nixops_lab.machines import cgroups, firewall
 from nixops_lab.machines.leftovers import clear
 from nixops_lab.machines.machine import Machine
-from nixops_lab.machines.spec import Completed, MachineError, MachineSpec, PowerState, Rule
+from nixops_lab.machines.spec import Completed, MachineError, MachineSpec, PowerState, Rule, Standing
 from nixops_lab.machines.wires import Router, wire_of
 
 
@@ -16,16 +16,25 @@ class Machines:
     """Machines on the root file system `root` (from `root_filesystem.build`), behind the router in `namespace`.
 
     `grace`: seconds that a machine has to power off or reboot cleanly before its power is cut. (EC2 gives minutes.)
+    `waking`: seconds after which one that does not answer is called dead.
     Calls for one machine wait for each other; machines are independent. All need root. Unknown names raise
     MachineError, except where a method says otherwise.
     """
 
-    def __init__(self, lab_dir: str | os.PathLike[str], namespace: str, root: Path, grace: float = 15.0) -> None:
+    def __init__(
+        self,
+        lab_dir: str | os.PathLike[str],
+        namespace: str,
+        root: Path,
+        grace: float = 15.0,
+        waking: float = 60.0,
+    ) -> None:
         self.on_poweroff: Callable[[str], Awaitable[None]] | None = None
         self._lab_dir = Path(lab_dir)
         self._namespace = namespace
         self._root = root.resolve()
         self._grace = grace
+        self._waking = waking
         self._router = Router(namespace)
         self._machines: dict[str, Machine] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -64,9 +73,8 @@ class Machines:
         async with self._lock(spec.name):
             if spec.name in self._machines:
                 raise MachineError(f"there is a machine {spec.name} already")
-            machine = Machine(
-                spec, self._lab_dir / "machines" / spec.name, self._root, self._namespace, self._router, self._grace
-            )
+            folder = self._lab_dir / "machines" / spec.name
+            machine = Machine(spec, folder, self._root, self._namespace, self._router, self._grace, self._waking)
             machine.on_poweroff = self._powered_off
             await asyncio.to_thread(machine.create)
             try:
@@ -119,6 +127,14 @@ class Machines:
     def state(self, name: str) -> PowerState:
         """`on` also between the two halves of a reboot."""
         return self._machines[name].state if name in self._machines else "absent"
+
+    async def standing(self, name: str) -> Standing:
+        """What a look at the machine finds; takes a moment, and seconds for one that does not answer."""
+        return await self._machines[name].standing() if name in self._machines else "absent"
+
+    def last_line(self, name: str) -> str:
+        """What it said last on its console."""
+        return self._machine(name).last_line()
 
     def names(self) -> list[str]:
         return sorted(self._machines)

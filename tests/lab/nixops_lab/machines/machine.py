@@ -1,6 +1,7 @@
 """One machine: its disk, and its power from the first boot to the last."""
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
@@ -12,8 +13,10 @@ from nixops_lab import network
 from nixops_lab.machines import commands, wires
 from nixops_lab.machines.cgroups import MachineCgroups
 from nixops_lab.machines.disk import base_system, make_disk
-from nixops_lab.machines.spec import Completed, MachineError, MachineSpec, PowerState
+from nixops_lab.machines.spec import Completed, MachineError, MachineSpec, PowerState, Standing
 from nixops_lab.machines.wires import Router
+
+_log = logging.getLogger(__name__)
 
 LAUNCH = Path(__file__).parent / "launch.sh"
 # With --keep-unit nspawn leaves a reboot to its caller and says so by this status (systemd: EXIT_FORCE_RESTART).
@@ -22,17 +25,19 @@ REBOOT_ASKED = 133
 POWER_OFF, REBOOT = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5
 BOOT_SECONDS = 60.0
 ASK_AGAIN_SECONDS = 1.0
+# What systemd says of itself while it works (systemctl(1), "is-system-running").
+ANSWERS = {"initializing", "starting", "running", "degraded", "maintenance", "stopping"}
 PATH = "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Machine:
-    """Made without a disk and without power. `grace`: seconds it has for a clean end.
+    """Made without a disk and without power. `grace`: seconds it has for a clean end; `waking`: to answer after a boot.
 
     Calls that change the power must not overlap: `Machines` sees to that.
     """
 
     def __init__(
-        self, spec: MachineSpec, folder: Path, root: Path, namespace: str, router: Router, grace: float
+        self, spec: MachineSpec, folder: Path, root: Path, namespace: str, router: Router, grace: float, waking: float
     ) -> None:
         self.spec = spec
         self.on_poweroff: Callable[[str], Awaitable[None]] | None = None
@@ -41,6 +46,8 @@ class Machine:
         self._namespace = namespace
         self._router = router
         self._grace = grace
+        self._waking = waking
+        self._booted_at = 0.0
         self._cgroups = MachineCgroups(namespace, spec.name)
         self._stopping = False
         self._booted = asyncio.Event()
@@ -50,6 +57,22 @@ class Machine:
     @property
     def state(self) -> PowerState:
         return "off" if self._power is None else "on"
+
+    async def standing(self) -> Standing:
+        """Asks its init: power alone says nothing of a system that hangs, or found nothing to boot."""
+        if self._power is None:
+            return "off"
+        asking = ["timeout", "--kill-after=1", "5", "systemctl", "is-system-running"]
+        with suppress(MachineError):  # between the two halves of a reboot
+            if (await self.run(asking, b"")).stdout.decode().strip() in ANSWERS:
+                return "on"
+        is_waking = asyncio.get_running_loop().time() - self._booted_at < self._waking
+        return "booting" if is_waking else "dead"
+
+    def last_line(self) -> str:
+        """Of its console, without control characters; empty if it said nothing."""
+        lines = ("".join(filter(str.isprintable, line)).strip() for line in self._last_words().splitlines())
+        return ([line for line in lines if line] or [""])[-1]
 
     @property
     def leader(self) -> int | None:
@@ -135,12 +158,18 @@ class Machine:
                 if status != REBOOT_ASKED or self._stopping:
                     return
                 process = await self._boot()
+        except MachineError:
+            _log.exception("%s did not boot again", self.spec.name)
         finally:
             self._power = None
             self._off.set()
             self._booted.set()
-            if not self._stopping and self.on_poweroff is not None:
-                await self.on_poweroff(self.spec.name)
+            if not self._stopping:
+                _log.warning(
+                    "%s went off, and nobody asked for it; its console ends with: %s", self.spec.name, self.last_line()
+                )
+                if self.on_poweroff is not None:
+                    await self.on_poweroff(self.spec.name)
 
     async def _boot(self) -> asyncio.subprocess.Process:
         """Returns when its init runs. If it fails or is cancelled, nothing of it is left."""
@@ -154,6 +183,7 @@ class Machine:
             if isinstance(error, TimeoutError | MachineError):
                 raise MachineError(f"{self.spec.name} does not boot: {error}\n{self._last_words()}") from error
             raise
+        self._booted_at = asyncio.get_running_loop().time()
         return process
 
     async def _launch(self) -> asyncio.subprocess.Process:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 PowerState = Literal["absent", "off", "on"]
+Standing = Literal["absent", "off", "booting", "on", "dead"]
+"""What a look finds: `on` answers, `booting` does not yet, `dead` has power and has not answered for too long."""
 
 
 class MachineError(Exception):
