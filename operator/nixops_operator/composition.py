@@ -146,6 +146,9 @@ def policy(chosen: Settings) -> Policy:
         hosts=HostPolicy(chosen.hosts.allowed_cidrs, chosen.hosts.denied_cidrs, chosen.hosts.allowed_ports),
         nixpkgs=chosen.nix.nixpkgs.path if chosen.nix.nixpkgs else None,
         progress_deadline=chosen.progress_deadline,
+        build_on=chosen.nix.build.on,
+        build_timeout=chosen.nix.build.timeout,
+        build_silent=chosen.nix.build.silent,
     )
 
 

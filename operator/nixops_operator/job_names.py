@@ -3,8 +3,11 @@
 evaluate:<hash of the input>          the same for all who declare the same
 build:<.drv>                          the same for all whose system it is
 copy:<host>:<toplevel>                one system on one machine
+copy:<host>:<.drv>                    one system's derivations on one machine
+realise:<host>:<.drv>                 one system, built by one machine
 host:<host>:<activation id>:<action>  one step of one activation
 host:<host>:adopt:<toplevel>          makes what runs the profile and boot entry
+host:<host>:stop-build                ends a build that the machine does for nobody any more
 host:<host>:own, host:<host>:disown   writes on a given host whose it is, and takes that off
 """
 
@@ -13,9 +16,10 @@ from __future__ import annotations
 EVALUATE = "evaluate"
 BUILD = "build"
 COPY = "copy"
+REALISE = "realise"
 HOST = "host"
 
-KINDS = (EVALUATE, BUILD, COPY, HOST)
+KINDS = (EVALUATE, BUILD, COPY, REALISE, HOST)
 
 
 def evaluate(input_hash: str) -> str:
@@ -26,8 +30,17 @@ def build(drv_path: str) -> str:
     return f"{BUILD}:{drv_path}"
 
 
-def copy(host_id: str, toplevel: str) -> str:
-    return f"{COPY}:{host_id}:{toplevel}"
+def copy(host_id: str, store_path: str) -> str:
+    """`store_path`: of a system, or of a system's derivation."""
+    return f"{COPY}:{host_id}:{store_path}"
+
+
+def realise(host_id: str, drv_path: str) -> str:
+    return f"{REALISE}:{host_id}:{drv_path}"
+
+
+def stop_build(host_id: str) -> str:
+    return f"{HOST}:{host_id}:stop-build"
 
 
 def on_host(host_id: str, activation_id: str, action: str) -> str:

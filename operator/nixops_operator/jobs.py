@@ -25,7 +25,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from nixops_operator.api.durations import format_duration
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Lost, OperatorError, Retry
-from nixops_operator.job_names import BUILD, COPY, EVALUATE, HOST, kind_of
+from nixops_operator.job_names import BUILD, COPY, EVALUATE, HOST, REALISE, kind_of
 
 
 class Waiter(Protocol):
@@ -58,6 +58,7 @@ DEADLINES: Mapping[str, timedelta] = {
     # Far above what the work allows itself: no bug and no silent peer holds a place for ever.
     EVALUATE: timedelta(hours=1),
     BUILD: timedelta(hours=24),
+    REALISE: timedelta(hours=24),
     HOST: timedelta(hours=1),
     # 10 GB at 4 Mbit/s; the copy after it goes on with what has arrived.
     COPY: timedelta(hours=6),
@@ -67,6 +68,7 @@ _ENDED: Mapping[str, tuple[Reason, str]] = {
     EVALUATE: (Reason.EVALUATING, "the evaluation"),
     BUILD: (Reason.BUILDING, "the build"),
     COPY: (Reason.COPY_FAILED, "the copy to the machine"),
+    REALISE: (Reason.BUILDING, "following the build on the machine"),
     HOST: (Reason.PROGRESSING_WITH_RETRY, "a step on the machine"),
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_settings import (
     BaseSettings,
@@ -28,6 +28,7 @@ from pydantic_settings import (
 )
 
 from nixops_operator.api.durations import parse_duration
+from nixops_operator.api.machine_spec import BuildOn
 
 PREFIX = "NIXOPS_"
 GIB = 1024**3
@@ -138,7 +139,19 @@ class Evaluation(_Part):
 
 
 class Build(_Part):
-    """Of systems, in the operator's own pod. Limits are those of one build; a build over one is ended and told."""
+    """Of systems. Limits are those of one build; a build over one is ended and told. `timeout` and `silent` hold on
+    machines, too; the others are about builds in the operator's own pod."""
+
+    # Where machines' systems are built that do not say. Auto: Operator where a builder can be confined, else Target.
+    on: BuildOn = BuildOn.AUTO
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_without_quotes(cls, given: Any) -> Any:
+        """YAML 1.1 reads an unquoted `on` as true; Helm hands it on as the text "true"."""
+        if not isinstance(given, dict):
+            return given
+        return {"on" if name is True or name == "true" else name: value for name, value in given.items()}
 
     concurrency: AtLeastOne = 2  # at once
     max_jobs: AtLeastOne = 1  # builders at once within one build

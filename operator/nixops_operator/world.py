@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nixops_operator.api.machine_spec import AwsSettings
+from nixops_operator.api.machine_spec import AwsSettings, BuildOn
 from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import Cache
 from nixops_operator.ec2.credentials import AwsIdentity, aws_identity
@@ -36,6 +36,9 @@ class Policy:
     hosts: HostPolicy
     nixpkgs: Path | None  # of configurations that name none
     progress_deadline: timedelta
+    build_on: BuildOn = BuildOn.AUTO  # of machines that do not say
+    build_timeout: timedelta = timedelta(hours=2)  # of a build on a machine, by the clock
+    build_silent: timedelta = timedelta(minutes=30)  # of one derivation there without a line of log
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from nixops_lab import network
 from nixops_lab.machines import OPEN, Machines, MachineSpec, root_filesystem
 from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
 from nixops_operator.errors import Retry
-from nixops_operator.facts.host import ActivationRequest, ActivationState, HostFacts, HostTarget
+from nixops_operator.facts.host import ActivationRequest, ActivationState, BuildRequest, HostFacts, HostTarget
 from nixops_operator.ports.host import Host, Hosts
 
 ADDRESS = "192.0.2.10"
@@ -43,6 +43,12 @@ class Bench(Protocol):
 
     def store_path(self, name: str) -> str:
         """The same, wherever it is."""
+
+    def to_build(self, name: str) -> BuildRequest:
+        """A request to build one of TRIALS. Its derivation is not on the machine."""
+
+    async def bring_derivation(self, host: Host, drv_path: str) -> None:
+        """Through `nix_daemon`."""
 
     async def pause(self) -> None:
         """A moment, between two looks."""
@@ -80,6 +86,11 @@ def request(
     number = facts.highest_attempt + 1 if attempt is None else attempt
     times = timedelta(seconds=timeout), timedelta(seconds=confirm_timeout)
     return ActivationRequest(toplevel, facts.current_system, number, *times)
+
+
+def build_request(drv_path: str, toplevel: str, timeout: float = 600, silent: float = 600) -> BuildRequest:
+    """Times in s."""
+    return BuildRequest(drv_path, toplevel, timedelta(seconds=timeout), timedelta(seconds=silent))
 
 
 async def reached(bench: Bench) -> Host:
@@ -130,6 +141,16 @@ class MemoryBench:
         async with host.nix_daemon("contract-test-1:" + "A" * 43 + "=") as socket:
             self.hosts.receive(socket, toplevel)
         return toplevel
+
+    def to_build(self, name: str) -> BuildRequest:
+        number = list(host_systems.TRIALS).index(name) + 1
+        path = f"/nix/store/{number:08d}{'1' * 24}-{name}"
+        self.machine.builds[f"{path}.drv"] = host_systems.TRIALS[name].build
+        return build_request(f"{path}.drv", path)
+
+    async def bring_derivation(self, host: Host, drv_path: str) -> None:
+        async with host.nix_daemon("contract-test-1:" + "A" * 43 + "=") as socket:
+            self.hosts.receive(socket, drv_path)
 
     async def pause(self) -> None:
         self.machine.advance(0.5)
@@ -189,6 +210,13 @@ class MachineBench:
             said, _ = await process.communicate()
         assert process.returncode is not None
         return process.returncode, said.decode()
+
+    def to_build(self, name: str) -> BuildRequest:
+        return build_request(*self.systems.trial(name))
+
+    async def bring_derivation(self, host: Host, drv_path: str) -> None:
+        status, said = await self.copy(host, drv_path, "--derivation")
+        assert status == 0, said
 
     async def run(self, *argv: str, stdin: bytes = b"") -> str:
         """Output of a command on the machine, from outside."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from contract import nix_namespace
-from fakes.host import Switch
+from fakes.host import Build, Switch
 from nixops_lab.paths import cache_folder
 
 HERE = Path(__file__).parent
@@ -89,6 +89,24 @@ SYSTEMS: Mapping[str, System] = {
 }
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A derivation for the machine to build. `script`: its builder. `build`: how that goes."""
+
+    script: str
+    build: Build
+
+
+TRIALS: Mapping[str, Trial] = {
+    "quick": Trial("echo quick > $out", Build(seconds=1)),
+    "slow": Trial("export PATH=/usr/bin:/bin; echo begun; sleep 300; echo slow > $out", Build(seconds=300)),
+    "fails": Trial(
+        "echo there is no such header; exit 3",
+        Build(seconds=1, service_result="exit-code", log='@nix {"action":"msg","level":0,"msg":"no such header"}\n'),
+    ),
+}
+
+
 class SignedSystems:
     """A store with all of SYSTEMS, bound on /nix for the processes that use it."""
 
@@ -105,6 +123,13 @@ class SignedSystems:
         arguments = 'args = [ "-c" "echo nobody has signed this > $out" ];'
         drv = f'derivation {{ name = "unsigned"; system = "x86_64-linux"; builder = "/bin/sh"; {arguments} }}'
         return _in_store(self.folder, "nix-build", "--no-out-link", "-E", drv).stdout.strip()
+
+    def trial(self, name: str) -> tuple[str, str]:
+        """The derivation of one of TRIALS, and what it makes; nothing of it is built."""
+        arguments = f'args = [ "-c" {json.dumps(TRIALS[name].script).replace("$", chr(92) + "$")} ];'
+        drv = f'derivation {{ name = "{name}"; system = "x86_64-linux"; builder = "/bin/sh"; {arguments} }}'
+        derivation = _in_store(self.folder, "nix-instantiate", "-E", drv).stdout.strip()
+        return derivation, _in_store(self.folder, "nix-store", "--query", "--outputs", derivation).stdout.strip()
 
     def copy_argv(self, path: str, daemon_socket: Path, *options: str) -> list[str]:
         """The command that copies the closure of `path` through the socket."""

@@ -24,11 +24,14 @@ def _port(number: int) -> dict[str, Any]:
     return {"fromPort": number, "toPort": number, "cidrs": ["0.0.0.0/0"]}
 
 
-def _machine(name: str) -> dict[str, Any]:
+def _machine(name: str, build_on: str) -> dict[str, Any]:
     return {
         "name": name,
         "target": {"ec2": {"instanceType": "t3.small", "keyPair": "main", "securityGroups": ["http", "ssh"]}},
-        "configuration": {"modules": [{"inline": "{ services.httpd.enable = true; }"}]},
+        "configuration": {
+            "modules": [{"inline": "{ services.httpd.enable = true; }"}],
+            "build": {"on": build_on},
+        },
         "disruption": {"replace": "WhenLost"},
     }
 
@@ -44,7 +47,7 @@ DEPLOYMENT: dict[str, Any] = {
             {"name": "http", "description": "Web", "ingress": [_port(80)]},
             {"name": "ssh", "description": "SSH", "ingress": [_port(22)]},
         ],
-        "machines": [_machine("db"), _machine("web")],
+        "machines": [_machine("db", "Operator"), _machine("web", "Target")],
     },
 }
 

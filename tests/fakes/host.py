@@ -14,6 +14,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -27,6 +28,9 @@ from nixops_operator.facts.host import (
     ActivationFacts,
     ActivationRequest,
     ActivationState,
+    BuildLook,
+    BuildRequest,
+    BuildState,
     HostFacts,
     HostOwner,
     HostTarget,
@@ -70,6 +74,28 @@ class Switch:
     hides_failed_script: bool = False  # only its output tells of one
     failed_units: tuple[str, ...] = ()
     boot_loader_error: str | None = None  # what `switch-to-configuration boot` then says
+
+
+@dataclass(frozen=True)
+class Build:
+    """How the build of one derivation goes on this machine. `seconds` inf: it hangs, and nothing moves."""
+
+    seconds: float = 3
+    log: str = ""
+    service_result: str = "success"
+    output: str | None = None  # None: what the evaluation said
+
+
+@dataclass
+class UnderBuild:
+    """The build directory."""
+
+    request: BuildRequest
+    began_at: float
+    ends_at: float | None
+    state: BuildState = BuildState.BUILDING
+    service_result: str = ""
+    output: str | None = None
 
 
 @dataclass
@@ -118,6 +144,9 @@ class FakeMachine:
         self.valid_paths = {system}
         self.roots: dict[str, str] = {}
         self.outcomes: dict[str, Switch] = {}
+        self.builds: dict[str, Build] = {}  # .drv → how it goes
+        self.under_build: UnderBuild | None = None
+        self.built: list[str] = []  # .drvs whose builds were begun
         self.can_roll_back = True
         self.rollback_seconds = 0.0
         self.owner: HostOwner | None = None
@@ -129,6 +158,11 @@ class FakeMachine:
     @property
     def boot_id(self) -> str:
         return str(UUID(int=self.boots))
+
+    @property
+    def building(self) -> str | None:
+        now = self.under_build
+        return now.request.drv_path if now is not None and now.ends_at is not None else None
 
     def target(self) -> HostTarget:
         """How to reach it as it should be reached."""
@@ -151,6 +185,8 @@ class FakeMachine:
         self.current_system = self.booted_system = self.boot_entry
         self.lists_left = False
         self.failed_units = ()
+        if self.under_build is not None:
+            self.under_build.ends_at = None
         for activation in self.activations.values():
             activation.unit_ends_at = activation.deadman_at = activation.rollback_ends_at = None
 
@@ -260,6 +296,7 @@ class FakeMachine:
 
     def disown(self, owner: HostOwner) -> bool:
         if self.owner is not None and self.owner.is_same(owner):
+            self.stop_build()
             self.owner = None
         return self.owner is None
 
@@ -269,8 +306,62 @@ class FakeMachine:
         self.roots["next"] = toplevel
         return True
 
+    def build(self, request: BuildRequest) -> BuildState | None:
+        now = self.under_build
+        if now is not None and now.ends_at is not None and now.request.drv_path == request.drv_path:
+            return BuildState.BUILDING
+        if self.root_next(request.toplevel):
+            self.stop_build()
+            return BuildState.BUILT
+        if request.drv_path not in self.valid_paths:
+            return None
+        self.stop_build()
+        outcome = self.builds.get(request.drv_path, Build())
+        seconds = min(outcome.seconds, request.timeout.total_seconds())
+        self.under_build = UnderBuild(request, self.now, self.now + seconds)
+        self.roots["building"] = request.drv_path
+        self.built.append(request.drv_path)
+        return BuildState.BUILDING
+
+    def stop_build(self) -> None:
+        now = self.under_build
+        if now is not None and now.state is BuildState.BUILDING:
+            now.state, now.ends_at = BuildState.STOPPED, None
+        self.roots.pop("building", None)
+
+    def build_look(self, drv_path: str, offset: int) -> BuildLook | None:
+        now = self.under_build
+        if now is None or now.request.drv_path != drv_path:
+            return None
+        log = self.builds.get(drv_path, Build()).log.encode()
+        return BuildLook(
+            state=now.state,
+            is_unit_active=now.ends_at is not None,
+            quiet=timedelta(seconds=self.now - now.began_at),
+            free_bytes=self.free_bytes,
+            service_result=now.service_result,
+            output=now.output,
+            log=log[offset:].decode(),
+            offset=len(log),
+            has_more=False,
+        )
+
+    def _build_ended(self, now: UnderBuild) -> None:
+        outcome, request = self.builds.get(now.request.drv_path, Build()), now.request
+        now.ends_at = None
+        is_late = outcome.seconds > request.timeout.total_seconds()
+        now.service_result = "timeout" if is_late else outcome.service_result
+        if now.service_result == "success":
+            now.output = outcome.output or request.toplevel
+            self.valid_paths.add(now.output)
+            self.roots["next"] = now.output
+        now.state = BuildState.BUILT if now.output == request.toplevel else BuildState.FAILED
+        self.roots.pop("building", None)
+
     def _next_event(self, until: float) -> tuple[float, Callable[[], None]] | None:
         events: list[tuple[float, Callable[[], None]]] = []
+        if (now := self.under_build) is not None and now.ends_at is not None:
+            events.append((now.ends_at, lambda: self._build_ended(now)))
         for activation in self.activations.values():
             if activation.unit_ends_at is not None:
                 events.append((activation.unit_ends_at, lambda each=activation: self._unit_runs_out(each)))
@@ -418,6 +509,7 @@ class FakeHost:
             activation=machine.activation_facts(),
             highest_attempt=max((each.request.attempt for each in machine.activations.values()), default=0),
             owner=machine.owner,
+            building=machine.building,
         )
 
     @asynccontextmanager
@@ -437,6 +529,18 @@ class FakeHost:
     @effect("host.root_next")
     async def root_next(self, toplevel: str) -> bool:
         return self._reached().root_next(toplevel)
+
+    @effect("host.build")
+    async def build(self, request: BuildRequest) -> BuildState | None:
+        return self._reached().build(request)
+
+    @effect("build_look")
+    async def build_look(self, drv_path: str, offset: int) -> BuildLook | None:
+        return self._reached().build_look(drv_path, offset)
+
+    @effect("host.stop_build")
+    async def stop_build(self) -> None:
+        self._reached().stop_build()
 
     @effect("host.claim")
     async def claim(self, request: ActivationRequest) -> bool:
@@ -498,10 +602,10 @@ class FakeHosts:
         self.machines[machine.address] = machine
         return machine
 
-    def receive(self, daemon_socket: Path, toplevel: str) -> None:
-        """The closure of `toplevel` is valid on the machine behind a socket of `nix_daemon`."""
+    def receive(self, daemon_socket: Path, store_path: str) -> None:
+        """Its closure is valid on the machine behind a socket of `nix_daemon`."""
         machine = next(each for each in self.machines.values() if _socket_of(each) == daemon_socket)
-        machine.valid_paths.add(toplevel)
+        machine.valid_paths.add(store_path)
 
     @effect("resolve")
     async def resolve(self, address: str) -> tuple[str, ...]:

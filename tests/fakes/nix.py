@@ -35,7 +35,15 @@ class FakeNix:
         self.trees: dict[str, Mapping[str, bytes]] = {}  # store path → files
         self.systems: dict[str, str] = {}  # .drv → toplevel
         self.built: set[str] = set()
+        self.can_build = True
         self.warnings: dict[str, tuple[str, ...]] = {}  # machine → warnings
+
+    @effect("nix.push_derivations")
+    async def copy_derivations(self, drv_path: str, daemon_socket: Path, progress: Progress) -> None:
+        if drv_path not in self.systems:
+            raise Retry(Reason.COPY_FAILED, f"{drv_path} is not in the operator's store")
+        progress("1 of 1 copied")
+        self.receive(daemon_socket, drv_path)
 
     @property
     def public_key(self) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from fakes.cloud import NIXOS_OWNER
 from fakes.kube import CLUSTER_ID, FakeKube
+from fakes.nix import FakeNix
 from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import Cache
 from nixops_operator.errors import InvalidSpec
@@ -36,7 +37,7 @@ def observed(desired: Any, **config_maps: dict[str, bytes]) -> ObservedSystem:
             cluster_id=CLUSTER_ID,
             policy=Policy(NIXOS_OWNER, "nixos/25.11*", HostPolicy(), Path("/nixpkgs"), timedelta(minutes=30)),
             kube=cast("Any", kube),
-            nix=cast("Any", None),
+            nix=FakeNix(),
             cache=Cache(),
             clouds=cast("Any", None),
             hosts=cast("Any", None),

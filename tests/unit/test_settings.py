@@ -11,6 +11,7 @@ import pytest
 
 from nixops_operator import composition, settings
 from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits
+from nixops_operator.api.machine_spec import BuildOn
 
 
 @pytest.fixture
@@ -37,6 +38,13 @@ def test_the_file_is_camel_case(config):
 
     assert (chosen.resync_period, chosen.ec2.sweep_period) == (timedelta(seconds=90), timedelta(seconds=5))
     assert [str(network) for network in chosen.hosts.allowed_cidrs] == ["192.0.2.0/24"]
+
+
+@pytest.mark.parametrize("key", ["on", "'on'", "'true'"], ids=["as YAML 1.1 reads it", "quoted", "as Helm hands it on"])
+def test_where_systems_are_built_may_be_written_without_quotes(config, key):
+    config.write_text(f"nix: {{build: {{{key}: Target}}}}\n")
+
+    assert settings.load().nix.build.on is BuildOn.TARGET
 
 
 def test_a_variable_wins_over_the_file(config, monkeypatch):
@@ -104,7 +112,7 @@ def test_all_that_is_wrong_is_named_at_once(config):
     [
         pytest.param("NIXOPS_RESYNC_PEROD", "5s", "did you mean NIXOPS_RESYNC_PERIOD?", id="a slip"),
         pytest.param(
-            "NIXOPS_NIX__BUILD__JOBS", "2", "nix.build.jobs: .*did you mean nix.build.maxJobs?", id="further in"
+            "NIXOPS_NIX__BUILD__MAX_JOB", "2", "nix.build.maxJob: .*did you mean nix.build.maxJobs?", id="further in"
         ),
         pytest.param("NIXOPS_WORKERS", "many", "workers: ", id="no number"),
         pytest.param("NIXOPS_HOSTS__ALLOWED_CIDRS", "192.0.2.0/24", "hosts", id="a list that is no JSON"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,10 +12,12 @@ from nixops_operator.adapters.ssh.facts import (
     MalformedAnswer,
     for_people,
     last_useful_line,
+    parse_build_look,
+    parse_build_state,
     parse_facts,
     parse_yes_or_no,
 )
-from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts, HostOwner
+from nixops_operator.facts.host import ActivationFacts, ActivationState, BuildLook, BuildState, HostFacts, HostOwner
 
 BOOT = "97c00c3e-e169-4e1d-b900-64f43fb8259c"
 NOTHING = ""
@@ -33,6 +37,7 @@ is-nixos yes
 version-id 25.11
 state-version 25.11
 owner {NOTHING}
+building {NOTHING}
 machine x86_64
 free-bytes 77151477760
 highest-attempt {NOTHING}
@@ -178,3 +183,60 @@ def test_the_last_line_with_something_on_it_tells_why() -> None:
     assert last_useful_line("first\n  Failed to install bootloader  \n\n \x1b[0m\n") == "Failed to install bootloader"
     assert last_useful_line(" \n") == ""
     assert len(last_useful_line("x" * 1000)) == 300
+
+
+LOOK = f"""state building
+unit yes
+service-result{" "}
+output{" "}
+quiet 3
+free-bytes 77151477760
+offset 524288
+size 600000
+log
+"""
+
+
+def test_a_build_that_goes_on() -> None:
+    look = parse_build_look(f"{LOOK}@nix {{}}\nlog\n")
+    assert look == BuildLook(
+        BuildState.BUILDING, True, timedelta(seconds=3), 77151477760, "", None, "@nix {}\nlog\n", 524288, True
+    )
+
+
+def test_a_build_that_has_ended() -> None:
+    text = LOOK.replace("building", "built").replace("yes", "no").replace("service-result ", "service-result success")
+    look = parse_build_look(text.replace("output ", f"output {NEW}").replace("600000", "524288"))
+    assert look is not None
+    assert (look.state, look.is_unit_active, look.service_result) == (BuildState.BUILT, False, "success")
+    assert (look.output, look.log, look.has_more) == (NEW, "", False)
+
+
+def test_no_such_build() -> None:
+    assert parse_build_look("none\n") is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("\nlog\n", "\n", id="cut"),
+        pytest.param("quiet 3\n", "", id="a line is missing"),
+        pytest.param("quiet 3", "quiet -3", id="no number"),
+        pytest.param("state building", "state rotten", id="an unknown state"),
+        pytest.param("output ", "output /etc/shadow", id="no store path"),
+        pytest.param("unit yes", "unit yes\nmore 1", id="a line too many"),
+    ],
+)
+def test_a_look_at_a_build_of_another_form_is_refused(old: str, new: str) -> None:
+    assert old in LOOK
+    with pytest.raises(MalformedAnswer):
+        parse_build_look(LOOK.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("text", "state"), [("built\n", BuildState.BUILT), ("building\n", BuildState.BUILDING), ("missing\n", None)]
+)
+def test_how_a_build_begins(text: str, state: BuildState | None) -> None:
+    assert parse_build_state(text) is state
+    with pytest.raises(MalformedAnswer):
+        parse_build_state(text.strip())

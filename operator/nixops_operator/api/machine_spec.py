@@ -333,6 +333,43 @@ class Nixpkgs(SpecModel):
     """A folder inside the source."""
 
 
+class BuildOn(StrEnum):
+    """Where a system is built."""
+
+    AUTO = "Auto"
+    TARGET = "Target"
+    OPERATOR = "Operator"
+
+
+_ON_TWICE = "build.on is said twice: once quoted, and once as YAML reads it unquoted (true)"
+
+
+class Build(SpecModel):
+    """How the evaluated system is built."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(always=(("!has(self.on) || !has(self.__true__)", _ON_TWICE),))
+    )
+
+    on: BuildOn = BuildOn.AUTO
+    """Target: the machine builds its system itself, with its own Nix, sandbox and binary caches. Operator: the operator
+    builds and signs it, and copies it to the machine. Auto: as the operator's setting nix.build.on says."""
+    # docs/decisions/0020: kubectl and Helm read YAML 1.1, where an unquoted `on` is the boolean true.
+    on_unquoted: BuildOn | None = Field(None, alias="true")
+    """The same as `on`: this is what kubectl makes of an `on` without quotes."""
+
+    @property
+    def place(self) -> BuildOn:
+        """What was asked for, however it was written."""
+        return self.on_unquoted or self.on
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        if {"on", "on_unquoted"} <= self.model_fields_set:
+            raise ValueError(_ON_TWICE)
+        return self
+
+
 _PATHS_NEED_A_SOURCE = "nixpkgs.path and modules[].path are paths inside the source; name a source"
 _NO_FOLDERS = "a ConfigMap has no folders: paths inside source.configMapRef are names of its keys, without /"
 
@@ -394,6 +431,8 @@ class Configuration(SpecModel):
         ),
     ] = Field(default_factory=dict)
     """Given to the modules as function arguments. A text with a private key or an AWS access key id is refused."""
+    build: Build = Build()
+    """Where and how it is built; no part of what it is."""
 
     @model_validator(mode="after")
     def _paths_have_a_source(self) -> Self:

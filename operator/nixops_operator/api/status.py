@@ -164,6 +164,8 @@ class ConfigurationStatus(StatusModel):
 
     revision: Line | None = None
     """Short hash of all that the machine's evaluation depends on."""
+    build_on: Word | None = None
+    """Where its system is built: Target or Operator."""
 
 
 class ActivationStatus(StatusModel):

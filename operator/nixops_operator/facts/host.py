@@ -63,6 +63,49 @@ class ActivationFacts:
     service_result: str  # systemd's $SERVICE_RESULT: success, exit-code, timeout, signal, …; empty while it runs
 
 
+class BuildState(StrEnum):
+    """Where a build on the machine stands; each change is one rename(2)."""
+
+    BUILDING = "building"  # its unit runs; without a unit it was cut, by a reboot as a rule
+    BUILT = "built"  # the system is valid there, and the root `next`
+    FAILED = "failed"
+    STOPPED = "stopped"  # by `stop_build`, or by a build of something else
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a machine is to build by itself, also if the operator dies the next moment."""
+
+    drv_path: str
+    toplevel: str  # what it makes, as the evaluation says
+    timeout: timedelta
+    silent: timedelta  # of one derivation without a line of log
+
+    @property
+    def id(self) -> str:
+        """The hash of the derivation: whoever asks for the same build asks for this one."""
+        return build_id(self.drv_path)
+
+
+def build_id(drv_path: str) -> str:
+    return drv_path.removeprefix("/nix/store/")[:32]
+
+
+@dataclass(frozen=True)
+class BuildLook:
+    """One look at a build: how it stands, and the next part of its log."""
+
+    state: BuildState
+    is_unit_active: bool
+    quiet: timedelta  # since the log last grew
+    free_bytes: int  # of the file system of /nix/store
+    service_result: str  # systemd's $SERVICE_RESULT; empty before the end
+    output: str | None  # the store path that was made, if it ended well
+    log: str  # from the offset that was asked for on; at most 512 KiB
+    offset: int  # where the next part begins, in bytes
+    has_more: bool  # the log went on there, when it was looked at
+
+
 @dataclass(frozen=True)
 class HostFacts:
     """One look at a machine, one round trip. Store paths are full (`/nix/store/…`); None where a link does not
@@ -84,6 +127,7 @@ class HostFacts:
     activation: ActivationFacts | None  # the one that `active` names, else the newest; None if there never was one
     highest_attempt: int  # over all activation directories, 0 if none
     owner: HostOwner | None = None  # None: nobody's
+    building: str | None = None  # the derivation that a unit of ours builds there now
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from nixops_operator import job_names
-from nixops_operator.api.machine_spec import DriftPolicy
+from nixops_operator.api.machine_spec import BuildOn, DriftPolicy
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import RevertsStatus
 from nixops_operator.errors import Blocked, OperatorError
@@ -240,7 +240,7 @@ def _how_it_ended(last: ActivationFacts) -> str:
 def _bring(
     desired: Desired, observed: Observed, facts: HostFacts, toplevel: str, drift: tuple[Reason, str] | None
 ) -> Finding:
-    """Copy, then write the intent, then tell the host."""
+    """Copy what the machine has not built itself, then write the intent, then tell the host."""
     found = _next_of_bringing(desired, observed, facts, toplevel, f"{drift[1]}; " if drift is not None else "")
     if drift is None:
         return found
@@ -252,10 +252,13 @@ def _bring(
 
 def _next_of_bringing(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str, says: str) -> Finding:
     where = observed.host.address
-    copy_job = job_names.copy(desired.host_id, toplevel)
-    copying = _working(Reason.COPYING, f"{says}copying the system to {where}")
-    if (move := _job_move(observed, steps.Copy(copy_job, toplevel), copying)) is not None:
-        return move
+    if observed.system.build_on is BuildOn.TARGET and observed.evaluation is not None:
+        brought_by = job_names.realise(desired.host_id, observed.evaluation.drv_path)
+    else:
+        brought_by = job_names.copy(desired.host_id, toplevel)
+        copying = _working(Reason.COPYING, f"{says}copying the system to {where}")
+        if (move := _job_move(observed, steps.Copy(brought_by, toplevel), copying)) is not None:
+            return move
     if facts.current_system is None:
         message = f"{where} has no /run/current-system to return to; is NixOS booted there?"
         return Finding(Outcome.STALLED, Reason.ACTIVATION_FAILED, message, ConditionType.CONFIGURATION_ACTIVE)
@@ -264,7 +267,7 @@ def _next_of_bringing(desired: Desired, observed: Observed, facts: HostFacts, to
     if intent is not None and intent.toplevel == toplevel and intent.result is None and attempt > facts.highest_attempt:
         request = _request(desired, toplevel, facts.current_system, attempt)
         working = _working(Reason.ACTIVATING, f"{says}activating on {where}", FOLLOW_EVERY)
-        return _on_host(observed, steps.Activate(_job(desired, intent.id, "activate"), copy_job, request), working)
+        return _on_host(observed, steps.Activate(_job(desired, intent.id, "activate"), brought_by, request), working)
     request = _request(desired, toplevel, facts.current_system, 1 + max(attempt, facts.highest_attempt))
     is_repeat = intent is not None and intent.toplevel == toplevel and _went_back_alone(desired, observed, facts)
     record = steps.RecordActivation(request, is_repeat=is_repeat)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
 from nixops_operator.facts.nix import Evaluation, EvaluationRequest, SystemInput
-from nixops_operator.machine import steps
+from nixops_operator.machine import build_on_target_job, steps
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observe_host import owner_of
 from nixops_operator.step import Step
@@ -26,6 +26,12 @@ def start_job(step: Step, desired: Desired, world: World) -> None:
             start(job, key, lambda progress: world.nix.build(drv_path, progress))
         case steps.Copy(job, toplevel):
             start(job, key, lambda progress: _copy(toplevel, desired, world, progress))
+        case steps.CopyDerivations(job):
+            start(job, key, lambda progress: build_on_target_job.copy_derivations(step, desired, world, progress))
+        case steps.Realise(job):
+            start(job, key, lambda progress: build_on_target_job.realise(step, desired, world, progress))
+        case steps.StopBuild(job):
+            start(job, key, lambda _: build_on_target_job.stop(desired, world), keep=False)
         case steps.OwnHost(job):
             start(job, key, lambda _: _own(step, desired, world), keep=False)
         case steps.Activate(job):
@@ -96,9 +102,9 @@ async def _copy(toplevel: str, desired: Desired, world: World, progress: Progres
 async def _activate(step: steps.Activate, desired: Desired, world: World) -> None:
     informer = world.hosts.of(desired.key)
     host = informer.host()
-    if step.copy_job and not await host.root_next(step.request.toplevel):
-        world.jobs.forget(step.copy_job)
-        raise Retry(Reason.COPY_FAILED, "the copied system is gone from the machine; copying again")
+    if step.brought_by and not await host.root_next(step.request.toplevel):
+        world.jobs.forget(step.brought_by)
+        raise Retry(Reason.COPY_FAILED, "the system is gone from the machine's store; bringing it there again")
     if not await host.claim(step.request):
         await informer.refresh()
         raise Retry(Reason.ACTIVATING, "another activation holds the machine; following it")

@@ -12,7 +12,7 @@ from nixops_operator.errors import Blocked, InvalidSpec, OperatorError
 from nixops_operator.facts.nix import Module, SystemInput
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import ObservedCloud, ObservedHost, ObservedSystem
-from nixops_operator.machine.system import input_hash
+from nixops_operator.machine.system import build_place, input_hash
 from nixops_operator.ready import was_reached
 from nixops_operator.world import World, no_nixpkgs
 
@@ -30,6 +30,7 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, host: ObservedH
         if nixpkgs_path is None and world.policy.nixpkgs is None:
             raise no_nixpkgs()
         system = await _system_kind(desired, world)
+        build_on = build_place(configuration.build.place, world.policy.build_on, can_build=world.nix.can_build)
     except OperatorError as error:
         return ObservedSystem(error=error, confirmed=_confirmed(desired, error))
     state_version = _state_version(desired, cloud, host)
@@ -47,7 +48,7 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, host: ObservedH
         state_version=state_version,
         arguments=dict(configuration.arguments),
     )
-    return ObservedSystem(input=given, evaluate_job=job_names.evaluate(input_hash(given)))
+    return ObservedSystem(input=given, evaluate_job=job_names.evaluate(input_hash(given)), build_on=build_on)
 
 
 def _confirmed(desired: Desired, error: OperatorError) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from nixops_operator import names
+from nixops_operator.api.machine_spec import BuildOn
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.host import HostFacts, HostOwner
@@ -71,6 +72,7 @@ class ObservedSystem:
     waits_for: str | None = None  # what must be known first, for people
     input: SystemInput | None = None
     evaluate_job: str = ""
+    build_on: BuildOn = BuildOn.OPERATOR  # Target or Operator
     confirmed: str | None = None
     """With `error`: the system that was confirmed for this very generation. It goes on being enforced."""
 

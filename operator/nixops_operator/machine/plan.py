@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from nixops_operator import account, in_use, job_names
-from nixops_operator.api.machine_spec import DriftPolicy
+from nixops_operator.api.machine_spec import BuildOn, DriftPolicy
 from nixops_operator.api.reasons import Reason
-from nixops_operator.machine import activation, deletion, host, instance, launch, system
+from nixops_operator.machine import activation, build_on_target, deletion, host, instance, launch, system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedCloud, ObservedLeaving
 from nixops_operator.planning import Area, Check, Finding, Gate, Plan, Repair, Rules, planned, walk
@@ -40,6 +40,8 @@ def wanted_jobs(desired: Desired, observed: Observed) -> frozenset[str] | None:
     if observed.system.input is None:
         return None
     wanted = {observed.system.evaluate_job}
+    if observed.system.build_on is BuildOn.TARGET:
+        return frozenset(wanted | build_on_target.wanted_jobs(desired, observed))
     if (build := system.build_step(observed)) is not None:
         wanted.add(build.job)
     if observed.toplevel is not None:
@@ -102,6 +104,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(host.reachable),
     Gate(host.owned),
     Gate(host.of_declared_system),
+    Repair(build_on_target.nothing_else_built),
     Repair(system.source_gone),
     Gate(system.resolved),
     Gate(system.evaluated),

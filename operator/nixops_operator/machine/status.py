@@ -6,12 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from nixops_operator.api.conditions import Condition, Truth, merge_conditions
+from nixops_operator.api.machine_spec import BuildOn
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.host import ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed
-from nixops_operator.machine import activation, system
+from nixops_operator.machine import activation, build_on_target, system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedLeaving
 from nixops_operator.planning import Finding, Plan, listed
@@ -83,7 +84,7 @@ def _conditions(desired: Desired, observed: Observed, plan: Plan) -> list[Condit
         _credentials(desired, observed),
         _infrastructure_ready(desired, observed, plan),
         _reachable(desired, observed, plan),
-        _built(desired, observed),
+        _built(desired, observed, plan),
         _active(desired, observed, plan),
         _up_to_date(desired, observed, plan),
     ]
@@ -151,7 +152,7 @@ def _reachable(desired: Desired, observed: Observed, plan: Plan) -> Condition:
     return _is_unknown(kind, desired, Reason.WAITING_FOR_SSH, "no connection yet")
 
 
-def _built(desired: Desired, observed: Observed) -> Condition:
+def _built(desired: Desired, observed: Observed, plan: Plan) -> Condition:
     kind = ConditionType.CONFIGURATION_BUILT
     error = observed.system.error
     if error is not None:
@@ -163,12 +164,19 @@ def _built(desired: Desired, observed: Observed) -> Condition:
     step = system.build_step(observed)
     if step is None or observed.evaluation is None:
         return _is_unknown(kind, desired, Reason.EVALUATING, "the configuration is not evaluated yet")
-    build = observed.jobs.get(step.job)
+    on_target = observed.system.build_on is BuildOn.TARGET
+    build = build_on_target.state(desired, observed) if on_target else observed.jobs.get(step.job)
+    by_whom = "built by the machine itself" if on_target else "built by the operator"
+    if on_target and build_on_target.is_there(observed):
+        return _is(kind, desired, message=listed((by_whom, *observed.evaluation.warnings))[:300])
     if isinstance(build, Failed):
         return _is_not(kind, desired, build.error.reason, build.error.message)
-    if not isinstance(build, Done):
-        return _is_unknown(kind, desired, Reason.BUILDING, "the system is not built yet")
-    return _is(kind, desired, message=", ".join(observed.evaluation.warnings)[:300])
+    if isinstance(build, Done):
+        return _is(kind, desired, message=listed((by_whom, *observed.evaluation.warnings))[:300])
+    if on_target and (found := plan.worst(kind)) is not None:
+        say = _is_unknown if found.outcome is Outcome.WORKING else _is_not
+        return say(kind, desired, found.reason, found.message)
+    return _is_unknown(kind, desired, Reason.BUILDING, "the system is not built yet")
 
 
 def _active(desired: Desired, observed: Observed, plan: Plan) -> Condition:
@@ -248,7 +256,10 @@ def _system(desired: Desired, observed: Observed, now: datetime) -> dict[str, An
         systems.pop("activatedAt", None)
     fields: dict[str, Any] = {}
     if observed.system.input is not None:
-        fields["configuration"] = {"revision": observed.system.evaluate_job.removeprefix("evaluate:")[:12]}
+        fields["configuration"] = {
+            "revision": observed.system.evaluate_job.removeprefix("evaluate:")[:12],
+            "buildOn": observed.system.build_on.value,
+        }
     if facts is not None:
         systems |= _links(facts)
         if desired.spec.target.host is None:

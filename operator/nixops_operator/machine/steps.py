@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from nixops_operator import retain
 from nixops_operator.api.status import LaunchStatus, RevertsStatus
 from nixops_operator.facts.host import ActivationRequest, HostOwner
-from nixops_operator.facts.nix import SystemInput
+from nixops_operator.facts.nix import Evaluation, SystemInput
 from nixops_operator.machine.declared import Declared
 from nixops_operator.step import Identity, Step
 
@@ -196,6 +196,32 @@ class Copy(Step):
 
 
 @dataclass(frozen=True)
+class CopyDerivations(Step):
+    """Bring the machine what it is to build."""
+
+    job: str
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Realise(Step):
+    """Have the machine build its system, and follow it to its end. `copy_job`: what brought the derivations."""
+
+    job: str
+    copy_job: str
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class StopBuild(Step):
+    """End what the machine builds: it is of no use any more."""
+
+    job: str
+
+    is_harmless: ClassVar[bool] = True  # of a suspended machine, too, nothing changes
+
+
+@dataclass(frozen=True)
 class RecordActivation(Step):
     """Write the intent; the host is told afterwards, and by the same id after a crash."""
 
@@ -206,10 +232,11 @@ class RecordActivation(Step):
 
 @dataclass(frozen=True)
 class Activate(Step):
-    """Root, claim, arm the dead man's timer, start the detached unit."""
+    """Root, claim, arm the dead man's timer, start the detached unit. `brought_by`: the job that put the system into
+    the machine's store; empty if another life of the operator did."""
 
     job: str
-    copy_job: str
+    brought_by: str
     request: ActivationRequest
 
 

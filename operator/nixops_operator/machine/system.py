@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nixops_operator import job_names
+from nixops_operator.api.machine_spec import BuildOn
 from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.errors import Blocked
 from nixops_operator.jobs import Done, Failed, JobState, Running
-from nixops_operator.machine import steps
+from nixops_operator.machine import build_on_target, steps
 from nixops_operator.planning import Finding, found_error
 from nixops_operator.step import Step
 from nixops_operator.verdict import Outcome
@@ -41,8 +43,22 @@ def input_hash(given: SystemInput) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def build_place(asked: BuildOn, default: BuildOn, *, can_build: bool) -> BuildOn:
+    """Target or Operator. `asked`: by the machine's spec; `default`: the operator's setting. Raises Blocked where the
+    operator is to build and no builder can be confined."""
+    chosen = default if asked is BuildOn.AUTO else asked
+    if chosen is BuildOn.AUTO:
+        return BuildOn.OPERATOR if can_build else BuildOn.TARGET
+    if chosen is BuildOn.OPERATOR and not can_build:
+        whose = "the operator's setting nix.build.on" if asked is BuildOn.AUTO else "spec.configuration.build.on"
+        message = f"the operator cannot confine a builder on its node, so it builds nothing; set {whose} to Target"
+        raise Blocked(Reason.BUILD_FAILED, message)
+    return chosen
+
+
 def ahead(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
-    """Evaluation and build need no machine: they go on while an instance boots or a host is silent."""
+    """Evaluation, and a build by the operator, need no machine: they go on while an instance boots or a host is
+    silent."""
     system = observed.system
     if system.input is None:
         return None
@@ -50,8 +66,9 @@ def ahead(desired: Desired, observed: Observed, now: datetime) -> Finding | None
     step: Step | None = None
     if job is None:
         step = steps.Evaluate(system.evaluate_job, system.input)
-    elif (build := build_step(observed)) is not None and observed.jobs.get(build.job) is None:
-        step = build
+    elif system.build_on is BuildOn.OPERATOR:
+        build = build_step(observed)
+        step = build if build is not None and observed.jobs.get(build.job) is None else None
     return Finding(Outcome.IN_SYNC, steps=(step,)) if step is not None else None
 
 
@@ -95,10 +112,12 @@ def evaluated(desired: Desired, observed: Observed, now: datetime) -> Finding | 
 
 
 def built(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
-    """The derivation's output is in the operator's store, signed."""
+    """The system is in the operator's store, signed; or in the machine's own, where that builds it."""
     step = build_step(observed)
     if step is None:
         return None
+    if observed.system.build_on is BuildOn.TARGET:
+        return build_on_target.built(desired, observed)
     working = _building(Reason.BUILDING, "building the system")
     is_known = observed.toplevel == desired.system.desired
     working = replace(working, is_first_look=is_known and _runs_as_recorded(desired, observed))

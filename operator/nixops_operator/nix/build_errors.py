@@ -25,7 +25,9 @@ class BuildStory:
     result of type 101 is a line of a builder.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: str = "the operator's pod or its node") -> None:
+        """`place`: where the builders run, for people."""
+        self._place = place
         self._derivations: dict[int, str] = {}  # running builds: activity → .drv
         self._last_line: dict[str, str] = {}  # .drv → last line that says something
         self._errors: list[str] = []
@@ -52,7 +54,7 @@ class BuildStory:
                 said = self._last_line.get(found["drv"])
                 text = f"build of {_name(found['drv'])} {found['how'].strip()}"
                 if "signal 9" in found["how"]:
-                    text += ", perhaps because the operator's pod or its node ran out of memory"
+                    text += f", perhaps because {self._place} ran out of memory"
                 return cut(f"{text}: {said}" if said else text, MESSAGE_LIMIT)
         causes = [error for error in self._errors if not _CONSEQUENCE.match(error)] or self._errors
         return cut(_without_store_paths(" ".join(causes[0].split())), MESSAGE_LIMIT) if causes else ""

@@ -11,6 +11,9 @@ from nixops_operator.facts.host import (
     ActivationFacts,
     ActivationRequest,
     ActivationState,
+    BuildLook,
+    BuildRequest,
+    BuildState,
     HostFacts,
     HostOwner,
     HostTarget,
@@ -20,6 +23,9 @@ __all__ = [
     "ActivationFacts",
     "ActivationRequest",
     "ActivationState",
+    "BuildLook",
+    "BuildRequest",
+    "BuildState",
     "Host",
     "HostFacts",
     "HostOwner",
@@ -71,7 +77,8 @@ class Host(Protocol):
 
     @effect("host.disown")
     async def disown(self, owner: HostOwner) -> bool:
-        """Take this owner's name off the host. True if it is nobody's now, False if another's. Repeating: safe."""
+        """Take this owner's name off the host, and end what it builds for him. True if it is nobody's now, False if
+        another's. Repeating: safe."""
 
     @effect("host.root_next")
     async def root_next(self, toplevel: str) -> bool:
@@ -80,6 +87,25 @@ class Host(Protocol):
         True if its whole closure is valid on the host, and is now the root `next`; False if paths are missing (nothing
         is changed). Repeating: safe.
         """
+
+    @effect("host.build")
+    async def build(self, request: BuildRequest) -> BuildState | None:
+        """Have the host build a system, with its own Nix, sandbox and binary caches, in a detached unit.
+
+        BUILT: it is valid there already, and now the root `next`; nothing was started. BUILDING: its unit runs, since
+        now or since before. None: the derivation is not there (see Nix.copy_derivations); nothing is changed.
+        Repeating: safe; a build that was cut or has failed begins again, and goes on with what the store has. A build
+        of anything else is ended first.
+        """
+
+    @look
+    async def build_look(self, drv_path: str, offset: int) -> BuildLook | None:
+        """How that build stands, and its log (`--log-format internal-json`) from byte `offset` on. None if there never
+        was such a build, or another one has taken its place."""
+
+    @effect("host.stop_build")
+    async def stop_build(self) -> None:
+        """End whatever the host builds for us. What is in its store stays. Repeating: safe."""
 
     @effect("host.claim")
     async def claim(self, request: ActivationRequest) -> bool:

@@ -66,6 +66,16 @@ class Nix(Protocol):
         Raises Retry (`CopyFailed`) with the last useful line.
         """
 
+    @effect("nix.push_derivations")
+    async def copy_derivations(self, drv_path: str, daemon_socket: Path, progress: Progress) -> None:
+        """Copy a derivation with all that it is built from (derivations and sources, no results) into the store behind
+        `daemon_socket`, in one stream. All of it is named by its content and needs no signature. As `copy`."""
+
+    @property
+    def can_build(self) -> bool:
+        """Whether a builder can be confined here, as the probe at the start has found. Without it `build` is never
+        to be called."""
+
     @property
     def public_key(self) -> str:
         """The public half of the signing key, `<name>:<base64>`."""

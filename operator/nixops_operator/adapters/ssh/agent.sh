@@ -7,6 +7,11 @@
 #   daemon                   <- trusted public key; then the Nix daemon's protocol on stdin and stdout
 #   own | disown             <- cluster, uid, name, and for `own` cluster and uid of the owner to replace, or empty;
 #                            `yes` if the host is now this owner's (is not any more), else `no`
+#   build BUILD              <- derivation, toplevel, limit and silence limit in seconds; `built`, `building`, or
+#                            `missing` if the derivation is not in the store
+#   build-look BUILD         <- offset; how it stands as `key value` lines, then its log from there on; `none` if there
+#                            is no such build
+#   build-stop               ends the build
 #   root-next                <- toplevel; `yes` if its closure is valid and now rooted, else `no`
 #   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds; `yes` or `no`
 #   activate ID              arms the dead man's timer, then starts the activation's unit
@@ -19,6 +24,7 @@
 #   expire ID                the dead man's timers, nixops-deadman-ID and nixops-confirm-ID
 #   return ID                nixops-rollback-ID.service
 #   install ID, install-adopted TOPLEVEL   nixops-commit-….service
+#   build-end BUILD          after the build, in nixops-build-BUILD.service
 #
 # Arguments (<-) come on stdin, each as its length in bytes, a newline, the bytes, a newline: a connection that is cut
 # never makes a shorter argument of a longer one. Only ids and, between units, store paths are in argv.
@@ -30,6 +36,8 @@
 #   <id>/state.<state>            an empty file. rename(2) changes the state, so one of two racing parties loses
 #   <id>/result, log, commit.log
 #   active -> <id>                the claim. It goes when the state is committed, rolledback or failed
+# and, of the one build that there is at a time, in /var/lib/nixops/build
+#   <hash of the derivation>/agent, request, state.<state>, log, out, result
 # Killed anywhere, a repeated call or the dead man's timer goes on from there: each step is either one rename, or may be
 # done twice, and what guards a step (timer, mark, root) is made before it and removed after it.
 set -eu
@@ -39,6 +47,7 @@ umask 022
 
 HOME_DIR=/var/lib/nixops
 ACTIVATIONS=$HOME_DIR/activation
+BUILDS=$HOME_DIR/build
 ROOTS=/nix/var/nix/gcroots/nixops
 PROFILE=/nix/var/nix/profiles/system
 OWNER=$HOME_DIR/owner # one line, `<cluster> <uid> <namespace>/<name>`; to remove it lets anybody have the host
@@ -51,6 +60,7 @@ export PATH
 UNIT_LISTS='/run/nixos/start-list /run/nixos/restart-list /run/nixos/reload-list
     /run/systemd/start-list /run/systemd/restart-list /run/systemd/reload-list'
 KEPT_ACTIVATIONS=5
+LOG_PART=524288        # bytes of a build's log in one answer
 COMMIT_SECONDS=280     # the operator waits 300 s
 STOP_SECONDS=30        # from SIGTERM to SIGKILL; also the limit of `finish`
 DEADMAN_MARGIN=60      # above timeout and confirm timeout: a slow start of the unit is no reason to return
@@ -84,6 +94,10 @@ check_seconds() {
     case $1 in '' | *[!0-9]* | ???????*) fail 64 "not a number of seconds" ;; esac
 }
 
+check_offset() {
+    case $1 in '' | *[!0-9]* | ????????????????*) fail 64 "not an offset" ;; esac
+}
+
 check_word() {
     case $1 in '' | *[!A-Za-z0-9._/-]*) fail 64 "malformed owner" ;; esac
     [ "${#1}" -le 320 ] || fail 64 "malformed owner"
@@ -98,6 +112,17 @@ check_id() {
     esac
     id=$1
     dir=$ACTIVATIONS/$id
+}
+
+# The hash part of a derivation's path; sets $id and $dir.
+check_build_id() {
+    case $1 in
+        *[!0-9a-z]*) fail 64 "malformed id" ;;
+        ????????????????????????????????) ;;
+        *) fail 64 "malformed id" ;;
+    esac
+    id=$1
+    dir=$BUILDS/$id
 }
 
 # --- what is there
@@ -246,13 +271,27 @@ facts() {
     record_state_version
     printf 'state-version %s\n' "$(cat "$HOME_DIR/machine" 2>/dev/null || true)"
     printf 'owner %s\n' "$(owner)"
+    printf 'building %s\n' "$(built_now)"
     printf 'machine %s\n' "$(uname -m)"
-    printf 'free-bytes %s\n' "$(stat -f -c '%a %S' /nix/store | (read -r blocks size && echo $((blocks * size))))"
+    printf 'free-bytes %s\n' "$(free_bytes)"
     failed=$(systemctl list-units --state=failed --plain --no-legend --full --no-pager)
     printf '%s\n' "$failed" | while read -r unit rest; do
         [ -z "$unit" ] || printf 'failed-unit %s\n' "$unit"
     done
     printf 'end\n'
+}
+
+free_bytes() { stat -f -c '%a %S' /nix/store | (read -r blocks size && echo $((blocks * size))); }
+
+# The derivation whose build runs; nothing if none does.
+built_now() {
+    for each in "$BUILDS"/*/state.building; do
+        [ -e "$each" ] || continue
+        each=${each%/*}
+        if is_active "nixops-build-${each##*/}.service"; then
+            sed -n 's/^drv //p' "$each/request"
+        fi
+    done
 }
 
 yes_if() {
@@ -402,6 +441,7 @@ disown() {
     exec 9>"$HOME_DIR/owner.lock"
     flock 9
     if is_owned_by "$cluster" "$uid"; then
+        stop_build --no-block
         rm -f "$OWNER"
     fi
     if [ -e "$OWNER" ]; then printf 'no\n'; else printf 'yes\n'; fi
@@ -411,13 +451,103 @@ disown() {
 root_next() {
     take
     check_store_path "$argument"
-    if ! nix-store --check-validity "$argument" 2>/dev/null; then
-        printf 'no\n'
+    if root_as_next "$argument"; then printf 'yes\n'; else printf 'no\n'; fi
+}
+
+root_as_next() {
+    nix-store --check-validity "$1" 2>/dev/null || return 1
+    mkdir -p "$ROOTS"
+    nix-store --realise --option substitute false --option max-jobs 0 --add-root "$ROOTS/next" "$1" >/dev/null || exit
+}
+
+# One build at a time: a newer one takes its place. What is in the store already is neither fetched nor built again.
+build() {
+    take; drv=$argument; check_store_path "$drv"
+    take; toplevel=$argument; check_store_path "$toplevel"
+    take; timeout=$argument; check_seconds "$timeout"
+    take; silent=$argument; check_seconds "$silent"
+    case $drv in /nix/store/"$id"-*.drv) ;; *) fail 64 "not the derivation of this build" ;; esac
+    mkdir -p -m 700 "$BUILDS"
+    exec 9>"$BUILDS/lock"
+    flock 9
+    if is_active "nixops-build-$id.service"; then
+        printf 'building\n'
+    elif root_as_next "$toplevel"; then
+        stop_build
+        printf 'built\n'
+    elif ! nix-store --check-validity "$drv" 2>/dev/null; then
+        printf 'missing\n'
+    else
+        stop_build
+        # Before the unit is there: a garbage collection must not take the derivations away under it.
+        point "$ROOTS/building" "$drv"
+        lay_down_build
+        start_build
+        printf 'building\n'
+    fi
+}
+
+# The complete directory appears by one rename.
+lay_down_build() {
+    rm -rf "$BUILDS"/.new.*
+    new=$BUILDS/.new.$$
+    mkdir -m 700 "$new"
+    cat "$0" >"$new/agent"
+    printf 'drv %s\ntoplevel %s\n' "$drv" "$toplevel" >"$new/request"
+    : >"$new/log"
+    : >"$new/out"
+    : >"$new/state.building"
+    rm -rf "${BUILDS:?}"/*/
+    mv -T "$new" "$dir"
+}
+
+# The machine's daemon, where it has one, knows its proxies and its limits. A client that is killed ends its builds.
+# What a cache had not is asked for again after a minute: Nix' own hour would outlast the cache's repair.
+start_build() {
+    daemon=''
+    [ ! -S /nix/var/nix/daemon-socket/socket ] || daemon=--setenv=NIX_REMOTE=daemon
+    run_unit "nixops-build-$id" $daemon -p RuntimeMaxSec="$timeout" \
+        -p StandardOutput="append:$dir/out" -p StandardError="append:$dir/log" \
+        -p ExecStopPost="/bin/sh $dir/agent build-end $id" \
+        "$(command -v nix-store)" --realise "$drv" --add-root "$ROOTS/next" \
+        --option max-silent-time "$silent" --option narinfo-cache-negative-ttl 60 --log-format internal-json ||
+        [ "$(state)" != building ] || is_active "nixops-build-$id.service"
+}
+
+# $1: `--no-block`, or nothing.
+stop_build() {
+    for each in "$BUILDS"/*/state.building; do
+        [ -e "$each" ] || continue
+        mv -T "$each" "${each%building}stopped" 2>/dev/null || true
+        each=${each%/*}
+        systemctl stop ${1:-} "nixops-build-${each##*/}.service" 2>/dev/null || true
+    done
+    rm -f "$ROOTS/building"
+}
+
+# The state first: of a build that has ended, the log that is read after it is whole.
+build_look() {
+    take; offset=$argument; check_offset "$offset"
+    if [ ! -f "$dir/request" ]; then
+        printf 'none\n'
         return 0
     fi
-    mkdir -p "$ROOTS"
-    nix-store --realise --option substitute false --option max-jobs 0 --add-root "$ROOTS/next" "$argument" >/dev/null
-    printf 'yes\n'
+    for look in 1 2 3 4 5; do
+        before=$(state)
+        unit=$(yes_if is_active "nixops-build-$id.service")
+        [ "$before" != "$(state)" ] || break
+    done
+    service_result='' output=''
+    [ ! -f "$dir/result" ] || read -r service_result output <"$dir/result" || true
+    size=$(stat -c %s "$dir/log")
+    [ "$offset" -le "$size" ] || offset=0
+    part=$((size - offset))
+    [ "$part" -le "$LOG_PART" ] || part=$LOG_PART
+    quiet=$(($(date +%s) - $(stat -c %Y "$dir/log")))
+    printf 'state %s\nunit %s\nservice-result %s\noutput %s\n' "$before" "$unit" "$service_result" "$output"
+    printf 'quiet %s\nfree-bytes %s\n' "$((quiet > 0 ? quiet : 0))" "$(free_bytes)"
+    printf 'offset %s\nsize %s\nlog\n' "$((offset + part))" "$size"
+    tail -c "+$((offset + 1))" "$dir/log" | head -c "$part"
 }
 
 claim() {
@@ -659,6 +789,22 @@ was_begun() {
     [ -e "$dir/log" ] && grep -q -e '^stopping the following units' -e '^activating the configuration' "$dir/log"
 }
 
+# `next` was made by the build itself; here it is seen that it made what it was to make.
+build_end() {
+    # A restart cuts a build, and says nothing about it.
+    [ "$(systemctl is-system-running || true)" != stopping ] || return 0
+    toplevel=$(sed -n 's/^toplevel //p' "$dir/request")
+    read -r root <"$dir/out" || root='' # with --add-root Nix prints the root, not what it protects
+    printf '%s %s\n' "${SERVICE_RESULT:-unknown}" "${root:+$(readlink "$root")}" >"$dir/result.new"
+    mv -T "$dir/result.new" "$dir/result"
+    if [ "${SERVICE_RESULT:-}" = success ] && nix-store --check-validity "$toplevel"; then
+        move building built || true
+    else
+        move building failed || true
+    fi
+    rm -f "$ROOTS/building"
+}
+
 expire() {
     load_request
     load_path
@@ -756,12 +902,16 @@ command=${1:-}
 case $command in
     claim | activate | confirm | commit | rollback | log | begin | finish | expire | return | install) check_id "${2:-}" ;;
     install-adopted) toplevel=${2:-}; check_store_path "$toplevel" ;;
+    build | build-look | build-end) check_build_id "${2:-}" ;;
 esac
 case $command in
     facts) facts ;;
     daemon) daemon ;;
     own) own ;;
     disown) disown ;;
+    build) build ;;
+    build-look) build_look ;;
+    build-stop) stop_build ;;
     root-next) root_next ;;
     claim) claim ;;
     activate) activate ;;
@@ -774,6 +924,7 @@ case $command in
     finish) finish ;;
     expire) expire ;;
     return) return_to_previous ;;
+    build-end) build_end ;;
     install) install_activated ;;
     install-adopted) install_system ;;
     *) fail 64 "unknown command" ;;

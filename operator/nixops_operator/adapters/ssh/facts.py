@@ -8,8 +8,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 
-from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts, HostOwner
+from nixops_operator.facts.host import (
+    ActivationFacts,
+    ActivationState,
+    BuildLook,
+    BuildState,
+    HostFacts,
+    HostOwner,
+)
 
 _STORE_PATH = r"/nix/store/[0-9a-z]{32}-[A-Za-z0-9+._?=-]{1,200}"
 _BOOT_ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -30,6 +38,7 @@ _HOST_LINES = {
     "version-id": r"[A-Za-z0-9._-]{0,64}",
     "state-version": r"(?:[0-9]{2}\.[0-9]{2})?",
     "owner": r"(?:unreadable|(?:[A-Za-z0-9._/-]{1,320} ){2}[A-Za-z0-9._/-]{1,320})?",
+    "building": rf"(?:{_STORE_PATH})?",
     "machine": r"[a-z0-9_]{1,32}",
     "free-bytes": _NUMBER,
     "highest-attempt": rf"(?:{_NUMBER})?",
@@ -45,11 +54,22 @@ _ACTIVATION_LINES = {
     "activation-exit-status": r"(?:[0-9]{1,3})?",
     "activation-service-result": r"[a-z-]{0,32}",
 }
+_BUILD_LINES = {
+    "state": "|".join(BuildState),
+    "unit": _YES_OR_NO,
+    "service-result": r"[a-z-]{0,32}",
+    "output": rf"(?:{_STORE_PATH})?",
+    "quiet": _NUMBER,
+    "free-bytes": _NUMBER,
+    "offset": _NUMBER,
+    "size": _NUMBER,
+}
 _FAILED_UNIT = "failed-unit"
 _FORMS = {
     key: re.compile(form)
     for key, form in {**_HOST_LINES, **_ACTIVATION_LINES, _FAILED_UNIT: r"[A-Za-z0-9:_.\\@-]{1,255}"}.items()
 }
+_LONGEST_QUIET = 10**9  # s; above it a machine's clock is wrong
 _FIRST_LINE = "nixops-facts 1"
 _LAST_LINE = "end"  # without it the answer was cut
 
@@ -88,7 +108,44 @@ def parse_facts(text: str) -> HostFacts:
         activation=_activation(value) if "activation" in value else None,
         highest_attempt=_number(value["highest-attempt"]) or 0,
         owner=_owner(value["owner"]),
+        building=value["building"] or None,
     )
+
+
+def parse_build_look(text: str) -> BuildLook | None:
+    """The answer to `build-look`. Raises MalformedAnswer."""
+    if text == "none\n":
+        return None
+    head, mark, log = text.partition("\nlog\n")
+    value = dict(line.partition(" ")[::2] for line in head.split("\n"))
+    if not mark or value.keys() != _BUILD_LINES.keys():
+        raise MalformedAnswer("not an answer to `build-look`, or cut")
+    for key, form in _BUILD_LINES.items():
+        if re.fullmatch(form, value[key]) is None:
+            raise MalformedAnswer(f"malformed value of {key}")
+    return BuildLook(
+        state=BuildState(value["state"]),
+        is_unit_active=value["unit"] == "yes",
+        quiet=timedelta(seconds=min(int(value["quiet"]), _LONGEST_QUIET)),
+        free_bytes=int(value["free-bytes"]),
+        service_result=value["service-result"],
+        output=value["output"] or None,
+        log=log,
+        offset=int(value["offset"]),
+        has_more=int(value["offset"]) < int(value["size"]),
+    )
+
+
+def parse_build_state(text: str) -> BuildState | None:
+    """`built` or `building`; None for `missing`. Raises MalformedAnswer."""
+    match text:
+        case "built\n":
+            return BuildState.BUILT
+        case "building\n":
+            return BuildState.BUILDING
+        case "missing\n":
+            return None
+    raise MalformedAnswer("none of built, building and missing")
 
 
 def parse_yes_or_no(text: str) -> bool:

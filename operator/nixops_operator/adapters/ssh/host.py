@@ -18,13 +18,24 @@ from nixops_operator.adapters.ssh.facts import (
     first_useful_line,
     for_people,
     last_useful_line,
+    parse_build_look,
+    parse_build_state,
     parse_facts,
     parse_yes_or_no,
 )
 from nixops_operator.adapters.ssh.failures import copy_failed, no_shell, not_root
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OutcomeUnknown, Retry
-from nixops_operator.facts.host import ActivationRequest, HostFacts, HostOwner, HostTarget
+from nixops_operator.facts.host import (
+    ActivationRequest,
+    BuildLook,
+    BuildRequest,
+    BuildState,
+    HostFacts,
+    HostOwner,
+    HostTarget,
+    build_id,
+)
 
 ANSWER_BYTES = 1 << 20  # per stream
 LOG_BYTES = 16 << 10
@@ -32,6 +43,12 @@ ANSWER_SECONDS = 30
 CLOSE_SECONDS = 5
 COMMIT_SECONDS = 300  # building a boot menu on a slow disk takes minutes
 ROOT_SECONDS = 120  # Nix waits for its own garbage collector
+
+_REASONS = {
+    **dict.fromkeys(("facts", "log", "own", "disown"), Reason.PROGRESSING_WITH_RETRY),
+    **dict.fromkeys(("build", "build-look", "build-stop"), Reason.BUILDING),
+}
+"""Of a failed command; all others are about an activation."""
 
 LOST = "the connection was cut"
 TOO_LONG = "the answer was longer than 1 MiB"
@@ -106,6 +123,28 @@ class AsyncsshHost:
         answer = await self._change("root-next", stdin=frame(toplevel), limit=ROOT_SECONDS)
         return self._yes_or_no("root-next", answer)
 
+    async def build(self, request: BuildRequest) -> BuildState | None:
+        """See `ports.host.Host`."""
+        limits = (str(round(limit.total_seconds())) for limit in (request.timeout, request.silent))
+        stdin = frame(request.drv_path, request.toplevel, *limits)
+        answer = await self._change("build", request.id, stdin=stdin, limit=ROOT_SECONDS)
+        try:
+            return parse_build_state(answer.stdout)
+        except MalformedAnswer as error:
+            raise self._malformed("build", error) from error
+
+    async def build_look(self, drv_path: str, offset: int) -> BuildLook | None:
+        """See `ports.host.Host`."""
+        answer = await self._look("build-look", build_id(drv_path), stdin=frame(str(offset)))
+        try:
+            return parse_build_look(answer.stdout)
+        except MalformedAnswer as error:
+            raise self._malformed("build-look", error) from error
+
+    async def stop_build(self) -> None:
+        """See `ports.host.Host`."""
+        await self._change("build-stop", limit=ROOT_SECONDS)
+
     async def claim(self, request: ActivationRequest) -> bool:
         """See `ports.host.Host`."""
         stdin = frame(
@@ -150,11 +189,11 @@ class AsyncsshHost:
         except TimeoutError:
             self._connection.abort()
 
-    async def _look(self, *words: str) -> _Answer:
+    async def _look(self, *words: str, stdin: bytes = b"") -> _Answer:
         """A command that changes nothing."""
         try:
             await self._place_agent()
-            answer = await self._run(self._agent.call(*words), b"", ANSWER_SECONDS)
+            answer = await self._run(self._agent.call(*words), stdin, ANSWER_SECONDS)
         except TimeoutError as error:
             raise Retry(Reason.CONNECT_TIMEOUT, f"{self._where} did not answer `{words[0]}` in time") from error
         except _Cut as error:
@@ -228,9 +267,7 @@ class AsyncsshHost:
 
     def _failed(self, word: str, answer: _Answer) -> Retry:
         why = last_useful_line(answer.stderr) or f"exit {answer.exit_status}"
-        reason = (
-            Reason.PROGRESSING_WITH_RETRY if word in {"facts", "log", "own", "disown"} else Reason.ACTIVATION_FAILED
-        )
+        reason = _REASONS.get(word, Reason.ACTIVATION_FAILED)
         return Retry(reason, f"{self._where}: {word}: {why}")
 
     def _malformed(self, word: str, error: MalformedAnswer) -> Retry:
