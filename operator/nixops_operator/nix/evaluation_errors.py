@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nixops_operator.nix.internal_json import errors, text_of
+from nixops_operator.nix.mentions import place_of, words_of
 from nixops_operator.nix.texts import cut, plain
 
 MESSAGE_LIMIT = 400
@@ -16,17 +17,24 @@ MESSAGE_LIMIT = 400
 # two signs is bounded, because a tenant may write the first sign a thousand times and never the second.
 _QUOTED = r"[`'‘“\"](?P<path>/nix/store/[^'’”\"]{1,400})['’”\"]"
 # How the module system names a file (nixpkgs, lib/modules.nix and lib/options.nix); it knows no lines.
-_NAMED_FILE = re.compile(
-    rf"(?:\bIn|definitions from|definition in|[Mm]odule argument \S{{1,100}} in|declared in) {_QUOTED}"
-)
+_NAMED_FILE = re.compile(rf"(?:\b[Ii]n|definitions from) {_QUOTED}")
 _STORE_FILE = re.compile(r"/nix/store/[0-9a-z]{32}-[A-Za-z0-9+._?=-]+(?:/[^\s'’`\"”:,;)]*)?")
 _MISSING = re.compile(r"attribute '(?P<name>[^']{1,200})' missing")
 _OPTION = re.compile(r"while evaluating the option [`'‘](?P<option>[^'’]{1,300})['’]")
 
 _IMPURE = " (use '--impure' to override)"
 _RELATIVE = "put the file into spec.configuration.source and name it relative to the module"
+_NOT_BUILT = (
+    "what a configuration reads must be there before anything is built (no import from derivation); "
+    "put the finished file into spec.configuration.source"
+)
 _ADVICE = (
     # part of what Nix says → what to do instead of the switch that nobody has here
+    ("has an unfree license", "to allow it, set nixpkgs.config.allowUnfree = true in a module"),
+    ("because it has an unfree license", "to allow it, set nixpkgs.config.allowUnfree = true in a module"),
+    ("marked as broken", "to try it all the same, set nixpkgs.config.allowBroken = true in a module"),
+    ("marked as insecure", "to allow it, name it in nixpkgs.config.permittedInsecurePackages in a module"),
+    ("'allow-import-from-derivation' is disabled", _NOT_BUILT),
     ("cannot look up '<", "take `pkgs`, `lib` and `modulesPath` from the module's arguments"),
     ("access to absolute path '", _RELATIVE),
     ("access to URI '", "an evaluation has no network; put what it fetches into spec.configuration.source"),
@@ -48,6 +56,7 @@ class Names:
     source: str | None = None  # store path of the machine's source: its files go by their relative path
     inline: str | None = None  # store path of the folder that holds the modules given as text
     nixpkgs: str | None = None
+    texts: Callable[[], Mapping[str, str]] = dict  # label → content of the user's files; read only for an error
 
     def of_user_file(self, path: str) -> str | None:
         """The user's name of a file of theirs; None for any other."""
@@ -71,7 +80,7 @@ class Names:
 def evaluation_message(lines: Iterable[str], names: Names) -> str:
     """`web.nix:3:5: syntax error, unexpected '='`; at most 400 characters, one line. Empty if no error was reported.
 
-    `lines`: stderr of Nix with internal-json messages and traces.
+    `lines`: stderr of Nix with internal-json messages and traces. May read files: not for the event loop's thread.
     """
     found = list(errors(lines))
     if not found:
@@ -79,7 +88,7 @@ def evaluation_message(lines: Iterable[str], names: Names) -> str:
     error = found[-1]
     raw = text_of(error)
     text = _with_advice(" ".join(_said(raw, error).split()), error)
-    place = _place(error, raw, names)
+    place = _place(error, names) or _mentioned(raw, error, names)
     text = _STORE_FILE.sub(lambda match: names.of_any(match[0]), text)
     return cut(f"{place}: {text}" if place else text, MESSAGE_LIMIT)
 
@@ -124,7 +133,7 @@ def _with_advice(text: str, error: dict[str, Any]) -> str:
     if "unexpected invalid token" in text and (error.get("line"), error.get("column")) == (1, 1):
         return f"{text}: perhaps a byte-order mark; save the file as UTF-8 without one"
     advice = next((advice for said, advice in _ADVICE if said in text), None)
-    return f"{text}: {advice}" if advice else text
+    return f"{text.rstrip('.')}: {advice}" if advice else text
 
 
 def _assertions(raw: str) -> str:
@@ -139,14 +148,34 @@ def _assertions(raw: str) -> str:
     return f"Failed assertions: {'; '.join(items)}"
 
 
-def _place(error: dict[str, Any], raw: str, names: Names) -> str | None:
-    """Where in the user's files: line and column if Nix knows them, else the file that the module system names."""
+def _place(error: dict[str, Any], names: Names) -> str | None:
+    """Where in the user's files, if Nix knows the line."""
     for frame in (error, *_frames(error)):
         path, line = frame.get("file"), frame.get("line")
+        if isinstance(path, str) and line and (own := names.of_user_file(path)) is not None:
+            return f"{own}:{line}:{frame.get('column')}"
+    return None
+
+
+def _mentioned(raw: str, error: dict[str, Any], names: Names) -> str | None:
+    """The user's file that the module system names, or that alone names what the message does; with the line if that
+    is one line."""
+    if "conflicting definition" in raw or "Failed assertions:" in raw:
+        return None  # it names several files itself, or says what its author found useful
+    options = [match["option"] for frame in _frames(error) if (match := _OPTION.search(_text(frame)))]
+    said = raw.partition(" is not of type ")[0]  # the type that it should have been is no word of the user's
+    words = [*words_of(said), *words_of("".join(f"`{option}' " for option in options[:1]))]
+    label = _named_file(raw, error, names)
+    texts = names.texts()
+    found = place_of(words, texts if label is None else {label: texts[label]} if label in texts else {})
+    return f"{found[0]}:{found[1]}" if found is not None else label
+
+
+def _named_file(raw: str, error: dict[str, Any], names: Names) -> str | None:
+    for frame in (error, *_frames(error)):
+        path = frame.get("file")
         if isinstance(path, str) and (own := names.of_user_file(path)) is not None:
-            return f"{own}:{line}:{frame.get('column')}" if line else own
-    if "conflicting definition" in raw:
-        return None  # it names several files itself
+            return own
     for text in (raw, *map(_text, _frames(error))):
         for match in _NAMED_FILE.finditer(text):
             if (own := names.of_user_file(match["path"])) is not None:

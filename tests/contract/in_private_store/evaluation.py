@@ -95,13 +95,13 @@ async def test_the_content_of_a_key_is_refused_in_nix(nix: SandboxedNix, nixpkgs
         pytest.param("{ networking.hostName = nam; }", "modules[0]:1:25: undefined variable 'nam'", id="variable"),
         pytest.param(
             "{ services.htpd.enable = true; }",
-            "modules[0]: The option `services.htpd' does not exist. "
+            "modules[0]:1: The option `services.htpd' does not exist. "
             "Did you mean `services.httpd' or `services.openssh'?",
             id="unknown option",
         ),
         pytest.param(
             '{ services.httpd.enable = "yes"; }',
-            "modules[0]: A definition for option `services.httpd.enable' is not of type `boolean'.",
+            "modules[0]:1: A definition for option `services.httpd.enable' is not of type `boolean'.",
             id="type",
         ),
         pytest.param(
@@ -111,7 +111,7 @@ async def test_the_content_of_a_key_is_refused_in_nix(nix: SandboxedNix, nixpkgs
         ),
         pytest.param(
             '{ config, ... }: { networking.hostName = "x" + config.networking.hostName; }',
-            "modules[0]: infinite recursion encountered while evaluating the option `networking.hostName'",
+            "modules[0]:1: infinite recursion encountered while evaluating the option `networking.hostName'",
             id="recursion",
         ),
         pytest.param("{ colour, ... }: { networking.hostName = colour; }", None, id="unknown argument"),
@@ -129,7 +129,7 @@ async def test_the_content_of_a_key_is_refused_in_nix(nix: SandboxedNix, nixpkgs
         ),
         pytest.param(
             "{ imports = [ ./other.nix ]; }",
-            "getting status of 'other.nix': No such file or directory",
+            "modules[0]:1: getting status of 'other.nix': No such file or directory",
             id="missing file",
         ),
     ],
@@ -140,7 +140,7 @@ async def test_an_error_names_the_user_s_place(
     with pytest.raises(Blocked) as failed:
         await nix.evaluate(request(nixpkgs, module))
     assert failed.value.reason is Reason.EVALUATION_FAILED
-    assert failed.value.message == (message or "modules[0]: there is no module argument `colour'")
+    assert failed.value.message == (message or "modules[0]:1: there is no module argument `colour'")
 
 
 @pytest.mark.parametrize(

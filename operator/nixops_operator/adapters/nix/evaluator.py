@@ -176,7 +176,7 @@ class Evaluator:
         if status == 0:
             return
         memory = f"{self._limits.memory // 1024**2} MiB of memory (setting nix.evaluation.memory)"
-        said = evaluation_message(messages.kept, names)
+        said = await asyncio.to_thread(evaluation_message, messages.kept, names)
         if said == _OUT_OF_MEMORY:
             raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation needs more than {memory}")
         if said.endswith(_NO_SPACE):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
+import itertools
 import os
 import shutil
 import signal
@@ -46,6 +48,9 @@ _ROOTS = _STORE_DISK / "var/nix/gcroots/nixops"
 _SOURCE_NAME = "source"  # the name under which Nix itself stores fetched trees; with it a tree has one path everywhere
 _SOURCE_FILES = 50_000
 _SOURCE_BYTES = 256 * 1024**2
+# Of a source, read where an error gives no line: enough for what people write by hand.
+_TEXTS_FILES = 1000
+_TEXTS_BYTES = 4 * 1024**2
 _PROGRESS_SECONDS = 1.0
 
 Progress = Callable[[str], None]
@@ -154,6 +159,7 @@ class SandboxedNix:
             source=request.source.store_path if request.source else None,
             inline=inline.store_path if inline else None,
             nixpkgs=request.nixpkgs.store_path,
+            texts=functools.partial(_texts, request),
         )
         sources = {source.store_path for source in (request.nixpkgs, request.source, inline) if source is not None}
         return await self._evaluator.evaluate(expression(request, inline), sorted(sources), names)
@@ -271,6 +277,22 @@ class _Report:
         if text is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + _PROGRESS_SECONDS
             self._progress(text)
+
+
+def _texts(request: EvaluationRequest) -> dict[str, str]:
+    """Label → content of the request's own modules and of the Nix files beside them, as far as they are no more than
+    people write."""
+    texts = {module.label: module.text for module in request.modules if module.text is not None}
+    if request.source is None:
+        return texts
+    room, root = _TEXTS_BYTES, Path(request.source.store_path)
+    for path in itertools.islice(sorted(root.rglob("*.nix")), _TEXTS_FILES):
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > room:
+            continue
+        content = path.read_text(encoding="utf-8", errors="replace")
+        room -= len(content)
+        texts[str(path.relative_to(root))] = content
+    return texts
 
 
 def _judge_files(files: Mapping[str, bytes]) -> None:
