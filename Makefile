@@ -14,6 +14,8 @@ ARGS ?=
 B ?=
 # Most levels wait for real parts more than they compute. A file's tests stay together: they share what they started.
 WORKERS ?= 3
+# A level of its own: what it compiles and waits for would make `make test` a third longer.
+GITOPS := tests/cluster/gitops
 # Each row is one level, see tests/.
 QUICK := tests/test_repository.py tests/unit $(wildcard tests/crash)
 # The longest first, or the last ones run alone; the quick ones are in `make check`.
@@ -30,7 +32,12 @@ demo: ## the example's whole life on real parts; as root. KEEP=1 leaves it runni
 
 .PHONY: test
 test: lab-parts lint ## everything: lint, and the tests of all levels; as root
-	@exec $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder $(ARGS) $(LEVELS)
+	@exec $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --ignore=$(GITOPS) $(ARGS) $(LEVELS)
+
+.PHONY: gitops
+gitops: lab-parts ## examples/gitops under Flux' own controllers, four minutes; compiles them the first time, in eight
+	@tests/lab/gitops/build.sh >/dev/null
+	@exec $(PYTHON) -m pytest $(ARGS) --durations=0 --durations-min=1 $(GITOPS)
 
 .PHONY: check
 check: lint ## what is quick: lint, and the tests that need neither root nor the lab

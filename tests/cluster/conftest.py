@@ -16,6 +16,8 @@ import boto3
 import pytest
 
 from cluster.place import Place
+from judges import recorded
+from judges.agreement import disagreement
 from nixops_lab.testing import Lab
 
 PERIODS = {"ec2.sweepPeriod": "5s", "ec2.networkPeriod": "5s"}
@@ -35,6 +37,13 @@ def started_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     lab = Lab.up(Path(kept) if kept else FOLDERS / f"cluster-{os.getpid()}")
     try:
         yield lab
+        things = recorded.versions(lab.audit_log())
+        told = {
+            f"{thing['kind']} {thing['metadata']['name']}: {wrong}"
+            for thing in things
+            if (wrong := disagreement(thing))
+        }
+        assert not told, f"of {len(things)} versions of objects: {sorted(told)}"
     finally:
         if kept is None:
             lab.down()

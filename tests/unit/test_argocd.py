@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from judges import argo, kstatus
+from judges import agreement, argo, kstatus
 from nixops_operator.api import argocd
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ready import ready_conditions
@@ -114,19 +114,9 @@ def judged_thing(conditions, observed, state):
     return thing
 
 
-AGREED = {
-    ("Terminating", "Progressing"),
-    ("InProgress", "Progressing"),
-    ("InProgress", "Degraded"),  # another system runs, and policy leaves it: nothing is being done about it
-    ("Failed", "Degraded"),
-    ("Current", "Healthy"),
-    *((each, "Suspended") for each in ("InProgress", "Failed", "Current")),
-}
-
-
 @pytest.mark.parametrize("thing", list(judged_things()))
 def test_argo_cd_and_kstatus_never_contradict_each_other(thing):
-    assert (kstatus.status(thing), argo.health(thing)[0]) in AGREED
+    assert (kstatus.status(thing), argo.health(thing)[0]) in agreement.AGREED
 
 
 def test_an_object_that_nobody_looked_at_is_not_taken_for_done():
@@ -154,7 +144,7 @@ def test_a_rule_that_is_missing_is_found(line):
     things = [parameter.values[0] for parameter in judged_things()]
     judged = {(kstatus.status(thing), argo.health(thing, broken)[0]) for thing in things}
 
-    assert not judged <= AGREED
+    assert not judged <= agreement.AGREED
 
 
 def test_the_text_for_argocd_cm_is_that_of_the_files():

@@ -14,6 +14,7 @@ import yaml
 from nixops_lab import (
     cluster,
     environment,
+    gitops,
     identities,
     lifecycle,
     network,
@@ -72,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
     )
     start.add_argument("--seed", type=int, default=0, help="for ids and addresses (default 0)")
     start.add_argument("--node", action="store_true", help="with a node: kubelet, containerd, scheduler")
+    start.add_argument("--gitops", action="store_true", help="and Flux with a git server (compiled: 8 minutes once)")
+    git = add(calls, "git", git_repository, "make a bare repository that Flux can read; print its path and its URL")
+    git.add_argument("name", metavar="NAME")
     add(calls, "env", env, 'print the environment: eval "$(lab env)"')
     add(calls, "run", run, "run -- CMD: a command with that environment, inside the lab's network")
     add(calls, "down", down, "stop everything and leave nothing running or mounted")
@@ -123,11 +127,20 @@ def parser() -> argparse.ArgumentParser:
 
 def up(paths: LabPaths, given: argparse.Namespace) -> None:
     lifecycle.up(paths, given.seed, given.node)
+    if given.gitops:
+        gitops.start(paths)
     sys.stdout.write(f"{paths.environment}\n")
 
 
 def down(paths: LabPaths, given: argparse.Namespace) -> None:
     lifecycle.down(paths)
+
+
+def git_repository(paths: LabPaths, given: argparse.Namespace) -> None:
+    lifecycle.running(paths)
+    if not gitops.repositories(paths).is_dir():
+        raise LabError("there is no git server in this lab: `lab up --gitops` adds it")
+    sys.stdout.write(f"{gitops.repository(paths, given.name)}\n{gitops.url(given.name)}\n")
 
 
 def env(paths: LabPaths, given: argparse.Namespace) -> None:

@@ -178,7 +178,8 @@ def kubeconfig(port: int, authority: str, token: str, user: str, namespace: str 
 def audit_policy() -> dict[str, object]:
     """Who did what to which object.
 
-    For the operator's own kinds also the bodies of requests. First matching rule wins.
+    For the operator's own kinds also the bodies of requests, and what each write made of the object. First matching
+    rule wins.
     """
     return {
         "apiVersion": "audit.k8s.io/v1",
@@ -186,6 +187,11 @@ def audit_policy() -> dict[str, object]:
         "omitStages": ["RequestReceived"],
         "rules": [
             {"level": "None", "users": ["system:apiserver"]},
+            {
+                "level": "RequestResponse",
+                "resources": [{"group": "nixops.dev"}],
+                "verbs": ["create", "update", "patch", "delete"],
+            },
             {"level": "Request", "resources": [{"group": "nixops.dev"}]},
             {"level": "Metadata"},
         ],

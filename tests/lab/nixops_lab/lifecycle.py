@@ -46,6 +46,8 @@ PER_RUN = (
     "log",
     "nixpkgs*",
     "archives",
+    "git",
+    "flux-storage",
     "audit.log",
     "ec2.log",
     "kubeconfig",
