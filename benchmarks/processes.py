@@ -53,11 +53,10 @@ def started(module: str, folder: Path, environment: Mapping[str, str]) -> Iterat
     """`python -m module`, killed at the end if it still lives."""
     lags, log = folder / f"{module}.lags", folder / f"{module}.log"
     lags.unlink(missing_ok=True)
-    path = os.pathsep.join(str(ROOT / part) for part in ("operator", "tests", "."))
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", module],
-            env={**os.environ, **environment, "PYTHONPATH": path, "LAGS": str(lags)},
+            env={**os.environ, **environment, "PYTHONPATH": _path(), "LAGS": str(lags)},
             stdout=output,
             stderr=output,
         )
@@ -74,6 +73,39 @@ def busy() -> float:
     fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
     user, nice, system, _, _, interrupts, soft = fields[:7]
     return (user + nice + system + interrupts + soft) / TICKS
+
+
+def of_children(*names: str) -> float:
+    """Seconds of CPU of this process' children with such a name, as the API server and etcd are."""
+    total = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            before, _, after = stat.read_text().rpartition(")")
+        except OSError:
+            continue  # it has ended meanwhile
+        fields = after.split()
+        if int(fields[1]) == os.getpid() and before.partition("(")[2] in names:
+            total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+def finished(module: str, environment: Mapping[str, str]) -> dict[str, float]:
+    """What `python -m module` printed last. Raises RuntimeError with its words if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        env={**os.environ, **environment, "PYTHONPATH": _path()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{module} ended with {done.returncode}: {done.stderr[-3000:]}")
+    printed: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return printed
+
+
+def _path() -> str:
+    return os.pathsep.join(str(ROOT / part) for part in ("operator", "tests", "."))
 
 
 def settings_file(path: Path, settings: Mapping[str, Any]) -> str:

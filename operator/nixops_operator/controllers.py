@@ -34,8 +34,8 @@ ABANDONABLE = (EVALUATE, BUILD, COPY, REALISE)
 timer. A build on a machine goes on there; the plan ends one that is of no use (`StopBuild`)."""
 
 
-PARSED_MACHINES = 1_000
-"""Some 5 kB each; a machine at rest is parsed again at each look, in 0.1 ms."""
+PARSED_MACHINES = 256
+"""Some 6 kB each: those whose passes follow each other. One at rest is parsed again at each look, in 0.1 ms."""
 PARSED_DEPLOYMENTS = 512
 """Each holds the parsed specs of up to 256 machines, and is parsed again in some 100 ms."""
 
