@@ -46,7 +46,7 @@ from nixops_operator.ports.kube import Kube
 from nixops_operator.ports.nix import Nix
 from nixops_operator.reads import Reads
 from nixops_operator.settings import Build, Settings
-from nixops_operator.watch import Intake
+from nixops_operator.watch import ApiServer, Intake
 from nixops_operator.workqueue import WorkQueue
 from nixops_operator.world import Policy, World
 
@@ -69,6 +69,7 @@ class Core:
     cache: Cache
     queue: WorkQueue[Key]
     intake: Intake
+    server: ApiServer
     jobs: Jobs[Key]
     kube: Kube
 
@@ -96,6 +97,7 @@ def wire(chosen: Settings, connection: Connection, lease: Lease, inner: Sequence
         cache=cache,
         queue=queue,
         intake=Intake(cache, queue),
+        server=ApiServer(connection.url, connection.is_strict),
         jobs=Jobs(_job_limits(chosen), queue.add, {COPY: chosen.nix.copies.stall}),
         kube=cast(Kube, Layered(KubernetesApi(connection, namespaces=chosen.watch.namespaces), Kube, around)),
     )

@@ -127,7 +127,7 @@ class Lifecycle:
         ready = asyncio.Event()
         namespaces = self._core.chosen.watch.namespaces
         watching = asyncio.create_task(
-            watch.watch_for_ever(self._core.intake, namespaces, self._watch_stop, ready), name="kopf"
+            watch.watch_for_ever(self._core.intake, self._core.server, namespaces, self._watch_stop, ready), name="kopf"
         )
         became_ready = asyncio.create_task(ready.wait())
         await asyncio.wait([watching, became_ready], return_when=asyncio.FIRST_COMPLETED)

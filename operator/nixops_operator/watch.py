@@ -8,8 +8,12 @@ dead.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
+import os
+import ssl
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -121,7 +125,32 @@ def _conditions(body: Body) -> list[tuple[Any, ...]]:
     return [*found, (status.get("observedGeneration"),)]
 
 
-def registry(intake: Intake) -> kopf.OperatorRegistry:
+@dataclass(frozen=True)
+class ApiServer:
+    """Where the operator's own connection found the API server, and whether certificates must have all that RFC 5280
+    wants."""
+
+    url: str
+    is_strict: bool
+
+
+class _Lenient(kopf.ConnectionInfo):
+    def as_ssl_context(self) -> ssl.SSLContext:
+        context = super().as_ssl_context()
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
+
+
+def connected_to(server: ApiServer, found: kopf.ConnectionInfo) -> kopf.ConnectionInfo:
+    """What kopf has found, but at the same address: for a pod kopf takes the API server's name in the cluster's DNS
+    (kopf.login_with_service_account), which may not be there; the kubelet tells its address
+    (KUBERNETES_SERVICE_HOST)."""
+    kind = kopf.ConnectionInfo if server.is_strict else _Lenient
+    fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found) if field.init}
+    return kind(**{**fields, "server": server.url})
+
+
+def registry(intake: Intake, server: ApiServer) -> kopf.OperatorRegistry:
     """kopf's handlers, in a registry of their own."""
     handlers = kopf.OperatorRegistry()
     for kind in Kind:
@@ -129,7 +158,10 @@ def registry(intake: Intake) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=handlers, retries=3)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+        # In the order in which the operator's own connection looks.
+        is_told = bool(os.environ.get("KUBECONFIG"))
+        found = (kopf.login_with_kubeconfig if is_told else kopf.login_with_service_account)(**arguments)
+        return None if found is None else connected_to(server, found)
 
     return handlers
 
@@ -168,11 +200,13 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-async def watch_for_ever(intake: Intake, namespaces: Sequence[str], stop: asyncio.Event, ready: asyncio.Event) -> None:
+async def watch_for_ever(
+    intake: Intake, server: ApiServer, namespaces: Sequence[str], stop: asyncio.Event, ready: asyncio.Event
+) -> None:
     """Watches these namespaces; if there are none, the whole cluster. Returns when `stop` is set; raises if kopf gives
     up. Sets `ready` when kopf has taken up its work (and the signals)."""
     await kopf.operator(
-        registry=registry(intake),
+        registry=registry(intake, server),
         settings=settings(),
         standalone=True,
         clusterwide=not namespaces,

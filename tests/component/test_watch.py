@@ -28,7 +28,7 @@ from nixops_operator.adapters.kube.api import KubernetesApi
 from nixops_operator.adapters.kube.connection import Connection
 from nixops_operator.cache import Cache
 from nixops_operator.facts.kube import Key, Kind
-from nixops_operator.watch import Intake, WatchDeadError, resync, resync_for_ever, watch_for_ever
+from nixops_operator.watch import ApiServer, Intake, WatchDeadError, resync, resync_for_ever, watch_for_ever
 from nixops_operator.workqueue import WorkQueue
 
 if TYPE_CHECKING:
@@ -290,7 +290,10 @@ class Listening:
 async def test_a_burst_of_edits_is_one_waiting_key(crds: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(crds.kubeconfig))
     listening, stop, key = Listening(), asyncio.Event(), Key(Kind.MACHINE, "default", "burst")
-    watching = asyncio.create_task(watch_for_ever(listening.intake, (), stop, asyncio.Event()))
+    connection = await Connection.open(str(crds.kubeconfig))
+    server = ApiServer(connection.url, connection.is_strict)
+    await connection.close()
+    watching = asyncio.create_task(watch_for_ever(listening.intake, server, (), stop, asyncio.Event()))
     apply(crds, machine("burst"))
     await listening.heard(lambda: key in listening.cache.known())
 

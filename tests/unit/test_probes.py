@@ -25,6 +25,9 @@ WEB = Key(Kind.MACHINE, "shop", "web")
 class Silent:
     """An API server that nobody has asked yet."""
 
+    url = "https://api.example"
+    is_strict = True
+
 
 class Started:
     """The operator as it is wired, before anything of it has started. `is_leading`: whether it holds the Lease."""

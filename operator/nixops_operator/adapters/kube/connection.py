@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import ssl
 import time
 from collections.abc import Callable, Container, Mapping
 from importlib.metadata import version
@@ -22,6 +24,8 @@ from nixops_operator.adapters.kube.errors import Refusal, from_refusal
 from nixops_operator.adapters.kube.rate import RateLimit
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OutcomeUnknown, Retry
+
+log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 TOKEN_LIFE = 60.0
@@ -44,6 +48,9 @@ class Connection:
         # aiohttp would read the environment, and ~/.netrc in a thread, for every request.
         configuration.client_session_kwargs = {"trust_env": False}
         configuration.proxy = configuration.proxy or _proxy_for(configuration.host)
+        self.url = str(configuration.host)
+        self.is_strict = not configuration.disable_strict_ssl_verification
+        """Whether certificates must have all that RFC 5280 wants, see `_leniency`."""
         self._client = ApiClient(configuration)
         self._client.user_agent = f"nixops-operator/{version('nixops-operator')}"
         self._rate = RateLimit(requests_per_second, requests_per_second) if requests_per_second is not None else None
@@ -58,6 +65,7 @@ class Connection:
         else:
             await _load(path, configuration)
             configuration.refresh_api_key_hook = _TokenOfKubeconfig(path)  # type: ignore[assignment]
+        configuration.disable_strict_ssl_verification = await _leniency(configuration)
         return cls(configuration, requests_per_second)
 
     async def close(self) -> None:
@@ -112,6 +120,45 @@ class Connection:
             raise Retry(Reason.PROGRESSING_WITH_RETRY, text) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _no_reply(what, type(error).__name__, is_write=method != "GET") from error
+
+
+async def _leniency(configuration: Configuration) -> bool:
+    """Whether the API server's certificate, which its authority has signed all right, fails only for extensions that
+    RFC 5280 wants. Authorities of older clusters have no key identifiers, and Python refuses those from 3.13 on
+    (ssl.VERIFY_X509_STRICT; kubernetes-client/python#2394). Says so in the log; signatures, names and dates are checked
+    all the same."""
+    if not ssl.create_default_context().verify_flags & ssl.VERIFY_X509_STRICT:
+        return False
+    trouble = await _certificate_trouble(configuration, is_strict=True)
+    if trouble is None or await _certificate_trouble(configuration, is_strict=False) is not None:
+        return False
+    log.warning(
+        "the cluster's certificates lack what RFC 5280 wants (%s): they are checked without that, as by Python 3.12",
+        trouble,
+    )
+    return True
+
+
+async def _certificate_trouble(configuration: Configuration, *, is_strict: bool) -> str | None:
+    """Why the certificate of the API server is refused; None if it is not, or if nobody answers."""
+    trust = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+    if not is_strict:
+        trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if not configuration.verify_ssl:
+        return None
+    proxy = configuration.proxy or _proxy_for(configuration.host)
+    name = configuration.tls_server_name
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=REQUEST_TIMEOUT, trust_env=False) as session,
+            # Anybody may ask this; whatever the answer, the certificate was judged before it.
+            session.get(f"{configuration.host}/version", ssl=trust, proxy=proxy, server_hostname=name),
+        ):
+            return None
+    except aiohttp.ClientConnectorCertificateError as error:
+        return str(getattr(error.certificate_error, "verify_message", error.certificate_error))
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None  # the first request of the operator's own says so
 
 
 def _proxy_for(url: str) -> str | None:
