@@ -24,7 +24,8 @@ from nixops_operator.adapters.aws.clouds import Boto3Clouds
 from nixops_operator.adapters.kube.api import KubernetesApi
 from nixops_operator.adapters.kube.connection import Connection
 from nixops_operator.adapters.kube.lease import Lease
-from nixops_operator.adapters.nix.evaluator import EvaluationLimits
+from nixops_operator.adapters.nix.boxes.box import EvaluationLimits
+from nixops_operator.adapters.nix.boxes.choice import chosen_box
 from nixops_operator.adapters.nix.probe import SandboxUnsafe
 from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
 from nixops_operator.adapters.nix.signing import generate_signing_key
@@ -177,19 +178,25 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
     """Nix in its sandbox, which was attacked and held. Raises Ended (`UNSAFE`) if it did not."""
     chosen = core.chosen.nix
     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nixops-operator-"))
+    box = await chosen_box(chosen.box, Path(scratch))
     nix = SandboxedNix(
         scratch=Path(scratch),
         signing_key=await _signing_key(core),
+        box=box.kind,
         evaluations=chosen.evaluation.concurrency,
         evaluation_limits=EvaluationLimits(
-            chosen.evaluation.memory, chosen.evaluation.timeout, cpu=chosen.evaluation.timeout
+            memory=chosen.evaluation.memory,
+            timeout=chosen.evaluation.timeout,
+            cpu=chosen.evaluation.timeout,
+            disk=chosen.evaluation.disk,
         ),
         build_limits=build_limits(chosen.build),
     )
     try:
         await nix.probe()
     except SandboxUnsafe as error:
-        raise Ended(Exit.UNSAFE, f"no safe evaluation on this node: {error.message}") from error
+        why = f"no safe evaluation on this node: {error.message}. {box.remedy}"
+        raise Ended(Exit.UNSAFE, why) from error
     return cast(Nix, Layered(nix, Nix, core.layers))
 
 

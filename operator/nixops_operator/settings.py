@@ -32,6 +32,7 @@ from nixops_operator.api.machine_spec import BuildOn
 
 PREFIX = "NIXOPS_"
 GIB = 1024**3
+MIB = 1024**2
 
 
 def _duration(given: object) -> object:
@@ -136,6 +137,7 @@ class Evaluation(_Part):
     concurrency: AtLeastOne = 1  # at once; each may take `memory`
     memory: AtLeastOne = 4 * GIB  # bytes of address space
     timeout: Duration = timedelta(minutes=5)  # of CPU and by the clock
+    disk: AtLeastOne = 256 * MIB  # bytes of the files that it makes: derivations, its store's data base
 
 
 class Build(_Part):
@@ -177,6 +179,9 @@ class Nixpkgs(_Part):
 
 class Nix(_Part):
     nixpkgs: Nixpkgs | None = None
+    # What evaluations run in. Landlock needs a kernel that has it, Namespaces a node and a pod that allow user
+    # namespaces; Auto takes Landlock where it is there. Either is attacked at start.
+    box: Literal["Auto", "Landlock", "Namespaces"] = "Auto"
     evaluation: Evaluation = Evaluation()
     build: Build = Build()
     # Not `copy`, which every pydantic model has as a method.

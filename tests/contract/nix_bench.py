@@ -7,10 +7,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from nixops_operator.adapters.nix.boxes.box import BoxKind, EvaluationLimits
 from nixops_operator.adapters.nix.disk import Disk
-from nixops_operator.adapters.nix.evaluator import EvaluationLimits, Evaluator
+from nixops_operator.adapters.nix.evaluator import Evaluator
 from nixops_operator.adapters.nix.programs import output_of, trusted_environment
+from nixops_operator.adapters.nix.sandboxed_nix import box_of
 from nixops_operator.facts.nix import EvaluationRequest, Module, Source
+
+BOX = BoxKind(os.environ["BOX"])
+"""The box of this run."""
+
+PYTHON = "/usr/bin/python3"
+"""Every box shows it."""
 
 MODEL = """\
 { config, pkgs, ... }: {
@@ -60,7 +68,12 @@ def file_built_by(script: str, name: str = "seen") -> str:
 
 def evaluator_in(scratch: Path, limits: EvaluationLimits) -> Evaluator:
     """One that evaluates one thing at a time, on whatever disk there is."""
-    return Evaluator(scratch, limits, 1, Disk((scratch,), 0))
+    return evaluator_with(scratch, limits, Disk((scratch,), 0))
+
+
+def evaluator_with(scratch: Path, limits: EvaluationLimits, disk: Disk) -> Evaluator:
+    """As `evaluator_in`, on this disk."""
+    return Evaluator(scratch, box_of(BOX, scratch, limits, disk), limits, 1, disk)
 
 
 async def store(*arguments: str) -> str:
@@ -73,8 +86,21 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.rglob("*"))
 
 
+def children() -> set[int]:
+    """Living processes that this one started."""
+    return {pid for pid, parent in _parents().items() if parent == os.getpid()}
+
+
 def descendants() -> set[int]:
-    """Processes that this one started, directly or not."""
+    """Living processes that this one started, directly or not."""
+    parents = _parents()
+    found: set[int] = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
+
+
+def _parents() -> dict[int, int]:
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -83,10 +109,7 @@ def descendants() -> set[int]:
             continue
         if after_name[0] != "Z":
             parents[int(folder.name)] = int(after_name[1])
-    found: set[int] = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {os.getpid()}
+    return parents
 
 
 def runs(pid: int) -> bool:

@@ -86,6 +86,7 @@ def outcomes(request: pytest.FixtureRequest, nixpkgs: Path) -> dict[str, list[st
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": f"{nix_namespace.REPOSITORY}/operator:{nix_namespace.REPOSITORY}/tests",  # this checkout's
             "NIXPKGS": str(nixpkgs),
+            "BOX": "Namespaces",
         }
         done = subprocess.run(
             argv,

@@ -14,7 +14,18 @@ from typing import Any
 
 import pytest
 
-from contract.nix_bench import MODEL, arguments_of, descendants, file_built_by, listing, request, runs, store, until
+from contract.nix_bench import (
+    BOX,
+    MODEL,
+    arguments_of,
+    descendants,
+    file_built_by,
+    listing,
+    request,
+    runs,
+    store,
+    until,
+)
 from nixops_operator.adapters.nix import sandboxed_nix
 from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
 from nixops_operator.adapters.nix.signing import generate_signing_key, public_half
@@ -183,7 +194,7 @@ async def test_a_build_has_limits(
     script: str,
     message: str,
 ) -> None:
-    limited = SandboxedNix(scratch=scratch, signing_key=signing_key, build_limits=limits)
+    limited = SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX, build_limits=limits)
     evaluation = await nix.evaluate(request(nixpkgs, file_built_by(script, "hungry")))
     with pytest.raises(Blocked) as failed:
         await limited.build(evaluation.drv_path, lambda _: None)
@@ -195,7 +206,9 @@ async def test_a_build_has_a_limit_of_processes(
     nix: SandboxedNix, nixpkgs: Source, scratch: Path, signing_key: str
 ) -> None:
     """In all namespaces below its own, and only there; for root the kernel counts none."""
-    limited = SandboxedNix(scratch=scratch, signing_key=signing_key, build_limits=replace(LIMITS, processes=40))
+    limited = SandboxedNix(
+        scratch=scratch, signing_key=signing_key, box=BOX, build_limits=replace(LIMITS, processes=40)
+    )
     script = "for n in $(seq 60); do sleep 100 & done; echo $n >$out"
     evaluation = await nix.evaluate(request(nixpkgs, file_built_by(script, "forking")))
     if os.geteuid() == 0:
@@ -209,7 +222,7 @@ async def test_no_build_begins_on_a_full_disk(
     nix: SandboxedNix, nixpkgs: Source, scratch: Path, signing_key: str
 ) -> None:
     evaluation = await nix.evaluate(request(nixpkgs, file_built_by("echo >$out", "unlucky")))
-    full = SandboxedNix(scratch=scratch, signing_key=signing_key, build_limits=replace(LIMITS, disk=2**60))
+    full = SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX, build_limits=replace(LIMITS, disk=2**60))
     with pytest.raises(Retry, match=r"the operator's disk is full: .* are free at /nix, .*nix\.build\.disk") as refused:
         await full.build(evaluation.drv_path, lambda _: None)
     assert refused.value.reason is Reason.BUILDING

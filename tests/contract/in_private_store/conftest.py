@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.nix_bench import nixpkgs_folder
+from contract.nix_bench import BOX, nixpkgs_folder
 from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
 from nixops_operator.adapters.nix.signing import generate_signing_key
 from nixops_operator.facts.nix import Source
@@ -26,7 +26,7 @@ def scratch() -> Path:
 
 @pytest.fixture(scope="session")
 def nix(signing_key: str, scratch: Path) -> SandboxedNix:
-    return SandboxedNix(scratch=scratch, signing_key=signing_key)
+    return SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX)
 
 
 @pytest.fixture(scope="session")

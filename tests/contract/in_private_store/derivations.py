@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from contract.nix_bench import request, store
-from nixops_operator.adapters.nix import evaluator as evaluator_module
+from nixops_operator.adapters.nix.boxes import landlock, namespaces
+from nixops_operator.adapters.nix.limits import FIRST_TO_GO
 from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked
@@ -137,12 +138,9 @@ async def test_a_system_of_more_derivations_than_fit_a_command_line(
     nix: SandboxedNix, nixpkgs: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel allows a quarter of the stack's limit for arguments: a small stack makes a few files many."""
-    whole = evaluator_module.evaluator
-
-    def cramped(**given: object) -> list[str]:
-        return ["prlimit", f"--stack={512 * 1024}", *whole(**given)]  # type: ignore[arg-type]
-
-    monkeypatch.setattr(evaluator_module, "evaluator", cramped)
+    for module_of_box in (landlock, namespaces):
+        cramped = ("prlimit", f"--stack={512 * 1024}", *FIRST_TO_GO)
+        monkeypatch.setattr(module_of_box, "FIRST_TO_GO", cramped)
     module = """{ ... }: {
       environment.etc.many.source = derivation {
         name = "many";

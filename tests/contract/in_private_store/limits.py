@@ -5,16 +5,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from contract.nix_bench import arguments_of, descendants, evaluator_in, listing, runs, until
-from nixops_operator.adapters.nix import evaluator as evaluator_module
+from contract.nix_bench import (
+    BOX,
+    PYTHON,
+    arguments_of,
+    children,
+    descendants,
+    evaluator_in,
+    evaluator_with,
+    listing,
+    runs,
+    until,
+)
+from nixops_operator.adapters.nix.boxes import landlock, namespaces
+from nixops_operator.adapters.nix.boxes.box import BoxKind, EvaluationLimits
 from nixops_operator.adapters.nix.disk import Disk
-from nixops_operator.adapters.nix.evaluator import EvaluationLimits, Evaluator
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.nix.evaluation_errors import Names
@@ -63,54 +75,90 @@ async def test_output(scratch: Path) -> None:
 
 
 async def test_its_disk(scratch: Path) -> None:
-    """Files that it makes lie in memory of bounded size, never on the operator's disk."""
+    """Files that it makes lie in memory of bounded size, or in a folder that is watched."""
     large = 'let more = n: text: if n == 0 then text else more (n - 1) (text + text); in more 22 "0123456789abcdef"'
     many = f'builtins.map (n: builtins.toFile "x" ({large} + toString n)) (builtins.genList (n: n) 8)'
     ended = await failure(scratch, GENEROUS, many)
-    assert ended.message.startswith("the evaluation makes more than 256 MiB of files: ")
+    assert ended.message.startswith("the evaluation makes more than 256 MiB of files (setting nix.evaluation.disk)")
 
 
 @pytest.mark.parametrize(
-    ("signal", "message"),
+    ("number", "message"),
     [
-        pytest.param("KILL", "was killed from outside: most likely the operator's pod or its node", id="by the kernel"),
-        pytest.param("XFSZ", "writes a file of more than 256 MiB", id="too large a file"),
-        pytest.param("SEGV", "ended with signal 11; perhaps it needs more than 2048 MiB", id="for unknown reasons"),
+        pytest.param(signal.SIGKILL, "was killed from outside: most likely the operator's pod or its", id="the kernel"),
+        pytest.param(signal.SIGXFSZ, "makes more than 256 MiB of files", id="too large a file"),
+        pytest.param(signal.SIGSEGV, "ended with signal 11; perhaps it needs more than 2048 MiB", id="unknown reasons"),
     ],
 )
-async def test_a_limit_is_blamed_only_if_it_was_one(scratch: Path, signal: str, message: str) -> None:
+async def test_a_limit_is_blamed_only_if_it_was_one(scratch: Path, number: int, message: str) -> None:
+    task = asyncio.create_task(evaluator_in(scratch, GENEROUS).run(("sleep", "100")))
+    await until(lambda: any(arguments_of(pid) == "sleep 100 " for pid in descendants()))
+    for pid in descendants():
+        if arguments_of(pid) == "sleep 100 ":
+            os.kill(pid, number)
     with pytest.raises((Blocked, Retry)) as ended:
-        await evaluator_in(scratch, GENEROUS).run(("sh", "-c", f"sh -c 'kill -{signal} $$'; exit $?"))
+        await task
     assert ended.value.message.startswith(f"the evaluation {message}")
 
 
+WRITABLE = """
+import os
+for folder in ("/", "/run", "/dev", "/dev/shm", "/etc", "/usr", "/tmp", "/var/tmp", "/nix", "/nix/store", "/nix/var",
+               os.environ["HOME"], os.environ["IN"], os.environ["OUT"]):
+    try:
+        with open(f"{folder}/x", "w"):
+            disk = os.statvfs(folder)
+            print(folder, disk.f_blocks * disk.f_frsize // 2**20)
+    except OSError:
+        pass
+"""
+
+
 async def test_no_place_to_write_is_without_a_size(scratch: Path) -> None:
-    """Every folder that can be written to is memory of the operator's pod."""
-    script = """
-      for folder in / /run /dev /etc /usr; do (: >$folder/x) 2>/dev/null && echo "can write to $folder"; done
-      df --output=size,target -k /tmp /nix /homeless /dev/shm | sed 1d
-    """
-    sizes = await evaluator_in(scratch, GENEROUS).run(("sh", "-c", script))
-    assert sizes.split() == ["262144", "/tmp", "262144", "/nix", "16384", "/homeless", "16384", "/dev/shm"]
+    """Every folder that can be written to is memory of the operator's pod of a given size, or watched."""
+    found = await evaluator_in(scratch, GENEROUS).run((PYTHON, "-c", WRITABLE))
+    if BOX is BoxKind.LANDLOCK:
+        [(folder, _)] = [line.split() for line in found.splitlines()]
+        assert folder.startswith("/nix/var/nixops/boxes/")
+        assert folder.endswith("/work/home")
+    else:
+        sizes = ["/dev/shm 16", "/tmp 256", "/nix 256", "/homeless 16", "/tmp 256"]  # the last one is $OUT
+        assert found.splitlines() == sizes
 
 
 async def test_its_processes(scratch: Path) -> None:
-    """Counted inside of the sandbox alone; for root the kernel counts none."""
-    script = "for n in $(seq 300); do sleep 100 & done; echo all"
-    if os.geteuid() == 0:
-        assert "all" in await evaluator_in(scratch, GENEROUS).run(("sh", "-c", script))
+    """With namespaces they are counted inside of the box alone; for root the kernel counts none."""
+    many = """
+import threading
+threading.stack_size(65536)
+end = threading.Event()
+for _ in range(300):
+    threading.Thread(target=end.wait, daemon=True).start()
+print("all", flush=True)
+end.wait(10)
+"""
+    if BOX is BoxKind.NAMESPACES and os.geteuid() == 0:
+        assert "all" in await evaluator_in(scratch, GENEROUS).run((PYTHON, "-c", many))
         return
-    with pytest.raises(Blocked, match="Cannot fork"):
-        await evaluator_in(scratch, GENEROUS).run(("sh", "-c", script))
+    with pytest.raises(Blocked, match=r"the evaluation has more than 256 processes|can't start new thread"):
+        await evaluator_in(scratch, GENEROUS).run((PYTHON, "-c", many))
+
+
+def oom_score_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/oom_score_adj").read_text()
 
 
 async def test_the_operator_is_the_last_to_go(scratch: Path) -> None:
     """Where memory ends, the kernel looks for the process with the greatest score."""
-    assert await evaluator_in(scratch, GENEROUS).run(("cat", "/proc/self/oom_score_adj")) == "1000\n"
+    task = asyncio.create_task(evaluator_in(scratch, GENEROUS).run(("sleep", "100")))
+    await until(lambda: any(arguments_of(pid) == "sleep 100 " for pid in descendants()))
+    scores = {oom_score_of(pid) for pid in descendants()}
+    task.cancel()
+    assert scores == {"1000\n"}
 
 
 async def test_nothing_begins_on_a_full_disk(scratch: Path) -> None:
-    full = Evaluator(scratch, GENEROUS, 1, Disk((scratch,), 2**60))
+    full = evaluator_with(scratch, GENEROUS, Disk((scratch,), 2**60))
     with pytest.raises(Retry, match=rf"the operator's disk is full: .* are free at {scratch}") as refused:
         await full.evaluate("1", (), Names({}))
     assert refused.value.reason is Reason.EVALUATING
@@ -129,7 +177,7 @@ async def test_no_more_at_once_than_there_are_places(scratch: Path) -> None:
     second = asyncio.create_task(evaluator.value("1 + 1"))
     for _ in range(100):
         await asyncio.sleep(0)
-    assert len([pid for pid in descendants() if arguments_of(pid).startswith("bwrap")]) == 2  # it and its first process
+    assert len(children()) == 1
     first.cancel()
     assert await second == "2"
 
@@ -151,14 +199,9 @@ async def test_nothing_of_an_evaluation_stays_on_disk(scratch: Path) -> None:
     assert listing(scratch) == before
 
 
-async def test_a_sandbox_that_cannot_be_made_is_tried_again(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = evaluator_module.evaluator
-
-    def broken(**given: object) -> list[str]:
-        argv = whole(**given)  # type: ignore[arg-type]
-        return [*argv[: argv.index("bwrap") + 1], "--ro-bind", "/nowhere", "/x", *argv[argv.index("bwrap") + 1 :]]
-
-    monkeypatch.setattr(evaluator_module, "evaluator", broken)
-    with pytest.raises(Retry, match="the evaluator's sandbox could not be made: bwrap: ") as failed:
+async def test_a_box_that_cannot_be_made_is_tried_again(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landlock, "_PROGRAMS", ("/nowhere",))
+    monkeypatch.setattr(namespaces, "SHUT", ("--ro-bind", "/nowhere", "/x"))
+    with pytest.raises(Retry, match=r"the evaluator's box could not be made: (bwrap|setpriv): ") as failed:
         await evaluator_in(scratch, GENEROUS).value("1")
     assert failed.value.reason is Reason.EVALUATING

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from contract.nix_bench import evaluator_in, request, store
-from nixops_operator.adapters.nix import evaluator as evaluator_module
-from nixops_operator.adapters.nix.evaluator import EvaluationLimits, Evaluator
+from contract.nix_bench import BOX, evaluator_in, request, store
+from nixops_operator.adapters.nix.boxes import landlock, namespaces, seccomp
+from nixops_operator.adapters.nix.boxes.box import Box, BoxKind, EvaluationLimits, Running
+from nixops_operator.adapters.nix.disk import Disk
+from nixops_operator.adapters.nix.evaluator import Evaluator
 from nixops_operator.adapters.nix.probe import SandboxUnsafe, probe
-from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
+from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix, box_of
 from nixops_operator.errors import Blocked
 from nixops_operator.facts.nix import Evaluation, Source
 from nixops_operator.nix.evaluation_errors import Names
@@ -178,19 +180,33 @@ def output(drv: str, toplevel: str, announced: tuple[str, ...], stream: bytes) -
     return (head + "".join(f"{path}\n" for path in announced) + "\n").encode() + stream
 
 
+class LyingBox:
+    """In it a program takes the place of the evaluation that says what it is told to."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+        self.kind = box.kind
+        self.not_made = box.not_made
+
+    def run(
+        self, command: Sequence[str] | None, sources: Sequence[str], registration: bytes
+    ) -> AbstractAsyncContextManager[Running]:
+        return self._box.run(command or OWN, sources, registration)
+
+
 class Lying:
     """An evaluator whose process says what it is told to."""
 
     def __init__(self, scratch: Path) -> None:
-        self._evaluator = evaluator_in(scratch, EvaluationLimits())
+        limits, disk = EvaluationLimits(), Disk((scratch,), 0)
+        self._evaluator = Evaluator(scratch, LyingBox(box_of(BOX, scratch, limits, disk)), limits, 1, disk)
 
     async def evaluate(self, said: bytes) -> Evaluation:
         return await self._evaluator.evaluate(base64.b64encode(said).decode(), (), Names({}))
 
 
 @pytest.fixture
-def lying(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> Lying:
-    monkeypatch.setattr(evaluator_module, "EVALUATION", OWN)
+def lying(scratch: Path) -> Lying:
     return Lying(scratch)
 
 
@@ -274,33 +290,71 @@ async def test_output_that_is_no_system_is_refused(lying: Lying, said: bytes, wh
         await lying.evaluate(said)
 
 
-# The probe at start. Each hole is cut into a sandbox that otherwise holds.
+# The probe at start. Each hole is cut into a box that otherwise holds.
 
 
-async def test_the_sandbox_holds_here(nix: SandboxedNix) -> None:
+async def test_the_box_holds_here(nix: SandboxedNix) -> None:
     await nix.probe()
 
 
-@pytest.mark.parametrize(
-    ("option", "complaint"),
-    [
-        pytest.param("--share-net", "shares the operator's net namespace", id="network"),
-        pytest.param("--ro-bind {scratch} {scratch}", "shows host files", id="files"),
-        pytest.param("--setenv LEAK {scratch}", "shows the operator's environment", id="environment"),
-        pytest.param("--no-such-option", "evaluation is not possible", id="no sandbox at all"),
+HOLES = {
+    BoxKind.NAMESPACES: [
+        pytest.param("--share-net", "reach a port", id="network"),
+        pytest.param("--ro-bind {scratch} {scratch}", "read a file of the operator's", id="files"),
+        pytest.param("--setenv LEAK {scratch}", "shows the operator's environment: LEAK", id="environment"),
+        pytest.param("--no-such-option", "evaluation is not possible", id="no box at all"),
     ],
-)
-async def test_the_probe_finds_a_hole_in_the_process_sandbox(
+    BoxKind.LANDLOCK: [
+        pytest.param("--landlock-rule path-beneath:read-file:{scratch}", "read a file of the operator's", id="files"),
+        pytest.param("--landlock-rule path-beneath:read-dir:{scratch}", "list a folder of the operator's", id="names"),
+        pytest.param(
+            "--landlock-rule path-beneath:read-file:/proc", "read the operator's command line", id="processes"
+        ),
+        pytest.param("--no-such-option", "evaluation is not possible", id="no box at all"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("option", "complaint"), HOLES[BOX])
+async def test_the_probe_finds_a_hole_in_the_box(
     monkeypatch: pytest.MonkeyPatch, scratch: Path, option: str, complaint: str
 ) -> None:
-    whole = evaluator_module.evaluator
+    hole = option.format(scratch=scratch).split()
+    monkeypatch.setattr(namespaces, "SHUT", (*hole, *namespaces.SHUT))  # nothing can be mounted after it
+    rules = landlock.Landlock._outer
 
-    def holed(**given: object) -> list[str]:
-        argv = whole(**given)  # type: ignore[arg-type]
-        end = argv.index("--remount-ro")  # nothing can be mounted after it
-        return [*argv[:end], *option.format(scratch=scratch).split(), *argv[end:]]
+    def holed(box: landlock.Landlock, place: landlock._Place) -> list[str]:
+        argv = rules(box, place)
+        at = argv.index("--seccomp-filter")
+        return [*argv[:at], *hole, *argv[at:]]
 
-    monkeypatch.setattr(evaluator_module, "evaluator", holed)
+    monkeypatch.setattr(landlock.Landlock, "_outer", holed)
+    with pytest.raises(SandboxUnsafe, match=complaint):
+        await probe(evaluator_in(scratch, EvaluationLimits()), scratch)
+
+
+FILTER_HOLES = [
+    pytest.param(["socket", "connect"], "reach a ", id="sockets"),
+    pytest.param(["kill"], r"signal the operator \(kill\)", id="signals"),
+    pytest.param(["pidfd_open", "pidfd_send_signal"], r"signal the operator \(pidfd", id="signals by descriptor"),
+    pytest.param(["unshare"], "make namespaces", id="namespaces"),
+    pytest.param(["setsid"], "leave its session", id="sessions"),
+    pytest.param(["io_uring_setup"], "make an io_uring", id="io_uring"),
+]
+
+
+@pytest.mark.parametrize(("calls", "complaint"), FILTER_HOLES if BOX is BoxKind.LANDLOCK else [([], None)])
+async def test_the_probe_finds_a_hole_in_the_filter(
+    monkeypatch: pytest.MonkeyPatch, scratch: Path, calls: list[str], complaint: str | None
+) -> None:
+    """Which only one of the boxes has."""
+    if complaint is None:
+        return
+    numbers = {"socket": 41, "connect": 42, "kill": 62, "unshare": 272, "setsid": 112}
+    new = {"pidfd_open": 434, "pidfd_send_signal": 424, "io_uring_setup": 425}
+    for call in calls:
+        number = (numbers | new)[call]
+        monkeypatch.setitem(seccomp._ALLOWED, call, (number, new.get(call)))
     with pytest.raises(SandboxUnsafe, match=complaint):
         await probe(evaluator_in(scratch, EvaluationLimits()), scratch)
 
@@ -313,7 +367,8 @@ async def test_the_probe_finds_a_hole_in_the_process_sandbox(
         pytest.param(
             "allow-import-from-derivation = false\nmax-jobs = 0",
             "allow-import-from-derivation = true\nmax-jobs = 1\nsandbox = false",
-            "an evaluation runs builders",
+            # Nix cannot start one in the other box, whatever its settings say.
+            "an evaluation runs builders" if BOX is BoxKind.NAMESPACES else None,
             id="import from derivation",
         ),
     ],
@@ -321,8 +376,9 @@ async def test_the_probe_finds_a_hole_in_the_process_sandbox(
 async def test_the_probe_finds_a_hole_in_nix_settings(
     monkeypatch: pytest.MonkeyPatch, scratch: Path, line: str, instead: str, complaint: str | None
 ) -> None:
-    assert line in evaluator_module.EVALUATOR_CONF
-    monkeypatch.setattr(evaluator_module, "EVALUATOR_CONF", evaluator_module.EVALUATOR_CONF.replace(line, instead))
+    assert line in namespaces.EVALUATOR_CONF
+    for module in (landlock, namespaces):
+        monkeypatch.setattr(module, "EVALUATOR_CONF", namespaces.EVALUATOR_CONF.replace(line, instead))
     evaluator = evaluator_in(scratch, EvaluationLimits())
     if complaint is None:
         await probe(evaluator, scratch)

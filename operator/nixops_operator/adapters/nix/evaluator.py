@@ -1,4 +1,4 @@
-"""Evaluations, each in a sandbox and a store of its own, and the way of their derivations into ours.
+"""Evaluations, each in a box and a store of its own, and the way of their derivations into ours.
 
 Nothing that comes out of the sandbox is believed: not the paths (each must follow from its content, and the store
 computes it once more), not what derivations refer to (see derivations.py; nothing refers to more than the sources and
@@ -11,18 +11,15 @@ import asyncio
 import json
 import signal
 from collections.abc import Awaitable, Callable, Sequence, Set
-from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from nixops_operator.adapters.nix.child import KILLED_FROM_OUTSIDE, OUTPUT_LIMIT, Lines, child, feed, signal_of
+from nixops_operator.adapters.nix.boxes.box import CPU_MARK, Box, BoxKind, EvaluationLimits, Running
+from nixops_operator.adapters.nix.child import KILLED_FROM_OUTSIDE, OUTPUT_LIMIT, Lines, feed, signal_of
 from nixops_operator.adapters.nix.daemon import Daemon, DaemonError, local_store
 from nixops_operator.adapters.nix.disk import Disk, DiskLowError
 from nixops_operator.adapters.nix.exported import ExportedPath, NotAnExportError, exported_paths
 from nixops_operator.adapters.nix.programs import NixFailedError, last_word, output_of, trusted_environment
-from nixops_operator.adapters.nix.sandbox import CPU_MARK, EVALUATION, EVALUATOR_CONF, EVALUATOR_DISK, evaluator
-from nixops_operator.adapters.nix.signing import in_memory
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.nix import Evaluation
@@ -35,28 +32,23 @@ _T = TypeVar("_T")
 # Nix' own last words in these two cases; the second comes from a signal handler, outside of its log.
 _OUT_OF_MEMORY = "out of memory"
 _STACK_OVERFLOW = "stack overflow (possible infinite recursion)"
+# Messages are judged elsewhere; the collector of Nix speaks of what it does not find in a box.
+_CHATTER = ("@nix ", "GC Warning: ")
 _NO_SPACE = "No space left on device"
 _NEARLY_ALL = 0.8
 """The share of the CPU limit from which a SIGKILL is put down to it. The kernel counts RLIMIT_CPU in ticks
 (kernel/time/posix-cpu-timers.c), the shell's `times` says what the scheduler measured; on a busy node they differ."""
+_AT_ONCE = 1000  # paths in one command line, which takes some 20,000
 _PATH_LIMIT = 256  # bytes of a store path
 _PATHS_LIMIT = 200_000  # derivations and files of one system: a real one has some thousands
 
 
-@dataclass(frozen=True)
-class EvaluationLimits:
-    """Of one evaluation. Real systems take 0.5-4.5 GB and up to 46 s of CPU."""
-
-    memory: int = 4 * 1024**3  # bytes of address space
-    timeout: timedelta = timedelta(minutes=5)
-    cpu: timedelta = timedelta(minutes=4)
-
-
 class Evaluator:
-    """Runs evaluations, at most `slots` at once."""
+    """Runs evaluations, at most `slots` at once, each in `box`, which holds it to `limits`."""
 
-    def __init__(self, scratch: Path, limits: EvaluationLimits, slots: int, disk: Disk) -> None:
+    def __init__(self, scratch: Path, box: Box, limits: EvaluationLimits, slots: int, disk: Disk) -> None:
         self._environment = trusted_environment(scratch)
+        self._box = box
         self._limits = limits
         self._disk = disk
         self._slots = asyncio.Semaphore(slots)
@@ -75,7 +67,7 @@ class Evaluator:
             self._disk.check()
         except (DiskLowError, OSError) as error:
             raise Retry(Reason.EVALUATING, str(error)) from error
-        evaluation, derivation = await self._sandboxed(text, sources, names, take, EVALUATION)
+        evaluation, derivation = await self._boxed(text, sources, names, take, None)
         if derivation is None:
             raise Blocked(Reason.EVALUATION_FAILED, "the system's derivation is missing")
         if evaluation.toplevel not in {output.path for output in derivation.outputs.values()}:
@@ -90,63 +82,54 @@ class Evaluator:
             await output.read()
             return value
 
-        return await self._sandboxed(text, sources, Names({}), take, EVALUATION)
+        return await self._boxed(text, sources, Names({}), take, None)
 
-    async def run(self, command: Sequence[str]) -> str:
-        """What a program writes that runs in the evaluator's place. Raises as `evaluate`."""
+    @property
+    def kind(self) -> BoxKind:
+        return self._box.kind
+
+    async def run(self, command: Sequence[str], text: str = "") -> str:
+        """What a program writes that runs in the place of Nix and reads `text`. Raises as `evaluate`."""
 
         async def take(output: asyncio.StreamReader) -> str:
             return (await output.read()).decode(errors="replace")
 
-        return await self._sandboxed("", (), Names({}), take, command)
+        return await self._boxed(text, (), Names({}), take, command)
 
-    async def _sandboxed(
+    async def _boxed(
         self,
         text: str,
         sources: Sequence[str],
         names: Names,
         take: Callable[[asyncio.StreamReader], Awaitable[_T]],
-        command: Sequence[str],
+        command: Sequence[str] | None,
     ) -> _T:
-        """What `take` makes of the output; only if the process then ended well, in time and within its limits."""
+        """What `take` makes of the output; only if the program then ended well, in time and within its limits."""
         async with self._slots:
             registration = await self._registration(sources)
-            with (
-                in_memory("nix.conf", EVALUATOR_CONF.encode()) as conf_fd,
-                in_memory("registration", registration) as registration_fd,
-                in_memory("sources", "".join(f"{source}\n" for source in sources).encode()) as sources_fd,
-            ):
-                argv = evaluator(
-                    memory=self._limits.memory,
-                    cpu_seconds=int(self._limits.cpu.total_seconds()),
-                    sources=sources,
-                    conf_fd=conf_fd,
-                    registration_fd=registration_fd,
-                    sources_fd=sources_fd,
-                    command=command,
-                )
-                try:
-                    async with (
-                        asyncio.timeout(self._limits.timeout.total_seconds()),
-                        child(argv, self._environment, (conf_fd, registration_fd, sources_fd)) as process,
-                    ):
-                        return await self._taken(process, text, names, take)
-                except TimeoutError as error:
-                    raise Blocked(
-                        Reason.EVALUATION_FAILED,
-                        f"the evaluation took longer than {self._limits.timeout.total_seconds():g} s "
-                        "(setting nix.evaluation.timeout)",
-                    ) from error
-                except OSError as error:
-                    raise Retry(Reason.EVALUATING, f"the evaluator could not be started: {error.strerror}") from error
+            try:
+                async with (
+                    asyncio.timeout(self._limits.timeout.total_seconds()),
+                    self._box.run(command, sources, registration) as running,
+                ):
+                    return await self._taken(running, text, names, take)
+            except TimeoutError as error:
+                raise Blocked(
+                    Reason.EVALUATION_FAILED,
+                    f"the evaluation took longer than {self._limits.timeout.total_seconds():g} s "
+                    "(setting nix.evaluation.timeout)",
+                ) from error
+            except OSError as error:
+                raise Retry(Reason.EVALUATING, f"the evaluator could not be started: {error.strerror}") from error
 
     async def _taken(
         self,
-        process: asyncio.subprocess.Process,
+        running: Running,
         text: str,
         names: Names,
         take: Callable[[asyncio.StreamReader], Awaitable[_T]],
     ) -> _T:
+        process = running.process
         assert process.stdout is not None  # noqa: S101 - child() makes pipes
         messages = Lines()
         tasks = (
@@ -159,44 +142,43 @@ class Evaluator:
             except NotAnExportError as error:
                 # Output that breaks off is explained by what the process said as it ended.
                 if process.stdout.at_eof():
-                    await self._end(process, messages, tasks[1], names)
+                    await self._end(running, messages, tasks[1], names)
                 raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation's result was refused: {error}") from error
-            await self._end(process, messages, tasks[1], names)
+            await self._end(running, messages, tasks[1], names)
             return result
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _end(
-        self, process: asyncio.subprocess.Process, messages: Lines, reading: asyncio.Future[None], names: Names
-    ) -> None:
+    async def _end(self, running: Running, messages: Lines, reading: asyncio.Future[None], names: Names) -> None:
         """Raises if the process did not end well: the one thing that tells half a result from a whole one."""
-        status = await process.wait()
+        status = await running.process.wait()
         await reading
         if status == 0:
             return
+        if running.over is not None:
+            raise running.over
         memory = f"{self._limits.memory // 1024**2} MiB of memory (setting nix.evaluation.memory)"
-        said = await asyncio.to_thread(evaluation_message, messages.kept, names)
+        kept = [line.replace(running.root, "") for line in messages.kept] if running.root else messages.kept
+        said = await asyncio.to_thread(evaluation_message, kept, names)
         if said == _OUT_OF_MEMORY:
             raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation needs more than {memory}")
         if said.endswith(_NO_SPACE):
-            size = f"{EVALUATOR_DISK // 1024**2} MiB"
-            raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation makes more than {size} of files: {said}")
+            raise Blocked(Reason.EVALUATION_FAILED, f"{self._limits.disk_message}: {said}")
         if said:
             raise Blocked(Reason.EVALUATION_FAILED, said)
-        lines, cpu = _without_cpu(messages.kept)
-        text = last_word([line for line in lines if not line.startswith("@nix ")])
+        lines, cpu = _without_cpu(kept)
+        text = last_word([line for line in lines if not line.startswith(_CHATTER)])
         if _STACK_OVERFLOW in text:
             raise Blocked(Reason.EVALUATION_FAILED, _STACK_OVERFLOW)
-        if text.startswith("bwrap:"):
-            raise Retry(Reason.EVALUATING, f"the evaluator's sandbox could not be made: {text}")
+        if self._box.not_made(text):
+            raise Retry(Reason.EVALUATING, f"the evaluator's box could not be made: {text}")
         match signal_of(status):
             case signal.SIGKILL if cpu >= _NEARLY_ALL * self._limits.cpu.total_seconds():
                 seconds = f"{self._limits.cpu.total_seconds():g} s of CPU (setting nix.evaluation.timeout)"
                 raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation took more than {seconds}")
             case signal.SIGXFSZ:
-                size = f"{EVALUATOR_DISK // 1024**2} MiB"
-                raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation writes a file of more than {size}")
+                raise Blocked(Reason.EVALUATION_FAILED, self._limits.disk_message)
             case signal.SIGKILL:
                 raise Retry(Reason.EVALUATING, f"the evaluation {KILLED_FROM_OUTSIDE}")
             case int(number):
@@ -206,13 +188,15 @@ class Evaluator:
         raise Blocked(Reason.EVALUATION_FAILED, cut(f"{ended}: {text}" if text else ended, MESSAGE_LIMIT))
 
     async def _registration(self, sources: Sequence[str]) -> bytes:
-        """What tells the evaluator's own store that the sources are there."""
-        if not sources:
-            return b""
+        """What tells the box' own store that the sources are there."""
+        known = []
         try:
-            return (await output_of(("nix-store", "--dump-db", *sources), self._environment)).encode() + b"\n"
+            for start in range(0, len(sources), _AT_ONCE):
+                at_once = sources[start : start + _AT_ONCE]
+                known.append(await output_of(("nix-store", "--dump-db", *at_once), self._environment))
         except NixFailedError as error:
             raise Blocked(Reason.SOURCE_NOT_FOUND, f"a source is not in the operator's store: {error}") from error
+        return "".join(f"{one}\n" for one in known).encode()
 
     async def _store_exported(
         self, output: asyncio.StreamReader, sources: Sequence[str], wanted: str

@@ -1,23 +1,33 @@
-"""What the evaluator's sandbox must refuse, tried at start.
+"""What the box of evaluations must refuse, tried at start.
 
 By default Nix reads host files, environment and network during an evaluation, and with import from derivation a builder
-does it even in pure and restricted mode. Whether bubblewrap and Nix' settings hold depends on the kernel, the pod's
-security profile and the version of Nix: so it is tried, not assumed.
+does it even in pure and restricted mode. Whether a box and Nix' settings hold depends on the kernel, the pod's security
+profile and the version of Nix: so it is tried, not assumed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import secrets
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
+from nixops_operator.adapters.nix import boxes
+from nixops_operator.adapters.nix.boxes.box import ENVIRONMENT, BoxKind
+from nixops_operator.adapters.nix.child import child
 from nixops_operator.adapters.nix.evaluator import Evaluator
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, OperatorError, Retry
 from nixops_operator.nix.expression import nix_string
+
+_PYTHON = "/usr/bin/python3"  # boxes show /usr; the operator's own may lie elsewhere
+_PATH = "/usr/bin:/bin"
 
 
 class SandboxUnsafe(Blocked):
@@ -43,21 +53,43 @@ async def probe(evaluator: Evaluator, scratch: Path) -> None:
     if answer != "2":
         raise SandboxUnsafe(f"evaluation is not possible: 1 + 1 gave {answer}")
     secret = secrets.token_hex(16)
-    file = scratch / f"probe-{secret}"
+    folder = scratch / f"probe-{secret}"
     connections: list[str] = []
-    server = await asyncio.start_server(lambda _, writer: _count(connections, writer), "127.0.0.1", 0)
-    try:
-        await asyncio.to_thread(file.write_text, secret)
-        port = server.sockets[0].getsockname()[1]
+    async with contextlib.AsyncExitStack() as stack:
+        folder.mkdir(mode=0o700)
+        stack.callback(shutil.rmtree, folder)
+        file, path, abstract = folder / "file", folder / "socket", f"nixops-probe-{secret}"
+        file.write_text(secret)
+        (folder / "empty").touch()
+        process = await stack.enter_async_context(child(("sleep", "infinity"), {"PATH": _PATH, "SECRET": secret}))
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.append(str(writer.get_extra_info("sockname")))
+            writer.close()
+
+        tcp = await stack.enter_async_context(await asyncio.start_server(connected, "127.0.0.1", 0))
+        await stack.enter_async_context(await asyncio.start_unix_server(connected, path))
+        await stack.enter_async_context(await asyncio.start_unix_server(connected, f"\0{abstract}"))
+        echo, _ = await asyncio.get_running_loop().create_datagram_endpoint(_Echo, ("127.0.0.1", 0))
+        stack.callback(echo.close)
+        port = tcp.sockets[0].getsockname()[1]
         for attack in _attacks(file, secret, port):
             await _try(evaluator, attack)
-        await _look_around(evaluator, file, secret)
-    finally:
-        server.close()
-        await server.wait_closed()
-        await asyncio.to_thread(file.unlink, missing_ok=True)
+        target = {
+            "file": str(file),
+            "folder": str(folder),
+            "secret": secret,
+            "pid": process.pid,
+            "descriptor": 0,
+            "tcp": port,
+            "udp": echo.get_extra_info("sockname")[1],
+            "unix": str(path),
+            "abstract": abstract,
+            "shm": int.from_bytes(secrets.token_bytes(3)),
+        }
+        await _break_out(evaluator, target, evaluator.kind)
     if connections:
-        raise SandboxUnsafe("an evaluation reached the network")
+        raise SandboxUnsafe(f"an evaluation reached {connections[0]}")
 
 
 def _attacks(file: Path, secret: str, port: int) -> tuple[_Attack, ...]:
@@ -72,6 +104,14 @@ def _attacks(file: Path, secret: str, port: int) -> tuple[_Attack, ...]:
     )
 
 
+class _Echo(asyncio.DatagramProtocol):
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._transport.sendto(data, addr)
+
+
 async def _try(evaluator: Evaluator, attack: _Attack) -> None:
     try:
         value = await evaluator.value(attack.expression)
@@ -83,27 +123,27 @@ async def _try(evaluator: Evaluator, attack: _Attack) -> None:
         raise SandboxUnsafe(f"an evaluation {attack.name}")
 
 
-async def _look_around(evaluator: Evaluator, file: Path, secret: str) -> None:
-    """A program in the evaluator's place, as if Nix itself had been broken into."""
-    script = 'cat "$0" || :; env; cd /proc/self/ns; for kind in *; do echo "ns $kind $(readlink $kind)"; done'
+async def _break_out(evaluator: Evaluator, target: Mapping[str, object], kind: BoxKind) -> None:
+    """A program in the place of Nix, as if Nix itself had been broken into."""
+    groups = ["files", "processes", "network", *(("kernel",) if kind is BoxKind.LANDLOCK else ())]
+    program = await asyncio.to_thread((files(boxes) / "attacks.py").read_text, encoding="utf-8")
     try:
-        seen = await evaluator.run(("sh", "-c", script, str(file)))
+        said = await evaluator.run((_PYTHON, "-ISBc", program), json.dumps({**target, "groups": groups}))
+        seen = json.loads(said)
     except OperatorError as error:
-        raise SandboxUnsafe(f"evaluation is not possible: {error.message}") from error
-    if secret in seen:
-        raise SandboxUnsafe("the evaluator's sandbox shows host files")
-    if str(file.parent) in seen.replace(str(file), ""):
-        raise SandboxUnsafe("the evaluator's sandbox shows the operator's environment")
-    inside = dict(line.split()[1:3] for line in seen.splitlines() if line.startswith("ns "))
-    for kind, ours in _namespaces().items():
-        if inside.get(kind, "") in ("", ours):
-            raise SandboxUnsafe(f"the evaluator's sandbox shares the operator's {kind} namespace")
+        raise SandboxUnsafe(f"the box of evaluations cannot be tried: {error.message}") from error
+    except ValueError as error:
+        raise SandboxUnsafe(f"the box of evaluations cannot be tried: {_PYTHON} says {said[:100]!r}") from error
+    for attack, got in seen["got"].items():
+        if got is not None:
+            raise SandboxUnsafe(f"what runs in the box of evaluations can {attack}")
+    if foreign := set(seen["environment"]) - ENVIRONMENT:
+        raise SandboxUnsafe(f"the box of evaluations shows the operator's environment: {min(foreign)}")
+    if kind is BoxKind.NAMESPACES:
+        for name, ours in _namespaces().items():
+            if seen["namespaces"].get(name, "") in ("", ours):
+                raise SandboxUnsafe(f"the box of evaluations shares the operator's {name} namespace")
 
 
 def _namespaces() -> dict[str, str]:
     return {kind: str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("net", "pid", "mnt", "ipc")}
-
-
-def _count(connections: list[str], writer: asyncio.StreamWriter) -> None:
-    connections.append(str(writer.get_extra_info("peername")))
-    writer.close()

@@ -1,7 +1,8 @@
 """The Nix port on Nix' own programs.
 
-The store is /nix of this process, which the process may write; there is no daemon. Evaluations and builds run in
-sandboxes (sandbox.py); what runs outside of them reads no expression and executes nothing from the store.
+The store is /nix of this process, which the process may write; there is no daemon. Evaluations run in boxes (boxes/),
+builds in a sandbox of their own (builder.py); what runs outside of them reads no expression and executes nothing from
+the store.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from nixops_operator.adapters.nix.boxes.box import Box, BoxKind, EvaluationLimits
+from nixops_operator.adapters.nix.boxes.landlock import Landlock
+from nixops_operator.adapters.nix.boxes.namespaces import Namespaces
+from nixops_operator.adapters.nix.builder import builder, builder_conf
 from nixops_operator.adapters.nix.child import KILLED_FROM_OUTSIDE, signal_of
 from nixops_operator.adapters.nix.daemon import DaemonError, local_store
 from nixops_operator.adapters.nix.disk import Disk, DiskLowError
-from nixops_operator.adapters.nix.evaluator import EvaluationLimits, Evaluator
+from nixops_operator.adapters.nix.evaluator import Evaluator
 from nixops_operator.adapters.nix.probe import probe
 from nixops_operator.adapters.nix.programs import NixFailedError, follow, output_of, trusted_environment
-from nixops_operator.adapters.nix.sandbox import builder, builder_conf
 from nixops_operator.adapters.nix.signing import in_memory, public_half
 from nixops_operator.api.durations import format_duration
 from nixops_operator.api.reasons import Reason
@@ -44,6 +48,7 @@ from nixops_operator.nix.progress import Counter
 from nixops_operator.nix.store_paths import is_store_path, name_of, sri, tree_path
 
 _STORE_DISK = Path("/nix")
+_BOXES = _STORE_DISK / "var/nixops/boxes"  # where sources can be moved from and need not be copied
 _ROOTS = _STORE_DISK / "var/nix/gcroots/nixops"
 _SOURCE_NAME = "source"  # the name under which Nix itself stores fetched trees; with it a tree has one path everywhere
 _SOURCE_FILES = 50_000
@@ -58,7 +63,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BuildLimits:
-    """Of one build; which of them hold what, and who holds the rest, says sandbox.py."""
+    """Of one build; which of them hold what, and who holds the rest, says limits.py."""
 
     max_jobs: int = 1  # builders at once
     memory: int = 8 * 1024**3  # bytes of data of each process
@@ -80,6 +85,7 @@ class SandboxedNix:
         *,
         scratch: Path,
         signing_key: str,
+        box: BoxKind,
         evaluations: int = 1,
         evaluation_limits: EvaluationLimits = EvaluationLimits(),  # noqa: B008 - frozen
         build_limits: BuildLimits = BuildLimits(),
@@ -93,7 +99,8 @@ class SandboxedNix:
         self._scratch = scratch
         self._environment = trusted_environment(scratch)
         self._disk = Disk((_STORE_DISK, scratch), build_limits.disk)
-        self._evaluator = Evaluator(scratch, evaluation_limits, evaluations, self._disk)
+        self._box = box_of(box, scratch, evaluation_limits, self._disk)
+        self._evaluator = Evaluator(scratch, self._box, evaluation_limits, evaluations, self._disk)
         self._build_limits = build_limits
 
     def __repr__(self) -> str:
@@ -260,6 +267,15 @@ class SandboxedNix:
                 raise Retry(Reason.COPY_FAILED, f"the copy could not be started: {error.strerror}") from error
         if status != 0:
             raise Retry(Reason.COPY_FAILED, story.failure() or last or f"the copy ended with status {status}")
+
+
+def box_of(kind: BoxKind, scratch: Path, limits: EvaluationLimits, disk: Disk) -> Box:
+    """A box of this kind; `scratch` is where caches of the programs outside of it go."""
+    match kind:
+        case BoxKind.LANDLOCK:
+            return Landlock(_BOXES, limits, disk, trusted_environment(scratch))
+        case BoxKind.NAMESPACES:
+            return Namespaces(trusted_environment(scratch), limits)
 
 
 class _Report:

@@ -1,0 +1,76 @@
+"""Private folders that a crash of the operator leaves behind, and nobody else's hands take away.
+
+A folder in use is locked (flock(2)); the kernel lifts the lock with the process that held it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class LockedFolder:
+    """Not inherited by child processes."""
+
+    path: Path
+    descriptor: int
+
+    @classmethod
+    def new(cls, parent: Path) -> LockedFolder:
+        """An empty folder of mode 0700 in `parent`, which is made if it is missing. Raises OSError."""
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = Path(tempfile.mkdtemp(dir=parent))
+            # Whoever clears away at this moment may have come between.
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                return cls(path, _locked(path))
+
+    def remove(self) -> None:
+        """With all that is in it, whatever its modes. Raises OSError."""
+        try:
+            remove_tree(self.path)
+        finally:
+            os.close(self.descriptor)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Every folder in `parent` that no process holds. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        for path in tuple(parent.iterdir()):
+            with contextlib.suppress(FileNotFoundError, BlockingIOError, NotADirectoryError):
+                LockedFolder(path, _locked(path)).remove()
+
+
+def _locked(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.lstat()
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def remove_tree(path: Path) -> None:
+    """A file, or a folder with all that is in it, although folders of a store cannot be written to. Raises OSError.
+
+    Modes of files stay as they are: they may have other names.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            path.unlink()
+            return
+        for folder, inner, _ in os.walk(path):
+            for name in (".", *inner):
+                at = os.path.join(folder, name)  # noqa: PTH118 - as os.walk gives them
+                if not os.path.islink(at):  # noqa: PTH114
+                    os.chmod(at, 0o700)  # noqa: PTH101
+        shutil.rmtree(path)

@@ -1,0 +1,144 @@
+"""Copies of source trees that lie in a box' store while it runs.
+
+A store of its own cannot be shown another's paths without a mount: so each source is copied once, which takes some
+seconds for a whole nixpkgs, and then moved from box to box, which takes none. One copy is in one box at a time.
+
+A copy is used again only if nobody changed it. Whoever has the box' rights could: but not without a trace. Content,
+mode and number of entries cannot change without their time of change (ctime), which nobody can set; the folder on top,
+which must be writable to be moved, cannot get or lose an entry without its time of modification, and the box cannot set
+that either (seccomp.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from nixops_operator.adapters.nix.boxes.folders import LockedFolder, remove_tree
+from nixops_operator.adapters.nix.programs import NixFailedError, output_of
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import Retry
+
+_KEPT = 16  # copies that nobody uses at the moment
+_AT_ONCE = 500  # paths in one command line
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """`modified`: when its top was, in ns. `changed`: when the youngest entry below it was, in ns."""
+
+    source: str
+    modified: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A copy in the pool. `unchanged`: what comes of looking at it; a copy that was changed is removed by that."""
+
+    copy: _Copy
+    at: Path
+    unchanged: Future[bool]
+
+
+class Trees:
+    """`folder`: on the same disk as the boxes. `environment`: of cp(1)."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._parent = folder
+        self._environment = environment
+        self._pool: LockedFolder | None = None
+        self._kept: list[_Kept] = []  # the longest unused first
+        self._number = 0
+        self._looking = ThreadPoolExecutor(1, "source-trees")  # nobody waits for it but who wants the same tree at once
+
+    @contextlib.asynccontextmanager
+    async def lent(self, sources: Sequence[str], store: Path) -> AsyncIterator[None]:
+        """The sources lie in the folder `store` meanwhile. Raises Retry if they cannot be copied there."""
+        lent: list[_Copy] = []
+        try:
+            try:
+                taken = [await self._taken(source, store) for source in sources]
+                lent += [copy for copy in taken if copy is not None]
+                missing = sorted(set(sources) - {copy.source for copy in lent})
+                for start in range(0, len(missing), _AT_ONCE):
+                    await self._copied(missing[start : start + _AT_ONCE], store)
+                lent += await asyncio.to_thread(_copies_of, missing, store)
+            except (NixFailedError, OSError) as error:
+                raise Retry(Reason.EVALUATING, f"the sources could not be laid into the box: {error}") from error
+            yield
+        finally:
+            await asyncio.shield(asyncio.to_thread(self._take_back, lent, store))
+
+    async def _taken(self, source: str, store: Path) -> _Copy | None:
+        while (kept := next((kept for kept in self._kept if kept.copy.source == source), None)) is not None:
+            self._kept.remove(kept)
+            if await asyncio.wrap_future(kept.unchanged):
+                await asyncio.to_thread(_move, kept.at, store / _name(source))
+                return kept.copy
+        return None
+
+    async def _copied(self, sources: Sequence[str], store: Path) -> None:
+        await output_of(("cp", "--archive", "--reflink=auto", "--", *sources, str(store)), self._environment)
+
+    def _take_back(self, copies: Sequence[_Copy], store: Path) -> None:
+        """Into the pool; what is not where it was put belongs to the box and goes with it."""
+        if self._pool is None:
+            self._pool = LockedFolder.new(self._parent)
+        for copy in copies:
+            self._number += 1
+            at = self._pool.path / f"{self._number}-{_name(copy.source)}"
+            with contextlib.suppress(OSError):
+                _move(store / _name(copy.source), at)
+                self._kept.append(_Kept(copy, at, self._looking.submit(_judged, at, copy)))
+        while len(self._kept) > _KEPT:
+            self._looking.submit(remove_tree, self._kept.pop(0).at)
+
+
+def _name(source: str) -> str:
+    return Path(source).name
+
+
+def _copies_of(sources: Sequence[str], store: Path) -> list[_Copy]:
+    """Of the folders among them, as they were just laid into a box; files are quickly copied again."""
+    return [
+        _copy_of(source, at) for source in sources if not (at := store / _name(source)).is_symlink() and at.is_dir()
+    ]
+
+
+def _copy_of(source: str, at: Path) -> _Copy:
+    return _Copy(source, at.lstat().st_mtime_ns, _youngest(at))
+
+
+def _move(at: Path, to: Path) -> None:
+    """A folder must be writable to be moved; its time of modification stays. Raises OSError."""
+    at.chmod(0o755)
+    at.rename(to)
+    to.chmod(0o555)
+
+
+def _judged(at: Path, copy: _Copy) -> bool:
+    """Whether a copy that was in a box is as it was; else it is removed."""
+    with contextlib.suppress(OSError):
+        if _copy_of(copy.source, at) == copy:
+            return True
+    remove_tree(at)
+    return False
+
+
+def _youngest(at: Path) -> int:
+    """The latest change of what lies below a folder, in ns; 0 if nothing does. Raises OSError."""
+    youngest = 0
+    folders = [str(at)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                youngest = max(youngest, entry.stat(follow_symlinks=False).st_ctime_ns)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+    return youngest
