@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 
 from contract.host_benches import BENCHES, Bench, on_machine, reached, request, seen
+from nixops_operator.adapters.ssh.agent import frame, load_agent
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
 from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts
@@ -480,3 +481,35 @@ async def test_nixos_is_what_switch_to_configuration_takes_for_it() -> None:
         await machine.run("rm", "/etc/os-release")
         assert not (await host.facts()).is_nixos
         await host.close()
+
+
+@pytest.mark.lab
+async def test_what_the_host_does_by_itself_needs_no_particular_shell_at_its_usual_place() -> None:
+    async with on_machine() as machine:
+        host = await reached(machine)
+        asked = request(await machine.deliver(host, "fails in a snippet"), await host.facts())
+        await machine.run("ln", "-sf", "false", "/bin/sh")
+        assert await host.claim(asked)
+        await host.activate(asked)
+        facts = await seen(machine, ROLLED_BACK)
+        assert (facts.current_system, activation_of(facts).exit_status) == (machine.base, 2)
+        await host.close()
+
+
+@pytest.mark.lab
+async def test_an_old_nix_is_told_the_operators_key_beside_its_own() -> None:
+    async with on_machine() as machine:
+        # Stands in for Nix 2.3, of which no package is left: what it prints, and how it is called.
+        daemon = """#!/bin/sh
+        if [ "$1" = --version ]; then echo "nix-daemon (Nix) 2.3.16"; else echo "${NIX_REMOTE-unset}" "$@"; fi
+        """
+        settings = """#!/bin/sh
+        echo 'system = x86_64-linux'; echo 'trusted-public-keys = cache.example-1:AAAA other-1:BBBB'
+        """
+        agent = load_agent().script.decode().replace("\nPATH=", "\nPATH=/run/old:", 1)
+        for name, text in (("nix-daemon", daemon), ("nix", settings), ("agent", agent)):
+            await machine.run("sh", "-c", f"mkdir -p /run/old; cat >/run/old/{name}", stdin=text.encode())
+            await machine.run("chmod", "+x", f"/run/old/{name}")
+        call = ["env", "NIX_REMOTE=daemon", "sh", "/run/old/agent", "daemon"]
+        said = await machine.run(*call, stdin=frame("ours-1:CCCC"))
+        assert said == "unset --stdio --option trusted-public-keys cache.example-1:AAAA other-1:BBBB ours-1:CCCC\n"

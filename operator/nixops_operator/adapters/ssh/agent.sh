@@ -158,6 +158,9 @@ load_path() {
     export PATH
 }
 
+# The one that goes with $PATH: /bin/sh is the new system's as soon as it is activated, and may be anything.
+shell() { command -v sh; }
+
 # Prints the state of <dir>; nothing if there is none. A rename may fall between listing and testing: then once more.
 state() {
     for look in 1 2 3 4 5; do
@@ -224,7 +227,7 @@ start_rollback() {
     fi
     run_unit "nixops-rollback-$id" --no-block -p RuntimeMaxSec=$((timeout + ROLLBACK_MARGIN)) \
         -p Restart=on-failure -p RestartSec=3 -p StartLimitBurst="$UNIT_STARTS" -p StartLimitIntervalSec=infinity \
-        -p StandardOutput="append:$dir/log" -p StandardError="append:$dir/log" /bin/sh "$dir/agent" return "$id" ||
+        -p StandardOutput="append:$dir/log" -p StandardError="append:$dir/log" "$(shell)" "$dir/agent" return "$id" ||
         is_active "nixops-rollback-$id.service"
 }
 
@@ -235,7 +238,7 @@ arm() {
     fi
     systemd-run --quiet --unit="$1" --collect --on-active="$2s" --timer-property=AccuracySec=1s \
         --setenv=PATH="$PATH" -p Restart=on-failure -p RestartSec=3 \
-        -p StartLimitBurst="$UNIT_STARTS" -p StartLimitIntervalSec=infinity /bin/sh "$dir/agent" expire "$id" ||
+        -p StartLimitBurst="$UNIT_STARTS" -p StartLimitIntervalSec=infinity "$(shell)" "$dir/agent" expire "$id" ||
         is_active "$1.timer"
 }
 
@@ -398,6 +401,15 @@ activation_facts() {
 daemon() {
     take
     case $argument in '' | *[!A-Za-z0-9._:+/=-]*) fail 64 "malformed public key" ;; esac
+    # Set to `daemon`, it would hand us on to the host's own daemon, which does not know the key.
+    [ ! -w /nix/var/nix/db ] || unset NIX_REMOTE
+    case $(nix-daemon --version) in
+        *' (Nix) 2.'[0-3] | *' (Nix) 2.'[0-3].*)
+            # Nix before 2.4 knows neither NIX_CONFIG nor `extra-` for these keys.
+            trusted=$(nix show-config | sed -n 's/^trusted-public-keys = //p')
+            exec nix-daemon --stdio --option trusted-public-keys "$trusted $argument"
+            ;;
+    esac
     NIX_CONFIG="extra-trusted-public-keys = $argument"
     export NIX_CONFIG
     exec nix-daemon --stdio
@@ -508,7 +520,7 @@ start_build() {
     [ ! -S /nix/var/nix/daemon-socket/socket ] || daemon=--setenv=NIX_REMOTE=daemon
     run_unit "nixops-build-$id" $daemon -p RuntimeMaxSec="$timeout" \
         -p StandardOutput="append:$dir/out" -p StandardError="append:$dir/log" \
-        -p ExecStopPost="/bin/sh $dir/agent build-end $id" \
+        -p ExecStopPost="$(shell) $dir/agent build-end $id" \
         "$(command -v nix-store)" --realise "$drv" --add-root "$ROOTS/next" \
         --option max-silent-time "$silent" --option narinfo-cache-negative-ttl 60 --log-format internal-json ||
         [ "$(state)" != building ] || is_active "nixops-build-$id.service"
@@ -650,7 +662,7 @@ activate() {
     fi
     run_unit "nixops-activate-$id" -p RuntimeMaxSec="$timeout" \
         -p StandardOutput="append:$dir/log" -p StandardError="append:$dir/log" \
-        -p ExecStartPre="/bin/sh $dir/agent begin $id" -p ExecStopPost="/bin/sh $dir/agent finish $id" \
+        -p ExecStartPre="$(shell) $dir/agent begin $id" -p ExecStopPost="$(shell) $dir/agent finish $id" \
         "$toplevel/bin/switch-to-configuration" test ||
         [ "$(state)" != prepared ] || is_active "nixops-activate-$id.service"
 }
@@ -723,7 +735,7 @@ run_install() {
     done
     rm -f "$2"
     if ! run_unit "$1" --wait -p RuntimeMaxSec="$COMMIT_SECONDS" -p StandardOutput="append:$2" \
-        -p StandardError="append:$2" /bin/sh "$3" "$4" "$5"; then
+        -p StandardError="append:$2" "$(shell)" "$3" "$4" "$5"; then
         tail -c 4096 "$2" >&2 || true
         exit 1
     fi
