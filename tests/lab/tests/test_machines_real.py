@@ -350,6 +350,8 @@ class TestPower:
         assert await machines.standing(NAME) == "on"
         stop_init(machines.leader(NAME))
         assert (machines.state(NAME), await machines.standing(NAME)) == ("on", "dead")
+        assert (said := machines.last_line(NAME)) != ""
+        assert "[0" not in said
         await machines.kill(NAME)
         assert await machines.standing(NAME) == "off"
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import shutil
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +26,7 @@ REBOOT_ASKED = 133
 POWER_OFF, REBOOT = signal.SIGRTMIN + 4, signal.SIGRTMIN + 5
 BOOT_SECONDS = 60.0
 ASK_AGAIN_SECONDS = 1.0
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What systemd says of itself while it works (systemctl(1), "is-system-running").
 ANSWERS = {"initializing", "starting", "running", "degraded", "maintenance", "stopping"}
 PATH = "/run/wrappers/bin:/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -70,8 +72,9 @@ class Machine:
         return "booting" if is_waking else "dead"
 
     def last_line(self) -> str:
-        """Of its console, without control characters; empty if it said nothing."""
-        lines = ("".join(filter(str.isprintable, line)).strip() for line in self._last_words().splitlines())
+        """Of its console, without colours and control characters; empty if it said nothing."""
+        words = COLOUR.sub("", self._last_words())
+        lines = ("".join(filter(str.isprintable, line)).strip() for line in words.splitlines())
         return ([line for line in lines if line] or [""])[-1]
 
     @property
