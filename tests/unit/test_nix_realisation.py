@@ -178,3 +178,35 @@ FAILED = f"builder for '{HTTPD}' failed with exit code 2"
 def test_why_it_failed(said: str, message: str, is_passing: bool) -> None:
     failure = told(said).failure()
     assert (failure.message, failure.is_passing) == (message, is_passing)
+
+
+def lost(cache: str = "http://cache", more: str = "") -> str:
+    return msg(f"warning: unable to download '{cache}/nix-cache-info': Couldn't connect to server (7){more}", 1)
+
+
+TO_BUILD = msg("these 2200 derivations will be built:")
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        pytest.param(TO_BUILD, None, id="a machine without any cache builds all"),
+        pytest.param(lost(more="; retrying in 292 ms") + TO_BUILD, None, id="it may still answer"),
+        pytest.param(lost() + msg("these 60 derivations will be built:"), None, id="settings only"),
+        pytest.param(lost() + TO_BUILD + msg(TO_FETCH), None, id="another cache has most"),
+        pytest.param(
+            lost() + TO_BUILD + start(1, 103) + progress(1, 0, 200),
+            "the binary cache http://cache does not answer the machine: Couldn't connect to server (7); "
+            "2200 derivations would be built in its place",
+            id="it would compile the world",
+        ),
+    ],
+)
+def test_a_cache_that_does_not_answer_is_waited_for(said: str, why: str | None) -> None:
+    assert told(said).should_wait == why
+
+
+def test_what_failed_without_a_cache_is_tried_again() -> None:
+    failure = told(lost(), msg(FAILED, 0)).failure()
+    assert failure.message == "build of httpd failed with exit code 2; the binary cache http://cache did not answer"
+    assert failure.is_passing

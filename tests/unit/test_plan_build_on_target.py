@@ -193,6 +193,12 @@ def test_jobs_that_are_of_use() -> None:
         pytest.param({REALISE: Failed(FAILS)}, "False/BuildFailed", FAILS.message, id="failed"),
         pytest.param({REALISE: Failed(WAITS)}, "False/BuildFailed", WAITS.message, id="failed for now"),
         pytest.param({REALISE: Running("", WAITS)}, "False/BuildFailed", WAITS.message, id="tried again meanwhile"),
+        pytest.param(
+            {REALISE: Running("34 of 120 fetched", WAITS)},
+            "False/BuildFailed",
+            "trying again, 34 of 120 fetched; before: the cache is down",
+            id="and how far it is",
+        ),
         pytest.param({REALISE: Done(NEW)}, "True/Succeeded", "built by the machine itself", id="built"),
     ],
 )

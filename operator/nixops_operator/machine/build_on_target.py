@@ -118,8 +118,10 @@ def _answer(job: JobState | None, step: Step, working: Finding) -> Finding:
     match job:
         case Running(progress, None):
             return replace(working, message=f"{working.message}: {progress}") if progress else working
-        case Running(_, error) if error is not None:
-            return found_error(error, _BUILT)
+        case Running(progress, error) if error is not None:
+            # It stands until the end: taken back by each try, and found again, it would be told each time.
+            found = found_error(error, _BUILT)
+            return replace(found, message=f"trying again, {progress}; before: {error.message}") if progress else found
         case Failed(error, is_due):
             return replace(found_error(error, _BUILT), steps=(step,) if is_due else ())
         case _:

@@ -82,6 +82,8 @@ def trouble(look: BuildLook, realisation: Realisation, request: BuildRequest) ->
     """Why a build that still runs is to be ended."""
     if look.state is not BuildState.BUILDING:
         return None
+    if (why := realisation.should_wait) is not None:
+        return Retry(Reason.BUILD_FAILED, why)
     if realisation.bytes_to_unpack > look.free_bytes:
         message = (
             f"the system needs {gib(realisation.bytes_to_unpack)} more in the machine's /nix/store, and "
@@ -115,6 +117,8 @@ def judge_end(look: BuildLook, realisation: Realisation, request: BuildRequest) 
             wanted = name_of(request.toplevel)
             message = f"the machine built {made}, where the evaluation says {wanted}; nothing of it is activated"
             raise Blocked(Reason.BUILD_FAILED, message)
+    if (why := realisation.should_wait) is not None:
+        raise Retry(Reason.BUILD_FAILED, why)
     if failure.message and not failure.is_passing:
         raise Blocked(Reason.BUILD_FAILED, failure.message)
     how = look.service_result or "an unknown result"

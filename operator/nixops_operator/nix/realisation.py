@@ -31,6 +31,9 @@ _UNITS = {"iB": 1, "KiB": 1024, "MiB": _MIB, "GiB": _GIB, "TiB": 1024**4}
 # Small files that say what a cache has.
 _ABOUT_CACHE = re.compile(r"\.narinfo'?$|/nix-cache-info'?$")
 
+# Nix goes on without a cache that does not answer when it begins, and says so once more after its last try
+# (src/libstore/store-api.cc, `getDefaultSubstituters`).
+_LOST_CACHE = re.compile(r"unable to download '(?P<cache>[^']{1,300})/nix-cache-info': (?P<why>[^\n;]{1,200})$")
 _UNSIGNED = re.compile(r"(?:ignoring substitute for|not signed by any of the keys|lacks a (?:valid )?signature)")
 # What another time may not be so: caches, networks, disks, locks. All of it is Nix' or curl's own wording.
 _PASSING = re.compile(
@@ -42,6 +45,11 @@ _PASSING = re.compile(
     r"decompress|decoding|input compressed|bad archive|No space left on device|cannot connect to (?:socket|daemon)|"
     r"daemon disconnected|interrupted by the user|database is (?:busy|locked)"
 )
+
+
+MOST_BUILT_IN_PLACE = 100
+"""Derivations that are built although a cache is lost and nothing can be fetched from another. A change of settings has
+some dozens; more means whole packages, and on a small machine hours of compiling that waiting would spare. A guess."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Realisation:
         self._download = 0
         self._unpacked = 0
         self._unsigned = 0
+        self._lost: dict[str, str] = {}  # binary cache → why
 
     def read(self, part: str) -> None:
         """The next part of the log."""
@@ -91,11 +100,23 @@ class Realisation:
             parts.append(f"{self._built} of {to_build} built")
         return ", ".join(parts)
 
+    @property
+    def should_wait(self) -> str | None:
+        """Why the build should better be tried when a cache is back; None as a rule."""
+        if not self._lost or self._to_fetch or self._to_build <= MOST_BUILT_IN_PLACE:
+            return None
+        cache, why = next(iter(self._lost.items()))
+        words = f"the binary cache {cache} does not answer the machine: {why}"
+        return cut(f"{words}; {self._to_build} derivations would be built in its place", MESSAGE_LIMIT)
+
     def failure(self) -> Failure:
         """Why it ended badly; the message is empty if nothing was said."""
         message = self._story.failure()
         # What a cache did not give may have been built in its place, and failed for that.
-        is_passing = bool(message) and (self._unsigned > 0 or _PASSING.search(message) is not None)
+        is_without = self._unsigned > 0 or bool(self._lost)
+        is_passing = bool(message) and (is_without or _PASSING.search(message) is not None)
+        if self._lost and message and "nix-cache-info" not in message:
+            message += f"; the binary cache {next(iter(self._lost))} did not answer"
         if self._unsigned and message:
             paths = "1 path was" if self._unsigned == 1 else f"{self._unsigned} paths were"
             message += f"; {paths} not taken from a binary cache, for want of a signature that the machine trusts"
@@ -132,7 +153,8 @@ class Realisation:
             self._bytes[kind].move(activity, done)
         elif kind == _COPY_PATHS:
             self._fetched = max(done, 0)
-            self._to_fetch = max(expected, self._to_fetch)
+            # Before it was announced, Nix counts what it merely tries to find.
+            self._to_fetch = max(expected, self._to_fetch) if self._to_fetch else 0
 
     def _hear(self, text: str) -> None:
         if found := _TO_FETCH.search(text):
@@ -141,6 +163,8 @@ class Realisation:
             self._unpacked = int(float(found["unpacked"]) * _UNITS[found["unpacked_unit"]])
         elif found := _TO_BUILD.search(text):
             self._to_build = max(self._to_build, int(found["count"] or 1))
+        elif found := _LOST_CACHE.search(text):
+            self._lost[found["cache"]] = found["why"]
         elif _UNSIGNED.search(text):
             self._unsigned += 1
 
