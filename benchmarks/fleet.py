@@ -26,6 +26,7 @@ from nixops_operator.cache import Cache, resource_version
 from nixops_operator.controllers import controllers
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.facts.nix import Folder
 from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.jobs import Jobs
@@ -171,7 +172,7 @@ class Fleet:
                 default_image_owner=NIXOS_OWNER,
                 default_image_name="nixos/25.11*",
                 hosts=HostPolicy(allowed=(GIVEN,)),
-                nixpkgs=self.nixpkgs,
+                nixpkgs=Folder(self.nixpkgs),
                 progress_deadline=chosen.progress_deadline,
             ),
             kube=cast(Any, self.kube),

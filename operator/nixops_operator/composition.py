@@ -13,32 +13,39 @@ import contextlib
 import logging
 import random
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TypeVar, cast
+from urllib.parse import urlsplit
 
 from nixops_operator import layers, names
 from nixops_operator.adapters.aws.clouds import Boto3Clouds
+from nixops_operator.adapters.egress.egress import Egress
 from nixops_operator.adapters.kube.api import KubernetesApi
 from nixops_operator.adapters.kube.connection import Connection
 from nixops_operator.adapters.kube.lease import Lease
 from nixops_operator.adapters.nix.boxes.box import EvaluationLimits
 from nixops_operator.adapters.nix.boxes.choice import chosen_box
+from nixops_operator.adapters.nix.fetched_trees import SourceLimits
 from nixops_operator.adapters.nix.probe import SandboxUnsafe
 from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
 from nixops_operator.adapters.nix.signing import generate_signing_key
+from nixops_operator.adapters.nix.unpacking import TreeLimits
 from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
 from nixops_operator.cache import Cache
 from nixops_operator.effects import Layer, Layered
+from nixops_operator.egress_policy import EgressPolicy
 from nixops_operator.errors import Retry
 from nixops_operator.exits import Ended, Exit
 from nixops_operator.facts.kube import Key
+from nixops_operator.facts.nix import Archive, Folder, Tree
 from nixops_operator.host_policy import HostPolicy
 from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.informers.hosts import HostInformers
-from nixops_operator.job_names import BUILD, COPY, EVALUATE
+from nixops_operator.job_names import BUILD, COPY, EVALUATE, FETCH
 from nixops_operator.jobs import Jobs
 from nixops_operator.metrics import Metrics
 from nixops_operator.ports.cloud import Clouds
@@ -46,7 +53,7 @@ from nixops_operator.ports.host import Hosts
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ports.nix import Nix
 from nixops_operator.reads import Reads
-from nixops_operator.settings import Build, Settings
+from nixops_operator.settings import Build, Nixpkgs, Settings
 from nixops_operator.watch import ApiServer, Intake
 from nixops_operator.workqueue import WorkQueue
 from nixops_operator.world import Policy, World
@@ -112,6 +119,7 @@ def _lane(key: Key) -> tuple[str, str]:
 def _job_limits(chosen: Settings) -> Mapping[str, int]:
     """Kind of job → how many at once."""
     return {
+        FETCH: chosen.nix.sources.concurrency,
         EVALUATE: chosen.nix.evaluation.concurrency,
         BUILD: chosen.nix.build.concurrency,
         COPY: chosen.nix.copies.concurrency,
@@ -147,11 +155,30 @@ def policy(chosen: Settings) -> Policy:
         default_image_owner=chosen.ec2.default_image.owner,
         default_image_name=chosen.ec2.default_image.name,
         hosts=HostPolicy(chosen.hosts.allowed_cidrs, chosen.hosts.denied_cidrs, chosen.hosts.allowed_ports),
-        nixpkgs=chosen.nix.nixpkgs.path if chosen.nix.nixpkgs else None,
+        nixpkgs=_default_nixpkgs(chosen.nix.nixpkgs),
         progress_deadline=chosen.progress_deadline,
         build_on=chosen.nix.build.on,
         build_timeout=chosen.nix.build.timeout,
         build_silent=chosen.nix.build.silent,
+    )
+
+
+def _default_nixpkgs(given: Nixpkgs | None) -> Tree | None:
+    if given is None:
+        return None
+    if given.path is not None:
+        return Folder(given.path)
+    assert given.url is not None and given.hash is not None  # noqa: S101, PT018 - shown by the settings
+    return Archive(given.url, given.hash, is_administrators=True)
+
+
+def egress_policy(chosen: Settings, api_server: Iterable[str]) -> EgressPolicy:
+    """`api_server`: its addresses."""
+    own = tuple(ip_network(address) for address in api_server)
+    return EgressPolicy(
+        allowed=chosen.nix.egress.allowed_cidrs,
+        denied=(*chosen.hosts.denied_cidrs, *own),
+        ports=frozenset(chosen.nix.egress.allowed_ports),
     )
 
 
@@ -179,8 +206,13 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
     chosen = core.chosen.nix
     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nixops-operator-"))
     box = await chosen_box(chosen.box, Path(scratch))
+    egress = Egress(egress_policy(core.chosen, await _addresses_of(urlsplit(core.server.url).hostname or "")))
+    stack.push_async_callback(egress.close)
+    sources = chosen.sources
     nix = SandboxedNix(
         scratch=Path(scratch),
+        egress=egress,
+        source_limits=SourceLimits(sources.compressed, TreeLimits(sources.files, sources.unpacked)),
         signing_key=await _signing_key(core),
         box=box.kind,
         evaluations=chosen.evaluation.concurrency,
@@ -198,6 +230,17 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
         why = f"no safe evaluation on this node: {error.message}. {box.remedy}"
         raise Ended(Exit.UNSAFE, why) from error
     return cast(Nix, Layered(nix, Nix, core.layers))
+
+
+async def _addresses_of(host: str) -> set[str]:
+    """What the name shows now. None at all is no reason not to start: it is the policy's last entry, not its only
+    one."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except OSError:
+        log.warning("the API server's name %s shows no address; fetches are not kept from it by address", host)
+        return set()
+    return {str(each[4][0]).partition("%")[0] for each in found}
 
 
 def build_limits(chosen: Build) -> BuildLimits:

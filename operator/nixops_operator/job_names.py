@@ -1,5 +1,6 @@
 """The names of jobs: `<kind>:<what it produces>`. Whoever starts a job and whoever looks for it ask here.
 
+fetch:<hash of the tree>              the same for all who need that tree
 evaluate:<hash of the input>          the same for all who declare the same
 build:<.drv>                          the same for all whose system it is
 copy:<host>:<toplevel>                one system on one machine
@@ -13,13 +14,18 @@ host:<host>:own, host:<host>:disown   writes on a given host whose it is, and ta
 
 from __future__ import annotations
 
+FETCH = "fetch"
 EVALUATE = "evaluate"
 BUILD = "build"
 COPY = "copy"
 REALISE = "realise"
 HOST = "host"
 
-KINDS = (EVALUATE, BUILD, COPY, REALISE, HOST)
+KINDS = (FETCH, EVALUATE, BUILD, COPY, REALISE, HOST)
+
+
+def fetch(tree_identity: str) -> str:
+    return f"{FETCH}:{tree_identity}"
 
 
 def evaluate(input_hash: str) -> str:

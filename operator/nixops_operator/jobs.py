@@ -25,7 +25,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from nixops_operator.api.durations import format_duration
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Lost, OperatorError, Retry
-from nixops_operator.job_names import BUILD, COPY, EVALUATE, HOST, REALISE, kind_of
+from nixops_operator.job_names import BUILD, COPY, EVALUATE, FETCH, HOST, REALISE, kind_of
 
 
 class Waiter(Protocol):
@@ -56,6 +56,7 @@ BLOCKED_AFTER = timedelta(minutes=10)
 
 DEADLINES: Mapping[str, timedelta] = {
     # Far above what the work allows itself: no bug and no silent peer holds a place for ever.
+    FETCH: timedelta(hours=1),
     EVALUATE: timedelta(hours=1),
     BUILD: timedelta(hours=24),
     REALISE: timedelta(hours=24),
@@ -65,6 +66,7 @@ DEADLINES: Mapping[str, timedelta] = {
 }
 STALLS: Mapping[str, timedelta] = {COPY: timedelta(minutes=5)}
 _ENDED: Mapping[str, tuple[Reason, str]] = {
+    FETCH: (Reason.FETCHING, "fetching a source"),
     EVALUATE: (Reason.EVALUATING, "the evaluation"),
     BUILD: (Reason.BUILDING, "the build"),
     COPY: (Reason.COPY_FAILED, "the copy to the machine"),

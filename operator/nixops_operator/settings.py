@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -29,6 +29,7 @@ from pydantic_settings import (
 
 from nixops_operator.api.durations import parse_duration
 from nixops_operator.api.machine_spec import BuildOn
+from nixops_operator.egress_policy import parsed
 
 PREFIX = "NIXOPS_"
 GIB = 1024**3
@@ -172,9 +173,40 @@ class Copy(_Part):
 
 
 class Nixpkgs(_Part):
-    """The nixpkgs of configurations that name none."""
+    """The nixpkgs of configurations that name none: a folder that is mounted into the pod, or a tarball by the hash of
+    the tree in it. A change moves no machine before its spec changes or it is asked to (docs/decisions/0021)."""
 
-    path: Path
+    path: Path | None = None
+    url: str | None = None  # https://github.com/NixOS/nixpkgs/archive/<revision>.tar.gz
+    hash: Annotated[str, StringConstraints(pattern=r"^sha256-[A-Za-z0-9+/]{43}=$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.path is None) == (self.url is None) or (self.url is None) != (self.hash is None):
+            raise ValueError("give either path, or url with hash")
+        if self.url is not None:
+            parsed(self.url)
+        return self
+
+
+class Sources(_Part):
+    """Limits of trees that are fetched as tarballs. nixpkgs has 50 MB compressed, 50,000 files, 300 MB unpacked."""
+
+    concurrency: AtLeastOne = 4  # fetched at once
+    compressed: AtLeastOne = 256 * 1024**2  # bytes
+    files: AtLeastOne = 250_000
+    unpacked: AtLeastOne = 2 * GIB  # bytes
+
+
+class Egress(_Part):
+    """Where the operator may fetch from over HTTP. Sources, caches and fixed outputs are fetched from what the name
+    shows on the internet; private, link-local and loopback addresses, those of hosts.deniedCidrs and the API server are
+    refused."""
+
+    # Networks of such addresses that may be fetched from all the same, each inside of one of them: 10.1.2.3/32 for a
+    # mirror in the cluster. 0.0.0.0/0 opens none.
+    allowed_cidrs: tuple[Network, ...] = ()
+    allowed_ports: tuple[Port, ...] = (80, 443)  # of URLs that tenants and their modules write
 
 
 class Nix(_Part):
@@ -182,6 +214,8 @@ class Nix(_Part):
     # What evaluations run in. Landlock needs a kernel that has it, Namespaces a node and a pod that allow user
     # namespaces; Auto takes Landlock where it is there. Either is attacked at start.
     box: Literal["Auto", "Landlock", "Namespaces"] = "Auto"
+    sources: Sources = Sources()
+    egress: Egress = Egress()
     evaluation: Evaluation = Evaluation()
     build: Build = Build()
     # Not `copy`, which every pydantic model has as a method.

@@ -14,7 +14,7 @@ from nixops_operator.cache import Cache
 from nixops_operator.ec2.credentials import AwsIdentity, aws_identity
 from nixops_operator.errors import Blocked, InvalidSpec
 from nixops_operator.facts.kube import Key
-from nixops_operator.facts.nix import Source
+from nixops_operator.facts.nix import Archive, Folder, Source, Tree
 from nixops_operator.host_policy import HostPolicy
 from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.informers.hosts import HostInformers
@@ -34,7 +34,7 @@ class Policy:
     default_image_owner: str
     default_image_name: str
     hosts: HostPolicy
-    nixpkgs: Path | None  # of configurations that name none
+    nixpkgs: Tree | None  # of configurations that name none
     progress_deadline: timedelta
     build_on: BuildOn = BuildOn.AUTO  # of machines that do not say
     build_timeout: timedelta = timedelta(hours=2)  # of a build on a machine, by the clock
@@ -60,16 +60,28 @@ class World:
     answered_launches: set[str] = field(default_factory=set)
     """Client tokens all of whose calls were made by this process and answered: what EC2 said of them is all there is.
     Other tokens may have been sent by a process that died before it heard the answer."""
-    _nixpkgs: dict[Path, Source] = field(default_factory=dict)
+    _folders: dict[Path, Source] = field(default_factory=dict)
 
-    async def default_nixpkgs(self) -> Source:
-        """The operator's own nixpkgs in its store. Read once per process: hashing a whole nixpkgs takes seconds."""
-        path = self.policy.nixpkgs
-        if path is None:
-            raise no_nixpkgs()
-        if path not in self._nixpkgs:
-            self._nixpkgs[path] = await self.nix.add_path(path)
-        return self._nixpkgs[path]
+    async def tree(self, tree: Tree, progress: Callable[[str], None] = lambda _text: None) -> Source:
+        """A tree in the operator's store. Folders are read once per process: hashing a whole nixpkgs takes seconds.
+
+        Raises as Nix.fetch and Nix.add_path.
+        """
+        match tree:
+            case Archive():
+                return await self.nix.fetch(tree, progress)
+            case Folder(path):
+                if path not in self._folders:
+                    self._folders[path] = await self.nix.add_path(path)
+                return self._folders[path]
+
+    def hash_of(self, tree: Tree) -> str | None:
+        """Its NAR hash; None for a folder that was not read yet."""
+        match tree:
+            case Archive(_, nar_hash):
+                return nar_hash
+            case Folder(path):
+                return self._folders[path].nar_hash if path in self._folders else None
 
     async def identity(self, namespace: str, aws: AwsSettings, *, is_leaving: bool = False) -> AwsIdentity:
         """The AWS identity that a spec names. `is_leaving`: one whose Secret has gone meanwhile serves, too.
@@ -107,5 +119,5 @@ class World:
 
 def no_nixpkgs() -> Blocked:
     """Neither the configuration nor the administrator names one."""
-    message = "no nixpkgs: set the operator's nix.nixpkgs.path, or name spec.configuration.nixpkgs.path"
+    message = "no nixpkgs: set the operator's nix.nixpkgs, or name spec.configuration.nixpkgs"
     return Blocked(Reason.SOURCE_NOT_FOUND, message)

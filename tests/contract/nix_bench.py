@@ -46,6 +46,7 @@ def request(
         system="x86_64-linux",
         is_ec2=True,
         nixpkgs=nixpkgs,
+        nixpkgs_folder="",
         source=source,
         modules=tuple(Module(f"modules[{index}]", text=text) for index, text in enumerate(texts)),
         state_version="25.11",

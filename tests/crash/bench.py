@@ -36,6 +36,7 @@ from nixops_operator.effects import Layered
 from nixops_operator.errors import OutcomeUnknown
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.facts.nix import Folder
 from nixops_operator.host_policy import HostPolicy
 from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.informers.hosts import HostInformers
@@ -363,7 +364,7 @@ class Operator:
                 default_image_owner=NIXOS_OWNER,
                 default_image_name="nixos/25.11*",
                 hosts=HostPolicy(allowed=(IPv4Network("198.51.100.0/24"),)),
-                nixpkgs=worlds.nixpkgs,
+                nixpkgs=Folder(worlds.nixpkgs),
                 progress_deadline=timedelta(minutes=30),
             ),
             kube=kube,

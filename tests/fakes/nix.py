@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 from fakes.effects import Effects, effect
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
-from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Source
+from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Source
 from nixops_operator.nix.nar import nar_of
-from nixops_operator.nix.store_paths import sri, text_path, tree_path
+from nixops_operator.nix.store_paths import digest_of, sri, text_path, tree_path, tree_path_of
 from nixops_operator.ports.nix import Progress
 
 PUBLIC_KEY = "fake-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
@@ -33,6 +33,7 @@ class FakeNix:
         self.effects = Effects()
         self.receive = receive
         self.trees: dict[str, Mapping[str, bytes]] = {}  # store path → files
+        self.archives: dict[str, Mapping[str, bytes]] = {}  # URL → files of the tree in it
         self.systems: dict[str, str] = {}  # .drv → toplevel
         self.built: set[str] = set()
         self.can_build = True
@@ -71,6 +72,18 @@ class FakeNix:
         nar = nar_of(files)
         source = Source(tree_path("source", nar), sri(hashlib.sha256(nar).digest()))
         self.trees[source.store_path] = dict(files)
+        return source
+
+    @effect("nix.fetch")
+    async def fetch(self, archive: Archive, progress: Progress) -> Source:
+        source = Source(tree_path_of("source", digest_of(archive.nar_hash)), archive.nar_hash)
+        if source.store_path not in self.trees:
+            if archive.url not in self.archives:
+                raise Blocked(Reason.SOURCE_NOT_FOUND, f"{archive.url} was not fetched")
+            stored = self._stored(self.archives[archive.url])
+            if stored != source:
+                raise Blocked(Reason.SOURCE_NOT_FOUND, f"the tree in {archive.url} has the hash {stored.nar_hash}")
+            progress("1 MiB fetched")
         return source
 
     @effect("nix.evaluate")

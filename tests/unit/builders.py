@@ -310,7 +310,20 @@ def on_host(
 
 # --- the configuration ----------------------------------------------------------------------------------------------
 
-INPUT = SystemInput("web", "web", UID, "x86_64-linux", False, None, None, (Module("modules[0]", "{ }"),), "25.11", {})
+INPUT = SystemInput(
+    name="web",
+    deployment="web",
+    uuid=UID,
+    system="x86_64-linux",
+    is_ec2=False,
+    files=None,
+    archive=None,
+    nixpkgs_path="nixpkgs",
+    nixpkgs=None,
+    modules=(Module("modules[0]", "{ }"),),
+    state_version="25.11",
+    arguments={},
+)
 RESOLVED = ObservedSystem(input=INPUT, evaluate_job=EVALUATE)
 EVALUATED: dict[str, JobState] = {EVALUATE: Done(Evaluation(DRV, NEW))}
 BUILT: dict[str, JobState] = {**EVALUATED, BUILD: Done(NEW)}

@@ -16,6 +16,7 @@ from nixops_operator.cache import Cache
 from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import InstanceState, KeyPair, LaunchRequest
 from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.facts.nix import Folder
 from nixops_operator.host_policy import HostPolicy
 from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.machine import observe_cloud
@@ -53,7 +54,7 @@ class Bench:
         self.kube.secrets["default", "client"] = Secret({names.SSH_PRIVATE_KEY: self.client.text.encode()})
         self.world = World(
             cluster_id=CLUSTER_ID,
-            policy=Policy(NIXOS_OWNER, "nixos/25.11*", HostPolicy(), Path("/nixpkgs"), timedelta(minutes=30)),
+            policy=Policy(NIXOS_OWNER, "nixos/25.11*", HostPolicy(), Folder(Path("/nixpkgs")), timedelta(minutes=30)),
             kube=cast("Any", self.kube),
             nix=cast("Any", None),
             cache=self.cache,

@@ -12,11 +12,14 @@ import pytest
 from fakes.cloud import NIXOS_OWNER
 from fakes.kube import CLUSTER_ID, FakeKube
 from fakes.nix import FakeNix
+from nixops_operator import job_names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import Cache
-from nixops_operator.errors import InvalidSpec
+from nixops_operator.errors import Blocked, InvalidSpec
+from nixops_operator.facts.nix import Archive, Folder, Tree
 from nixops_operator.host_policy import HostPolicy
-from nixops_operator.machine import observe_system
+from nixops_operator.jobs import Done, Failed
+from nixops_operator.machine import observe_system, steps
 from nixops_operator.machine.observed import ObservedSystem
 from nixops_operator.reads import Reads
 from nixops_operator.verdict import Outcome
@@ -24,10 +27,12 @@ from nixops_operator.world import Policy, World
 from unit.builders import BY_HAND, NEW, NOON, host, host_machine, planned, ran, ready, seen, status_of
 from unit.fake_time import run
 
+MOUNTED = Folder(Path("/nixpkgs"))
+INLINE = {"modules": [{"inline": "{ }"}]}
 MODULE = {"modules": [{"configMapKeyRef": {"name": "site", "key": "web.nix"}}]}
 
 
-def observed(desired: Any, **config_maps: dict[str, bytes]) -> ObservedSystem:
+def observed(desired: Any, default: Tree = MOUNTED, **config_maps: dict[str, bytes]) -> ObservedSystem:
     """What one pass finds where these ConfigMaps are."""
 
     async def look() -> ObservedSystem:
@@ -35,7 +40,7 @@ def observed(desired: Any, **config_maps: dict[str, bytes]) -> ObservedSystem:
         kube.config_maps.update({("default", name): data for name, data in config_maps.items()})
         world = World(
             cluster_id=CLUSTER_ID,
-            policy=Policy(NIXOS_OWNER, "nixos/25.11*", HostPolicy(), Path("/nixpkgs"), timedelta(minutes=30)),
+            policy=Policy(NIXOS_OWNER, "nixos/25.11*", HostPolicy(), default, timedelta(minutes=30)),
             kube=cast("Any", kube),
             nix=FakeNix(),
             cache=Cache(),
@@ -138,3 +143,72 @@ def test_the_state_version_of_a_given_host_that_was_recorded_stays():
 
     assert found.input is not None
     assert found.input.state_version == "24.05"
+
+
+HASH, OTHER = (f"sha256-{letter * 43}=" for letter in "AB")
+
+
+def with_default(desired: Any, nar_hash: str) -> ObservedSystem:
+    """What a pass finds where the operator's default nixpkgs is the tree of that hash."""
+    return observed(desired, default=Archive("https://example.org/nixpkgs.tar.gz", nar_hash, is_administrators=True))
+
+
+def settled(nixpkgs: str | None) -> dict[str, Any]:
+    """The status of a machine that was confirmed with that default nixpkgs."""
+    status = ready() | ran()
+    return status | {"system": status["system"] | ({"nixpkgs": nixpkgs} if nixpkgs else {})}
+
+
+def test_another_default_nixpkgs_moves_no_settled_machine_and_is_told():
+    found = with_default(host_machine(settled(HASH)), OTHER)
+
+    assert found.input is None
+    assert found.error is not None
+    assert (found.error.reason, found.confirmed) == (Reason.NIXPKGS_CHANGED, NEW)
+    assert OTHER in found.error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "fields"),
+    [
+        pytest.param(settled(HASH) | {"reachedGeneration": 0, "conditions": []}, {}, id="its spec has changed"),
+        pytest.param(settled(None), {}, id="none was recorded"),
+        pytest.param(settled(OTHER), {}, id="it has it already"),
+        pytest.param(
+            settled(HASH),
+            {"configuration": {**INLINE, "nixpkgs": {"url": "https://x.org/", "hash": HASH}}},
+            id="its own",
+        ),
+    ],
+)
+def test_who_takes_the_default_nixpkgs_of_the_day(status: dict[str, Any], fields: dict[str, Any]):
+    found = with_default(host_machine(status, **fields), OTHER)
+
+    assert found.input is not None
+    assert found.input.nixpkgs is not None
+    own = found.input.nixpkgs.identity == HASH
+    assert found.default_nixpkgs == (None if own else OTHER)
+
+
+def test_the_taken_default_is_written_down():
+    desired = host_machine(settled(None))
+
+    fields = status_of(desired, seen(host=host(NEW, NEW), system=with_default(desired, OTHER), jobs={}))
+    assert fields["system"]["nixpkgs"] == OTHER
+
+
+def test_trees_are_fetched_before_anything_is_evaluated():
+    desired = host_machine()
+    system = with_default(desired, OTHER)
+    fetch = job_names.fetch(OTHER)
+
+    first = planned(desired, seen(host=host(), system=system, jobs={}))
+    assert [step.job for step in first.steps if isinstance(step, steps.Fetch)] == [fetch]
+    assert not [step for step in first.steps if isinstance(step, steps.Evaluate)]
+
+    refused = Blocked(Reason.SOURCE_FORBIDDEN, "example.org: 10.0.0.1 is a private address")
+    failed = planned(desired, seen(host=host(), system=system, jobs={fetch: Failed(refused)}))
+    assert failed.verdict.reason is Reason.SOURCE_FORBIDDEN
+
+    fetched = planned(desired, seen(host=host(), system=system, jobs={fetch: Done(None)}))
+    assert [step for step in fetched.steps if isinstance(step, steps.Evaluate)]

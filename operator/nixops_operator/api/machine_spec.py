@@ -292,11 +292,38 @@ class Target(SpecModel):
         return self
 
 
+ArchiveUrl = Annotated[str, StringConstraints(max_length=2048, pattern="^https?://[!-~]+$")]
+TreeHash = Annotated[str, StringConstraints(max_length=51, pattern="^sha256-[A-Za-z0-9+/]{43}=$")]
+
+
+class Archive(SpecModel):
+    """A tarball with one folder, as builtins.fetchTarball takes it (.tar.gz, .tar.xz, .tar.bz2, .tar)."""
+
+    url: ArchiveUrl
+    """Where the operator fetches it from, once; anybody who may read this object can read it: no passwords."""
+    hash: TreeHash
+    """What `nix-prefetch-url --unpack` and `nix hash path` call it, in the form sha256-…; a wrong one is told with the
+    right one."""
+
+
+_ONE_SOURCE = "a source is exactly one of configMapRef and archive"
+
+
 class Source(SpecModel):
     """Where the configuration's files come from."""
 
-    config_map_ref: ConfigMapReference
-    """A ConfigMap whose keys are file names."""
+    model_config = ConfigDict(json_schema_extra=cel_rules(("has(self.configMapRef) != has(self.archive)", _ONE_SOURCE)))
+
+    config_map_ref: ConfigMapReference | None = None
+    """A ConfigMap whose keys are file names. It has no folders: those come in an archive."""
+    archive: Archive | None = None
+    """A tarball: a repository at one revision, with all its folders."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.config_map_ref is None) == (self.archive is None):
+            raise ValueError(_ONE_SOURCE)
+        return self
 
 
 _ONE_KIND_OF_MODULE = "a module is exactly one of path, inline and configMapKeyRef"
@@ -326,11 +353,30 @@ class Module(SpecModel):
         return self
 
 
+_ONE_NIXPKGS = "nixpkgs is either a path inside the source, or a url with the hash of the tree in it"
+
+
 class Nixpkgs(SpecModel):
     """Which nixpkgs the configuration is evaluated with."""
 
-    path: SourcePath
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            ("has(self.path) != has(self.url) && has(self.url) == has(self.hash)", _ONE_NIXPKGS)
+        )
+    )
+
+    path: SourcePath | None = None
     """A folder inside the source."""
+    url: ArchiveUrl | None = None
+    """A tarball, as of a revision of github.com/NixOS/nixpkgs. Fetched once by the operator, whoever names it."""
+    hash: TreeHash | None = None
+    """NAR hash of the tree in it."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.path is None) == (self.url is None) or (self.url is None) != (self.hash is None):
+            raise ValueError(_ONE_NIXPKGS)
+        return self
 
 
 class BuildOn(StrEnum):
@@ -371,6 +417,7 @@ class Build(SpecModel):
 
 
 _PATHS_NEED_A_SOURCE = "nixpkgs.path and modules[].path are paths inside the source; name a source"
+_NOTHING_INSIDE = "(!has(self.nixpkgs) || !has(self.nixpkgs.path)) && self.modules.all(module, !has(module.path))"
 _NO_FOLDERS = "a ConfigMap has no folders: paths inside source.configMapRef are names of its keys, without /"
 
 
@@ -383,7 +430,7 @@ def _is_key_in_cel(path: str) -> str:
 
 
 _PATHS_ARE_KEYS = (
-    "!has(self.source)"
+    "!has(self.source) || !has(self.source.configMapRef)"
     f" || (!has(self.nixpkgs) || !has(self.nixpkgs.path) || {_is_key_in_cel('self.nixpkgs.path')})"
     f" && self.modules.all(module, !has(module.path) || {_is_key_in_cel('module.path')})"
 )
@@ -404,7 +451,7 @@ class Configuration(SpecModel):
     model_config = ConfigDict(
         json_schema_extra=cel_rules(
             (
-                "has(self.source) || !has(self.nixpkgs) && self.modules.all(module, !has(module.path))",
+                f"has(self.source) || {_NOTHING_INSIDE}",
                 _PATHS_NEED_A_SOURCE,
             ),
             (_PATHS_ARE_KEYS, _NO_FOLDERS),
@@ -436,14 +483,15 @@ class Configuration(SpecModel):
 
     @model_validator(mode="after")
     def _paths_have_a_source(self) -> Self:
-        if self.source is None and (self.nixpkgs or any(module.path for module in self.modules)):
+        is_inside = self.nixpkgs is not None and self.nixpkgs.path is not None
+        if self.source is None and (is_inside or any(module.path for module in self.modules)):
             raise ValueError(_PATHS_NEED_A_SOURCE)
         return self
 
     @model_validator(mode="after")
     def _paths_exist_in_the_source(self) -> Self:
-        if self.source is not None:
-            paths = [self.nixpkgs.path] if self.nixpkgs else []
+        if self.source is not None and self.source.config_map_ref is not None:
+            paths = [self.nixpkgs.path] if self.nixpkgs and self.nixpkgs.path is not None else []
             paths += [module.path for module in self.modules if module.path is not None]
             if not all(_is_key(path) for path in paths):
                 raise ValueError(_NO_FOLDERS)

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     PROVISIONING = "Provisioning"
     WAITING_FOR_INSTANCE = "WaitingForInstance"
     WAITING_FOR_SSH = "WaitingForSSH"
+    FETCHING = "Fetching"
     EVALUATING = "Evaluating"
     BUILDING = "Building"
     COPYING = "Copying"
@@ -46,6 +47,8 @@ class Reason(StrEnum):
     # The spec, or what it names.
     INVALID_SPEC = "InvalidSpec"
     SOURCE_NOT_FOUND = "SourceNotFound"
+    SOURCE_FORBIDDEN = "SourceForbidden"
+    NIXPKGS_CHANGED = "NixpkgsChanged"
     EVALUATION_FAILED = "EvaluationFailed"
     BUILD_FAILED = "BuildFailed"
     CHANGE_FORBIDDEN = "ChangeForbidden"

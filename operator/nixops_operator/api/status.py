@@ -153,6 +153,9 @@ class SystemStatus(StatusModel):
     """First eight characters of the running system's store hash."""
     generation: int | None = None
     """Number in the system profile."""
+    nixpkgs: Word | None = None
+    """NAR hash of the operator's default nixpkgs that this machine was last evaluated with. Another default is taken
+    with the next change of the spec, or when the machine is asked to reconcile."""
     state_version: Word | None = None
     """system.stateVersion, recorded at the first activation."""
     activated_at: Timestamp | None = None

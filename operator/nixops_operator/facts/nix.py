@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,35 @@ class Source:
 
     store_path: str  # /nix/store/…-source
     nar_hash: str  # sha256-… (SRI)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tarball whose one folder has this NAR hash. `is_administrators`: it is named in the settings."""
+
+    url: str
+    nar_hash: str  # sha256-… (SRI)
+    is_administrators: bool = False
+
+    @property
+    def identity(self) -> str:
+        """Equal for equal trees, wherever they come from."""
+        return self.nar_hash
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of the operator's own disk."""
+
+    path: Path
+
+    @property
+    def identity(self) -> str:
+        """Equal for equal places: what lies there is known once it was read."""
+        return f"path:{self.path}"
+
+
+Tree = Archive | Folder
 
 
 @dataclass(frozen=True)
@@ -34,10 +64,17 @@ class SystemInput:
     system: str
     is_ec2: bool
     files: Mapping[str, bytes] | None
-    nixpkgs_path: str | None  # inside the files; None: the operator's own
+    archive: Archive | None  # instead of files
+    nixpkgs_path: str | None  # a folder of the files, or of the archive
+    nixpkgs: Tree | None  # None: where nixpkgs_path says
     modules: tuple[Module, ...]
     state_version: str | None
     arguments: Mapping[str, str]
+
+    @property
+    def trees(self) -> tuple[Tree, ...]:
+        """What has to be fetched first, each once."""
+        return tuple(dict.fromkeys(tree for tree in (self.archive, self.nixpkgs) if tree is not None))
 
 
 @dataclass(frozen=True)
@@ -50,6 +87,7 @@ class EvaluationRequest:
     system: str  # x86_64-linux | aarch64-linux
     is_ec2: bool  # the guest module then imports nixpkgs' amazon-image.nix
     nixpkgs: Source
+    nixpkgs_folder: str  # inside of nixpkgs; "": it is the tree itself
     source: Source | None
     modules: tuple[Module, ...]
     state_version: str | None  # of system.stateVersion, unless a module says it; None: a module must

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
-from nixops_operator.facts.nix import Evaluation, EvaluationRequest, SystemInput
+from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Source, SystemInput
 from nixops_operator.machine import build_on_target_job, steps
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observe_host import owner_of
@@ -20,6 +20,8 @@ def start_job(step: Step, desired: Desired, world: World) -> None:
     """Start what the step asks for, unless it runs or is known already."""
     start, key = world.jobs.start, desired.key
     match step:
+        case steps.Fetch(job, tree):
+            start(job, key, lambda progress: world.tree(tree, progress))
         case steps.Evaluate(job, given):
             start(job, key, lambda _: _evaluate(given, world))
         case steps.Build(job, drv_path):
@@ -66,14 +68,12 @@ async def _disown(leaving: Leaving, world: World) -> None:
 
 
 async def _evaluate(given: SystemInput, world: World) -> Evaluation:
-    files = given.files or {}
-    if given.nixpkgs_path is not None:
-        prefix = given.nixpkgs_path.rstrip("/") + "/"
-        nixpkgs = await world.nix.add_tree(
-            {path.removeprefix(prefix): data for path, data in files.items() if path.startswith(prefix)}
-        )
+    source = await _source(given, world)
+    if given.nixpkgs is not None:
+        nixpkgs, folder = await world.tree(given.nixpkgs), ""
     else:
-        nixpkgs = await world.default_nixpkgs()
+        assert source is not None and given.nixpkgs_path is not None  # noqa: S101, PT018 - shown by the spec
+        nixpkgs, folder = source, given.nixpkgs_path.strip("/")
     return await world.nix.evaluate(
         EvaluationRequest(
             name=given.name,
@@ -82,13 +82,20 @@ async def _evaluate(given: SystemInput, world: World) -> Evaluation:
             system=given.system,
             is_ec2=given.is_ec2,
             nixpkgs=nixpkgs,
-            source=await world.nix.add_tree(files) if given.files is not None else None,
+            nixpkgs_folder=folder,
+            source=source,
             modules=given.modules,
             state_version=given.state_version,
             trusted_public_key=world.nix.public_key,
             arguments=given.arguments,
         )
     )
+
+
+async def _source(given: SystemInput, world: World) -> Source | None:
+    if given.archive is not None:
+        return await world.tree(given.archive)
+    return await world.nix.add_tree(given.files) if given.files is not None else None
 
 
 async def _copy(toplevel: str, desired: Desired, world: World, progress: Progress) -> None:

@@ -9,7 +9,7 @@ from nixops_operator import job_names
 from nixops_operator.api.machine_spec import System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError
-from nixops_operator.facts.nix import Module, SystemInput
+from nixops_operator.facts.nix import Archive, Module, SystemInput, Tree
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import ObservedCloud, ObservedHost, ObservedSystem
 from nixops_operator.machine.system import build_place, input_hash
@@ -26,9 +26,7 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, host: ObservedH
     try:
         files = await _files(desired, world)
         modules = await _modules(desired, files, world)
-        nixpkgs_path = _nixpkgs_path(desired, files)
-        if nixpkgs_path is None and world.policy.nixpkgs is None:
-            raise no_nixpkgs()
+        nixpkgs_path, nixpkgs = _nixpkgs(desired, files, world)
         system = await _system_kind(desired, world)
         build_on = build_place(configuration.build.place, world.policy.build_on, can_build=world.nix.can_build)
     except OperatorError as error:
@@ -43,12 +41,37 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, host: ObservedH
         system=system,
         is_ec2=desired.spec.target.ec2 is not None,
         files=files,
+        archive=_archive(desired),
         nixpkgs_path=nixpkgs_path,
+        nixpkgs=nixpkgs,
         modules=modules,
         state_version=state_version,
         arguments=dict(configuration.arguments),
     )
-    return ObservedSystem(input=given, evaluate_job=job_names.evaluate(input_hash(given)), build_on=build_on)
+    default_hash = world.hash_of(nixpkgs) if nixpkgs is not None and nixpkgs == world.policy.nixpkgs else None
+    if (changed := _changed_default(desired, default_hash)) is not None:
+        return ObservedSystem(error=changed, confirmed=desired.system.desired)
+    return ObservedSystem(
+        input=given,
+        evaluate_job=job_names.evaluate(input_hash(given)),
+        build_on=build_on,
+        default_nixpkgs=default_hash,
+    )
+
+
+def _changed_default(desired: Desired, nar_hash: str | None) -> OperatorError | None:
+    """Why a machine stays what it is although the operator's default nixpkgs is another one now; None if it is not, or
+    if somebody asked for it by an edit or a request since."""
+    recorded = desired.system.nixpkgs
+    is_settled = was_reached(desired.status, desired.generation) and desired.system.activated_at is not None
+    if not is_settled or recorded is None or nar_hash in (None, recorded) or desired.requests.new is not None:
+        return None
+    message = (
+        f"the operator's default nixpkgs has changed (nix.nixpkgs; now {nar_hash}); this machine takes it with the "
+        "next change of its spec, or when it is asked to reconcile, and keeps its own nixpkgs if "
+        "spec.configuration.nixpkgs names one"
+    )
+    return Blocked(Reason.NIXPKGS_CHANGED, message)
 
 
 def _confirmed(desired: Desired, error: OperatorError) -> str | None:
@@ -59,7 +82,7 @@ def _confirmed(desired: Desired, error: OperatorError) -> str | None:
 
 async def _files(desired: Desired, world: World) -> Mapping[str, bytes] | None:
     source = desired.spec.configuration.source
-    if source is None:
+    if source is None or source.config_map_ref is None:
         return None
     name = source.config_map_ref.name
     found = await world.reads.config_map(desired.key.namespace, name)
@@ -95,16 +118,30 @@ def _listed(files: Mapping[str, bytes]) -> str:
     return ", ".join(sorted(files)) or "none"
 
 
-def _nixpkgs_path(desired: Desired, files: Mapping[str, bytes] | None) -> str | None:
-    """The folder of the source that holds nixpkgs; the names of the source's files begin with it."""
+def _archive(desired: Desired) -> Archive | None:
+    source = desired.spec.configuration.source
+    given = source.archive if source is not None else None
+    return Archive(given.url, given.hash) if given is not None else None
+
+
+def _nixpkgs(desired: Desired, files: Mapping[str, bytes] | None, world: World) -> tuple[str | None, Tree | None]:
+    """The folder of the source that holds nixpkgs, or else the tree that is nixpkgs."""
     nixpkgs = desired.spec.configuration.nixpkgs
     if nixpkgs is None:
-        return None
+        if world.policy.nixpkgs is None:
+            raise no_nixpkgs()
+        return None, world.policy.nixpkgs
+    if nixpkgs.url is not None and nixpkgs.hash is not None:
+        return None, Archive(nixpkgs.url, nixpkgs.hash)
+    assert nixpkgs.path is not None  # noqa: S101 - shown by the spec
+    if files is None:
+        return nixpkgs.path, None  # of an archive, whose files are not known yet
+    # The names of a ConfigMap's keys.
     folder = nixpkgs.path.rstrip("/") + "/"
     if not any(name.startswith(folder) for name in files or {}):
         message = f"the source has no file below {folder}; it has {_listed(files or {})}"
         raise InvalidSpec("spec.configuration.nixpkgs.path", message)
-    return nixpkgs.path
+    return nixpkgs.path, None
 
 
 def _text(data: bytes, where: str) -> str:

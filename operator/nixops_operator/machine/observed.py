@@ -73,6 +73,7 @@ class ObservedSystem:
     input: SystemInput | None = None
     evaluate_job: str = ""
     build_on: BuildOn = BuildOn.OPERATOR  # Target or Operator
+    default_nixpkgs: str | None = None  # NAR hash of the operator's nixpkgs, if `input` uses that
     confirmed: str | None = None
     """With `error`: the system that was confirmed for this very generation. It goes on being enforced."""
 

@@ -39,7 +39,7 @@ def wanted_jobs(desired: Desired, observed: Observed) -> frozenset[str] | None:
     say, because what they depend on is not known at the moment."""
     if observed.system.input is None:
         return None
-    wanted = {observed.system.evaluate_job}
+    wanted = {observed.system.evaluate_job, *(step.job for step in system.fetch_steps(observed))}
     if observed.system.build_on is BuildOn.TARGET:
         return frozenset(wanted | build_on_target.wanted_jobs(desired, observed))
     if (build := system.build_step(observed)) is not None:
@@ -107,6 +107,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Repair(build_on_target.nothing_else_built),
     Repair(system.source_gone),
     Gate(system.resolved),
+    Gate(system.fetched),
     Gate(system.evaluated),
     Gate(system.built),
     Gate(activation.next_move),

@@ -255,6 +255,8 @@ def _system(desired: Desired, observed: Observed, now: datetime) -> dict[str, An
         systems["desired"] = toplevel
         systems.pop("activatedAt", None)
     fields: dict[str, Any] = {}
+    if observed.system.default_nixpkgs is not None:
+        systems["nixpkgs"] = observed.system.default_nixpkgs
     if observed.system.input is not None:
         fields["configuration"] = {
             "revision": observed.system.evaluate_job.removeprefix("evaluate:")[:12],

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from nixops_operator import retain
 from nixops_operator.api.status import LaunchStatus, RevertsStatus
 from nixops_operator.facts.host import ActivationRequest, HostOwner
-from nixops_operator.facts.nix import Evaluation, SystemInput
+from nixops_operator.facts.nix import Evaluation, SystemInput, Tree
 from nixops_operator.machine.declared import Declared
 from nixops_operator.step import Identity, Step
 
@@ -171,6 +171,16 @@ class DisownHost(Step):
 
 
 # --- the system ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fetch(Step):
+    """Bring a tree into the operator's store."""
+
+    job: str
+    tree: Tree
+
+    is_harmless: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ def input_hash(given: SystemInput) -> str:
         {
             **{name: getattr(given, name) for name in ("name", "deployment", "uuid", "system", "is_ec2")},
             "files": {path: hashlib.sha256(data).hexdigest() for path, data in (given.files or {}).items()},
-            "nixpkgs": given.nixpkgs_path,
+            "archive": given.archive.identity if given.archive is not None else None,
+            "nixpkgs": given.nixpkgs.identity if given.nixpkgs is not None else given.nixpkgs_path,
             "modules": [[module.label, module.text, module.path] for module in given.modules],
             "stateVersion": given.state_version,
             "arguments": dict(given.arguments),
@@ -62,6 +63,10 @@ def ahead(desired: Desired, observed: Observed, now: datetime) -> Finding | None
     system = observed.system
     if system.input is None:
         return None
+    if missing := [step for step in fetch_steps(observed) if observed.jobs.get(step.job) is None]:
+        return Finding(Outcome.IN_SYNC, steps=tuple(missing))
+    if not all(isinstance(observed.jobs.get(step.job), Done) for step in fetch_steps(observed)):
+        return None
     job = observed.jobs.get(system.evaluate_job)
     step: Step | None = None
     if job is None:
@@ -70,6 +75,13 @@ def ahead(desired: Desired, observed: Observed, now: datetime) -> Finding | None
         build = build_step(observed)
         step = build if build is not None and observed.jobs.get(build.job) is None else None
     return Finding(Outcome.IN_SYNC, steps=(step,)) if step is not None else None
+
+
+def fetch_steps(observed: Observed) -> tuple[steps.Fetch, ...]:
+    """Those of the trees that the configuration is made of."""
+    given = observed.system.input
+    trees = given.trees if given is not None else ()
+    return tuple(steps.Fetch(job_names.fetch(tree.identity), tree) for tree in trees)
 
 
 def build_step(observed: Observed) -> steps.Build | None:
@@ -98,6 +110,14 @@ def resolved(desired: Desired, observed: Observed, now: datetime) -> Finding | N
     if system.input is None:
         return _building(Reason.EVALUATING, f"waiting for {system.waits_for}")
     return None
+
+
+def fetched(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """The trees that the evaluation reads are in the operator's store."""
+    working = _building(Reason.FETCHING, "fetching the configuration's sources")
+    working = replace(working, is_first_look=_runs_as_recorded(desired, observed))
+    answers = (_job_answer(observed.jobs.get(step.job), step, working) for step in fetch_steps(observed))
+    return next((answer for answer in answers if answer is not None), None)
 
 
 def evaluated(desired: Desired, observed: Observed, now: datetime) -> Finding | None:

@@ -4,6 +4,7 @@
 #
 # input: { name, deployment, uuid, system, isEc2, stateVersion :: string or null, trustedPublicKey,
 #          arguments :: attrs of strings,  nixpkgs, source, inline :: { path, hash } or null,
+#          nixpkgsFolder :: inside of nixpkgs, or "",
 #          modules :: [ { path } in source | { file } in inline ] }
 #
 # No attribute of the result is called outPath: `--json` prints such a set as that one string.
@@ -22,7 +23,9 @@ let
 
   moduleFile = module: if module ? path then tree request.source + "/${module.path}" else tree request.inline + "/${module.file}";
 
-  evaluated = import (tree request.nixpkgs + "/nixos/lib/eval-config.nix") {
+  nixpkgs = tree request.nixpkgs + (if request.nixpkgsFolder == "" then "" else "/${request.nixpkgsFolder}");
+
+  evaluated = import (nixpkgs + "/nixos/lib/eval-config.nix") {
     inherit (request) system;
     modules = map moduleFile request.modules ++ map (guest: guest request) guests;
     specialArgs = request.arguments // {

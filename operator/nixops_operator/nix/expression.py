@@ -54,6 +54,7 @@ def expression(request: EvaluationRequest, inline: Source | None) -> str:
         "system": request.system,
         "isEc2": request.is_ec2,
         "nixpkgs": _tree(request.nixpkgs),
+        "nixpkgsFolder": request.nixpkgs_folder,
         "source": _tree(request.source),
         "inline": _tree(inline),
         "modules": [_module(index, module, request.source) for index, module in enumerate(request.modules)],

@@ -17,6 +17,7 @@ STORE_PATH = re.compile(r"/nix/store/[0-9a-df-np-sv-z]{32}-[A-Za-z0-9+._?=-]{1,2
 _ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"
 _DIGEST_BYTES = 20
 _HASH_CHARACTERS = 32
+_SHA256_BYTES = 32
 
 
 def is_store_path(text: str) -> bool:
@@ -39,6 +40,11 @@ def tree_path(name: str, nar: bytes, references: Collection[str] = ()) -> str:
     return _store_path(":".join(["source", *sorted(references)]), nar, name)
 
 
+def tree_path_of(name: str, digest: bytes) -> str:
+    """As `tree_path`, of a tree without references, by the SHA-256 of its NAR."""
+    return _hashed_path("source", digest, name)
+
+
 def output_path(output: str, masked: bytes, name: str) -> str:
     """Where an output of a derivation without input derivations goes. `masked`: the derivation's text with the paths
     of its outputs left empty."""
@@ -50,8 +56,21 @@ def sri(digest: bytes) -> str:
     return f"sha256-{base64.b64encode(digest).decode()}"
 
 
+def digest_of(hash_text: str) -> bytes:
+    """The digest in `sha256-<base64>`. Raises ValueError for anything else."""
+    algorithm, _, encoded = hash_text.partition("-")
+    digest = base64.b64decode(encoded, validate=True)
+    if algorithm != "sha256" or len(digest) != _SHA256_BYTES:
+        raise ValueError("no SHA-256 hash in the form sha256-…")
+    return digest
+
+
 def _store_path(kind: str, content: bytes, name: str) -> str:
-    fingerprint = f"{kind}:sha256:{hashlib.sha256(content).hexdigest()}:{STORE}:{name}"
+    return _hashed_path(kind, hashlib.sha256(content).digest(), name)
+
+
+def _hashed_path(kind: str, digest: bytes, name: str) -> str:
+    fingerprint = f"{kind}:sha256:{digest.hex()}:{STORE}:{name}"
     return f"{STORE}/{_base32(_folded(hashlib.sha256(fingerprint.encode()).digest()))}-{name}"
 
 

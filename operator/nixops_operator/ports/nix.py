@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nixops_operator.effects import effect, port
-from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Module, Source
+from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Module, Source
 
 Progress = Callable[[str], None]
 """Called with a short text for people, as `34 of 120 built`; from the event loop's thread, at most once a second, and
@@ -33,6 +33,16 @@ class Nix(Protocol):
         """Store a folder of the operator's own disk (the default nixpkgs) under the name `source`. As `add_tree`.
 
         Raises Blocked (`SourceNotFound`) naming the setting if the folder does not exist.
+        """
+
+    @effect("nix.fetch")
+    async def fetch(self, archive: Archive, progress: Progress) -> Source:
+        """Fetch a tarball into the store, as the tree of its one folder. Repeating: safe; a tree that the store has is
+        not fetched again.
+
+        Limits: settings (256 MiB compressed, 250 000 files, 2 GiB unpacked). Raises Blocked (`SourceForbidden`) for a
+        place that the operator may not fetch from, Blocked (`SourceNotFound`) for what is not there, is no tarball, or
+        has another hash, which the message names; Retry (`Fetching`) where it may come another time.
         """
 
     @effect("nix.evaluate")

@@ -8,23 +8,21 @@ the store.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import hashlib
 import itertools
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from nixops_operator.adapters.egress.egress import Egress
 from nixops_operator.adapters.nix.boxes.box import Box, BoxKind, EvaluationLimits
 from nixops_operator.adapters.nix.boxes.landlock import Landlock
 from nixops_operator.adapters.nix.boxes.namespaces import Namespaces
@@ -33,13 +31,16 @@ from nixops_operator.adapters.nix.child import KILLED_FROM_OUTSIDE, signal_of
 from nixops_operator.adapters.nix.daemon import DaemonError, local_store
 from nixops_operator.adapters.nix.disk import Disk, DiskLowError
 from nixops_operator.adapters.nix.evaluator import Evaluator
+from nixops_operator.adapters.nix.fetched_trees import SOURCE_NAME, FetchedTrees, SourceLimits
+from nixops_operator.adapters.nix.private_folder import private_folder
 from nixops_operator.adapters.nix.probe import probe
 from nixops_operator.adapters.nix.programs import NixFailedError, follow, output_of, trusted_environment
 from nixops_operator.adapters.nix.signing import in_memory, public_half
 from nixops_operator.api.durations import format_duration
 from nixops_operator.api.reasons import Reason
+from nixops_operator.egress_policy import EgressPolicy
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
-from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Source
+from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Source
 from nixops_operator.nix.build_errors import BuildStory
 from nixops_operator.nix.evaluation_errors import Names
 from nixops_operator.nix.expression import expression, inline_files, inline_name
@@ -50,7 +51,6 @@ from nixops_operator.nix.store_paths import is_store_path, name_of, sri, tree_pa
 _STORE_DISK = Path("/nix")
 _BOXES = _STORE_DISK / "var/nixops/boxes"  # where sources can be moved from and need not be copied
 _ROOTS = _STORE_DISK / "var/nix/gcroots/nixops"
-_SOURCE_NAME = "source"  # the name under which Nix itself stores fetched trees; with it a tree has one path everywhere
 _SOURCE_FILES = 50_000
 _SOURCE_BYTES = 256 * 1024**2
 # Of a source, read where an error gives no line: enough for what people write by hand.
@@ -89,8 +89,11 @@ class SandboxedNix:
         evaluations: int = 1,
         evaluation_limits: EvaluationLimits = EvaluationLimits(),  # noqa: B008 - frozen
         build_limits: BuildLimits = BuildLimits(),
+        egress: Egress | None = None,
+        source_limits: SourceLimits = SourceLimits(),  # noqa: B008 - frozen
     ) -> None:
         """`scratch`: a private, writable folder with room for builds. `signing_key`: see signing.py; it is secret.
+        `egress`: what is fetched, is fetched through it; without, by the strictest policy.
 
         Raises Blocked (`SecretNotFound`) if the signing key is none.
         """
@@ -102,6 +105,8 @@ class SandboxedNix:
         self._box = box_of(box, scratch, evaluation_limits, self._disk)
         self._evaluator = Evaluator(scratch, self._box, evaluation_limits, evaluations, self._disk)
         self._build_limits = build_limits
+        self._egress = egress or Egress(EgressPolicy())
+        self._trees = FetchedTrees(self._egress, scratch, source_limits, self._disk)
 
     def __repr__(self) -> str:
         return f"SandboxedNix(scratch={str(self._scratch)!r}, public_key={self._public_key!r})"
@@ -127,11 +132,11 @@ class SandboxedNix:
             nar = await asyncio.to_thread(nar_of, files)
         except ValueError as error:
             raise InvalidSpec("spec.configuration.source", str(error)) from error
-        source = Source(tree_path(_SOURCE_NAME, nar), sri(hashlib.sha256(nar).digest()))
+        source = Source(tree_path(SOURCE_NAME, nar), sri(hashlib.sha256(nar).digest()))
         try:
             async with local_store(self._environment) as store:
                 if not await store.valid_paths([source.store_path]):
-                    await store.add_tree(_SOURCE_NAME, nar)
+                    await store.add_tree(SOURCE_NAME, nar)
         except (DaemonError, OSError) as error:
             text = f"the operator's store did not take a source: {error}"
             raise Retry(Reason.EVALUATING, self._disk.explained(text) or text) from error
@@ -143,7 +148,7 @@ class SandboxedNix:
             raise Blocked(Reason.SOURCE_NOT_FOUND, f"there is no folder {path} (setting nix.nixpkgs.path)")
         try:
             store_path = await output_of(
-                ("nix", "store", "add-path", "--name", _SOURCE_NAME, str(folder)), self._environment
+                ("nix", "store", "add-path", "--name", SOURCE_NAME, str(folder)), self._environment
             )
             nar_hash = await output_of(("nix-store", "--query", "--hash", store_path), self._environment)
             digest = await output_of(("nix", "hash", "to-sri", "--type", "sha256", nar_hash), self._environment)
@@ -151,6 +156,9 @@ class SandboxedNix:
             text = f"the operator's store did not take {path}: {error}"
             raise Retry(Reason.EVALUATING, self._disk.explained(text) or text) from error
         return Source(store_path, digest)
+
+    async def fetch(self, archive: Archive, progress: Progress) -> Source:
+        return await self._trees.fetch(archive, progress)
 
     async def evaluate(self, request: EvaluationRequest) -> Evaluation:
         modules = inline_files(request.modules)
@@ -222,7 +230,7 @@ class SandboxedNix:
             log_bytes=limits.output,
             sandbox_paths=limits.sandbox_paths,
         )
-        async with _private_folder(self._scratch) as scratch:
+        async with private_folder(self._scratch) as scratch:
             with in_memory("nix.conf", conf.encode()) as conf_fd:
                 argv = builder(
                     memory=limits.memory,
@@ -252,7 +260,7 @@ class SandboxedNix:
 
     async def _copied(self, what: Sequence[str], daemon_socket: Path, progress: Progress) -> None:
         story = BuildStory()
-        async with _private_folder(self._scratch) as folder:
+        async with private_folder(self._scratch) as folder:
             _write_ssh(folder / "ssh")
             environment = {
                 **self._environment,
@@ -321,25 +329,6 @@ def _judge_files(files: Mapping[str, bytes]) -> None:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or str(path) != name or name in ("", ".") or "\0" in name:
             raise InvalidSpec(field, f"`{name}` is not a relative path inside the source")
-
-
-@contextlib.asynccontextmanager
-async def _private_folder(parent: Path) -> AsyncIterator[Path]:
-    folder = Path(tempfile.mkdtemp(dir=parent))
-    try:
-        yield folder
-    finally:
-        # Builds leave much behind. A cancelled call may end before the thread; the folder goes all the same.
-        await asyncio.to_thread(shutil.rmtree, folder, onerror=_unlock)
-
-
-def _unlock(function: Callable[[str], Any], path: str, _error: Any) -> None:
-    """A builder may leave folders that their owner cannot empty."""
-    parent = Path(path).parent
-    parent.chmod(0o700)
-    if not Path(path).is_symlink():
-        os.chmod(path, 0o700)  # noqa: PTH101 - beside os.* functions that rmtree hands over
-    function(path)
 
 
 def _write_ssh(path: Path) -> None:
