@@ -282,6 +282,8 @@ class Worlds:
                     machine.profile_system or "",
                     machine.boot_entry or "",
                     tuple(machine.switches),
+                    tuple(machine.built),  # never twice
+                    tuple(sorted(machine.roots)),
                 )
                 for machine in self.hosts.machines.values()
             ),

@@ -145,6 +145,7 @@ class FakeMachine:
         self.roots: dict[str, str] = {}
         self.outcomes: dict[str, Switch] = {}
         self.builds: dict[str, Build] = {}  # .drv → how it goes
+        self.other_builds = Build()  # how those go that are not among them
         self.under_build: UnderBuild | None = None
         self.built: list[str] = []  # .drvs whose builds were begun
         self.can_roll_back = True
@@ -316,7 +317,7 @@ class FakeMachine:
         if request.drv_path not in self.valid_paths:
             return None
         self.stop_build()
-        outcome = self.builds.get(request.drv_path, Build())
+        outcome = self.builds.get(request.drv_path, self.other_builds)
         seconds = min(outcome.seconds, request.timeout.total_seconds())
         self.under_build = UnderBuild(request, self.now, self.now + seconds)
         self.roots["building"] = request.drv_path
@@ -333,7 +334,7 @@ class FakeMachine:
         now = self.under_build
         if now is None or now.request.drv_path != drv_path:
             return None
-        log = self.builds.get(drv_path, Build()).log.encode()
+        log = self.builds.get(drv_path, self.other_builds).log.encode()
         return BuildLook(
             state=now.state,
             is_unit_active=now.ends_at is not None,
@@ -347,7 +348,7 @@ class FakeMachine:
         )
 
     def _build_ended(self, now: UnderBuild) -> None:
-        outcome, request = self.builds.get(now.request.drv_path, Build()), now.request
+        outcome, request = self.builds.get(now.request.drv_path, self.other_builds), now.request
         now.ends_at = None
         is_late = outcome.seconds > request.timeout.total_seconds()
         now.service_result = "timeout" if is_late else outcome.service_result

@@ -168,8 +168,8 @@ FAILED = f"builder for '{HTTPD}' failed with exit code 2"
                 1,
             )
             + msg(FAILED, 0),
-            "build of httpd failed with exit code 2; 1 path was not taken from a binary cache, for want of a signature "
-            "that the machine trusts",
+            "no signature that the machine trusts for 1 path of a binary cache, and without: build of httpd failed "
+            "with exit code 2",
             True,
             id="a wrong signature, and what came of it",
         ),
@@ -208,5 +208,7 @@ def test_a_cache_that_does_not_answer_is_waited_for(said: str, why: str | None) 
 
 def test_what_failed_without_a_cache_is_tried_again() -> None:
     failure = told(lost(), msg(FAILED, 0)).failure()
-    assert failure.message == "build of httpd failed with exit code 2; the binary cache http://cache did not answer"
+    assert failure.message == (
+        "the binary cache http://cache did not answer, and without it: build of httpd failed with exit code 2"
+    )
     assert failure.is_passing

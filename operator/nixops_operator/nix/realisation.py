@@ -116,10 +116,10 @@ class Realisation:
         is_without = self._unsigned > 0 or bool(self._lost)
         is_passing = bool(message) and (is_without or _PASSING.search(message) is not None)
         if self._lost and message and "nix-cache-info" not in message:
-            message += f"; the binary cache {next(iter(self._lost))} did not answer"
+            message = f"the binary cache {next(iter(self._lost))} did not answer, and without it: {message}"
         if self._unsigned and message:
-            paths = "1 path was" if self._unsigned == 1 else f"{self._unsigned} paths were"
-            message += f"; {paths} not taken from a binary cache, for want of a signature that the machine trusts"
+            paths = "1 path" if self._unsigned == 1 else f"{self._unsigned} paths"
+            message = f"no signature that the machine trusts for {paths} of a binary cache, and without: {message}"
         return Failure(cut(message, MESSAGE_LIMIT), is_passing)
 
     def _lines(self, part: str) -> Iterator[str]:
