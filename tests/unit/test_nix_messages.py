@@ -9,7 +9,7 @@ import pytest
 
 from nixops_operator.nix.build_errors import BuildStory
 from nixops_operator.nix.evaluation_errors import MESSAGE_LIMIT, Names, evaluation_message
-from nixops_operator.nix.internal_json import event, text_of
+from nixops_operator.nix.internal_json import ShortStrings, event, text_of
 from nixops_operator.nix.progress import Counter, moved
 from nixops_operator.nix.texts import HEAD, TAIL, bounded, plain
 
@@ -21,7 +21,12 @@ NAMES = Names({USER: "modules[0]"}, source=SOURCE, inline=USER.rsplit("/", 1)[0]
 
 def error(raw: str, file: str | None = None, line: int | None = None, column: int | None = None, **more: Any) -> str:
     said = {"action": "msg", "level": 0, "raw_msg": raw, "file": file, "line": line, "column": column, **more}
-    return f"@nix {json.dumps(said)}"
+    return nix_line(said)
+
+
+def nix_line(event: dict[str, Any]) -> str:
+    """As Nix writes it."""
+    return f"@nix {json.dumps(event, sort_keys=True, separators=(',', ':'), ensure_ascii=False)}"
 
 
 def frame(raw: str, file: str | None = None, line: int | None = None, column: int | None = None) -> dict[str, Any]:
@@ -297,15 +302,38 @@ def test_a_text_is_bounded(length, kept):
     assert len(bounded("x" * length)) == kept
 
 
-@pytest.mark.parametrize("escape", ["x", "\n", "\x1b[31m", "\U0001f600", '"', "\\"])
-@pytest.mark.parametrize("offset", range(12))
-def test_a_message_that_breaks_off_still_says_how_it_begins(escape, offset):
-    said = {"action": "msg", "column": 1, "level": 0, "msg": "o" * offset + "first" + escape * 50_000}
-    whole = json.dumps(said, separators=(",", ":"))
-    kept = event(f"@nix {whole[:50_000]}")
+def passed_on(line: str, piece: int) -> str:
+    """What ShortStrings keeps of a line that comes in pieces of this many bytes."""
+    short, whole = ShortStrings(), line.encode()
+    kept = b"".join(short.feed(whole[at : at + piece]) for at in range(0, len(whole), piece))
+    return (kept + short.end()).decode(errors="replace")
+
+
+@pytest.mark.parametrize("piece", [1, 7, 4096, 10**6])
+@pytest.mark.parametrize("line", ["", "plain", 'an "open string', 'a "\\', '@nix {"a":"b","c":["\\\\","\\"",1]}'])
+def test_a_line_of_short_strings_passes_as_it_is(line, piece):
+    assert passed_on(line, piece) == line
+
+
+@pytest.mark.parametrize("piece", [999, 65536])
+@pytest.mark.parametrize("filling", ["x", "\n", "\x1b[31m", "\U0001f600", '"', "\\", "ä"])
+@pytest.mark.parametrize("offset", range(3))
+def test_of_a_long_string_beginning_and_end_are_kept(filling, offset, piece):
+    text = "o" * offset + "first" + filling * 50_000 + "last"
+    said = {"action": "msg", "level": 0, "msg": f"error: {text}", "raw_msg": text, "trace": [{"raw_msg": text}] * 2}
+    line = passed_on(nix_line(said), piece)
+    kept = event(line)
     assert kept is not None
-    assert kept["level"] == 0
-    assert kept["msg"].startswith("o" * offset + "first")
+    for each in (kept["raw_msg"], kept["trace"][1]["raw_msg"]):
+        assert each.startswith("o" * offset + "first")
+        assert each.endswith("last")
+        assert len(plain(each)) == len(plain(text)), "as many characters as of the whole"
+
+
+def test_a_message_that_breaks_off_in_its_trace_is_told():
+    """Newer versions put the trace in front of the message's own text, and what is wrong after it."""
+    whole = error("no such thing", USER, 1, 2, trace=[frame("inner"), *[frame("x" * 100)] * 100])
+    assert evaluation_message([whole[:5000]], NAMES) == "modules[0]:1:2: no such thing"
 
 
 @pytest.mark.parametrize(

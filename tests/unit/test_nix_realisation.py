@@ -19,7 +19,7 @@ def line(action: str, **fields: Any) -> str:
 
 
 def msg(text: str, level: int = 3) -> str:
-    return line("msg", level=level, msg=text)
+    return line("msg", level=level, msg=text if level else f"error: {text}")
 
 
 def start(activity: int, kind: int, text: str = "", *fields: Any) -> str:

@@ -219,7 +219,7 @@ RUNS = BuildLook(BuildState.BUILDING, True, timedelta(), 50 << 30, "", None, "",
 def heard(*messages: str) -> Realisation:
     realisation = Realisation()
     for text in messages:
-        realisation.read(f"@nix {json.dumps({'action': 'msg', 'level': 0, 'msg': text})}\n")
+        realisation.read(f"@nix {json.dumps({'action': 'msg', 'level': 0, 'msg': f'error: {text}'})}\n")
     return realisation
 
 

@@ -22,7 +22,12 @@ _STORE_FILE = re.compile(r"/nix/store/[0-9a-z]{32}-[A-Za-z0-9+._?=-]+(?:/[^\s'�
 _MISSING = re.compile(r"attribute '(?P<name>[^']{1,200})' missing")
 _OPTION = re.compile(r"while evaluating the option [`'‘](?P<option>[^'’]{1,300})['’]")
 
+_PLAIN_ERROR = "error: "
+_TOO_DEEP = "max-call-depth exceeded"
+_STACK_OVERFLOW = "stack overflow (possible infinite recursion)"
 _IMPURE = " (use '--impure' to override)"
+_NO_NETWORK = "an evaluation has no network; put what it fetches into spec.configuration.source"
+_NO_FLAKES = "builtins.getFlake does not exist here: flakes are not supported"
 _RELATIVE = "put the file into spec.configuration.source and name it relative to the module"
 _NOT_BUILT = (
     "what a configuration reads must be there before anything is built (no import from derivation); "
@@ -37,15 +42,18 @@ _ADVICE = (
     ("'allow-import-from-derivation' is disabled", _NOT_BUILT),
     ("cannot look up '<", "take `pkgs`, `lib` and `modulesPath` from the module's arguments"),
     ("access to absolute path '", _RELATIVE),
-    ("access to URI '", "an evaluation has no network; put what it fetches into spec.configuration.source"),
+    ("access to URI '", _NO_NETWORK),
+    ("fetch unlocked input '", _NO_NETWORK),
     ("'builtins.storePath' is not allowed", _RELATIVE),
     (
         "attribute 'currentSystem' missing",
         "builtins.currentSystem does not exist here: take `pkgs.stdenv.hostPlatform`",
     ),
     ("attribute 'currentTime' missing", "builtins.currentTime does not exist here: one input has one result"),
-    ("attribute 'getFlake' missing", "builtins.getFlake does not exist here: flakes are not supported"),
+    ("attribute 'getFlake' missing", _NO_FLAKES),
+    ("feature 'flakes' is disabled", _NO_FLAKES),
 )
+_SWITCH = re.compile(r"; (?:add|use) '--extra-experimental-features [a-z -]{1,60}'[^;]{0,30}")
 
 
 @dataclass(frozen=True)
@@ -82,9 +90,12 @@ def evaluation_message(lines: Iterable[str], names: Names) -> str:
 
     `lines`: stderr of Nix with internal-json messages and traces. May read files: not for the event loop's thread.
     """
-    found = list(errors(lines))
+    said = list(lines)
+    found = list(errors(said))
     if not found:
-        return ""
+        # What comes from a signal handler of Nix, or from a program that does not write such messages.
+        text = next((line for line in reversed(said) if line.startswith(_PLAIN_ERROR)), "")
+        return cut(plain(text).removeprefix(_PLAIN_ERROR), MESSAGE_LIMIT)
     error = found[-1]
     raw = text_of(error)
     text = _with_advice(" ".join(_said(raw, error).split()), error)
@@ -129,7 +140,9 @@ def _suggestion(text: str) -> str:
 
 def _with_advice(text: str, error: dict[str, Any]) -> str:
     """What to do, where Nix' own advice is none: there is no command line here."""
-    text = text.replace(_IMPURE, "")
+    if _TOO_DEEP in text:
+        return _STACK_OVERFLOW
+    text = _SWITCH.sub("", text.replace(_IMPURE, ""))
     if "unexpected invalid token" in text and (error.get("line"), error.get("column")) == (1, 1):
         return f"{text}: perhaps a byte-order mark; save the file as UTF-8 without one"
     advice = next((advice for said, advice in _ADVICE if said in text), None)
@@ -151,8 +164,8 @@ def _assertions(raw: str) -> str:
 def _place(error: dict[str, Any], names: Names) -> str | None:
     """Where in the user's files, if Nix knows the line."""
     for frame in (error, *_frames(error)):
-        path, line = frame.get("file"), frame.get("line")
-        if isinstance(path, str) and line and (own := names.of_user_file(path)) is not None:
+        line = frame.get("line")
+        if line and (own := names.of_user_file(_file(frame))) is not None:
             return f"{own}:{line}:{frame.get('column')}"
     return None
 
@@ -173,8 +186,7 @@ def _mentioned(raw: str, error: dict[str, Any], names: Names) -> str | None:
 
 def _named_file(raw: str, error: dict[str, Any], names: Names) -> str | None:
     for frame in (error, *_frames(error)):
-        path = frame.get("file")
-        if isinstance(path, str) and (own := names.of_user_file(path)) is not None:
+        if (own := names.of_user_file(_file(frame))) is not None:
             return own
     for text in (raw, *map(_text, _frames(error))):
         for match in _NAMED_FILE.finditer(text):
@@ -187,6 +199,11 @@ def _frames(error: dict[str, Any]) -> list[dict[str, Any]]:
     """The trace, innermost frame first."""
     trace = error.get("trace")
     return [frame for frame in trace if isinstance(frame, dict)] if isinstance(trace, list) else []
+
+
+def _file(frame: dict[str, Any]) -> str:
+    """Its path, empty if there is none; newer versions say line and column there, too."""
+    return str(frame.get("file") or "").removesuffix(f":{frame.get('line')}:{frame.get('column')}")
 
 
 def _text(frame: dict[str, Any]) -> str:

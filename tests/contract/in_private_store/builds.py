@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -168,7 +169,7 @@ LIMITS = BuildLimits()
         pytest.param(
             replace(LIMITS, silent=timedelta(seconds=1)),
             "while :; do :; done",
-            "build of hungry timed out after 1 seconds of silence",
+            "build of hungry timed out after 1 seconds( of silence)?",
             id="silence",
         ),
         pytest.param(
@@ -198,7 +199,7 @@ async def test_a_build_has_limits(
     evaluation = await nix.evaluate(request(nixpkgs, file_built_by(script, "hungry")))
     with pytest.raises(Blocked) as failed:
         await limited.build(evaluation.drv_path, lambda _: None)
-    assert failed.value.message == message
+    assert re.fullmatch(message, failed.value.message)
     assert descendants() == set()
 
 
@@ -357,14 +358,14 @@ async def test_a_signed_closure_arrives_with_its_signatures(
     assert sorted(await signatures("--store", far, toplevel)) == sorted(await signatures(toplevel))
     assert {path for path, *_ in await signatures("--store", far, toplevel)} == set(closure.split())
     assert progress[0] == "asking what the machine has", "bytes count before the first path is there"
-    assert progress[-1] == f"{len(closure.split())} of {len(closure.split())} copied"
+    assert progress[-1].partition(",")[0] == f"{len(closure.split())} of {len(closure.split())} copied"
 
 
 async def test_a_far_end_that_does_not_know_our_key_refuses(nix: SandboxedNix, nixpkgs: Source, tmp_path: Path) -> None:
     toplevel = await built(nix, nixpkgs, MODEL)
     stranger = public_half(await generate_signing_key("stranger-1"))
     async with far_store(tmp_path, stranger) as (socket, far):
-        with pytest.raises(Retry, match="lacks a valid signature") as failed:
+        with pytest.raises(Retry, match=r"lacks a (valid )?signature") as failed:
             await nix.copy(toplevel, socket, lambda _: None)
         with pytest.raises(Exception, match="is not valid"):
             await signatures("--store", far, toplevel)

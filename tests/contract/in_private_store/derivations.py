@@ -131,7 +131,9 @@ async def test_an_output_that_is_another_s_path_is_refused(nix: SandboxedNix, ni
     other = await nix.add_tree({"secret": SECRET.encode()})
     text, out = by_hand("usurper", "true")
     module = needing("usurper", (text.replace(out, other.store_path), other.store_path))
-    assert "derivation 'usurper.drv' has incorrect output 'source'" in await refusal(nix, nixpkgs, module)
+    refused = await refusal(nix, nixpkgs, module)
+    assert "usurper" in refused
+    assert "has incorrect output 'source'" in refused
 
 
 async def test_a_system_of_more_derivations_than_fit_a_command_line(

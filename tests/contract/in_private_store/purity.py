@@ -43,7 +43,7 @@ async def outcome(evaluator: Evaluator, expression: str) -> str:
 async def test_a_module_is_held_as_any_expression(nix: SandboxedNix, nixpkgs: Source) -> None:
     module = '{ networking.hostName = builtins.readFile "/etc/passwd"; }'
     with pytest.raises(
-        Blocked, match=r"^modules\[0\]:1:25: access to absolute path '/etc/passwd' is forbidden in pure eval"
+        Blocked, match=r"^modules\[0\]:1:25: access to absolute path '/etc(/passwd)?' is forbidden in pure eval"
     ):
         await nix.evaluate(request(nixpkgs, module))
 
@@ -71,7 +71,7 @@ async def test_host_files_are_out_of_reach(evaluator: Evaluator, scratch: Path, 
     file = scratch / "secret.nix"
     file.write_text(f'"{SECRET}"')
     message = await outcome(evaluator, expression.format(file=file, folder=scratch))
-    assert re.search(r"forbidden in pure eval mode|not allowed to refer|is not allowed|not in the Nix store", message)
+    assert re.search(r"forbidden in pure eval|not allowed to refer|is not allowed|not in the Nix store", message)
     assert SECRET not in message
 
 

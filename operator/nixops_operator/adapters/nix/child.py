@@ -9,8 +9,10 @@ import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
+from nixops_operator.nix.internal_json import ShortStrings
+
 OUTPUT_LIMIT = 4 * 1024**2  # bytes of one line or answer that are kept; more is refused
-_LINE_LIMIT = 256 * 1024  # bytes of one line of messages; the rest of a longer line is dropped
+_LINE_LIMIT = 256 * 1024  # bytes of one line of messages, its strings shortened; the rest of a longer line is dropped
 _TAIL_LIMIT = 1024**2  # bytes of messages that are kept, the newest ones
 _CHUNK = 65536
 _SIGNAL_BASE = 128  # what shells add to a signal's number
@@ -56,6 +58,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         # A second cancellation must not leave a zombie; the process is dead already, this takes moments.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.shield(reaped)
+    # Output that nobody has read keeps its pipes open, also of a process that is gone; a Process has no close().
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def signal_of(status: int) -> int | None:
@@ -84,6 +88,7 @@ class Lines:
         self._kept: deque[str] = deque()
         self._kept_size = 0
         self._open = bytearray()
+        self._short = ShortStrings()
 
     @property
     def kept(self) -> list[str]:
@@ -97,9 +102,10 @@ class Lines:
         while chunk := await stream.read(_CHUNK):
             *complete, rest = chunk.split(b"\n")
             for part in complete:
-                self._extend(part)
+                self._extend(self._short.feed(part))
                 self._close()
-            self._extend(rest)
+            self._extend(self._short.feed(rest))
+        self._extend(self._short.end())
         if self._open:
             self._close()
 
@@ -107,6 +113,7 @@ class Lines:
         self._open += part[: _LINE_LIMIT - len(self._open)]
 
     def _close(self) -> None:
+        self._extend(self._short.end())
         line = self._open.decode(errors="replace")
         self._open.clear()
         self._kept.append(line)

@@ -29,9 +29,9 @@ from nixops_operator.nix.store_paths import is_store_path, name_of, text_path, t
 from nixops_operator.nix.texts import cut
 
 _T = TypeVar("_T")
-# Nix' own last words in these two cases; the second comes from a signal handler, outside of its log.
+# Nix' own last words; the second ones are those of its garbage collector.
 _OUT_OF_MEMORY = "out of memory"
-_STACK_OVERFLOW = "stack overflow (possible infinite recursion)"
+_NO_MEMORY = "GC Warning: Out of Memory!"
 # Messages are judged elsewhere; the collector of Nix speaks of what it does not find in a box.
 _CHATTER = ("@nix ", "GC Warning: ")
 _NO_SPACE = "No space left on device"
@@ -168,9 +168,9 @@ class Evaluator:
         if said:
             raise Blocked(Reason.EVALUATION_FAILED, said)
         lines, cpu = _without_cpu(kept)
+        if any(line.startswith(_NO_MEMORY) for line in lines):
+            raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation needs more than {memory}")
         text = last_word([line for line in lines if not line.startswith(_CHATTER)])
-        if _STACK_OVERFLOW in text:
-            raise Blocked(Reason.EVALUATION_FAILED, _STACK_OVERFLOW)
         if self._box.not_made(text):
             raise Retry(Reason.EVALUATING, f"the evaluator's box could not be made: {text}")
         match signal_of(status):
@@ -182,7 +182,7 @@ class Evaluator:
             case signal.SIGKILL:
                 raise Retry(Reason.EVALUATING, f"the evaluation {KILLED_FROM_OUTSIDE}")
             case int(number):
-                ended = f"the evaluation ended with signal {number}; perhaps it needs more than {memory}"
+                ended = f"the evaluation ended with signal {number}"
             case None:
                 ended = f"the evaluation ended with status {status}"
         raise Blocked(Reason.EVALUATION_FAILED, cut(f"{ended}: {text}" if text else ended, MESSAGE_LIMIT))

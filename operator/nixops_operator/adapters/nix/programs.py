@@ -82,5 +82,6 @@ async def follow(
 
 
 def last_word(lines: Sequence[str]) -> str:
-    """The last line that says something, without terminal escapes."""
-    return next((said for line in reversed(lines) if (said := plain(line).strip())), "")
+    """The last line that says something, without terminal escapes; a mere warning only if there is nothing else."""
+    said = [text for line in lines if (text := plain(line).strip())]
+    return next((text for text in reversed(said) if not text.startswith("warning:")), said[-1] if said else "")

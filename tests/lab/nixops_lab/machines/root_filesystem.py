@@ -1,10 +1,12 @@
 """The disk that all machines share, in two layers that are built once and kept in the cache of this user.
 
-    machine-debian-<hash>        a small Debian, from this machine's own apt sources: a minute, for new PACKAGES only
+    machine-debian-<hash>        a small Debian, from this machine's own mirrors: a minute, for new PACKAGES only
     machine-root-<hash>/layer    the lab's settings and the base systems of the miniature nixpkgs over it: seconds
     machine-root-<hash>/debian   link to the Debian below
 
 `python -m nixops_lab.machines.root_filesystem NIXPKGS` builds both, with progress on stderr, and prints the path.
+
+The Debian is this machine's own release, or another one for another version of Nix.
 """
 
 import shutil
@@ -24,31 +26,47 @@ RELEASES = ("25.05", "25.11")
 HERE = Path(__file__).parent
 
 
-def build(nixpkgs: Path) -> Path:
-    """The root file system for `Machines`, with base systems of the nixpkgs tree in folder `nixpkgs`.
+def build(nixpkgs: Path, suite: str | None = None) -> Path:
+    """The root file system for `Machines`, with base systems of the nixpkgs tree in folder `nixpkgs`, on the Debian
+    release `suite`, else on this machine's own.
 
     Takes seconds if little has changed. Raises LabError with the remedy. Needs root.
-    Several callers may build at once: the later ones wait.
+    Several callers may build at once: the later ones wait; different releases are built side by side.
     """
+    lower = debian_root(suite)
     cache = cache_folder()
-    with debian.locked(cache / "machine.lock"):
-        suite = debian.own_suite()
-        lower = cache / f"machine-debian-{debian.digest(suite, *PACKAGES, *debian.DPKG_OPTIONS)}"
-        if not lower.exists():
-            say(f"making a Debian root file system for machines ({suite}, {len(PACKAGES)} packages and what they need)")
-            debian.in_one_step(lower, lambda partial: debian.make(partial, suite, PACKAGES, "essential"))
-        recipe = [
-            lower.name,
-            *RELEASES,
-            (HERE / "make_layer.sh").read_text(),
-            debian.tree_digest(HERE / "settings"),
-            debian.tree_digest(nixpkgs),
-        ]
+    recipe = [
+        lower.name,
+        *RELEASES,
+        (HERE / "make_layer.sh").read_text(),
+        debian.tree_digest(HERE / "settings"),
+        debian.tree_digest(nixpkgs),
+    ]
+    with debian.locked(_lock(suite)):
         root = cache / f"machine-root-{debian.digest(*recipe)}"
         if not root.exists():
             say(f"building the base systems of machines ({', '.join(RELEASES)})")
             debian.in_one_step(root, lambda partial: _make_root(partial, lower, nixpkgs))
     return root
+
+
+def debian_root(suite: str | None = None) -> Path:
+    """The Debian alone: its root file system, which is to be left as it is. As `build`."""
+    own = debian.own_suite()
+    wanted = suite or own
+    with debian.locked(_lock(suite)):
+        lower = cache_folder() / f"machine-debian-{debian.digest(wanted, *PACKAGES, *debian.DPKG_OPTIONS)}"
+        if not lower.exists():
+            say(
+                f"making a Debian root file system for machines ({wanted}, {len(PACKAGES)} packages and what they need)"
+            )
+            sources = "" if wanted == own else f"deb {debian.own_mirrors()['']} {wanted} main\n"
+            debian.in_one_step(lower, lambda partial: debian.make(partial, wanted, PACKAGES, "essential", sources))
+    return lower
+
+
+def _lock(suite: str | None) -> Path:
+    return cache_folder() / f"machine{f'-{suite}' if suite else ''}.lock"
 
 
 def _make_root(partial: Path, lower: Path, nixpkgs: Path) -> None:
