@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import netrc
 import random
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit
 
 from nixops_operator import layers, names
 from nixops_operator.adapters.aws.clouds import Boto3Clouds
-from nixops_operator.adapters.egress.egress import Egress
+from nixops_operator.adapters.egress.egress import Credential, Egress
 from nixops_operator.adapters.kube.api import KubernetesApi
 from nixops_operator.adapters.kube.connection import Connection
 from nixops_operator.adapters.kube.lease import Lease
@@ -33,6 +34,7 @@ from nixops_operator.adapters.nix.fetched_trees import SourceLimits
 from nixops_operator.adapters.nix.probe import SandboxUnsafe
 from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
 from nixops_operator.adapters.nix.signing import generate_signing_key
+from nixops_operator.adapters.nix.substitution import Substituter
 from nixops_operator.adapters.nix.unpacking import TreeLimits
 from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
 from nixops_operator.cache import Cache
@@ -212,6 +214,8 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
     nix = SandboxedNix(
         scratch=Path(scratch),
         egress=egress,
+        substituters=[Substituter(each.url, each.public_keys) for each in chosen.substituters],
+        credentials=_credentials(chosen.netrc_file),
         source_limits=SourceLimits(sources.compressed, TreeLimits(sources.files, sources.unpacked)),
         signing_key=await _signing_key(core),
         box=box.kind,
@@ -230,6 +234,18 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
         why = f"no safe evaluation on this node: {error.message}. {box.remedy}"
         raise Ended(Exit.UNSAFE, why) from error
     return cast(Nix, Layered(nix, Nix, core.layers))
+
+
+def _credentials(file: Path | None) -> dict[str, Credential]:
+    """Host → what it is told. An entry `default` is nobody's: any host could be asked for. Raises Ended."""
+    if file is None:
+        return {}
+    try:
+        hosts = netrc.netrc(file).hosts
+    except (OSError, netrc.NetrcParseError) as error:
+        # Its text may hold a line of the file.
+        raise Ended(Exit.FAILED, f"nix.netrcFile: {file} cannot be read ({type(error).__name__})") from error
+    return {host: Credential(entry[0], entry[2]) for host, entry in hosts.items() if host != "default"}
 
 
 async def _addresses_of(host: str) -> set[str]:

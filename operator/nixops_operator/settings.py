@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_settings import (
     BaseSettings,
@@ -209,7 +218,30 @@ class Egress(_Part):
     allowed_ports: tuple[Port, ...] = (80, 443)  # of URLs that tenants and their modules write
 
 
+class Substituter(_Part):
+    """A binary cache. It is believed what one of its keys has signed."""
+
+    url: str
+    public_keys: Annotated[tuple[str, ...], Field(min_length=1)]  # <name>:<base64>
+
+    @field_validator("url")
+    @classmethod
+    def _one_way_to_read_it(cls, url: str) -> str:
+        return str(parsed(url)).rstrip("/")
+
+
+# Key: nix.conf(5), "trusted-public-keys".
+NIXOS_CACHE = Substituter(
+    url="https://cache.nixos.org",
+    public_keys=("cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",),
+)
+
+
 class Nix(_Part):
+    # Where systems that the operator builds come from as far as somebody has built them; in this order.
+    substituters: tuple[Substituter, ...] = (NIXOS_CACHE,)
+    # netrc(5) with what those of them are told that ask for a password, by host and over https alone.
+    netrc_file: Path | None = None
     nixpkgs: Nixpkgs | None = None
     # What evaluations run in. Landlock needs a kernel that has it, Namespaces a node and a pod that allow user
     # namespaces; Auto takes Landlock where it is there. Either is attacked at start.

@@ -333,7 +333,7 @@ def _is_model(kind: object) -> bool:
 
 
 def _schema_keys(schema: dict[str, Any]) -> dict[str, Any]:
-    return {name: _schema_keys(part) for name, part in schema.get("properties", {}).items()}
+    return {name: _schema_keys(part.get("items", part)) for name, part in schema.get("properties", {}).items()}
 
 
 def test_the_schema_knows_exactly_the_operator_s_settings() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from contract import nix_namespace
+from nixops_lab.binary_cache import contents
 
 FIXTURES = Path(__file__).parent / "in_private_store" / "conftest.py"
 SUITES = sorted(set(FIXTURES.parent.glob("*.py")) - {FIXTURES})
@@ -53,6 +54,8 @@ def outcomes(uid: int, box: str, root: Path | None = None) -> Outcomes:
         # The miniature, with the names of today and with those of 2020.
         subprocess.run(["sh", str(assemble), f"{nixpkgs}/TODAY"], check=True)
         subprocess.run(["sh", str(assemble), f"{nixpkgs}/OF_2020", "20.09"], check=True)
+        # The cache of this user may lie where other users may not look.
+        shutil.copytree(contents.make(nixpkgs / "TODAY"), nixpkgs / "binary-cache")
         return _run(place, nixpkgs, uid, box, root)
 
 
@@ -72,8 +75,11 @@ def _run(place: Path, nixpkgs: Path, uid: int, box: str, root: Path | None) -> O
         "HOME": str(work),
         "TMPDIR": str(work),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": f"{nix_namespace.REPOSITORY}/operator:{nix_namespace.REPOSITORY}/tests",  # this checkout's
+        "PYTHONPATH": ":".join(  # this checkout's
+            f"{nix_namespace.REPOSITORY}/{part}" for part in ("operator", "tests", "tests/lab")
+        ),
         "NIXPKGS": str(nixpkgs),
+        "LAB_CACHE_FOLDER": str(nixpkgs / "binary-cache"),
         "BOX": box,
     }
     done = subprocess.run(

@@ -51,7 +51,7 @@ class Launch:
 def configuration(paths: LabPaths, ports: Mapping[str, int], settings: Mapping[str, object]) -> dict[str, object]:
     """The operator's settings file. `settings`: dotted key → value, on top of what the lab sets."""
     merged: dict[str, object] = {
-        "nix": {"nixpkgs": {"path": str(paths.nixpkgs)}},
+        "nix": {"substituters": [], "nixpkgs": {"path": str(paths.nixpkgs)}},
         "aws": {"endpointUrl": f"http://127.0.0.1:{ports['ec2']}"},
         "ec2": {"defaultImage": {"owner": "427812963091", "name": "nixos/25.11*"}},
         "hosts": {"allowedCidrs": ["192.0.2.0/24"]},

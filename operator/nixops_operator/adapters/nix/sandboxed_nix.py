@@ -22,7 +22,7 @@ from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from nixops_operator.adapters.egress.egress import Egress
+from nixops_operator.adapters.egress.egress import Credential, Egress
 from nixops_operator.adapters.nix.boxes.box import Box, BoxKind, EvaluationLimits
 from nixops_operator.adapters.nix.boxes.landlock import Landlock
 from nixops_operator.adapters.nix.boxes.namespaces import Namespaces
@@ -36,6 +36,7 @@ from nixops_operator.adapters.nix.private_folder import private_folder
 from nixops_operator.adapters.nix.probe import probe
 from nixops_operator.adapters.nix.programs import NixFailedError, follow, output_of, trusted_environment
 from nixops_operator.adapters.nix.signing import in_memory, public_half
+from nixops_operator.adapters.nix.substitution import Substituter, Substitution
 from nixops_operator.api.durations import format_duration
 from nixops_operator.api.reasons import Reason
 from nixops_operator.egress_policy import EgressPolicy
@@ -91,9 +92,12 @@ class SandboxedNix:
         build_limits: BuildLimits = BuildLimits(),
         egress: Egress | None = None,
         source_limits: SourceLimits = SourceLimits(),  # noqa: B008 - frozen
+        substituters: Sequence[Substituter] = (),
+        credentials: Mapping[str, Credential] | None = None,
     ) -> None:
         """`scratch`: a private, writable folder with room for builds. `signing_key`: see signing.py; it is secret.
-        `egress`: what is fetched, is fetched through it; without, by the strictest policy.
+        `egress`: what is fetched, is fetched through it; without, by the strictest policy. `credentials`: host → what
+        that host is told where a substituter is there.
 
         Raises Blocked (`SecretNotFound`) if the signing key is none.
         """
@@ -107,6 +111,7 @@ class SandboxedNix:
         self._build_limits = build_limits
         self._egress = egress or Egress(EgressPolicy())
         self._trees = FetchedTrees(self._egress, scratch, source_limits, self._disk)
+        self._substitution = Substitution(self._egress, scratch, substituters, credentials or {})
 
     def __repr__(self) -> str:
         return f"SandboxedNix(scratch={str(self._scratch)!r}, public_key={self._public_key!r})"
@@ -184,7 +189,14 @@ class SandboxedNix:
             raise Blocked(Reason.BUILD_FAILED, "not the path of a derivation")
         root = _ROOTS / Path(drv_path).stem
         await asyncio.to_thread(_ROOTS.mkdir, parents=True, exist_ok=True)
-        await self._realise(drv_path, root, progress)
+        complaint = await self._substitution.bring(drv_path, progress)
+        try:
+            await self._realise(drv_path, root, progress)
+        except Blocked as error:
+            if complaint:
+                # What a cache would have had may come another time.
+                raise Retry(Reason.BUILDING, f"{complaint}; built instead, and {error.message}") from error
+            raise
         toplevel = str(await asyncio.to_thread(root.readlink))
         await self._sign(toplevel)
         return toplevel

@@ -10,9 +10,9 @@ let
 
   # 64 KiB that hardly shrink: what a package weighs on the wire.
   content = n: "awk -v seed=${toString n} 'BEGIN { srand(seed); for (i = 0; i < 8192; i++) printf \"%08x\", int(rand() * 4294967295) }'";
-  install = name: n: needs: ''
+  install = name: content: needs: ''
     mkdir -p "$out/share/${name}"
-    ${content n} >"$out/share/${name}/content"
+    ${content} >"$out/share/${name}/content"
     ${if needs == "" then "" else "ln -s ${needs}/share \"$out/share/${name}/needs\""}
   '';
 
@@ -22,9 +22,9 @@ let
       echo "cached-${toString n} is built nowhere but in the lab's binary cache: is it reached, and trusted?" >&2
       exit 1
     fi
-    ${install "cached-${toString n}" n (half cached n)}
+    ${install "cached-${toString n}" (content n) (half cached n)}
   '';
-  buildable = n: pkgs.runCommand "buildable-${toString n}-1.0" { } (install "buildable-${toString n}" (1000 + n) (half buildable n));
+  buildable = n: pkgs.runCommand "buildable-${toString n}-1.0" { } (install "buildable-${toString n}" "seq ${toString n} 9999" (half buildable n));
 
   text = n: "source ${toString n} of the lab\n";
   source = n: pkgs.fetchurl {
