@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from contract.nix_bench import nixpkgs_folder, request, store
+from contract.nix_bench import BOX, nixpkgs_folder, request, store
 from nixops_operator.adapters.egress.egress import Egress
 from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
 from nixops_operator.api.reasons import Reason
@@ -45,7 +45,7 @@ async def serving(body: bytes, asked: list[str]) -> AsyncIterator[str]:
 async def fetching(scratch: Path, signing_key: str, policy: EgressPolicy = OPEN) -> AsyncIterator[SandboxedNix]:
     egress = Egress(policy)
     try:
-        yield SandboxedNix(scratch=scratch, signing_key=signing_key, egress=egress)
+        yield SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX, egress=egress)
     finally:
         await egress.close()
 
