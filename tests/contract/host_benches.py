@@ -271,9 +271,12 @@ async def in_memory() -> AsyncIterator[MemoryBench]:
 
 
 @asynccontextmanager
-async def on_machine(authorized: Sequence[asyncssh.SSHKey] = ()) -> AsyncIterator[MachineBench]:
-    """Needs root. The first use on a computer builds the root file system of machines, which takes minutes."""
-    root = root_filesystem.build(host_systems.assembled())
+async def on_machine(
+    authorized: Sequence[asyncssh.SSHKey] = (), suite: str | None = None
+) -> AsyncIterator[MachineBench]:
+    """Needs root. `suite`: the Debian release, and so the Nix, of the machine; else this computer's own. The first use
+    on a computer builds the root file system of machines, which takes minutes."""
+    root = await asyncio.to_thread(root_filesystem.build, host_systems.assembled(), suite)
     folder = Path(tempfile.mkdtemp(prefix="nixops-contract-"))
     namespace = f"nixops-contract-{secrets.token_hex(3)}"
     network.create(namespace)
