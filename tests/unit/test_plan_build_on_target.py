@@ -134,6 +134,12 @@ def test_what_is_there_is_not_built_again(found: ObservedHost) -> None:
     assert told(status_of(host_machine(), observed))["ConfigurationBuilt"] == "True/Succeeded"
 
 
+def test_an_activation_of_an_older_system_is_followed_before_the_newest_is_built() -> None:
+    older = "/nix/store/55555555555555555555555555555555-nixos-system-web-25.11"
+    (step,) = steps_with({}, machine(activation=on_host(ActivationState.SWITCHED, older)))
+    assert isinstance(step, steps.Confirm)
+
+
 def test_a_full_disk_is_told_before_anything_is_sent() -> None:
     found = planned(host_machine(), seen(host=machine(200 << 20), system=ON_TARGET, jobs=EVALUATED))
     assert found.steps == ()

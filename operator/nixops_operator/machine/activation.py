@@ -50,8 +50,7 @@ def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | 
     facts, toplevel = observed.host.facts, observed.toplevel
     if facts is None or toplevel is None:
         return None  # the checks before have said why
-    running = facts.activation
-    if running is not None and running.state not in _ENDED and running.boot_id == facts.boot_id:
+    if (running := under_way(facts)) is not None:
         return _go_on(desired, observed, running)
     if facts.current_system == toplevel and not facts.lists_left:
         return _keep(desired, observed, facts, toplevel)
@@ -64,6 +63,14 @@ def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | 
         return conflict
     found = _bring(desired, observed, facts, toplevel, drift)
     return _counted(found, desired, now) if drift is not None else found
+
+
+def under_way(facts: HostFacts) -> ActivationFacts | None:
+    """The activation that has not ended, of whatever system. It is followed before anything else is begun: nobody else
+    confirms it."""
+    running = facts.activation
+    is_over = running is None or running.state in _ENDED or running.boot_id != facts.boot_id
+    return None if is_over else running
 
 
 def drift_of(desired: Desired, facts: HostFacts, toplevel: str) -> tuple[Reason, str] | None:

@@ -15,9 +15,8 @@ from datetime import datetime
 from nixops_operator import job_names
 from nixops_operator.api.machine_spec import BuildOn
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.facts.host import HostFacts
 from nixops_operator.jobs import Done, Failed, JobState, Running
-from nixops_operator.machine import steps
+from nixops_operator.machine import activation, steps
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import Observed
 from nixops_operator.planning import Finding, found_error
@@ -31,9 +30,9 @@ _BUILT = ConditionType.CONFIGURATION_BUILT
 
 
 def built(desired: Desired, observed: Observed) -> Finding | None:
-    """None when the system is in the machine's store."""
+    """None when the system is in the machine's store, and while the machine is switched to another one."""
     facts, evaluation = observed.host.facts, observed.evaluation
-    if facts is None or evaluation is None or is_there(observed):
+    if facts is None or evaluation is None or is_there(observed) or activation.under_way(facts) is not None:
         return None
     if facts.free_bytes < LEAST_FREE_BYTES:
         free, least = facts.free_bytes // 1024**2, LEAST_FREE_BYTES // 1024**2
@@ -60,13 +59,8 @@ def is_there(observed: Observed) -> bool:
     facts, toplevel = observed.host.facts, observed.toplevel
     if facts is None or toplevel is None:
         return False
-    under_way = facts.activation
-    is_target = under_way is not None and under_way.toplevel == toplevel and under_way.boot_id == facts.boot_id
-    return facts.current_system == toplevel or (is_target and _is_held(facts))
-
-
-def _is_held(facts: HostFacts) -> bool:
-    return facts.activation is not None and (facts.activation.is_unit_active or facts.activation.is_timer_armed)
+    running = activation.under_way(facts)
+    return facts.current_system == toplevel or (running is not None and running.toplevel == toplevel)
 
 
 def state(desired: Desired, observed: Observed) -> JobState | None:
