@@ -37,6 +37,7 @@ from nixops_operator.adapters.nix.signing import generate_signing_key
 from nixops_operator.adapters.nix.substitution import Substituter
 from nixops_operator.adapters.nix.unpacking import TreeLimits
 from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
+from nixops_operator.api.machine_spec import BuildOn
 from nixops_operator.cache import Cache
 from nixops_operator.effects import Layer, Layered
 from nixops_operator.egress_policy import EgressPolicy
@@ -204,7 +205,7 @@ def _host_informers(core: Core, stack: contextlib.AsyncExitStack) -> HostInforme
 
 
 async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
-    """Nix in its sandbox, which was attacked and held. Raises Ended (`UNSAFE`) if it did not."""
+    """Nix in its box, which was attacked and held. Raises Ended (`UNSAFE`) if it did not."""
     chosen = core.chosen.nix
     scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nixops-operator-"))
     box = await chosen_box(chosen.box, Path(scratch))
@@ -230,8 +231,10 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
     )
     try:
         await nix.probe()
+        if chosen.build.on is BuildOn.OPERATOR:
+            await nix.probe_builder()
     except SandboxUnsafe as error:
-        why = f"no safe evaluation on this node: {error.message}. {box.remedy}"
+        why = f"no safe evaluation, or no build, on this node: {error.message}. {box.remedy}"
         raise Ended(Exit.UNSAFE, why) from error
     return cast(Nix, Layered(nix, Nix, core.layers))
 

@@ -27,7 +27,9 @@ from contract.nix_bench import (
     store,
     until,
 )
+from nixops_operator.adapters.nix import builder as builder_module
 from nixops_operator.adapters.nix import sandboxed_nix
+from nixops_operator.adapters.nix.probe import SandboxUnsafe
 from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
 from nixops_operator.adapters.nix.signing import generate_signing_key, public_half
 from nixops_operator.api.reasons import Reason
@@ -390,3 +392,13 @@ async def test_no_socket_at_all(nix: SandboxedNix, nixpkgs: Source, tmp_path: Pa
     with pytest.raises(Retry) as failed:
         await nix.copy(toplevel, tmp_path / "nowhere", lambda _: None)
     assert failed.value.reason is Reason.COPY_FAILED
+
+
+async def test_a_node_that_cannot_build_is_known_at_the_start(
+    nix: SandboxedNix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await nix.probe_builder()
+    monkeypatch.setattr(builder_module, "PROCESSES", ("bwrap", "--no-such-option"))
+    monkeypatch.setattr(builder_module, "ROOT_PROCESSES", ("bwrap", "--no-such-option"))
+    with pytest.raises(SandboxUnsafe, match="builds are not possible: "):
+        await nix.probe_builder()

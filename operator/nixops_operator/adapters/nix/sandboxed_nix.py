@@ -12,6 +12,7 @@ import functools
 import hashlib
 import itertools
 import os
+import secrets
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from typing import Any, NoReturn
 
 from nixops_operator.adapters.egress.egress import Credential, Egress
 from nixops_operator.adapters.nix.boxes.box import Box, BoxKind, EvaluationLimits
+from nixops_operator.adapters.nix.boxes.folders import remove_leftovers
 from nixops_operator.adapters.nix.boxes.landlock import Landlock
 from nixops_operator.adapters.nix.boxes.namespaces import Namespaces
 from nixops_operator.adapters.nix.builder import builder, builder_conf
@@ -33,14 +35,14 @@ from nixops_operator.adapters.nix.disk import Disk, DiskLowError
 from nixops_operator.adapters.nix.evaluator import Evaluator
 from nixops_operator.adapters.nix.fetched_trees import SOURCE_NAME, FetchedTrees, SourceLimits
 from nixops_operator.adapters.nix.private_folder import private_folder
-from nixops_operator.adapters.nix.probe import probe
+from nixops_operator.adapters.nix.probe import SandboxUnsafe, probe
 from nixops_operator.adapters.nix.programs import NixFailedError, follow, output_of, trusted_environment
 from nixops_operator.adapters.nix.signing import in_memory, public_half
 from nixops_operator.adapters.nix.substitution import Substituter, Substitution
 from nixops_operator.api.durations import format_duration
 from nixops_operator.api.reasons import Reason
 from nixops_operator.egress_policy import EgressPolicy
-from nixops_operator.errors import Blocked, InvalidSpec, Retry
+from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
 from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Source
 from nixops_operator.nix.build_errors import BuildStory
 from nixops_operator.nix.evaluation_errors import Names
@@ -121,11 +123,27 @@ class SandboxedNix:
         return self._public_key
 
     async def probe(self) -> None:
-        """Attack the evaluator's sandbox in the ways that must fail, and see that a harmless evaluation works.
+        """Attack the box of evaluations in the ways that must fail, and see that a harmless evaluation works. What an
+        operator that crashed left of its boxes is removed before.
 
         Raises SandboxUnsafe, which names what got through.
         """
+        await asyncio.to_thread(remove_leftovers, _BOXES)
         await probe(self._evaluator, self._scratch)
+
+    async def probe_builder(self) -> None:
+        """Build something trivial. Raises SandboxUnsafe if nothing can be built here."""
+        system = f"{os.uname().machine}-linux"
+        # Another one each time, or it would be there already.
+        builder = f'builder = "/bin/sh"; args = [ "-c" "echo {secrets.token_hex(8)} >$out" ];'
+        text = f'let built = derivation {{ name = "probe"; system = "{system}"; {builder} }}; in '
+        text += "{ inherit (built) drvPath; toplevel = built.outPath; warnings = [ ]; }"
+        try:
+            evaluation = await self._evaluator.evaluate(text, (), Names({}))
+            await self.build(evaluation.drv_path, lambda _: None)
+            await asyncio.to_thread((_ROOTS / Path(evaluation.drv_path).stem).unlink)
+        except OperatorError as error:
+            raise SandboxUnsafe(f"builds are not possible: {error.message}") from error
 
     @property
     def can_build(self) -> bool:

@@ -16,7 +16,8 @@ _LANDLOCK_HELPS = (
 )
 _NAMESPACES_HELP = (
     "With nix.box Namespaces the node must let users make namespaces (sysctl user.max_user_namespaces, AppArmor's "
-    "restriction of them) and the pod needs a seccomp profile that allows them (RuntimeDefault does not)"
+    "restriction of them) and the pod needs a seccomp profile that allows them (RuntimeDefault does not). Builds on "
+    "the operator (nix.build.on Operator) need the same; with Target the machines build"
 )
 
 
