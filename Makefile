@@ -86,8 +86,9 @@ lab-down: .venv ## takes it down
 .venv:
 	@tests/lab/set-up
 
-# Compiled before the tests, where its progress is seen.
+# Made before the tests, where its progress is seen: the image beside what is compiled.
 .PHONY: lab-parts
 lab-parts:
 	@tests/lab/set-up --lab
-	@LAB_PYTHON=$(abspath $(PYTHON)) tests/lab/control_plane/build.sh >/dev/null
+	@PYTHONPATH=tests/lab $(PYTHON) -m nixops_lab.image >/dev/null & image=$$!; \
+	  LAB_PYTHON=$(abspath $(PYTHON)) tests/lab/control_plane/build.sh >/dev/null; wait $$image

@@ -85,11 +85,11 @@ def example(folder: Path, lab: Lab) -> Path:
     return copy
 
 
-def edit_page(example_folder: Path, title: str) -> None:
-    """The edit of the example's module: another page instead of valgrind's manual."""
+def edit_page(example_folder: Path, title: str, more: str = "") -> None:
+    """The edit of the example's module: another page instead of valgrind's manual. `more`: of the module."""
     module = example_folder / "machine/configuration.nix"
     lines = module.read_text().splitlines()
     (place,) = [number for number, line in enumerate(lines) if "documentRoot" in line]
     other = f'pkgs.writeTextDir "index.html" "<html><head><title>{title}</title></head></html>"'
-    lines[place] = f"  services.httpd.virtualHosts.localhost.documentRoot = {other};"
+    lines[place] = f"  services.httpd.virtualHosts.localhost.documentRoot = {other}; {more}".rstrip()
     module.write_text("\n".join(lines) + "\n")

@@ -198,12 +198,17 @@ async def _start(paths: LabPaths, seed: int, with_node: bool) -> None:
         await control_plane.until(lambda: _answers(url), process, "daemon", log, DAEMON_START_SECONDS)
         say("EC2 and the given host answer")
 
+    async def make_image() -> None:
+        # The operator's root file system; nothing of `up` needs it, and the first start would wait for it.
+        await _words(sys.executable, "-m", "nixops_lab.image")
+
     parts: list[tuple[Path, Path]] = []
 
     async def make_node_parts() -> None:
         parts.append(await _node_parts())
 
-    await _all_or_first_error(bring_up_api(), bring_up_machines(), *([make_node_parts()] if with_node else []))
+    work = [bring_up_api(), bring_up_machines(), make_image(), *([make_node_parts()] if with_node else [])]
+    await _all_or_first_error(*work)
     for tools, programs in parts:
         lab = await _join_node(paths, lab, tools, programs)
     paths.environment.touch(mode=0o600)

@@ -156,27 +156,29 @@ def _bring(paths: LabPaths, name: str, archive: Path) -> None:
 
 
 def _newest_pod(paths: LabPaths) -> str:
-    """Of the Deployment's present template, once there is one."""
+    """Of the Deployment's present template, once there is one: before, one of an earlier template may still end."""
     deadline = time.monotonic() + GONE_SECONDS
     while time.monotonic() < deadline:
-        deployment = _get(paths, "deployment", RELEASE)
-        revision = deployment["metadata"].get("annotations", {}).get("deployment.kubernetes.io/revision")
-        is_seen = deployment["status"].get("observedGeneration") == deployment["metadata"]["generation"]
-        sets = [each for each in _list(paths, "replicasets") if is_seen and _revision(each) == revision]
+        wanted = _template(_get(paths, "deployment", RELEASE))
+        sets = {each["metadata"]["name"] for each in _list(paths, "replicasets") if _template(each) == wanted}
         for pod in _pods(paths):
-            owner = pod["metadata"]["ownerReferences"][0]["name"]
-            if owner in {each["metadata"]["name"] for each in sets}:
+            is_ending = "deletionTimestamp" in pod["metadata"]
+            if not is_ending and pod["metadata"]["ownerReferences"][0]["name"] in sets:
                 return str(pod["metadata"]["name"])
         time.sleep(0.1)
     raise LabError(f"no pod was made: kubectl -n {NAMESPACE} describe replicasets\n{_refusals(paths)}")
 
 
+def _template(thing: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a Deployment's or ReplicaSet's pods, without the label by which the latter finds its own."""
+    template = dict(thing["spec"]["template"])
+    labels = {**template["metadata"]["labels"]}
+    labels.pop("pod-template-hash", None)
+    return {**template, "metadata": {**template["metadata"], "labels": labels}}
+
+
 def _refusals(paths: LabPaths) -> str:
     return control_plane.kubectl(paths, ["get", "events", f"--namespace={NAMESPACE}", "--field-selector=type=Warning"])
-
-
-def _revision(thing: Mapping[str, Any]) -> str | None:
-    return dict(thing["metadata"].get("annotations", {})).get("deployment.kubernetes.io/revision")
 
 
 def _pods(paths: LabPaths) -> list[dict[str, Any]]:

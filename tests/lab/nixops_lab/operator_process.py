@@ -2,8 +2,9 @@
 
     nsenter (the lab's network) → bwrap (root file system of the image, own processes) → setpriv (uid 65532)
 
-* Root: Debian's /usr and /etc, Python, the package's sources and the miniature nixpkgs, all read-only; /nix, HOME
-  and /tmp writable.
+* Root: that of the image which the repository's Dockerfile makes, its Python and Nix; the checkout's code lies over
+  the installed package, so that an edit counts at the next start; the miniature nixpkgs. All of it read-only; /nix,
+  HOME and /tmp writable.
 * Rights: no capability, no way to get one, the service account of the chart. Never the cluster's administrator.
 * A process namespace of its own: `kill` takes the operator and everything it started at once, as the death of a
   container does.
@@ -12,7 +13,6 @@
 import json
 import os
 import signal
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from nixops_lab import control_plane, processes, state
+from nixops_lab import control_plane, image, processes, state
 from nixops_lab.network import entering
 from nixops_lab.paths import CHECKOUT, LabPaths
 from nixops_lab.report import LabError
@@ -32,8 +32,9 @@ NAMESPACE = "nixops-system"
 SERVICE_ACCOUNT = "nixops-operator"
 TOKEN_LIFE = "48h"
 STOP_SECONDS = 30  # Kubernetes' default terminationGracePeriodSeconds
-SYSTEM_FOLDERS = ("/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-COMMAND = ("-m", "nixops_operator")
+ROOT_FOLDERS = ("bin", "etc", "lib", "lib32", "lib64", "libx32", "opt", "sbin", "usr")
+COMMAND = ("python", "-m", "nixops_operator")
+PACKAGE = "nixops_operator"
 
 
 @dataclass(frozen=True)
@@ -92,28 +93,32 @@ def parse_environment(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def python_folders(interpreter: Path, prefix: Path, base_prefix: Path) -> list[Path]:
-    """Folders outside Debian's own that this Python needs: the environment and the installation under it."""
-    wanted = {prefix, base_prefix, interpreter.resolve().parents[1]}
-    return sorted(folder for folder in wanted if not folder.is_relative_to("/usr"))
+def installed_package(root: Path) -> Path:
+    """Where the image's environment has the operator's code, as seen inside. Raises LabError if it is nowhere."""
+    for found in (root / "opt/nixops-operator/lib").glob(f"python3.*/site-packages/{PACKAGE}"):
+        return Path("/") / found.relative_to(root)
+    raise LabError(f"{root} has no {PACKAGE} in /opt/nixops-operator: is the Dockerfile another one?")
 
 
-def sandbox(paths: LabPaths, folders: Sequence[Path], status_fd: int) -> list[str]:
-    """bwrap's arguments.
+def sandbox(paths: LabPaths, root: Path, status_fd: int) -> list[str]:
+    """bwrap's arguments. `root`: the image's root file system.
 
-    Binding each path at its own place reaches it even below a private home: the folders above are made anew.
+    Binding each of the lab's paths at its own place reaches it even below a private home: the folders above are made
+    anew.
     """
 
     def binds() -> Iterator[str]:
-        for folder in SYSTEM_FOLDERS:
-            if Path(folder).is_symlink():
-                yield from ("--symlink", str(Path(folder).readlink()), folder)
-            elif Path(folder).is_dir():
-                yield from ("--ro-bind", folder, folder)
+        for name in ROOT_FOLDERS:
+            folder = root / name
+            if folder.is_symlink():
+                yield from ("--symlink", str(folder.readlink()), f"/{name}")
+            elif folder.is_dir():
+                yield from ("--ro-bind", str(folder), f"/{name}")
+        yield from ("--ro-bind", str(CHECKOUT / "operator" / PACKAGE), str(installed_package(root)))
         yield from ("--dev", "/dev", "--dir", "/proc", "--ro-bind", "/sys", "/sys", "--dir", "/run", "--dir", "/var")
         yield from ("--dir", "/home")
         yield from ("--perms", "1777", "--tmpfs", "/tmp", "--perms", "1777", "--tmpfs", "/var/tmp")
-        bound = sorted({*folders, paths.nixpkgs, paths.operator / "config.yaml", paths.operator / "kubeconfig"})
+        bound = sorted({paths.nixpkgs, paths.operator / "config.yaml", paths.operator / "kubeconfig"})
         # Said one by one: folders that bwrap makes on its own are as private as what is bound below them.
         for parent in sorted({parent for path in bound for parent in path.parents} - {Path("/")}):
             yield from ("--dir", str(parent))
@@ -165,8 +170,9 @@ def environment(paths: LabPaths, extra: Mapping[str, str]) -> dict[str, str]:
     return {
         "HOME": "/home/nixops",
         "USER": "nixops",
-        "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
-        "LANG": "C.UTF-8",
+        "PATH": "/opt/nixops-operator/bin:/usr/local/bin:/usr/bin:/bin",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
         "KUBECONFIG": str(paths.operator / "kubeconfig"),
         "NIXOPS_CONFIG": str(paths.operator / "config.yaml"),
         "POD_NAMESPACE": NAMESPACE,
@@ -191,14 +197,14 @@ def start(paths: LabPaths, lab: state.State, launch: Launch) -> int:
     (paths.operator / "config.yaml").write_text(yaml.safe_dump(configuration(paths, lab.ports, launch.settings)))
     _write_private(paths.operator / "kubeconfig", _service_account_kubeconfig(paths, lab.ports["api"]))
     remember(paths, launch)
-    folders = [*python_folders(Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix)), CHECKOUT / "operator"]
+    root = image.build_root()
     status = paths.operator / "status"
     status.unlink(missing_ok=True)
     status_fd = os.open(status, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-    command = launch.command or (sys.executable, *COMMAND)
+    command = launch.command or COMMAND
     try:
         process = processes.start(
-            [*entering(paths.namespace), *sandbox(paths, folders, status_fd), *command],
+            [*entering(paths.namespace), *sandbox(paths, root, status_fd), *command],
             paths.operator / "log",
             environment(paths, launch.environment),
             pass_fds=[status_fd],

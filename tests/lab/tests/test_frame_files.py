@@ -185,18 +185,19 @@ class TestOperator:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the caller's")
         found = operator_process.environment(paths, {"EXTRA": "1"})
         assert set(found) == {
-            *("HOME", "USER", "PATH", "LANG", "KUBECONFIG", "NIXOPS_CONFIG", "POD_NAMESPACE"),
+            *("HOME", "USER", "PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"),
+            *("KUBECONFIG", "NIXOPS_CONFIG", "POD_NAMESPACE"),
             "EXTRA",
         }
 
-    def test_python_below_a_private_home_is_bound_and_debians_is_not(self, tmp_path: Path) -> None:
-        (tmp_path / "versions/3.11/bin").mkdir(parents=True)
-        interpreter = tmp_path / "versions/3.11/bin/python3.11"
-        interpreter.touch()
-        prefix = tmp_path / "checkout/.venv"
-        found = operator_process.python_folders(interpreter, prefix, tmp_path / "versions/3.11")
-        assert found == [prefix, tmp_path / "versions/3.11"]
-        assert operator_process.python_folders(Path("/usr/bin/env"), Path("/usr"), Path("/usr")) == []
+    def test_the_checkouts_code_lies_over_the_installed_package(self, tmp_path: Path) -> None:
+        place = "opt/nixops-operator/lib/python3.13/site-packages/nixops_operator"
+        (tmp_path / place).mkdir(parents=True)
+        assert operator_process.installed_package(tmp_path) == Path("/") / place
+
+    def test_an_image_without_the_package_is_no_image_of_ours(self, tmp_path: Path) -> None:
+        with pytest.raises(LabError, match="has no nixops_operator"):
+            operator_process.installed_package(tmp_path)
 
 
 class TestCommand:
