@@ -26,7 +26,7 @@ from nixops_operator.ports.kube import Kube
 from nixops_operator.ready import ready_conditions
 from nixops_operator.step import Step, name_of
 from nixops_operator.verdict import Outcome, Verdict, verdict_of
-from nixops_operator.workqueue import Closed, WorkQueue
+from nixops_operator.workqueue import OWNER_PACE, Closed, WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -289,7 +289,7 @@ class Reconciler:
         """Our own write is no news to the watch, but it is to the owner."""
         owner = self._cache.owner_key(body)
         if owner is not None:
-            self._queue.add(owner)
+            self._queue.add_paced(owner, OWNER_PACE)
 
     async def _read_anew(self, key: Key) -> None:
         """After a conflict the cache may be behind by more than the watch will tell soon."""

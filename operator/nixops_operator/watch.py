@@ -24,7 +24,7 @@ from nixops_operator.cache import Cache, resource_version
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.ports.kube import Kube
-from nixops_operator.workqueue import WorkQueue
+from nixops_operator.workqueue import OWNER_PACE, WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Intake:
     def _wake_owner(self, body: Body) -> None:
         owner = self._cache.owner_key(body)
         if owner is not None:
-            self._queue.add(owner)
+            self._queue.add_paced(owner, OWNER_PACE)
 
     def _wake_whose_name_it_has(self, key: Key) -> None:
         """A machine that has the name of a deployment's own stands in its way, and is out of it when it is gone. Such

@@ -1,6 +1,7 @@
 """A queue of keys: one run per key at a time, adds coalesce, failures back off. Knows nothing of Kubernetes.
 
     add(key) ──► soon ──► get() ──► (a worker runs) ──► done(key)
+    add_paced(key, s) ──► the first at once, then one for all that come within s
     add_after(key, s) ──► timer ──► later ──► get()
 
 An add while the key runs gives one more run afterwards. `soon` (edits, finished work) goes before `later` (periodic
@@ -25,6 +26,8 @@ _K_contra = TypeVar("_K_contra", contravariant=True)
 FIRST_BACKOFF = timedelta(seconds=1)
 LONGEST_BACKOFF = timedelta(minutes=5)
 JITTER = 0.2  # ± share of a delay, so that objects that failed together do not come back together
+OWNER_PACE = timedelta(seconds=1)
+"""For an owner's look at its children: while a hundred of them come up, each has news several times a second."""
 SOON_IN_A_ROW = 3  # runs of `soon` after which one of `later` has its turn
 
 
@@ -102,6 +105,7 @@ class WorkQueue(Generic[K]):
         self._running: dict[K, float] = {}  # since when
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._paced: dict[K, float] = {}  # the loop's time of the last paced add that counted
         self._failures: dict[K, int] = {}
         self._chance = chance
         self._longest = longest_backoff
@@ -130,6 +134,22 @@ class WorkQueue(Generic[K]):
         waited_since = self._later.discard(key)
         self._soon.put(key, self._clock() if waited_since is None else waited_since)
         self._filled.set()
+
+    def add_paced(self, key: K, pace: timedelta) -> None:
+        """As `add`, for news of which many may come: the first counts at once, and those that come within `pace` of it
+        together at its end. The last of them is never lost: a run begins after it."""
+        if self._closed or key in self._soon:
+            return  # the run that is due will see it
+        now = asyncio.get_running_loop().time()
+        due = self._paced.get(key, float("-inf")) + pace.total_seconds()
+        if now >= due:
+            self._paced[key] = now
+            self.add(key)
+            return
+        timer = self._timers.get(key)
+        if timer is None or timer.when() > due:
+            self._cancel_timer(key)
+            self._timers[key] = asyncio.get_running_loop().call_at(due, self._fire_paced, key)
 
     def add_after(self, key: K, delay: timedelta) -> None:
         """Run the key in about `delay` (± 10 %), unless an earlier run is planned already."""
@@ -168,6 +188,7 @@ class WorkQueue(Generic[K]):
     def forget(self, key: K) -> None:
         """The object is gone: drop all that is planned for it."""
         self._cancel_timer(key)
+        self._paced.pop(key, None)
         self._failures.pop(key, None)
         self._soon.discard(key)
         self._later.discard(key)
@@ -215,6 +236,10 @@ class WorkQueue(Generic[K]):
         elif key not in self._soon:
             self._later.put(key, self._clock())
             self._filled.set()
+
+    def _fire_paced(self, key: K) -> None:
+        self._paced[key] = asyncio.get_running_loop().time()
+        self.add(key)
 
     def _cancel_timer(self, key: K) -> None:
         timer = self._timers.pop(key, None)

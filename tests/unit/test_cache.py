@@ -243,10 +243,10 @@ def test_of_a_thousand_owners_each_finds_its_own():
 
 def woken_by(cache: Cache, seen: Body) -> set[Key]:
     """The keys that the news of a machine puts into the queue."""
-    queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random(1))
-    Intake(cache, queue).saw(Kind.MACHINE, seen)
 
     async def waiting() -> set[Key]:
+        queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random(1))
+        Intake(cache, queue).saw(Kind.MACHINE, seen)
         return {await queue.get() for _ in range(len(queue))}
 
     return asyncio.run(waiting())

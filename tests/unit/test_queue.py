@@ -49,6 +49,68 @@ def test_adds_during_a_run_give_exactly_one_more_after_it():
     assert run(go()) == (0, 1, 0)
 
 
+PACE = timedelta(seconds=1)
+
+
+def test_of_many_news_the_first_counts_at_once_and_the_others_together():
+    """Each change of each of 128 machines woke their deployment: 413 passes over all of them until they were ready."""
+    began: list[float] = []
+
+    async def worker(waiting: Queue) -> None:
+        while True:
+            key = await waiting.get()
+            began.append(now())
+            waiting.done(key)
+
+    async def go() -> float:
+        waiting = queue()
+        working = asyncio.create_task(worker(waiting))
+        for _ in range(95):
+            waiting.add_paced(A, PACE)
+            await asyncio.sleep(0.1)
+        last = now() - 0.1
+        await asyncio.sleep(60)
+        working.cancel()
+        return last
+
+    last = run(go())
+    assert began[0] == 0
+    assert len(began) == 11
+    assert last <= began[-1] <= last + 1
+
+
+def test_news_during_a_run_are_seen_by_another_one():
+    async def go() -> float:
+        waiting = queue()
+        waiting.add_paced(A, PACE)
+        key = await waiting.get()
+        await asyncio.sleep(0.5)
+        waiting.add_paced(A, PACE)
+        waiting.succeeded(key)
+        waiting.add_after(key, timedelta(minutes=1))  # what every pass ends with
+        waiting.done(key)
+        await waiting.get()
+        return now()
+
+    assert run(go()) == 1
+
+
+def test_news_end_a_backoff():
+    async def go() -> float:
+        waiting = queue()
+        waiting.add_paced(A, PACE)
+        key = await waiting.get()
+        for _ in range(8):
+            waiting.backoff(key)
+        waiting.done(key)
+        waiting.add_after(B, timedelta(hours=1))
+        waiting.add_paced(A, PACE)
+        await waiting.get()
+        return now()
+
+    assert run(go()) <= 1
+
+
 def test_two_workers_never_run_the_same_key():
     running: set[tuple[str, str]] = set()
     runs = 0
