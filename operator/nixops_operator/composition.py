@@ -231,8 +231,12 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
     )
     try:
         await nix.probe()
-        if chosen.build.on is BuildOn.OPERATOR:
+        try:
             await nix.probe_builder()
+        except SandboxUnsafe as error:
+            if chosen.build.on is BuildOn.OPERATOR:
+                raise
+            log.info("machines build their systems themselves: %s", error.message)
     except SandboxUnsafe as error:
         why = f"no safe evaluation, or no build, on this node: {error.message}. {box.remedy}"
         raise Ended(Exit.UNSAFE, why) from error

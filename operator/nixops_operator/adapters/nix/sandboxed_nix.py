@@ -111,6 +111,7 @@ class SandboxedNix:
         self._box = box_of(box, scratch, evaluation_limits, self._disk)
         self._evaluator = Evaluator(scratch, self._box, evaluation_limits, evaluations, self._disk)
         self._build_limits = build_limits
+        self._can_build = False
         self._egress = egress or Egress(EgressPolicy())
         self._trees = FetchedTrees(self._egress, scratch, source_limits, self._disk)
         self._substitution = Substitution(self._egress, scratch, substituters, credentials or {})
@@ -132,7 +133,7 @@ class SandboxedNix:
         await probe(self._evaluator, self._scratch)
 
     async def probe_builder(self) -> None:
-        """Build something trivial. Raises SandboxUnsafe if nothing can be built here."""
+        """Build something trivial: `can_build` from then on. Raises SandboxUnsafe if nothing can be built here."""
         system = f"{os.uname().machine}-linux"
         # Another one each time, or it would be there already.
         builder = f'builder = "/bin/sh"; args = [ "-c" "echo {secrets.token_hex(8)} >$out" ];'
@@ -144,10 +145,11 @@ class SandboxedNix:
             await asyncio.to_thread((_ROOTS / Path(evaluation.drv_path).stem).unlink)
         except OperatorError as error:
             raise SandboxUnsafe(f"builds are not possible: {error.message}") from error
+        self._can_build = True
 
     @property
     def can_build(self) -> bool:
-        return True  # the probe ends the process where nothing can be confined
+        return self._can_build
 
     async def add_tree(self, files: Mapping[str, bytes]) -> Source:
         _judge_files(files)
