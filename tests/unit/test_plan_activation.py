@@ -19,6 +19,7 @@ from unit.builders import (
     BY_HAND,
     COPIED,
     COPY,
+    EVALUATE,
     NEW,
     NOON,
     OLD,
@@ -176,6 +177,24 @@ def test_an_activation_of_another_system_is_followed_to_its_end_first():
     found = planned(host_machine(), seen(host=host(BY_HAND, OLD, activation=other, highest_attempt=3)))
 
     assert found.steps == (steps.Confirm(f"host:{UID}:{other.id}:confirm", other.id),)
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        pytest.param({}, id="not evaluated"),
+        pytest.param({EVALUATE: Running()}, id="being evaluated"),
+        pytest.param({EVALUATE: Failed(Blocked(Reason.EVALUATION_FAILED, "broken"), False)}, id="cannot be evaluated"),
+    ],
+)
+def test_it_is_followed_whatever_has_become_of_the_newest_configuration(jobs):
+    """Edited while the machine was switching, it was evaluated and built first; nobody confirmed, and it went back."""
+    other = on_host(A.SWITCHED, BY_HAND, 3)
+
+    found = planned(host_machine(), seen(host=host(BY_HAND, OLD, activation=other, highest_attempt=3), jobs=jobs))
+
+    assert steps.Confirm(f"host:{UID}:{other.id}:confirm", other.id) in found.steps
+    assert (found.verdict.outcome, found.verdict.reason) == (Outcome.WORKING, Reason.CONFIRMING)
 
 
 @pytest.mark.parametrize(

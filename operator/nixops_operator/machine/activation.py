@@ -45,13 +45,19 @@ _ALONE = "twice the operator was not there to confirm the new system within acti
 _ENDED = (ActivationState.COMMITTED, ActivationState.ROLLED_BACK, ActivationState.FAILED)
 
 
+def followed(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """An activation under way is brought to its end whatever is declared by now, and whether or not that can be
+    evaluated and built: nobody else confirms it, and unconfirmed the machine goes back."""
+    facts = observed.host.facts
+    running = under_way(facts) if facts is not None else None
+    return _go_on(desired, observed, running) if running is not None else None
+
+
 def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
     """None when the desired system runs, is confirmed and is the profile."""
     facts, toplevel = observed.host.facts, observed.toplevel
     if facts is None or toplevel is None:
         return None  # the checks before have said why
-    if (running := under_way(facts)) is not None:
-        return _go_on(desired, observed, running)
     if facts.current_system == toplevel and not facts.lists_left:
         return _keep(desired, observed, facts, toplevel)
     if (refused := _bad_revision(desired, observed, facts, toplevel)) is not None:
@@ -66,8 +72,7 @@ def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | 
 
 
 def under_way(facts: HostFacts) -> ActivationFacts | None:
-    """The activation that has not ended, of whatever system. It is followed before anything else is begun: nobody else
-    confirms it."""
+    """The activation that has not ended, of whatever system."""
     running = facts.activation
     is_over = running is None or running.state in _ENDED or running.boot_id != facts.boot_id
     return None if is_over else running

@@ -30,9 +30,9 @@ _BUILT = ConditionType.CONFIGURATION_BUILT
 
 
 def built(desired: Desired, observed: Observed) -> Finding | None:
-    """None when the system is in the machine's store, and while the machine is switched to another one."""
+    """None when the system is in the machine's store."""
     facts, evaluation = observed.host.facts, observed.evaluation
-    if facts is None or evaluation is None or is_there(observed) or activation.under_way(facts) is not None:
+    if facts is None or evaluation is None or is_there(observed):
         return None
     if facts.free_bytes < LEAST_FREE_BYTES:
         free, least = facts.free_bytes // 1024**2, LEAST_FREE_BYTES // 1024**2

@@ -105,6 +105,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(host.owned),
     Gate(host.of_declared_system),
     Repair(build_on_target.nothing_else_built),
+    Gate(activation.followed),
     Repair(system.source_gone),
     Gate(system.resolved),
     Gate(system.fetched),
