@@ -1,0 +1,66 @@
+"""Configurations on a real nixpkgs, in a store of their own: on this machine's Nix and on that of the operator's image.
+
+`LAB_REAL_NIXPKGS` names the folder, any checkout from 20.09 on; without it nothing of this runs. The tests themselves
+are in `on_a_real_nixpkgs/`, see nix_namespace.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contract import nix_namespace
+from nixops_lab import image
+
+TREE = os.environ.get("LAB_REAL_NIXPKGS")
+SUITE = Path(__file__).parent / "on_a_real_nixpkgs" / "configurations.py"
+THE_POD_S_USER = 65532
+LIMIT = 1500  # s; some thirty evaluations of 3 s of CPU each
+
+pytestmark = [
+    pytest.mark.real_nixpkgs,
+    pytest.mark.skipif(TREE is None, reason="LAB_REAL_NIXPKGS names no nixpkgs"),
+    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("nix-store") is None, reason="needs root and Nix"),
+]
+
+
+@pytest.mark.timeout(LIMIT + 300)  # the image may have to be built first
+@pytest.mark.parametrize("is_image", [False, True], ids=["this machine's Nix", "the image's Nix"])
+def test_configurations_on_a_real_nixpkgs(tmp_path_factory: pytest.TempPathFactory, is_image: bool) -> None:
+    assert TREE is not None
+    place = tmp_path_factory.mktemp("real-nixpkgs")
+    for folder in (place, *place.parents[:2]):
+        folder.chmod(0o755)
+    work, store, aside = place / "work", place / "store", place / "aside"
+    for folder in (work, store, aside):
+        folder.mkdir()
+        os.chown(folder, THE_POD_S_USER, THE_POD_S_USER)
+    argv = [
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-o", "timeout=300"),
+        *(f"--basetemp={work / 'tmp'}", str(SUITE)),
+    ]
+    if is_image:
+        shown = (work, Path(TREE))
+        argv = nix_namespace.command_in_root(
+            image.build_root(), argv, store=store, uid=THE_POD_S_USER, aside=aside, shown=shown
+        )
+    else:
+        argv = nix_namespace.command(argv, store=store, uid=THE_POD_S_USER, aside=aside)
+    repository = nix_namespace.REPOSITORY
+    environment = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(work),
+        "TMPDIR": str(work),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": f"{repository}/operator:{repository}/tests",
+        "LAB_REAL_NIXPKGS": TREE,
+    }
+    done = subprocess.run(
+        argv, env=environment, cwd=repository, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
