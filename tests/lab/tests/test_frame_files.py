@@ -157,7 +157,7 @@ class TestOperator:
         assert found["resyncPeriod"] == "1s"
         assert found["aws"] == {"endpointUrl": "http://127.0.0.1:1002", "maxAttempts": 3}
         assert found["hosts"] == {"allowedCidrs": ["10.0.0.0/8"]}
-        assert found["nix"] == {"nixpkgs": {"path": str(paths.nixpkgs)}}
+        assert found["nix"] == {"nixpkgs": {"path": str(paths.nixpkgs)}, "substituters": []}
 
     @pytest.mark.parametrize("pair", ["novalue", "=5"])
     def test_a_setting_without_key_or_value_is_refused(self, pair: str) -> None:
