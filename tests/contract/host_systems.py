@@ -102,7 +102,9 @@ TRIALS: Mapping[str, Trial] = {
     "slow": Trial("export PATH=/usr/bin:/bin; echo begun; sleep 300; echo slow > $out", Build(seconds=300)),
     "fails": Trial(
         "echo there is no such header; exit 3",
-        Build(seconds=1, service_result="exit-code", log='@nix {"action":"msg","level":0,"msg":"no such header"}\n'),
+        Build(
+            seconds=1, service_result="exit-code", log='@nix {"action":"msg","level":0,"msg":"error: no such header"}\n'
+        ),
     ),
 }
 

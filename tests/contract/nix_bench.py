@@ -14,7 +14,7 @@ from nixops_operator.adapters.nix.programs import output_of, trusted_environment
 from nixops_operator.adapters.nix.sandboxed_nix import box_of
 from nixops_operator.facts.nix import EvaluationRequest, Module, Source
 
-BOX = BoxKind(os.environ["BOX"])
+BOX = BoxKind(os.environ.get("BOX", BoxKind.NAMESPACES))
 """The box of this run."""
 
 PYTHON = "/usr/bin/python3"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import tarfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -72,8 +73,12 @@ async def test_nixpkgs_by_content(scratch: Path, signing_key: str, tmp_path: Pat
     (tree / "machines/box.nix").write_text("{ imports = [ ./more.nix ]; }")
     (tree / "machines/more.nix").write_text("{ environment.etc.from-archive.text = builtins.readFile ./text; }")
     (tree / "machines/text").write_text("hello")
+    # Other tests may have stored nixpkgs itself in this store.
+    own_nixpkgs = tmp_path / "nixpkgs"
+    shutil.copytree(nixpkgs_folder(), own_nixpkgs, symlinks=True)
+    (own_nixpkgs / "another").write_text("another nixpkgs")
     async with (
-        serving(tarball(nixpkgs_folder()), asked) as url,
+        serving(tarball(own_nixpkgs), asked) as url,
         serving(tarball(tree), []) as own,
         fetching(scratch, signing_key) as nix,
     ):
@@ -84,7 +89,7 @@ async def test_nixpkgs_by_content(scratch: Path, signing_key: str, tmp_path: Pat
         count = len(asked)
         assert await nix.fetch(Archive(f"{url}/moved", right), told.append) == nixpkgs
         assert len(asked) == count
-        assert nixpkgs == await nix.add_path(nixpkgs_folder())
+        assert nixpkgs == await nix.add_path(own_nixpkgs)
         source = await nix.fetch(Archive(own, await right_hash(nix, own)), lambda _: None)
         module = Module("machines/box.nix", path="machines/box.nix")
         evaluation = await nix.evaluate(replace(request(nixpkgs), source=source, modules=(module,)))

@@ -12,10 +12,11 @@ from nixops_lab import debian
 NAME = "docker.io/library/debian:trixie-slim"
 SUITE = "trixie"
 SOURCES = "etc/apt/sources.list.d/debian.sources"
+# Stand for those of the published image: builds see this machine's own in their place (reach.py).
 PUBLISHED_MIRRORS = {
-    "": "http://deb.debian.org/debian",
-    "-updates": "http://deb.debian.org/debian",
-    "-security": "http://deb.debian.org/debian-security",
+    "": "http://mirror.example.org/debian",
+    "-updates": "http://mirror.example.org/debian",
+    "-security": "http://mirror.example.org/debian-security",
 }
 
 
