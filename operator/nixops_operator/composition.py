@@ -38,10 +38,11 @@ from nixops_operator.adapters.nix.substitution import Substituter
 from nixops_operator.adapters.nix.unpacking import TreeLimits
 from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
 from nixops_operator.api.machine_spec import BuildOn
+from nixops_operator.builder_trial import until_builders_work
 from nixops_operator.cache import Cache
 from nixops_operator.effects import Layer, Layered
 from nixops_operator.egress_policy import EgressPolicy
-from nixops_operator.errors import Retry
+from nixops_operator.errors import OperatorError, Retry
 from nixops_operator.exits import Ended, Exit
 from nixops_operator.facts.kube import Key
 from nixops_operator.facts.nix import Archive, Folder, Tree
@@ -231,16 +232,29 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
     )
     try:
         await nix.probe()
-        try:
-            await nix.probe_builder()
-        except SandboxUnsafe as error:
-            if chosen.build.on is BuildOn.OPERATOR:
-                raise
-            log.info("machines build their systems themselves: %s", error.message)
+        await _try_builders(nix, chosen.build.on, stack)
     except SandboxUnsafe as error:
         why = f"no safe evaluation, or no build, on this node: {error.message}. {box.remedy}"
         raise Ended(Exit.UNSAFE, why) from error
     return cast(Nix, Layered(nix, Nix, core.layers))
+
+
+async def _try_builders(nix: SandboxedNix, place: BuildOn, stack: contextlib.AsyncExitStack) -> None:
+    """Where builders do not work now, they are tried again until the stack ends. Raises SandboxUnsafe if they cannot
+    be confined, and the administrator wants every system built here."""
+    try:
+        await nix.probe_builder()
+    except OperatorError as error:
+        if place is BuildOn.OPERATOR and isinstance(error, SandboxUnsafe):
+            raise
+        log.warning("nothing is built here for now, with build.on Auto machines do it themselves: %s", error.message)
+        again = asyncio.create_task(until_builders_work(nix.probe_builder, error.message), name="builders")
+        stack.push_async_callback(_end, again)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _credentials(file: Path | None) -> dict[str, Credential]:

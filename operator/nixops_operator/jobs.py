@@ -53,6 +53,10 @@ RETRY_AFTER = timedelta(seconds=2)
 LONGEST_RETRY = timedelta(minutes=5)
 BLOCKED_AFTER = timedelta(minutes=10)
 """A job that failed for good (Blocked, Lost) is tried again this slowly: a disk may have been full."""
+HEALING_AFTER = timedelta(seconds=30)
+"""The first pause, doubled up to BLOCKED_AFTER, of those whose failure may lie with others: what a cache or a server
+lacks now, it may have in a moment. The same evaluation fails for the same reason again, and a person must act."""
+_MAY_HEAL = frozenset({FETCH, BUILD, REALISE})
 
 DEADLINES: Mapping[str, timedelta] = {
     # Far above what the work allows itself: no bug and no silent peer holds a place for ever.
@@ -270,12 +274,7 @@ class Jobs(Generic[K]):
             return
         job.task = None
         job.failures += 1
-        if isinstance(error, Blocked | Lost):
-            wait = BLOCKED_AFTER
-        elif isinstance(error, Retry) and error.after is not None:
-            wait = error.after
-        else:
-            wait = min(RETRY_AFTER * 2 ** min(job.failures - 1, 10), LONGEST_RETRY)
+        wait = _pause(kind_of(job.name), error, job.failures)
         job.state = Failed(error)
         loop = asyncio.get_running_loop()
         job.retry_at = loop.time() + wait.total_seconds()
@@ -441,6 +440,16 @@ class _Places:
                 if not line:
                     del self._lines[namespace]
         ticket.namespaces.clear()
+
+
+def _pause(kind: str, error: OperatorError, failures: int) -> timedelta:
+    """How long a job waits to be tried again, after that many failures in a row."""
+    doubled: int = 2 ** min(failures - 1, 10)
+    if isinstance(error, Blocked | Lost):
+        return min(HEALING_AFTER * doubled, BLOCKED_AFTER) if kind in _MAY_HEAL else BLOCKED_AFTER
+    if isinstance(error, Retry) and error.after is not None:
+        return error.after
+    return min(RETRY_AFTER * doubled, LONGEST_RETRY)
 
 
 def unexpected(error: BaseException) -> Retry:

@@ -36,7 +36,7 @@ class FakeNix:
         self.archives: dict[str, Mapping[str, bytes]] = {}  # URL → files of the tree in it
         self.systems: dict[str, str] = {}  # .drv → toplevel
         self.built: set[str] = set()
-        self.can_build = True
+        self.obstacles: dict[str, str] = {}  # system → why nothing can be built for it
         self.warnings: dict[str, tuple[str, ...]] = {}  # machine → warnings
 
     @effect("nix.push_derivations")
@@ -104,6 +104,9 @@ class FakeNix:
         progress("1 of 1 built")
         self.built.add(self.systems[drv_path])
         return self.systems[drv_path]
+
+    def no_builder(self, system: str) -> str | None:
+        return self.obstacles.get(system)
 
     @effect("nix.push")
     async def copy(self, toplevel: str, daemon_socket: Path, progress: Progress) -> None:

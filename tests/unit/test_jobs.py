@@ -16,7 +16,7 @@ from nixops_operator.jobs import REMEMBERED_RESULTS, Done, Failed, Jobs, Running
 from unit.counting import lines_run
 from unit.fake_time import run
 
-BUILD = "build:drv"
+BUILD, EVALUATE = "build:drv", "evaluate:hash"
 
 
 def who(name: str, namespace: str = "one") -> Key:
@@ -104,11 +104,11 @@ def test_a_limit_of_one_kind_holds_no_other_up():
 def test_a_failed_job_is_due_again_in_time_and_says_so(error, seconds):
     async def go() -> tuple[object, object, list[tuple[float, Key]]]:
         bench = Bench()
-        bench.jobs.start(BUILD, A, bench.work(0, error))
+        bench.jobs.start(EVALUATE, A, bench.work(0, error))
         await asyncio.sleep(seconds - 0.5)
-        before = bench.state()
+        before = bench.state(name=EVALUATE)
         await asyncio.sleep(1)
-        return before, bench.state(), bench.woken
+        return before, bench.state(name=EVALUATE), bench.woken
 
     before, after, woken = run(go())
     assert isinstance(before, Failed)
@@ -116,6 +116,27 @@ def test_a_failed_job_is_due_again_in_time_and_says_so(error, seconds):
     assert isinstance(after, Failed)
     assert after.is_due
     assert [moment for moment, _ in woken] == [0.0, float(seconds)]
+
+
+@pytest.mark.parametrize("job", ["fetch:tree", "build:drv", "realise:host:drv"])
+def test_what_others_lack_now_is_soon_looked_for_again_and_then_ever_more_slowly(job):
+    """A path that a cache does not have yet, a source that its server lost for a moment."""
+    waits: list[float] = []
+
+    async def go() -> None:
+        bench = Bench()
+        for _ in range(7):
+            bench.jobs.start(job, A, bench.work(0, Blocked(Reason.BUILD_FAILED, "not there")))
+            began = asyncio.get_running_loop().time()
+            while True:
+                await asyncio.sleep(1)
+                state = bench.state(name=job)
+                if isinstance(state, Failed) and state.is_due:
+                    break
+            waits.append(asyncio.get_running_loop().time() - began)
+
+    run(go())
+    assert waits == [30, 60, 120, 240, 480, 600, 600]
 
 
 def test_a_bug_is_told_without_its_text():

@@ -36,13 +36,14 @@ def observed(desired: Any, default: Tree = MOUNTED, **config_maps: dict[str, byt
     """What one pass finds where these ConfigMaps are."""
 
     async def look() -> ObservedSystem:
-        kube = FakeKube()
+        kube, nix = FakeKube(), FakeNix()
+        nix.obstacles["aarch64-linux"] = "the operator's node is x86_64-linux"
         kube.config_maps.update({("default", name): data for name, data in config_maps.items()})
         world = World(
             cluster_id=CLUSTER_ID,
             policy=Policy(NIXOS_OWNER, "nixos/25.11*", HostPolicy(), default, timedelta(minutes=30)),
             kube=cast("Any", kube),
-            nix=FakeNix(),
+            nix=nix,
             cache=Cache(),
             clouds=cast("Any", None),
             hosts=cast("Any", None),
@@ -93,6 +94,11 @@ def test_a_source_that_has_gone_leaves_what_was_confirmed_from_it(status: dict[s
 
     assert found.error is not None
     assert (found.error.reason, found.confirmed) == (Reason.SOURCE_NOT_FOUND, confirmed)
+
+
+@pytest.mark.parametrize(("system", "place"), [("x86_64-linux", "Operator"), ("aarch64-linux", "Target")])
+def test_a_machine_of_another_architecture_than_the_operator_builds_its_system_itself(system: str, place: str):
+    assert observed(host_machine(configuration=INLINE | {"system": system})).build_on == place
 
 
 def test_a_source_that_cannot_be_used_any_more_leaves_nothing():

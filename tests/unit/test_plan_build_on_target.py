@@ -48,6 +48,7 @@ COPY = f"copy:{UID}:{DRV}"
 REALISE = f"realise:{UID}:{DRV}"
 OTHER_DRV = DRV.replace("33333", "44444")
 ON_TARGET = replace(RESOLVED, build_on=BuildOn.TARGET)
+OBSTACLE = "the operator's node is another one"
 WAITS = Retry(Reason.BUILD_FAILED, "the cache is down")
 FAILS = Blocked(Reason.BUILD_FAILED, "build of httpd failed")
 
@@ -57,17 +58,17 @@ STOP_STEP = steps.StopBuild(f"host:{UID}:stop-build")
 
 
 @pytest.mark.parametrize(
-    ("asked", "default", "can_build", "place"),
+    ("asked", "default", "obstacle", "place"),
     [
-        pytest.param("Auto", "Auto", True, "Operator", id="Auto: the operator where a builder can be confined"),
-        pytest.param("Auto", "Auto", False, "Target", id="Auto: else the machine"),
-        pytest.param("Auto", "Target", True, "Target", id="the administrator's choice"),
-        pytest.param("Operator", "Target", True, "Operator", id="the spec's, over it"),
-        pytest.param("Target", "Operator", False, "Target", id="the machine can always"),
+        pytest.param("Auto", "Auto", None, "Operator", id="Auto: the operator where it can"),
+        pytest.param("Auto", "Auto", OBSTACLE, "Target", id="Auto: else the machine"),
+        pytest.param("Auto", "Target", None, "Target", id="the administrator's choice"),
+        pytest.param("Operator", "Target", None, "Operator", id="the spec's, over it"),
+        pytest.param("Target", "Operator", OBSTACLE, "Target", id="the machine can always"),
     ],
 )
-def test_where_a_system_is_built(asked: str, default: str, can_build: bool, place: str) -> None:
-    assert build_place(BuildOn(asked), BuildOn(default), can_build=can_build) is BuildOn(place)
+def test_where_a_system_is_built(asked: str, default: str, obstacle: str | None, place: str) -> None:
+    assert build_place(BuildOn(asked), BuildOn(default), obstacle) is BuildOn(place)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +76,8 @@ def test_where_a_system_is_built(asked: str, default: str, can_build: bool, plac
     [("Operator", "Auto", "spec.configuration.build.on"), ("Auto", "Operator", "the operator's setting nix.build.on")],
 )
 def test_a_choice_that_cannot_be_is_named(asked: str, default: str, named: str) -> None:
-    with pytest.raises(Blocked, match=f"set {named} to Target") as caught:
-        build_place(BuildOn(asked), BuildOn(default), can_build=False)
+    with pytest.raises(Blocked, match=f"{OBSTACLE}; set {named} to Target") as caught:
+        build_place(BuildOn(asked), BuildOn(default), OBSTACLE)
     assert caught.value.reason is Reason.BUILD_FAILED
 
 

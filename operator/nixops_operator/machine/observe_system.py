@@ -28,7 +28,7 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, host: ObservedH
         modules = await _modules(desired, files, world)
         nixpkgs_path, nixpkgs = _nixpkgs(desired, files, world)
         system = await _system_kind(desired, world)
-        build_on = build_place(configuration.build.place, world.policy.build_on, can_build=world.nix.can_build)
+        build_on = build_place(configuration.build.place, world.policy.build_on, world.nix.no_builder(system))
     except OperatorError as error:
         return ObservedSystem(error=error, confirmed=_confirmed(desired, error))
     state_version = _state_version(desired, cloud, host)

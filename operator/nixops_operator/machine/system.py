@@ -44,16 +44,15 @@ def input_hash(given: SystemInput) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def build_place(asked: BuildOn, default: BuildOn, *, can_build: bool) -> BuildOn:
-    """Target or Operator. `asked`: by the machine's spec; `default`: the operator's setting. Raises Blocked where the
-    operator is to build and no builder can be confined."""
+def build_place(asked: BuildOn, default: BuildOn, obstacle: str | None) -> BuildOn:
+    """Target or Operator. `asked`: by the machine's spec; `default`: the operator's setting; `obstacle`: why the
+    operator cannot build it. Raises Blocked where it is to build it all the same."""
     chosen = default if asked is BuildOn.AUTO else asked
     if chosen is BuildOn.AUTO:
-        return BuildOn.OPERATOR if can_build else BuildOn.TARGET
-    if chosen is BuildOn.OPERATOR and not can_build:
+        return BuildOn.OPERATOR if obstacle is None else BuildOn.TARGET
+    if chosen is BuildOn.OPERATOR and obstacle is not None:
         whose = "the operator's setting nix.build.on" if asked is BuildOn.AUTO else "spec.configuration.build.on"
-        message = f"the operator cannot confine a builder on its node, so it builds nothing; set {whose} to Target"
-        raise Blocked(Reason.BUILD_FAILED, message)
+        raise Blocked(Reason.BUILD_FAILED, f"{obstacle}; set {whose} to Target, or to Auto")
     return chosen
 
 

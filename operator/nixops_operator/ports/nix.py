@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from nixops_operator.effects import effect, port
+from nixops_operator.effects import effect, look, port
 from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Module, Source
 
 Progress = Callable[[str], None]
@@ -81,10 +81,10 @@ class Nix(Protocol):
         """Copy a derivation with all that it is built from (derivations and sources, no results) into the store behind
         `daemon_socket`, in one stream. All of it is named by its content and needs no signature. As `copy`."""
 
-    @property
-    def can_build(self) -> bool:
-        """Whether a builder can be confined here, as the probe at the start has found. Without it `build` is never
-        to be called."""
+    @look
+    def no_builder(self, system: str) -> str | None:
+        """Why nothing can be built here for `system`, for people; None if it can. The answer may change: builders are
+        tried again where they failed. With an answer `build` is not to be called."""
 
     @property
     def public_key(self) -> str:

@@ -398,7 +398,20 @@ async def test_a_node_that_cannot_build_is_known_at_the_start(
     nix: SandboxedNix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await nix.probe_builder()
+    assert nix.no_builder("x86_64-linux") is None
+    assert nix.no_builder("aarch64-linux") == "the operator's node is x86_64-linux and builds nothing for aarch64-linux"
     monkeypatch.setattr(builder_module, "PROCESSES", ("bwrap", "--no-such-option"))
     monkeypatch.setattr(builder_module, "ROOT_PROCESSES", ("bwrap", "--no-such-option"))
-    with pytest.raises(SandboxUnsafe, match="builds are not possible: "):
+    with pytest.raises(SandboxUnsafe, match="cannot confine a builder on its node: "):
         await nix.probe_builder()
+    assert "cannot confine a builder" in str(nix.no_builder("x86_64-linux"))
+    monkeypatch.undo()
+    await nix.probe_builder()
+    assert nix.no_builder("x86_64-linux") is None
+
+
+async def test_a_full_disk_says_nothing_about_the_node(signing_key: str, scratch: Path) -> None:
+    full = SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX, build_limits=BuildLimits(disk=2**62))
+    with pytest.raises(Retry, match="could not try a builder: the operator's disk is full"):
+        await full.probe_builder()
+    assert "disk is full" in str(full.no_builder("x86_64-linux"))

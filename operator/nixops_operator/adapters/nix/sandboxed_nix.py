@@ -60,6 +60,7 @@ _SOURCE_BYTES = 256 * 1024**2
 _TEXTS_FILES = 1000
 _TEXTS_BYTES = 4 * 1024**2
 _PROGRESS_SECONDS = 1.0
+_SYSTEM = f"{os.uname().machine}-linux"
 
 Progress = Callable[[str], None]
 
@@ -111,7 +112,7 @@ class SandboxedNix:
         self._box = box_of(box, scratch, evaluation_limits, self._disk)
         self._evaluator = Evaluator(scratch, self._box, evaluation_limits, evaluations, self._disk)
         self._build_limits = build_limits
-        self._can_build = False
+        self._builder_trouble: str | None = "builders were not tried yet"
         self._egress = egress or Egress(EgressPolicy())
         self._trees = FetchedTrees(self._egress, scratch, source_limits, self._disk)
         self._substitution = Substitution(self._egress, scratch, substituters, credentials or {})
@@ -133,23 +134,33 @@ class SandboxedNix:
         await probe(self._evaluator, self._scratch)
 
     async def probe_builder(self) -> None:
-        """Build something trivial: `can_build` from then on. Raises SandboxUnsafe if nothing can be built here."""
-        system = f"{os.uname().machine}-linux"
+        """Build something trivial: `no_builder` knows from then on what came of it.
+
+        Raises Retry if it was the disk, SandboxUnsafe if nothing can be built here.
+        """
         # Another one each time, or it would be there already.
         builder = f'builder = "/bin/sh"; args = [ "-c" "echo {secrets.token_hex(8)} >$out" ];'
-        text = f'let built = derivation {{ name = "probe"; system = "{system}"; {builder} }}; in '
+        text = f'let built = derivation {{ name = "probe"; system = "{_SYSTEM}"; {builder} }}; in '
         text += "{ inherit (built) drvPath; toplevel = built.outPath; warnings = [ ]; }"
         try:
+            self._disk.check()
             evaluation = await self._evaluator.evaluate(text, (), Names({}))
             await self.build(evaluation.drv_path, lambda _: None)
             await asyncio.to_thread((_ROOTS / Path(evaluation.drv_path).stem).unlink)
+        except (DiskLowError, OSError) as error:
+            self._builder_trouble = f"the operator could not try a builder: {error}"
+            raise Retry(Reason.BUILDING, self._builder_trouble) from error
         except OperatorError as error:
-            raise SandboxUnsafe(f"builds are not possible: {error.message}") from error
-        self._can_build = True
+            self._builder_trouble = f"the operator cannot confine a builder on its node: {error.message}"
+            if self._disk.explained(error.message) is not None:
+                raise Retry(Reason.BUILDING, self._builder_trouble) from error
+            raise SandboxUnsafe(self._builder_trouble) from error
+        self._builder_trouble = None
 
-    @property
-    def can_build(self) -> bool:
-        return self._can_build
+    def no_builder(self, system: str) -> str | None:
+        if system != _SYSTEM:
+            return f"the operator's node is {_SYSTEM} and builds nothing for {system}"
+        return self._builder_trouble
 
     async def add_tree(self, files: Mapping[str, bytes]) -> Source:
         _judge_files(files)
