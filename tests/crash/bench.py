@@ -420,6 +420,7 @@ class Operator:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._ended.wait()
+            if self._ended.is_set():  # maybe at the very end of the second
                 return False
             worlds.judge.holds()
             assert not any(worker.done() for worker in workers), "a worker ended"

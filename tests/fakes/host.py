@@ -144,6 +144,7 @@ class FakeMachine:
         self.valid_paths = {system}
         self.roots: dict[str, str] = {}
         self.outcomes: dict[str, Switch] = {}
+        self.other_switches = Switch()  # how those go that are not among them
         self.builds: dict[str, Build] = {}  # .drv → how it goes
         self.other_builds = Build()  # how those go that are not among them
         self.under_build: UnderBuild | None = None
@@ -164,6 +165,10 @@ class FakeMachine:
     def building(self) -> str | None:
         now = self.under_build
         return now.request.drv_path if now is not None and now.ends_at is not None else None
+
+    def outcome(self, toplevel: str) -> Switch:
+        """How its switch-to-configuration goes."""
+        return self.outcomes.get(toplevel, self.other_switches)
 
     def target(self) -> HostTarget:
         """How to reach it as it should be reached."""
@@ -249,7 +254,7 @@ class FakeMachine:
         request = activation.request
         timeout = request.timeout.total_seconds()
         activation.deadman_at = self.now + timeout + request.confirm_timeout.total_seconds() + DEADMAN_MARGIN
-        outcome = self.outcomes.get(request.toplevel, Switch())
+        outcome = self.outcome(request.toplevel)
         activation.state = ActivationState.SWITCHING
         activation.was_touched = True
         activation.unit_ends_at = self.now + min(outcome.seconds, timeout)
@@ -373,7 +378,7 @@ class FakeMachine:
         return min((event for event in events if event[0] <= until), key=lambda event: event[0], default=None)
 
     def _unit_runs_out(self, activation: Activation) -> None:
-        outcome = self.outcomes.get(activation.request.toplevel, Switch())
+        outcome = self.outcome(activation.request.toplevel)
         is_late = outcome.seconds > activation.request.timeout.total_seconds() or math.isinf(outcome.seconds)
         if not is_late:
             self._take_effect(activation, outcome)
@@ -405,7 +410,7 @@ class FakeMachine:
             return
         request = activation.request
         is_current = self.current_system == request.toplevel
-        outcome = self.outcomes.get(request.toplevel, Switch())
+        outcome = self.outcome(request.toplevel)
         if is_current and (exit_status == 0 or (exit_status == 4 and not outcome.hides_failed_script)):
             self.lists_left = False
             activation.state = ActivationState.SWITCHED
@@ -453,7 +458,7 @@ class FakeMachine:
         if self.profile_system != toplevel:
             self.profile_system = toplevel
             self.profile_generation = (self.profile_generation or 0) + 1
-        error = self.outcomes.get(toplevel, Switch()).boot_loader_error
+        error = self.outcome(toplevel).boot_loader_error
         if error is not None:
             raise _refused(self, command, error)
         self.boot_entry = toplevel

@@ -155,6 +155,13 @@ def activation(
     }
 
 
+def failed(*toplevels: str) -> dict[str, Any]:
+    """`status.failedRevisions`, the newest last."""
+    message = "switch-to-configuration ended with exit code 2"
+    one = {"reason": "ActivationFailed", "message": message, "exitStatus": 2}
+    return {"failedRevisions": [{"toplevel": toplevel, **one} for toplevel in toplevels]}
+
+
 def activation_id(toplevel: str, attempt: int) -> str:
     return f"{toplevel.removeprefix('/nix/store/')[:8]}-{attempt}"
 

@@ -99,19 +99,19 @@ def request(attempt: int = 1, previous: str = OLD, toplevel: str = NEW) -> Activ
         pytest.param(
             host_machine(activation(attempt=1)),
             host(OLD, OLD, activation=on_host(A.PREPARED, boot="boot-0")),
-            steps.RecordActivation(request(2)),
+            steps.RecordActivation(request(2), is_repeat=True),
             id="prepared before a restart of the host: another attempt",
         ),
         pytest.param(
             host_machine(activation(attempt=1)),
             host(OLD, OLD, activation=on_host(A.SWITCHING, boot="boot-0")),
-            steps.RecordActivation(request(2)),
+            steps.RecordActivation(request(2), is_repeat=True),
             id="switching before a restart of the host: another attempt",
         ),
         pytest.param(
             host_machine(activation(attempt=1)),
             host(OLD, OLD, activation=on_host(A.SWITCHED, boot="boot-0")),
-            steps.RecordActivation(request(2)),
+            steps.RecordActivation(request(2), is_repeat=True),
             id="switched before a restart of the host: another attempt",
         ),
         pytest.param(
@@ -197,80 +197,6 @@ def test_it_is_followed_whatever_has_become_of_the_newest_configuration(jobs):
     assert (found.verdict.outcome, found.verdict.reason) == (Outcome.WORKING, Reason.CONFIRMING)
 
 
-@pytest.mark.parametrize(
-    ("last", "says"),
-    [
-        pytest.param(
-            on_host(A.ROLLED_BACK, exit_status=0, result="success"),
-            "not be reached over a new connection within activation.confirmTimeout; the previous system runs again",
-            id="not confirmed in time",
-        ),
-        pytest.param(on_host(A.ROLLED_BACK, exit_status=2, result="exit-code"), "exit code 2", id="mixed: exit 2"),
-        pytest.param(
-            on_host(A.ROLLED_BACK, result="timeout"), "did not end within activation.timeout", id="switch timed out"
-        ),
-        pytest.param(on_host(A.ROLLED_BACK, result="signal"), "did not end by itself", id="switch was killed"),
-        pytest.param(
-            on_host(A.FAILED, exit_status=1, result="exit-code"),
-            "exit code 1; nothing was changed",
-            id="refused: exit 1",
-        ),
-    ],
-)
-def test_a_bad_revision_is_not_tried_again(last, says):
-    found = planned(host_machine(activation()), seen(host=host(OLD, OLD, activation=last)))
-
-    assert found.steps == ()
-    assert (found.verdict.outcome, found.verdict.reason) == (Outcome.STALLED, Reason.ACTIVATION_FAILED)
-    assert says in found.verdict.message
-
-
-@pytest.mark.parametrize(
-    ("desired", "last"),
-    [
-        pytest.param(
-            host_machine(activation(), annotations={"nixops.dev/reconcile-requested-at": "now"}),
-            on_host(A.ROLLED_BACK),
-            id="asked for by annotation",
-        ),
-        pytest.param(
-            host_machine(activation(), annotations={"reconcile.fluxcd.io/requestedAt": "now"}),
-            on_host(A.ROLLED_BACK),
-            id="asked for by Flux's annotation",
-        ),
-        pytest.param(
-            host_machine(activation(BY_HAND)), on_host(A.ROLLED_BACK, BY_HAND), id="another system is wanted now"
-        ),
-        pytest.param(host_machine(), on_host(A.ROLLED_BACK), id="an earlier life of this object tried it"),
-    ],
-)
-def test_a_failed_activation_is_tried_again(desired, last):
-    (step,) = planned(desired, seen(host=host(OLD, OLD, activation=last))).steps
-
-    assert step == steps.RecordActivation(request(2))
-
-
-@pytest.mark.parametrize("exit_status", [0, 4])
-def test_a_system_that_nobody_was_there_to_confirm_is_tried_once_more(exit_status):
-    """The operator did not run, or was suspended: that says nothing about the system. Once, because a system that cuts
-    the operator off from everything looks the same."""
-    back = seen(host=host(OLD, OLD, activation=on_host(A.ROLLED_BACK, exit_status=exit_status, result="success")))
-
-    first = planned(host_machine(activation(result="RolledBack", awaited=False)), back)
-    second = planned(host_machine(activation(result="RolledBack", awaited=False, repeated=True)), back)
-
-    assert first.steps == (steps.RecordActivation(request(2), is_repeat=True),)
-    assert second.steps == ()
-    assert (second.verdict.outcome, second.verdict.reason) == (Outcome.STALLED, Reason.ACTIVATION_FAILED)
-    assert second.verdict.message.startswith("twice the operator was not there to confirm")
-
-
-def test_a_switch_that_failed_is_not_tried_again_because_nobody_watched():
-    failed = seen(host=host(OLD, OLD, activation=on_host(A.ROLLED_BACK, exit_status=2, result="exit-code")))
-
-    assert planned(host_machine(activation(awaited=False)), failed).steps == ()
-
-
 def test_somebody_elses_switch_is_waited_for():
     """Each attempt meets the lock at once: without a pause they would follow each other by the second."""
     met = seen(host=host(OLD, OLD, activation=on_host(A.FAILED, exit_status=11, result="exit-code")))
@@ -280,13 +206,6 @@ def test_somebody_elses_switch_is_waited_for():
 
     assert (soon.verdict.outcome, soon.steps) == (Outcome.RETRYING, ())
     assert later.steps == (steps.RecordActivation(request(2)),)
-
-
-def test_an_answered_request_is_not_answered_again():
-    answered = activation() | {"lastHandledReconcileAt": "now"}
-    desired = host_machine(answered, annotations={"nixops.dev/reconcile-requested-at": "now"})
-
-    assert planned(desired, seen(host=host(OLD, OLD, activation=on_host(A.ROLLED_BACK)))).steps == ()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, StringConstraints, ValidationError
 
 from nixops_operator.api.field_types import (
+    IN_ORDER,
     MERGED_BY_NAME,
     SET,
     Line,
@@ -192,6 +193,22 @@ class ActivationStatus(StatusModel):
     """Whether it repeats one of the same system that went back because nobody was there to confirm it."""
 
 
+MOST_FAILED_REVISIONS = 5
+
+
+class FailedRevisionStatus(StatusModel):
+    """A system that was activated and went wrong."""
+
+    toplevel: StorePath
+    """The system."""
+    reason: Word
+    """As in conditions."""
+    message: Line
+    """How it went wrong."""
+    exit_status: int | None = None
+    """Of switch-to-configuration; absent if it did not end by itself."""
+
+
 class OriginStatus(StatusModel):
     """The NixDeployment that a machine belongs to, or belonged to."""
 
@@ -250,6 +267,11 @@ class NixMachineStatus(StatusModel):
     """What the configuration's source was resolved to."""
     activation: ActivationStatus | None = None
     """The last activation."""
+    failed_revisions: Annotated[
+        tuple[FailedRevisionStatus, ...], Field(max_length=MOST_FAILED_REVISIONS, json_schema_extra=IN_ORDER)
+    ] = ()
+    """Systems that went wrong, the newest last. They are not tried again until the machine is asked to reconcile
+    (annotation nixops.dev/reconcile-requested-at)."""
 
 
 class MachinesStatus(StatusModel):

@@ -47,6 +47,15 @@ class ActivationState(StrEnum):
     FAILED = "failed"  # switch-to-configuration refused before changing anything
 
 
+UNCONFIRMED = (
+    ActivationState.PREPARED,
+    ActivationState.SWITCHING,
+    ActivationState.SWITCHED,
+    ActivationState.ROLLING_BACK,
+)
+"""Nobody has said yet that the machine stays on its new system; a restart ends these."""
+
+
 @dataclass(frozen=True)
 class ActivationFacts:
     """One activation directory on the host."""

@@ -20,7 +20,8 @@ from nixops_operator.api.status import RevertsStatus
 from nixops_operator.errors import Blocked, OperatorError
 from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed, Running
-from nixops_operator.machine import steps
+from nixops_operator.machine import bad_revisions, steps
+from nixops_operator.machine.bad_revisions import LOCK_HELD_EXIT
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import Observed
 from nixops_operator.planning import Area, Finding, found_error
@@ -29,18 +30,10 @@ from nixops_operator.verdict import Outcome
 HostStep = steps.Activate | steps.Confirm | steps.Commit | steps.RollBack | steps.Adopt | steps.Copy
 
 FOLLOW_EVERY = timedelta(seconds=1)
-LOCK_HELD_EXIT = 11
-"""switch-to-configuration's exit while another one holds its lock: a person switches
-(pkgs/by-name/sw/switch-to-configuration-ng)."""
-
-UNITS_FAILED_EXIT = 4
-"""Its exit when a unit is failed at the end; it can hide a failed activation script."""
 LOCK_HELD_WAIT = timedelta(seconds=15)
 
 MOST_REVERTS = 3
 REVERTS_WITHIN = timedelta(hours=1)
-
-_ALONE = "twice the operator was not there to confirm the new system within activation.confirmTimeout"
 
 _ENDED = (ActivationState.COMMITTED, ActivationState.ROLLED_BACK, ActivationState.FAILED)
 
@@ -60,7 +53,7 @@ def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | 
         return None  # the checks before have said why
     if facts.current_system == toplevel and not facts.lists_left:
         return _keep(desired, observed, facts, toplevel)
-    if (refused := _bad_revision(desired, observed, facts, toplevel)) is not None:
+    if (refused := bad_revisions.refused(desired, observed, facts, toplevel)) is not None:
         return refused
     if (waiting := _lock_held(desired, observed, facts, now)) is not None:
         return waiting
@@ -181,50 +174,6 @@ def _keep(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str)
     return _job_move(observed, steps.Adopt(job_names.adopt(desired.host_id, toplevel), toplevel), found)
 
 
-def _bad_revision(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Finding | None:
-    """The newest activation was of this very system and ended badly: not again, until something changes."""
-    last = facts.activation
-    if last is None or last.toplevel != toplevel or desired.requests.new is not None:
-        return None
-    if last.state not in (ActivationState.ROLLED_BACK, ActivationState.FAILED):
-        return None
-    if last.state is ActivationState.FAILED and last.exit_status == LOCK_HELD_EXIT:
-        return None
-    if desired.activation is None or desired.activation.id != last.id:
-        # Not our attempt, as far as the status remembers: an older life of this object may have made it.
-        return None
-    was_alone = _went_back_alone(desired, observed, facts)
-    if was_alone and not desired.activation.repeated:
-        return None
-    words = observed.host.telling_line
-    how = (_ALONE if was_alone else _how_it_ended(last)) + (f" ({words})" if words else "")
-    back = "the previous system runs again" if last.state is ActivationState.ROLLED_BACK else "nothing was changed"
-    message = (
-        f"{how}; {back}. Change the configuration, or ask again with the annotation nixops.dev/reconcile-requested-at"
-    )
-    return Finding(Outcome.STALLED, Reason.ACTIVATION_FAILED, message, ConditionType.CONFIGURATION_ACTIVE)
-
-
-def is_awaited(desired: Desired, observed: Observed) -> bool:
-    """Whether an operator was there for the end of the activation that the status tells of: it could not reach the
-    machine, or asked it for the confirmation."""
-    intent = desired.activation
-    if intent is None:
-        return False
-    is_asked = _job(desired, intent.id, "confirm") in observed.jobs
-    return intent.awaited or is_asked or observed.host.error is not None
-
-
-def _went_back_alone(desired: Desired, observed: Observed, facts: HostFacts) -> bool:
-    """The newest activation is ours and says nothing about its system: no operator was there to confirm it, because
-    it did not run, or was suspended. It is repeated once, not for ever: the machine may carry the operator itself."""
-    last, intent = facts.activation, desired.activation
-    if last is None or intent is None or last.id != intent.id:
-        return False
-    is_confirmable = last.state is ActivationState.ROLLED_BACK and last.exit_status in (0, UNITS_FAILED_EXIT)
-    return is_confirmable and not is_awaited(desired, observed)
-
-
 def _lock_held(desired: Desired, observed: Observed, facts: HostFacts, now: datetime) -> Finding | None:
     """The last attempt met somebody else's switch-to-configuration: let it end first."""
     last, intent = facts.activation, desired.activation
@@ -235,18 +184,6 @@ def _lock_held(desired: Desired, observed: Observed, facts: HostFacts, now: date
     message = f"somebody else's switch-to-configuration runs on {observed.host.address}; trying again after it"
     condition = ConditionType.CONFIGURATION_ACTIVE
     return Finding(Outcome.RETRYING, Reason.ACTIVATING, message, condition, look_again=LOCK_HELD_WAIT)
-
-
-def _how_it_ended(last: ActivationFacts) -> str:
-    if last.service_result == "timeout":
-        return "switch-to-configuration did not end within activation.timeout"
-    if last.exit_status == UNITS_FAILED_EXIT:
-        return "units or activation scripts failed (exit code 4), and the new system was not confirmed"
-    if last.exit_status == 0:
-        return "the new system could not be reached over a new connection within activation.confirmTimeout"
-    if last.exit_status is not None:
-        return f"switch-to-configuration ended with exit code {last.exit_status}"
-    return "switch-to-configuration did not end by itself"
 
 
 def _bring(
@@ -281,7 +218,7 @@ def _next_of_bringing(desired: Desired, observed: Observed, facts: HostFacts, to
         working = _working(Reason.ACTIVATING, f"{says}activating on {where}", FOLLOW_EVERY)
         return _on_host(observed, steps.Activate(_job(desired, intent.id, "activate"), brought_by, request), working)
     request = _request(desired, toplevel, facts.current_system, 1 + max(attempt, facts.highest_attempt))
-    is_repeat = intent is not None and intent.toplevel == toplevel and _went_back_alone(desired, observed, facts)
+    is_repeat = bad_revisions.is_repeat(desired, observed, facts, toplevel)
     record = steps.RecordActivation(request, is_repeat=is_repeat)
     return replace(_working(Reason.ACTIVATING, f"{says}activating on {where}"), steps=(record,))
 

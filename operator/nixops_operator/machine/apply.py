@@ -58,6 +58,10 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             fields = {"activation": written(_intent(step, world.now()))}
             reverts = {"reverts": written(step.reverts)} if step.reverts is not None else {}
             return await world.kube.write_intent(body, fields | reverts)
+        case steps.RecordRevisions(failed, result):
+            told = [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in failed]
+            ended = {"activation": {"result": result}} if result is not None else {}
+            return await world.kube.write_intent(body, {"failedRevisions": told or None} | ended)
         case steps.StartInstance() | steps.SetAttribute() | steps.RemoveTags():
             await _change_instance(step, desired, world)
         case _:

@@ -16,6 +16,7 @@ from nixops_operator.api.machine_spec import NixMachineSpec
 from nixops_operator.api.parse import parse_machine
 from nixops_operator.api.status import (
     ActivationStatus,
+    FailedRevisionStatus,
     LaunchStatus,
     OriginStatus,
     RestartsStatus,
@@ -58,6 +59,12 @@ class _Remembered(ReconciledObject):
     @cached_property
     def reverts(self) -> RevertsStatus | None:
         return read(RevertsStatus, self.status.get("reverts"))
+
+    @cached_property
+    def failed_revisions(self) -> tuple[FailedRevisionStatus, ...]:
+        """Systems that went wrong, the newest last."""
+        found = (read(FailedRevisionStatus, one) for one in self.status.get("failedRevisions") or ())
+        return tuple(one for one in found if one is not None)
 
     @property
     def host_id(self) -> str:

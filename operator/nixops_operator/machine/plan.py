@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from nixops_operator import account, in_use, job_names
 from nixops_operator.api.machine_spec import BuildOn, DriftPolicy
 from nixops_operator.api.reasons import Reason
-from nixops_operator.machine import activation, build_on_target, deletion, host, instance, launch, system
+from nixops_operator.machine import activation, bad_revisions, build_on_target, deletion, host, instance, launch, system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedCloud, ObservedLeaving
 from nixops_operator.planning import Area, Check, Finding, Gate, Plan, Repair, Rules, planned, walk
@@ -90,6 +90,7 @@ def _summary(desired: Desired, observed: Observed, now: datetime) -> Finding:
 
 CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Repair(_summary),
+    Repair(bad_revisions.remembered),
     Repair(system.ahead),
     Repair(in_use.kept),
     Gate(_in_cloud(_credentials_usable)),

@@ -10,9 +10,9 @@ from nixops_operator.api.machine_spec import BuildOn
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import InstanceState
-from nixops_operator.facts.host import ActivationState, HostFacts
+from nixops_operator.facts.host import UNCONFIRMED, ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed
-from nixops_operator.machine import activation, build_on_target, system
+from nixops_operator.machine import activation, bad_revisions, build_on_target, system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedLeaving
 from nixops_operator.planning import Finding, Plan, listed
@@ -22,17 +22,6 @@ from nixops_operator.verdict import Outcome
 _CREDENTIAL_REASONS = frozenset(
     {Reason.SECRET_NOT_FOUND, Reason.CREDENTIALS_FORBIDDEN, Reason.AUTH_FAILURE, Reason.EXPIRED, Reason.ACCESS_DENIED}
 )
-_UNCONFIRMED = (
-    ActivationState.PREPARED,
-    ActivationState.SWITCHING,
-    ActivationState.SWITCHED,
-    ActivationState.ROLLING_BACK,
-)
-_RESULTS = {
-    ActivationState.COMMITTED: "Succeeded",
-    ActivationState.ROLLED_BACK: "RolledBack",
-    ActivationState.FAILED: "Failed",
-}
 _OF_STATE = {
     InstanceState.PENDING: Reason.PENDING,
     InstanceState.STOPPING: Reason.STOPPING,
@@ -75,7 +64,7 @@ def _serves(observed: Observed) -> bool:
     if facts is None:
         return False
     last = facts.activation
-    is_confirmed = last is None or last.boot_id != facts.boot_id or last.state not in _UNCONFIRMED
+    is_confirmed = last is None or last.boot_id != facts.boot_id or last.state not in UNCONFIRMED
     return toplevel is not None and facts.current_system == toplevel and not facts.lists_left and is_confirmed
 
 
@@ -186,7 +175,8 @@ def _active(desired: Desired, observed: Observed, plan: Plan) -> Condition:
     facts, found = observed.host.facts, plan.worst(kind)
     if found is not None and found.reason is Reason.ACTIVATION_FAILED:
         last = facts.activation if facts is not None else None
-        is_back = last is not None and last.state is ActivationState.ROLLED_BACK
+        is_of_it = last is not None and last.toplevel == observed.toplevel
+        is_back = is_of_it and last is not None and last.state is ActivationState.ROLLED_BACK
         reason = Reason.ROLLED_BACK if is_back else Reason.ACTIVATION_FAILED
         return _is_not(kind, desired, reason, found.message)
     if found is not None:
@@ -287,13 +277,12 @@ def _links(facts: HostFacts) -> dict[str, Any]:
 
 def _activation(desired: Desired, observed: Observed) -> dict[str, Any]:
     """How the activation ended, or that this process is there for its end."""
-    intent, facts = desired.activation, observed.host.facts
+    intent = desired.activation
     if intent is None:
         return {}
-    last = facts.activation if facts is not None else None
     news: dict[str, Any] = {}
-    if last is not None and last.id == intent.id and last.state in _RESULTS:
-        news["result"] = _RESULTS[last.state]
-    if intent.result is None and activation.is_awaited(desired, observed):
+    if (result := bad_revisions.result(desired, observed)) is not None:
+        news["result"] = result
+    if intent.result is None and bad_revisions.is_awaited(desired, observed):
         news["awaited"] = True
     return {"activation": desired.status["activation"] | news} if news else {}

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from nixops_operator import retain
-from nixops_operator.api.status import LaunchStatus, RevertsStatus
+from nixops_operator.api.status import FailedRevisionStatus, LaunchStatus, RevertsStatus
 from nixops_operator.facts.host import ActivationRequest, HostOwner
 from nixops_operator.facts.nix import Evaluation, SystemInput, Tree
 from nixops_operator.machine.declared import Declared
@@ -238,6 +238,20 @@ class RecordActivation(Step):
     request: ActivationRequest
     reverts: RevertsStatus | None = None  # set where it puts back what somebody else has switched
     is_repeat: bool = False  # of one that went back because nobody was there to confirm it
+
+
+@dataclass(frozen=True)
+class RecordRevisions(Step):
+    """Write down which systems went wrong. `result`: of the activation that says so of one of them."""
+
+    failed: tuple[FailedRevisionStatus, ...]
+    result: str | None = None
+
+    is_harmless: ClassVar[bool] = True
+
+    @property
+    def subject(self) -> Identity:
+        return tuple(one.toplevel for one in self.failed)
 
 
 @dataclass(frozen=True)

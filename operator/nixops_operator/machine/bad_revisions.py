@@ -1,0 +1,160 @@
+"""Systems that were activated and went wrong. Pure.
+
+They stand in `status.failedRevisions`, and are not tried again until somebody asks for it, however often another one is
+declared in between. What says nothing about a system is no failure of it: the lock of somebody else's switch, and once
+for each system an end for which no operator was there, or before which the machine restarted.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from nixops_operator import job_names
+from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.api.status import MOST_FAILED_REVISIONS, FailedRevisionStatus
+from nixops_operator.facts.host import UNCONFIRMED, ActivationFacts, ActivationState, HostFacts
+from nixops_operator.machine import steps
+from nixops_operator.machine.desired import Desired
+from nixops_operator.machine.observed import Observed
+from nixops_operator.planning import Finding
+from nixops_operator.verdict import Outcome
+
+LOCK_HELD_EXIT = 11
+"""switch-to-configuration's exit while another one holds its lock: a person switches
+(pkgs/by-name/sw/switch-to-configuration-ng)."""
+
+UNITS_FAILED_EXIT = 4
+"""Its exit when a unit is failed at the end; it can hide a failed activation script."""
+
+_RESULTS = {
+    ActivationState.COMMITTED: "Succeeded",
+    ActivationState.ROLLED_BACK: "RolledBack",
+    ActivationState.FAILED: "Failed",
+}
+
+_ALONE = "twice the operator was not there to confirm the new system within activation.confirmTimeout"
+_RESTARTED = "twice the machine restarted before the new system was confirmed"
+_ASK = "Change the configuration, or ask again with the annotation nixops.dev/reconcile-requested-at"
+
+
+def remembered(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """What went wrong is written down before the intent of another activation takes its place; a request to look
+    forgets it all."""
+    facts = observed.host.facts
+    if facts is None:
+        return None
+    failed, failure = known(desired, observed), _failure(desired, observed, facts)
+    if failed == desired.failed_revisions and failure is None:
+        return None
+    last = facts.activation if failure is not None else None
+    result = _RESULTS.get(last.state, "Restarted") if last is not None else None
+    return Finding(Outcome.IN_SYNC, steps=(steps.RecordRevisions(failed, result),))
+
+
+def known(desired: Desired, observed: Observed) -> tuple[FailedRevisionStatus, ...]:
+    """All that went wrong of late, the newest last; what is seen in this pass included, and what runs after all
+    excluded."""
+    facts = observed.host.facts
+    if desired.requests.new is not None:
+        return ()
+    if facts is None:
+        return desired.failed_revisions
+    runs = facts.current_system if facts.current_system == facts.profile_system else None
+    failure = _failure(desired, observed, facts)
+    told = {runs, failure.toplevel if failure is not None else None}
+    kept = [one for one in desired.failed_revisions if one.toplevel not in told]
+    return tuple([*kept, *([failure] if failure is not None else [])][-MOST_FAILED_REVISIONS:])
+
+
+def refused(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Finding | None:
+    """The declared system went wrong: not again, until something changes."""
+    found = next((one for one in known(desired, observed) if one.toplevel == toplevel), None)
+    if found is None:
+        return None
+    last = facts.activation
+    if last is None or last.toplevel != toplevel:
+        message = f"it went wrong before: {found.message}; it is not tried again"
+    else:
+        words = f" ({observed.host.telling_line})" if observed.host.telling_line else ""
+        back = "nothing was changed" if last.state is ActivationState.FAILED else "the previous system runs again"
+        message = f"{found.message}{words}; {back}"
+    condition = ConditionType.CONFIGURATION_ACTIVE
+    return Finding(Outcome.STALLED, Reason(found.reason), f"{message}. {_ASK}", condition)
+
+
+def is_repeat(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> bool:
+    """Whether the next activation of this system repeats one that says nothing about it."""
+    intent = desired.activation
+    says_nothing = _went_back_alone(desired, observed, facts) or _was_cut_by_restart(desired, facts)
+    return intent is not None and intent.toplevel == toplevel and says_nothing
+
+
+def result(desired: Desired, observed: Observed) -> str | None:
+    """How the activation that the status tells of has ended; None while it has not, or while what its end says against
+    its system is not written down."""
+    facts, intent = observed.host.facts, desired.activation
+    last = facts.activation if facts is not None else None
+    if facts is None or last is None or intent is None or last.id != intent.id:
+        return None
+    return _RESULTS.get(last.state) if _failure(desired, observed, facts) is None else None
+
+
+def is_awaited(desired: Desired, observed: Observed) -> bool:
+    """Whether an operator was there for the end of the activation that the status tells of: it could not reach the
+    machine, or asked it for the confirmation."""
+    intent = desired.activation
+    if intent is None:
+        return False
+    is_asked = job_names.on_host(desired.host_id, intent.id, "confirm") in observed.jobs
+    return intent.awaited or is_asked or observed.host.error is not None
+
+
+def _failure(desired: Desired, observed: Observed, facts: HostFacts) -> FailedRevisionStatus | None:
+    """What the end of the newest activation says against its system. Only of our own: an older life of this object may
+    have made another. And only once: what is written down has a result."""
+    last, intent = facts.activation, desired.activation
+    if last is None or intent is None or last.id != intent.id or intent.result is not None:
+        return None
+    if _was_cut_by_restart(desired, facts):
+        message = _RESTARTED if intent.repeated else None
+    elif _went_back_alone(desired, observed, facts):
+        message = _ALONE if intent.repeated else None
+    elif last.state is ActivationState.FAILED:
+        message = _how_it_ended(last) if last.exit_status != LOCK_HELD_EXIT else None
+    else:
+        message = _how_it_ended(last) if last.state is ActivationState.ROLLED_BACK else None
+    if message is None:
+        return None
+    return FailedRevisionStatus(
+        toplevel=last.toplevel, reason=Reason.ACTIVATION_FAILED, message=message, exit_status=last.exit_status
+    )
+
+
+def _how_it_ended(last: ActivationFacts) -> str:
+    if last.service_result == "timeout":
+        return "switch-to-configuration did not end within activation.timeout"
+    if last.exit_status == UNITS_FAILED_EXIT:
+        return "units or activation scripts failed (exit code 4), and the new system was not confirmed"
+    if last.exit_status == 0:
+        return "the new system could not be reached over a new connection within activation.confirmTimeout"
+    if last.exit_status is not None:
+        return f"switch-to-configuration ended with exit code {last.exit_status}"
+    return "switch-to-configuration did not end by itself"
+
+
+def _went_back_alone(desired: Desired, observed: Observed, facts: HostFacts) -> bool:
+    """No operator was there to confirm it, because it did not run, or was suspended: the machine may carry the operator
+    itself."""
+    last, intent = facts.activation, desired.activation
+    if last is None or intent is None or last.id != intent.id:
+        return False
+    is_confirmable = last.state is ActivationState.ROLLED_BACK and last.exit_status in (0, UNITS_FAILED_EXIT)
+    return is_confirmable and not is_awaited(desired, observed)
+
+
+def _was_cut_by_restart(desired: Desired, facts: HostFacts) -> bool:
+    """Somebody restarted the machine, or the new system made it do so."""
+    last, intent = facts.activation, desired.activation
+    if last is None or intent is None or last.id != intent.id:
+        return False
+    return last.state in UNCONFIRMED and last.boot_id != facts.boot_id
