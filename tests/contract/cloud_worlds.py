@@ -36,6 +36,8 @@ OPERATIONS = {
     "ec2.terminate_instance": "TerminateInstances",
     "ec2.set_security_groups": "ModifyInstanceAttribute",
     "ec2.set_monitoring": "MonitorInstances",
+    "ec2.set_attribute": "ModifyInstanceAttribute",
+    "ec2.set_metadata": "ModifyInstanceMetadataOptions",
     "ec2.create_tags": "CreateTags",
     "ec2.delete_tags": "DeleteTags",
 }
@@ -57,6 +59,8 @@ class World(Protocol):
     async def add_group(self, name: str, tags: Mapping[str, str]) -> str: ...
 
     async def add_key_pair(self, name: str, public_key: str, tags: Mapping[str, str]) -> None: ...
+
+    async def add_placement_group(self, name: str) -> None: ...
 
     def drop_reply(self, effect: str) -> None: ...
 
@@ -99,6 +103,9 @@ class FakeWorld:
 
     async def add_key_pair(self, name: str, public_key: str, tags: Mapping[str, str]) -> None:
         self.cloud.key_pairs[name] = KeyPair(f"key-by-hand-{name}", name, public_key, dict(tags))
+
+    async def add_placement_group(self, name: str) -> None:
+        self.cloud.placement_groups.add(name)
 
     def drop_reply(self, effect: str) -> None:
         self.cloud.effects.drop_reply.add(effect)
@@ -166,6 +173,9 @@ class RealWorld:
             PublicKeyMaterial=public_key.encode(),
             **_tagged("key-pair", tags),
         )
+
+    async def add_placement_group(self, name: str) -> None:
+        await asyncio.to_thread(self.owner.create_placement_group, GroupName=name, Strategy="spread")
 
     def drop_reply(self, effect: str) -> None:
         self.layer.fault("commit-drop", OPERATIONS[effect])

@@ -25,13 +25,21 @@ from nixops_operator.errors import (
     OutcomeUnknown,
     Retry,
 )
-from nixops_operator.facts.cloud import Instance, InstanceState, LaunchRequest, SecurityGroup
+from nixops_operator.facts.cloud import (
+    Instance,
+    InstanceAttribute,
+    InstanceState,
+    LaunchRequest,
+    MetadataOptions,
+    SecurityGroup,
+)
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
 CLUSTER = "6f1b0c3e-0000-4000-8000-000000000001"
 TAGS = {CLUSTER_TAG: CLUSTER, UID_TAG: "uid-1", "Name": "default/web"}
 OTHER_OWNER = TAGS | {UID_TAG: "uid-2"}
 TOKEN = "n1-one"
+SOURCE_DEST_CHECK = InstanceAttribute.SOURCE_DEST_CHECK
 OWNER_OF_IMAGES = "427812963091"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC/9Ue0aRXqnWqvUF1xLqHTnSdm6ysTmHBjtRjNdQPcR"
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZ5yVDKqXBh4IyKdDbTCVmXKzYPmlsAOeXMRUsbRKXv"
@@ -84,6 +92,12 @@ async def launch(world: World, token: str = TOKEN, **changes: Any) -> str:
 
 async def running(world: World, **changes: Any) -> Instance:
     return await world.until(await launch(world, **changes), InstanceState.RUNNING)
+
+
+async def the_instance(world: World) -> Instance:
+    """The only one."""
+    (found,) = (await world.cloud.sweep_instances(CLUSTER)).values()
+    return found
 
 
 async def new_group(world: World, name: str = "web") -> str:
@@ -150,6 +164,39 @@ async def test_a_launched_instance_is_seen_with_its_facts(world: World) -> None:
     assert seen.client_token == "n1-facts"
     assert seen.launch_time.tzinfo == UTC
     assert abs(datetime.now(UTC) - seen.launch_time) < timedelta(minutes=10)
+
+
+async def test_an_instance_is_launched_as_asked(world: World) -> None:
+    await world.add_placement_group("apart")
+    options = MetadataOptions("optional", 3, "enabled", "enabled")
+    seen = await running(
+        world,
+        instance_type="m7i.large",
+        metadata=options,
+        public_ip=False,
+        ebs_optimized=True,
+        tenancy="dedicated",
+        placement_group="apart",
+    )
+
+    assert (seen.metadata, seen.metadata_pending) == (options, False)
+    assert (seen.public_ip, seen.public_address) == (False, None)
+    assert (seen.ebs_optimized, seen.tenancy, seen.placement_group) == (True, "dedicated", "apart")
+
+
+async def test_what_a_launch_leaves_open_is_as_ec2_does(world: World) -> None:
+    seen = await running(world)
+
+    assert (seen.metadata, seen.source_dest_check) == (MetadataOptions(), True)
+    assert (seen.public_ip, seen.public_address is not None) == (True, True)
+    assert (seen.ebs_optimized, seen.tenancy, seen.placement_group) == (False, "default", "")
+
+
+async def test_a_launch_into_an_unknown_placement_group_is_refused(world: World) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        await launch(world, placement_group="nowhere")
+
+    assert (refused.value.field, refused.value.is_refusal) == ("spec.target.ec2.placementGroup", True)
 
 
 async def test_a_sweep_shows_only_what_bears_the_clusters_tag(world: World) -> None:
@@ -403,6 +450,28 @@ async def test_monitoring_an_unknown_instance_proves_nothing(world: World) -> No
         await world.cloud.set_monitoring("i-0123456789abcdef0", True)
 
     assert refused.value.reason is Reason.NOT_FOUND
+
+
+async def test_the_source_and_destination_check_is_switched(world: World) -> None:
+    instance = await running(world)
+
+    for is_on in (False, False, True):
+        await world.cloud.set_attribute(instance.id, SOURCE_DEST_CHECK, is_on)
+        assert (await the_instance(world)).source_dest_check is is_on
+
+
+async def test_the_metadata_service_is_changed_and_ec2_carries_it_out(world: World) -> None:
+    instance = await running(world)
+    options = MetadataOptions("optional", 64, "enabled", "enabled")
+
+    for asked, expected in (
+        (options, options),
+        (MetadataOptions(endpoint="disabled"), replace(options, endpoint="disabled")),
+        (MetadataOptions(), MetadataOptions()),
+    ):
+        await world.cloud.set_metadata(instance.id, asked)
+        seen = await the_instance(world)
+        assert (seen.metadata, seen.metadata_pending) == (expected, False)
 
 
 async def test_tagging_an_unknown_instance_proves_nothing(world: World) -> None:
@@ -709,6 +778,8 @@ async def test_what_is_not_shown_yet_cannot_be_named(world: World) -> None:
         (lambda: world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: ""}), Reason.NOT_FOUND),
         (lambda: world.cloud.create_tags([instance.id], {"a": "b"}), Reason.NOT_FOUND),
         (lambda: world.cloud.set_monitoring(instance.id, True), Reason.NOT_FOUND),
+        (lambda: world.cloud.set_attribute(instance.id, SOURCE_DEST_CHECK, False), Reason.NOT_FOUND),
+        (lambda: world.cloud.set_metadata(instance.id, MetadataOptions()), Reason.NOT_FOUND),
         (lambda: launch(world, "n1-two", security_group_ids=(group_id,)), Reason.SECURITY_GROUP_NOT_READY),
         (lambda: launch(world, "n1-three", key_name="web"), Reason.KEY_PAIR_NOT_READY),
     ):
@@ -820,6 +891,12 @@ CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] =
         instance_id, [group_id]
     ),
     "ec2.set_monitoring": lambda world, _, instance_id, __: world.cloud.set_monitoring(instance_id, True),
+    "ec2.set_attribute": lambda world, _, instance_id, __: world.cloud.set_attribute(
+        instance_id, SOURCE_DEST_CHECK, False
+    ),
+    "ec2.set_metadata": lambda world, _, instance_id, __: world.cloud.set_metadata(
+        instance_id, MetadataOptions(hop_limit=2)
+    ),
     "ec2.create_tags": lambda world, _, instance_id, __: world.cloud.create_tags([instance_id], {"a": "b"}),
     "ec2.delete_tags": lambda world, _, instance_id, __: world.cloud.delete_tags([instance_id], ["Name"]),
 }
@@ -838,13 +915,26 @@ async def test_a_lost_reply_is_told_and_the_call_may_be_repeated(world: World, e
     assert await _everything(world) == after_lost_reply
 
 
+_BY_THEMSELVES: dict[str, Any] = {
+    "state": InstanceState.UNKNOWN,
+    "state_reason": "",
+    "state_reason_message": "",
+    "private_address": None,
+    "public_address": None,
+    "public_ip": None,
+    "metadata_pending": False,
+    "launch_time": datetime.min.replace(tzinfo=UTC),
+    "security_group_ids": (),
+}
+
+
 async def _everything(world: World) -> tuple[Any, ...]:
     """What is there, states left out: they move by themselves."""
     instances = await world.cloud.sweep_instances(CLUSTER)
     groups = await world.cloud.sweep_security_groups(CLUSTER)
     key_pairs = await world.cloud.sweep_key_pairs(CLUSTER)
     return (
-        {one.id: (one.security_group_ids, dict(one.tags), one.monitoring) for one in instances.values()},
+        {one.id: replace(one, **_BY_THEMSELVES) for one in instances.values()},
         dict(groups),
         dict(key_pairs),
     )

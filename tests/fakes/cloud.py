@@ -29,9 +29,11 @@ from nixops_operator.errors import Blocked, InvalidSpec, Lost, MissingReference,
 from nixops_operator.facts.cloud import (
     Image,
     Instance,
+    InstanceAttribute,
     InstanceState,
     KeyPair,
     LaunchRequest,
+    MetadataOptions,
     ObservedRule,
     SecurityGroup,
     Subnet,
@@ -101,6 +103,7 @@ class FakeCloud:
         }
         self.default_subnets = set(self.subnets)
         self.prefix_lists: set[str] = set()
+        self.placement_groups: set[str] = set()
         self.instance_types = {"t3.small": "x86_64", "t3.medium": "x86_64", "m7i.large": "x86_64", "t4g.small": "arm64"}
         self.images = {
             NIXOS_IMAGE: PublishedImage(
@@ -121,6 +124,7 @@ class FakeCloud:
         self._indexed_from: dict[str, datetime] = {}
         self._tags_of_old: dict[str, Mapping[str, str]] = {}  # what filters know until then, where tags have changed
         self._terminated_at: dict[str, datetime] = {}
+        self._without_public_address: set[str] = set()  # launched so
         self._last_number = 0
 
     # By hand.
@@ -129,7 +133,7 @@ class FakeCloud:
         """What EC2 does to addresses goes along: a start brings a public address, a stop takes it."""
         instance = self.instances[instance_id]
         public = instance.public_address
-        if state is InstanceState.RUNNING:
+        if state is InstanceState.RUNNING and instance_id not in self._without_public_address:
             public = public or f"198.51.100.{self._number() % 250 + 1}"
         else:
             public = None
@@ -140,6 +144,7 @@ class FakeCloud:
             state=state,
             state_reason=reason,
             public_address=public,
+            public_ip=public is not None if state is InstanceState.RUNNING else None,
             private_address=None if state is InstanceState.TERMINATED else instance.private_address,
         )
 
@@ -374,6 +379,8 @@ class FakeCloud:
         instance = self._new_instance(request, token, subnet)
         self.instances[instance.id] = instance
         self._made(instance.id)
+        if request.public_ip is False:
+            self._without_public_address.add(instance.id)
         self.launches[subnet.zone, token] = Launch(copy.deepcopy(request), instance.id)
         return instance.id
 
@@ -409,7 +416,18 @@ class FakeCloud:
 
     @effect("ec2.set_monitoring")
     async def set_monitoring(self, instance_id: str, enabled: bool) -> None:
-        self.instances[instance_id] = replace(self._instance(instance_id), monitoring=enabled)
+        self._change(instance_id, monitoring=enabled)
+
+    @effect("ec2.set_attribute")
+    async def set_attribute(self, instance_id: str, attribute: InstanceAttribute, value: bool | str) -> None:
+        name = {InstanceAttribute.SOURCE_DEST_CHECK: "source_dest_check"}[attribute]
+        self._change(instance_id, **{name: value})
+
+    @effect("ec2.set_metadata")
+    async def set_metadata(self, instance_id: str, options: MetadataOptions) -> None:
+        is_off = options.endpoint == "disabled"
+        before = self._instance(instance_id).metadata
+        self._change(instance_id, metadata=replace(before, endpoint="disabled") if is_off else options)
 
     @effect("ec2.create_tags")
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
@@ -485,6 +503,9 @@ class FakeCloud:
             ).as_refusal()
         return self.instances[instance_id]
 
+    def _change(self, instance_id: str, **fields: Any) -> None:
+        self.instances[instance_id] = replace(self._instance(instance_id), **fields)
+
     def _is_known_group(self, group_id: str) -> bool:
         return group_id in self.security_groups and self.is_shown(group_id)
 
@@ -553,6 +574,11 @@ class FakeCloud:
                 raise Blocked(
                     Reason.SECURITY_GROUP_NOT_READY, f"RunInstances: InvalidGroup.NotFound: {group_id} does not exist"
                 ).as_refusal()
+        if request.placement_group and request.placement_group not in self.placement_groups:
+            raise InvalidSpec(
+                "spec.target.ec2.placementGroup",
+                f"RunInstances: InvalidPlacementGroup.Unknown: {request.placement_group} is unknown",
+            ).as_refusal()
         number = self._number()
         return Instance(
             id=self._new_id("i"),
@@ -570,6 +596,10 @@ class FakeCloud:
             launch_time=self.now(),
             client_token=token,
             monitoring=request.monitoring,
+            metadata=request.metadata,
+            ebs_optimized=bool(request.ebs_optimized),
+            tenancy=request.tenancy or "default",
+            placement_group=request.placement_group or "",
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nixops_operator.adapters.aws import conversion
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, canonical_rule
-from nixops_operator.facts.cloud import Image, InstanceState, LaunchRequest
+from nixops_operator.facts.cloud import Image, InstanceState, LaunchRequest, MetadataOptions
 
 
 def rule_answer(**changes: Any) -> dict[str, Any]:
@@ -208,13 +208,67 @@ def test_a_launch_names_only_what_it_asks_for() -> None:
 
 
 def test_a_launch_names_all_that_it_asks_for() -> None:
-    full = replace(REQUEST, key_name="web", security_group_ids=("sg-2", "sg-1"), monitoring=True)
+    full = replace(
+        REQUEST,
+        key_name="web",
+        security_group_ids=("sg-2", "sg-1"),
+        monitoring=True,
+        metadata=MetadataOptions("optional", 2, "enabled", "enabled"),
+        ebs_optimized=True,
+        tenancy="dedicated",
+        placement_group="near",
+    )
 
     assert conversion.launch_parameters(full) == conversion.launch_parameters(REQUEST) | {
         "KeyName": "web",
         "SecurityGroupIds": ["sg-2", "sg-1"],
         "Monitoring": {"Enabled": True},
+        "MetadataOptions": {
+            "HttpEndpoint": "enabled",
+            "HttpTokens": "optional",
+            "HttpPutResponseHopLimit": 2,
+            "InstanceMetadataTags": "enabled",
+        },
+        "EbsOptimized": True,
+        "Placement": {"Tenancy": "dedicated", "GroupName": "near"},
     }
+
+
+def test_a_public_address_is_asked_of_an_interface_and_the_network_goes_along() -> None:
+    asked = conversion.launch_parameters(replace(REQUEST, security_group_ids=("sg-1",), public_ip=False))
+
+    assert asked["NetworkInterfaces"] == [
+        {"DeviceIndex": 0, "SubnetId": "subnet-1", "AssociatePublicIpAddress": False, "Groups": ["sg-1"]}
+    ]
+    assert not {"SubnetId", "SecurityGroupIds"} & asked.keys()
+
+
+@pytest.mark.parametrize(
+    ("state", "owners", "has"),
+    [
+        pytest.param("running", ["amazon"], True, id="one of EC2's"),
+        pytest.param("running", [], False, id="none"),
+        pytest.param("running", ["123456789012"], None, id="an elastic one: nobody can tell"),
+        pytest.param("stopped", [], None, id="stopped: nobody can tell"),
+    ],
+)
+def test_an_address_of_ec2_s_own_is_told_from_others(state: str, owners: list[str], has: bool | None) -> None:
+    interfaces = [{"Association": {"IpOwnerId": owner}} for owner in owners] or [{}]
+    answer = {"InstanceId": "i-1", "State": {"Name": state}, "NetworkInterfaces": interfaces}
+
+    assert conversion.instance(answer).public_ip is has
+
+
+def test_what_an_answer_leaves_out_is_as_usual() -> None:
+    seen = conversion.instance({"InstanceId": "i-1"})
+
+    assert (seen.source_dest_check, seen.ebs_optimized, seen.tenancy, seen.placement_group) == (
+        True,
+        False,
+        "default",
+        "",
+    )
+    assert (seen.metadata, seen.metadata_pending) == (MetadataOptions(), False)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from nixops_operator.facts.cloud import LaunchRequest
+from nixops_operator.facts.cloud import LaunchRequest, MetadataOptions
 
 REQUEST = LaunchRequest(
     image_id="ami-1",
@@ -18,12 +18,17 @@ REQUEST = LaunchRequest(
     security_group_ids=("sg-2", "sg-1"),
     tags={"b": "2", "a": "1"},
     monitoring=True,
+    metadata=MetadataOptions(hop_limit=2, tags="enabled"),
+    public_ip=False,
+    ebs_optimized=True,
+    tenancy="dedicated",
+    placement_group="near",
 )
 
 
 @pytest.mark.parametrize(
     "request_",
-    [REQUEST, replace(REQUEST, key_name=None, security_group_ids=(), tags={}, monitoring=False)],
+    [REQUEST, LaunchRequest("ami-1", "t3.small", "subnet-1", "hush")],
     ids=["everything", "only what must be"],
 )
 def test_what_was_frozen_is_read_back(request_: LaunchRequest) -> None:
@@ -37,9 +42,12 @@ def test_equal_requests_are_one_text() -> None:
 def test_the_text_of_another_release_is_read() -> None:
     fields = json.loads(REQUEST.as_json())
 
-    assert LaunchRequest.from_json(json.dumps({**fields, "tenancy": "dedicated"})) == REQUEST
-    del fields["monitoring"]
-    assert LaunchRequest.from_json(json.dumps(fields)) == replace(REQUEST, monitoring=False)
+    fields["metadata"]["protocol"] = "ipv6"
+    assert LaunchRequest.from_json(json.dumps({**fields, "hibernation": True})) == REQUEST
+    first_release = ("image_id", "instance_type", "subnet_id", "user_data", "key_name", "security_group_ids", "tags")
+    assert LaunchRequest.from_json(json.dumps({name: fields[name] for name in first_release})) == LaunchRequest(
+        **{name: getattr(REQUEST, name) for name in first_release}
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,11 @@ from pydantic.alias_generators import to_camel
 from nixops_operator import names
 from nixops_operator.api.machine_spec import Ec2Target
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.facts.cloud import LaunchRequest
+from nixops_operator.facts.cloud import LaunchRequest, MetadataOptions
 from nixops_operator.machine import reference, steps
-from nixops_operator.machine.attributes import ATTRIBUTES, Change, differences, launch_request
-from nixops_operator.machine.declared import Declared
+from nixops_operator.machine.attributes import ATTRIBUTES, Change, declare, differences, launch_request
+from nixops_operator.machine.declared import Declared, Resolved
+from nixops_operator.planning import SOON
 from nixops_operator.verdict import Outcome
 from unit.builders import DECLARED, cloud, ec2_machine, host, instance, launch, planned, ran, ready, seen, status_of
 
@@ -28,7 +29,7 @@ def test_every_field_of_the_spec_is_one_row():
 def test_every_part_of_a_launch_but_the_host_key_is_read_off_a_row():
     asked = {field.name for field in fields(LaunchRequest)} - {"user_data"}
 
-    assert {row.launched_as for row in ATTRIBUTES} == asked
+    assert {row.launched_as for row in ATTRIBUTES} - {None} == asked
 
 
 def test_every_row_that_is_carried_out_online_has_its_step():
@@ -92,13 +93,51 @@ def test_equal_declarations_have_one_digest_whatever_the_attempt():
             steps.SetAttribute("i-1", "monitoring", True),
             id="monitoring: put right",
         ),
+        pytest.param(
+            DECLARED.but(sourceDestCheck=False),
+            Outcome.REPAIRING,
+            Reason.INSTANCE_DRIFT,
+            steps.SetAttribute("i-1", "sourceDestCheck", False),
+            id="source and destination check: put right",
+        ),
+        pytest.param(
+            DECLARED.but(metadata=MetadataOptions(hop_limit=2)),
+            Outcome.REPAIRING,
+            Reason.INSTANCE_DRIFT,
+            steps.SetAttribute("i-1", "metadata", MetadataOptions(hop_limit=2)),
+            id="metadata service: put right",
+        ),
+        pytest.param(
+            DECLARED.but(ebsOptimized=True),
+            Outcome.STALLED,
+            Reason.CHANGE_FORBIDDEN,
+            None,
+            id="EBS optimisation: refused",
+        ),
+        pytest.param(
+            DECLARED.but(tenancy="dedicated"),
+            Outcome.STALLED,
+            Reason.CHANGE_FORBIDDEN,
+            None,
+            id="tenancy: refused",
+        ),
+        pytest.param(
+            DECLARED.but(placementGroup="near"),
+            Outcome.STALLED,
+            Reason.CHANGE_FORBIDDEN,
+            None,
+            id="placement group: refused",
+        ),
+        pytest.param(
+            DECLARED.but(publicIp=False), Outcome.IN_SYNC, Reason.SUCCEEDED, None, id="public address: next launch"
+        ),
         pytest.param(DECLARED.but(image="ami-2"), Outcome.IN_SYNC, Reason.SUCCEEDED, None, id="image: next launch"),
         pytest.param(DECLARED.but(keyPair="k"), Outcome.IN_SYNC, Reason.SUCCEEDED, None, id="key: next launch"),
     ],
 )
 def test_a_declared_field_is_put_right_refused_or_told(declared, outcome, reason, step):
     """Edited tags, images, types and groups left Ready=True and UpToDate=True behind."""
-    (found,) = differences(declared, instance())
+    (found,) = differences(declared, instance(public_ip=True))
 
     assert (found.outcome, found.reason, found.condition) == (outcome, reason, ConditionType.UP_TO_DATE)
     assert found.steps == (() if step is None else (step,))
@@ -111,6 +150,36 @@ def test_an_instance_as_declared_differs_in_nothing():
 
 def test_what_is_not_known_is_not_compared():
     assert differences(Declared(), instance()) == ()
+
+
+def test_an_elastic_address_says_nothing_of_ec2_s_own():
+    assert differences(DECLARED.but(publicIp=True), instance(public_ip=None)) == ()
+
+
+def test_what_ec2_still_works_on_is_no_success_yet():
+    (found,) = differences(DECLARED.but(metadata=MetadataOptions()), instance(metadata_pending=True))
+
+    assert (found.outcome, found.steps, found.look_again) == (Outcome.REPAIRING, (), SOON)
+    assert "is being changed" in found.message
+
+
+def test_of_a_metadata_service_that_is_off_nothing_else_counts():
+    off = MetadataOptions(endpoint="disabled")
+
+    assert differences(DECLARED.but(metadata=off), instance(metadata=replace(off, hop_limit=2))) == ()
+
+
+@pytest.mark.parametrize(
+    ("has_run", "endpoint"),
+    [
+        pytest.param(False, "enabled", id="the machine has yet to read its host key there"),
+        pytest.param(True, "disabled", id="it has run"),
+    ],
+)
+def test_the_metadata_service_is_switched_off_only_once_the_machine_has_its_host_key(has_run, endpoint):
+    ec2 = Ec2Target(instanceType="t3.small", metadata={"endpoint": False})
+
+    assert declare(ec2, Resolved(has_run=has_run))["metadata"].endpoint == endpoint
 
 
 def test_tags_of_others_are_left_alone():

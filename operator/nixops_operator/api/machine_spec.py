@@ -233,10 +233,59 @@ Tags = Annotated[
 ]
 
 
+class Tenancy(StrEnum):
+    """Whom the instance shares its hardware with."""
+
+    DEFAULT = "Default"
+    DEDICATED = "Dedicated"
+
+
+class MetadataTokens(StrEnum):
+    """Whether the metadata service asks for session tokens (IMDSv2)."""
+
+    REQUIRED = "Required"
+    OPTIONAL = "Optional"
+
+
+class InstanceMetadata(SpecModel):
+    """What the instance can read about itself at 169.254.169.254."""
+
+    tokens: MetadataTokens = MetadataTokens.REQUIRED
+    """Required: for session tokens alone (IMDSv2)."""
+    hop_limit: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many network hops an answer with a session token may travel; containers need 2."""
+    tags: bool = False
+    """Whether the instance's tags are there, too. Tag keys are then parts of paths: letters, digits and -_+=,.@: only.
+    """
+    endpoint: bool = True
+    """Whether it is there at all. It is switched off once the declared system has run: until then the machine reads its
+    host key there."""
+
+
+# EC2 User Guide, "View tags for your EC2 instances using instance metadata".
+_METADATA_TAG_KEYS = (
+    "with metadata.tags, tag keys hold nothing but letters, digits and -_+=,.@: and are neither . nor .. nor _index"
+)
+_IN_METADATA = "^[0-9a-zA-Z_+=,.@:-]+$"
+_NOT_IN_METADATA = (".", "..", "_index")
+_TAGS_FIT_INTO_METADATA = (
+    "!has(self.metadata) || !has(self.metadata.tags) || !self.metadata.tags || !has(self.tags)"
+    f" || self.tags.all(key, key.matches('{_IN_METADATA}') && !(key in {list(_NOT_IN_METADATA)}))"
+)
+
+
 class Ec2Target(SpecModel):
     """An instance on Amazon EC2."""
 
-    model_config = ConfigDict(json_schema_extra=cel_rules(always=no_secret_in("keyPair")))
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            always=(
+                *no_secret_in("keyPair"),
+                *no_secret_in("placementGroup"),
+                (_TAGS_FIT_INTO_METADATA, _METADATA_TAG_KEYS),
+            )
+        )
+    )
 
     instance_type: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")]
     """EC2 instance type, as t3.small."""
@@ -254,6 +303,30 @@ class Ec2Target(SpecModel):
     monitoring, which costs). A change is carried out on the running instance."""
     tags: Tags = Field(default_factory=dict)
     """Tags of the instance and its volumes, besides the operator's own."""
+    source_dest_check: bool = True
+    """Whether the instance gets only what is addressed to it, and sends only from its own address. A router or NAT
+    instance needs false. A change is carried out on the running instance."""
+    metadata: InstanceMetadata = InstanceMetadata()
+    """What the instance can read about itself at 169.254.169.254. A change is carried out on the running instance."""
+    public_ip: bool | None = None
+    """Whether the instance gets a public IPv4 address of EC2's when it is launched. Absent: as its subnet says. A
+    change counts at the next launch."""
+    ebs_optimized: bool | None = None
+    """Whether it has throughput of its own to its volumes, where the instance type leaves that open. Absent: as EC2
+    does with this type. Cannot be changed while the instance exists."""
+    tenancy: Tenancy | None = None
+    """Dedicated: on hardware that no other account uses, which costs. Absent: as its VPC says. Cannot be changed while
+    the instance exists."""
+    placement_group: Annotated[FreeText, StringConstraints(min_length=1, max_length=255)] | None = None
+    """Name of a placement group that exists. Absent: none. Cannot be changed while the instance exists."""
+
+    @model_validator(mode="after")
+    def _tag_keys_fit_into_metadata(self) -> Self:
+        if self.metadata.tags and not all(
+            re.fullmatch(_IN_METADATA, key) and key not in _NOT_IN_METADATA for key in self.tags
+        ):
+            raise ValueError(_METADATA_TAG_KEYS)
+        return self
 
 
 class HostTarget(SpecModel):

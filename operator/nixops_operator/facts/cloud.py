@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from nixops_operator.ec2.rules import Rule
 
@@ -26,6 +27,22 @@ class InstanceState(StrEnum):
     def is_live(self) -> bool:
         """Whether the instance still counts: everything but on its way out or gone."""
         return self not in (InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED)
+
+
+class InstanceAttribute(StrEnum):
+    """What ModifyInstanceAttribute changes on a running instance, one a call, by EC2's names."""
+
+    SOURCE_DEST_CHECK = "sourceDestCheck"
+
+
+@dataclass(frozen=True)
+class MetadataOptions:
+    """Of the instance metadata service, as RunInstances and ModifyInstanceMetadataOptions take them."""
+
+    tokens: str = "required"  # or optional
+    hop_limit: int = 1
+    tags: str = "disabled"  # or enabled
+    endpoint: str = "enabled"  # or disabled
 
 
 @dataclass(frozen=True)
@@ -48,14 +65,21 @@ class Instance:
     client_token: str
     state_reason_message: str = ""  # StateReason.Message: why, in EC2's own words; empty if none
     monitoring: bool = False  # detailed monitoring is on, or being switched on
+    source_dest_check: bool = True
+    metadata: MetadataOptions = MetadataOptions()
+    metadata_pending: bool = False  # what `metadata` says is not in force yet
+    public_ip: bool | None = None  # it has a public address of EC2's; None: one that is somebody's own instead
+    ebs_optimized: bool = False
+    tenancy: str = "default"
+    placement_group: str = ""  # its name; empty if in none
 
 
 @dataclass(frozen=True)
 class LaunchRequest:
     """Everything that RunInstances is asked for, but the token; frozen before the first call and the same in each.
 
-    `security_group_ids` empty: EC2 takes the VPC's default group. `tags` go to the instance and to its volumes. What
-    the adapter always asks for (one instance, session tokens for its metadata) is no part of it.
+    `security_group_ids` empty: EC2 takes the VPC's default group. `tags` go to the instance and to its volumes. None:
+    left to EC2.
     """
 
     image_id: str
@@ -66,11 +90,21 @@ class LaunchRequest:
     security_group_ids: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     monitoring: bool = False
+    metadata: MetadataOptions = MetadataOptions()
+    public_ip: bool | None = None
+    ebs_optimized: bool | None = None
+    tenancy: str | None = None
+    placement_group: str | None = None
 
     def as_json(self) -> str:
         """One text for equal requests: sorted keys, no blanks. Group ids keep their order, which EC2 sees too."""
-        fields = {**self.__dict__, "security_group_ids": list(self.security_group_ids), "tags": dict(self.tags)}
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+        known = {
+            **self.__dict__,
+            "security_group_ids": list(self.security_group_ids),
+            "tags": dict(self.tags),
+            "metadata": asdict(self.metadata),
+        }
+        return json.dumps(known, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> LaunchRequest:
@@ -87,10 +121,21 @@ class LaunchRequest:
                 security_group_ids=tuple(found["security_group_ids"]),
                 tags=dict(found["tags"]),
                 monitoring=bool(found.get("monitoring", False)),
+                metadata=MetadataOptions(**_known(MetadataOptions, found.get("metadata", {}))),
+                **{name: found[name] for name in _LATER if name in found},
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             # The text holds a private host key: neither it nor a parser's excerpt of it goes on.
             raise ValueError(f"not a frozen launch request ({type(error).__name__})") from None
+
+
+_LATER = ("public_ip", "ebs_optimized", "tenancy", "placement_group")
+"""Fields that the requests of some earlier release lack; each is a scalar."""
+
+
+def _known(kind: type[MetadataOptions], found: Mapping[str, object]) -> dict[str, Any]:
+    names = {one.name for one in fields(kind)}
+    return {name: value for name, value in found.items() if name in names}
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.facts.cloud import Instance, LaunchRequest
+from nixops_operator.facts.cloud import Instance, InstanceAttribute, LaunchRequest, MetadataOptions
 from nixops_operator.machine import steps
 from nixops_operator.machine.declared import Declared, Resolved
-from nixops_operator.planning import Area, Finding
+from nixops_operator.planning import SOON, Area, Finding
 from nixops_operator.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Attribute:
     """One row. `declared` and `shown` give comparable values."""
 
     field: str  # of spec.target.ec2, camelCase
-    launched_as: str  # the field of facts.cloud.LaunchRequest
+    launched_as: str | None  # the field of facts.cloud.LaunchRequest; None: EC2 takes it of a live instance alone
     words: str  # what messages call it
     change: Change
     declared: Callable[[Ec2Target, Resolved], Any]
@@ -48,11 +48,38 @@ class Attribute:
     to_set: Callable[[Any, Any], Any] = lambda declared, shown: declared if declared != shown else None
     """From what is declared and what is shown to what has to be set; None: nothing."""
     drift: Reason = Reason.INSTANCE_DRIFT
+    is_pending: Callable[[Instance], bool] = lambda instance: False
+    """Whether EC2 shows what was set and still works on it."""
 
 
 def _missing_tags(declared: Mapping[str, str], shown: Mapping[str, str]) -> tuple[tuple[str, str], ...] | None:
     """Others may tag our instances, too: what is declared must be there, and nothing is said of the rest."""
     return tuple(sorted((key, value) for key, value in declared.items() if shown.get(key) != value)) or None
+
+
+def _other(declared: Any, shown: Any) -> Any:
+    """Where EC2 does not show it, nothing differs."""
+    return declared if shown not in (None, declared) else None
+
+
+def _metadata(ec2: Ec2Target, resolved: Resolved) -> MetadataOptions:
+    wanted = ec2.metadata
+    return MetadataOptions(
+        wanted.tokens.lower(),
+        wanted.hop_limit,
+        "enabled" if wanted.tags else "disabled",
+        "enabled" if wanted.endpoint or not resolved.has_run else "disabled",
+    )
+
+
+def _other_metadata(declared: MetadataOptions, shown: MetadataOptions) -> MetadataOptions | None:
+    """A service that is off has nothing else to be set."""
+    are_off = declared.endpoint == shown.endpoint == "disabled"
+    return None if are_off or declared == shown else declared
+
+
+def _set(attribute: InstanceAttribute) -> Callable[[Cloud, str, Any], Awaitable[None]]:
+    return lambda cloud, instance_id, value: cloud.set_attribute(instance_id, attribute, value)
 
 
 ATTRIBUTES: tuple[Attribute, ...] = (
@@ -118,6 +145,59 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         lambda instance: instance.monitoring,
         lambda cloud, instance_id, enabled: cloud.set_monitoring(instance_id, enabled=enabled),
     ),
+    Attribute(
+        "sourceDestCheck",
+        None,
+        "source and destination check",
+        Change.ONLINE,
+        lambda ec2, resolved: ec2.source_dest_check,
+        lambda instance: instance.source_dest_check,
+        _set(InstanceAttribute.SOURCE_DEST_CHECK),
+    ),
+    Attribute(
+        "metadata",
+        "metadata",
+        "metadata service",
+        Change.ONLINE,
+        _metadata,
+        lambda instance: instance.metadata,
+        lambda cloud, instance_id, options: cloud.set_metadata(instance_id, options),
+        _other_metadata,
+        is_pending=lambda instance: instance.metadata_pending,
+    ),
+    Attribute(
+        "publicIp",
+        "public_ip",
+        "public address",
+        Change.NEXT_LAUNCH,
+        lambda ec2, resolved: ec2.public_ip,
+        lambda instance: instance.public_ip,
+        to_set=_other,
+    ),
+    Attribute(
+        "ebsOptimized",
+        "ebs_optimized",
+        "EBS optimisation",
+        Change.STOPPED_ONLY,
+        lambda ec2, resolved: ec2.ebs_optimized,
+        lambda instance: instance.ebs_optimized,
+    ),
+    Attribute(
+        "tenancy",
+        "tenancy",
+        "tenancy",
+        Change.STOPPED_ONLY,
+        lambda ec2, resolved: ec2.tenancy.lower() if ec2.tenancy is not None else None,
+        lambda instance: instance.tenancy,
+    ),
+    Attribute(
+        "placementGroup",
+        "placement_group",
+        "placement group",
+        Change.STOPPED_ONLY,
+        lambda ec2, resolved: ec2.placement_group,
+        lambda instance: instance.placement_group,
+    ),
 )
 _BY_FIELD = {row.field: row for row in ATTRIBUTES}
 
@@ -129,7 +209,8 @@ def declare(ec2: Ec2Target, resolved: Resolved) -> Declared:
 
 def launch_request(declared: Declared, user_data: str) -> LaunchRequest:
     """RunInstances' parameters, all of them: what is not said at launch stays unsaid."""
-    said = {row.launched_as: value for row in ATTRIBUTES if (value := declared[row.field]) is not None}
+    said = {row.launched_as: declared[row.field] for row in ATTRIBUTES if row.launched_as is not None}
+    said = {name: value for name, value in said.items() if value is not None}
     return LaunchRequest(user_data=user_data, **said)
 
 
@@ -138,8 +219,12 @@ def differences(declared: Declared, instance: Instance) -> tuple[Finding, ...]:
     found = []
     for row in ATTRIBUTES:
         wanted, shown = declared[row.field], row.shown(instance)
-        if wanted is not None and (to_set := row.to_set(wanted, shown)) is not None:
+        if wanted is None:
+            continue
+        if (to_set := row.to_set(wanted, shown)) is not None:
             found.append(_finding(row, instance, wanted, to_set))
+        elif row.is_pending(instance):
+            found.append(_pending(row, instance))
     return tuple(found)
 
 
@@ -165,6 +250,12 @@ def _finding(row: Attribute, instance: Instance, wanted: Any, to_set: Any) -> Fi
     message = f"{instance.id}: {row.words} not as declared"
     step = steps.SetAttribute(instance.id, row.field, to_set)
     return Finding(Outcome.REPAIRING, row.drift, message, kind, (step,), differs=Area.CLOUD)
+
+
+def _pending(row: Attribute, instance: Instance) -> Finding:
+    message = f"{instance.id}: {row.words} is being changed by EC2"
+    kind = ConditionType.UP_TO_DATE
+    return Finding(Outcome.REPAIRING, row.drift, message, kind, look_again=SOON, differs=Area.CLOUD)
 
 
 def _text(value: Any) -> str:

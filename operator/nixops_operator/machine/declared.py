@@ -20,6 +20,7 @@ class Resolved:
     key_name: str | None = None
     security_group_ids: tuple[str, ...] | None = None  # sorted
     tags: Mapping[str, str] = field(default_factory=dict)  # all that it carries by us, the operator's own included
+    has_run: bool = False  # the instance ran a declared system once: it needs no metadata service for its host key
 
 
 @dataclass(frozen=True)
@@ -40,4 +41,5 @@ class Declared:
     def digest(self) -> str:
         """sha256: of equal declarations equal. The attempt's number, which stands in a tag, is no part of it."""
         tags = {key: value for key, value in (self["tags"] or {}).items() if key != names.ATTEMPT_TAG}
-        return hashlib.sha256(json.dumps({**self.values, "tags": tags}, sort_keys=True).encode()).hexdigest()
+        text = json.dumps({**self.values, "tags": tags}, sort_keys=True, default=vars)
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -127,6 +127,7 @@ def _of_live(
         key_name=key_name,
         security_group_ids=groups,
         tags=_tags(desired, ec2, names.attempt_of(instance.tags), world),
+        has_run=desired.system.activated_at is not None,
     )
     return replace(
         seen,

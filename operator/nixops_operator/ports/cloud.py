@@ -12,9 +12,11 @@ from nixops_operator.facts.cloud import (
     CloudSnapshot,
     Image,
     Instance,
+    InstanceAttribute,
     InstanceState,
     KeyPair,
     LaunchRequest,
+    MetadataOptions,
     ObservedRule,
     SecurityGroup,
     Subnet,
@@ -27,9 +29,11 @@ __all__ = [
     "Clouds",
     "Image",
     "Instance",
+    "InstanceAttribute",
     "InstanceState",
     "KeyPair",
     "LaunchRequest",
+    "MetadataOptions",
     "ObservedRule",
     "SecurityGroup",
     "Subnet",
@@ -157,7 +161,6 @@ class Cloud(Protocol):
     async def run_instances(self, request: LaunchRequest, token: str) -> str:
         """Start one instance from a frozen request, return its id.
 
-        The instance's metadata is given out for session tokens alone, one hop far: user data holds its first host key.
         Changes: one instance, its volumes and their tags, in one call.
         Repeating: safe with the same token and parameters: the first instance is returned.
         Raises: OutcomeUnknown - repeat the same call. Retry - throttled, no capacity. Blocked - quota, permission,
@@ -185,6 +188,16 @@ class Cloud(Protocol):
     @effect("ec2.set_monitoring")
     async def set_monitoring(self, instance_id: str, enabled: bool) -> None:
         """Switch detailed monitoring (MonitorInstances, UnmonitorInstances). Repeating: safe."""
+
+    @effect("ec2.set_attribute")
+    async def set_attribute(self, instance_id: str, attribute: InstanceAttribute, value: bool | str) -> None:
+        """Change one attribute of a live instance (ModifyInstanceAttribute). Repeating: safe."""
+
+    @effect("ec2.set_metadata")
+    async def set_metadata(self, instance_id: str, options: MetadataOptions) -> None:
+        """Change what its metadata service gives out, and to whom (ModifyInstanceMetadataOptions); of one that is to be
+        off, nothing else is changed. EC2 takes a moment to carry it out, see Instance.metadata_pending. Repeating:
+        safe."""
 
     @effect("ec2.create_tags")
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:

@@ -16,7 +16,16 @@ from nixops_operator.adapters.aws.calls import Calls, all_pages, error_code
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule
 from nixops_operator.errors import Blocked, InvalidSpec, MissingReference, OutcomeUnknown, Retry
-from nixops_operator.facts.cloud import Image, Instance, KeyPair, LaunchRequest, SecurityGroup, Subnet
+from nixops_operator.facts.cloud import (
+    Image,
+    Instance,
+    InstanceAttribute,
+    KeyPair,
+    LaunchRequest,
+    MetadataOptions,
+    SecurityGroup,
+    Subnet,
+)
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
 if TYPE_CHECKING:
@@ -313,6 +322,20 @@ class Boto3Cloud:
             return switch(InstanceIds=[instance_id])
 
         await self._calls.write("MonitorInstances" if enabled else "UnmonitorInstances", call)
+
+    async def set_attribute(self, instance_id: str, attribute: InstanceAttribute, value: bool | str) -> None:
+        parameters: dict[str, Any] = {attribute[0].upper() + attribute[1:]: {"Value": value}}
+        await self._calls.write(
+            "ModifyInstanceAttribute",
+            lambda: self._clients.writer().modify_instance_attribute(InstanceId=instance_id, **parameters),
+        )
+
+    async def set_metadata(self, instance_id: str, options: MetadataOptions) -> None:
+        parameters = conversion.metadata_parameters(options)
+        await self._calls.write(
+            "ModifyInstanceMetadataOptions",
+            lambda: self._clients.writer().modify_instance_metadata_options(InstanceId=instance_id, **parameters),
+        )
 
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         if not tags:

@@ -16,6 +16,7 @@ from nixops_operator.facts.cloud import (
     InstanceState,
     KeyPair,
     LaunchRequest,
+    MetadataOptions,
     ObservedRule,
     SecurityGroup,
     Subnet,
@@ -55,7 +56,46 @@ def instance(answer: Answer) -> Instance:
         state_reason_message=answer.get("StateReason", {}).get("Message", ""),
         # `pending` is on its way to `enabled`, `disabling` to `disabled`: EC2 API Reference, "Monitoring".
         monitoring=answer.get("Monitoring", {}).get("State", "") in ("enabled", "pending"),
+        source_dest_check=bool(answer.get("SourceDestCheck", True)),
+        metadata=_metadata_options(answer.get("MetadataOptions", {})),
+        metadata_pending=answer.get("MetadataOptions", {}).get("State") == "pending",
+        public_ip=_has_public_ip(answer),
+        ebs_optimized=bool(answer.get("EbsOptimized", False)),
+        tenancy=answer.get("Placement", {}).get("Tenancy", "default"),
+        placement_group=answer.get("Placement", {}).get("GroupName", ""),
     )
+
+
+def _metadata_options(answer: Answer) -> MetadataOptions:
+    usual = MetadataOptions()
+    return MetadataOptions(
+        answer.get("HttpTokens", usual.tokens),
+        answer.get("HttpPutResponseHopLimit", usual.hop_limit),
+        answer.get("InstanceMetadataTags", usual.tags),
+        answer.get("HttpEndpoint", usual.endpoint),
+    )
+
+
+def metadata_parameters(options: MetadataOptions) -> dict[str, Any]:
+    """As ModifyInstanceMetadataOptions takes them: with a service that is switched off, nothing else
+    (terraform-provider-aws, internal/service/ec2/ec2_instance.go)."""
+    if options.endpoint == "disabled":
+        return {"HttpEndpoint": options.endpoint}
+    return {
+        "HttpEndpoint": options.endpoint,
+        "HttpTokens": options.tokens,
+        "HttpPutResponseHopLimit": options.hop_limit,
+        "InstanceMetadataTags": options.tags,
+    }
+
+
+def _has_public_ip(answer: Answer) -> bool | None:
+    """EC2's own addresses are those of `amazon`, an elastic one is its account's; and a stopped instance has none until
+    it is started: EC2 API Reference, "InstanceNetworkInterfaceAssociation"."""
+    if answer.get("State", {}).get("Name") != InstanceState.RUNNING:
+        return None
+    owners = {one.get("Association", {}).get("IpOwnerId") for one in answer.get("NetworkInterfaces", ())} - {None}
+    return bool(owners) if owners <= {"amazon"} else None
 
 
 def launch_parameters(request: LaunchRequest) -> dict[str, Any]:
@@ -63,25 +103,39 @@ def launch_parameters(request: LaunchRequest) -> dict[str, Any]:
 
     The same request gives the same ones for ever: EC2 refuses a token that comes with others.
     """
+    metadata = metadata_parameters(request.metadata)
+    if request.metadata.tags == MetadataOptions.tags:
+        metadata.pop("InstanceMetadataTags", None)  # the requests of earlier releases went out without it
     parameters: dict[str, Any] = {
         "ImageId": request.image_id,
         "InstanceType": request.instance_type,
-        "SubnetId": request.subnet_id,
         "UserData": request.user_data,
         "TagSpecifications": [
             *tag_specifications("instance", request.tags),
             *tag_specifications("volume", request.tags),
         ],
-        # User data holds the first host key: only the instance itself may read it, and only with a session token.
-        "MetadataOptions": {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+        "MetadataOptions": metadata,
+        **_network_parameters(request),
     }
     if request.key_name is not None:
         parameters["KeyName"] = request.key_name
-    if request.security_group_ids:
-        parameters["SecurityGroupIds"] = list(request.security_group_ids)
     if request.monitoring:
         parameters["Monitoring"] = {"Enabled": True}
+    if request.ebs_optimized is not None:
+        parameters["EbsOptimized"] = request.ebs_optimized
+    placement = {"Tenancy": request.tenancy, "GroupName": request.placement_group}
+    if placement := {name: value for name, value in placement.items() if value is not None}:
+        parameters["Placement"] = placement
     return parameters
+
+
+def _network_parameters(request: LaunchRequest) -> dict[str, Any]:
+    """Whether there is a public address is asked of a network interface, and then subnet and groups are its own."""
+    groups = list(request.security_group_ids)
+    if request.public_ip is None:
+        return {"SubnetId": request.subnet_id, **({"SecurityGroupIds": groups} if groups else {})}
+    interface = {"DeviceIndex": 0, "SubnetId": request.subnet_id, "AssociatePublicIpAddress": request.public_ip}
+    return {"NetworkInterfaces": [interface | ({"Groups": groups} if groups else {})]}
 
 
 def _state(name: str) -> InstanceState:

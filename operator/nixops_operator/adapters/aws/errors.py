@@ -123,6 +123,7 @@ ANSWERS: dict[str, Answer] = {
     "UnsupportedOperation": _TYPE,
     "InvalidSubnetID.NotFound": _field("subnetId"),
     "InvalidSubnetID.Malformed": _field("subnetId"),
+    "InvalidPlacementGroup.Unknown": _field("placementGroup"),
     "InvalidVpcID.NotFound": _INVALID,
     "InvalidKeyPair.Format": _INVALID,
     "InvalidKey.Format": _INVALID,

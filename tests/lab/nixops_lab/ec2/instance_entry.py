@@ -51,7 +51,11 @@ def instance_entry(region: Region, instance: Instance, shown_tags: Tags) -> dict
         "State": state_entry(instance.state),
         "StateReason": {"Code": reason[0], "Message": reason[1]} if reason else None,
         "StateTransitionReason": instance.transition_reason,
-        "Placement": {"AvailabilityZone": instance.subnet.zone, "GroupName": "", "Tenancy": "default"},
+        "Placement": {
+            "AvailabilityZone": instance.subnet.zone,
+            "GroupName": instance.placement_group,
+            "Tenancy": instance.tenancy,
+        },
         "Monitoring": {"State": "enabled" if instance.is_monitored else "disabled"},
         "EbsOptimized": instance.is_ebs_optimized,
         "EnaSupport": True,
@@ -61,7 +65,7 @@ def instance_entry(region: Region, instance: Instance, shown_tags: Tags) -> dict
         "UsageOperation": "RunInstances",
         "RootDeviceName": "/dev/xvda",
         "RootDeviceType": "ebs",
-        "MetadataOptions": instance.metadata_options,
+        "MetadataOptions": metadata_entry(region, instance),
         "ProductCodes": [],
         "Tags": tags.as_list(shown_tags),
         "BlockDeviceMappings": [],
@@ -75,6 +79,13 @@ def instance_entry(region: Region, instance: Instance, shown_tags: Tags) -> dict
     return entry | _attached(region, instance)
 
 
+def metadata_entry(region: Region, instance: Instance) -> dict[str, Any]:
+    """`InstanceMetadataOptionsResponse`; a change of a running instance is `pending` for a while."""
+    changed, knobs = instance.metadata_changed_at, region.panel.knobs
+    is_pending = changed is not None and changed + knobs.metadata_seconds > region.panel.clock()
+    return {"State": "pending" if is_pending else "applied", **instance.metadata_options}
+
+
 def _attached(region: Region, instance: Instance) -> dict[str, Any]:
     # Both are gone where a terminated instance is still shown as it was.
     interface = region.interfaces.get(instance.interface_id)
@@ -86,7 +97,7 @@ def _attached(region: Region, instance: Instance) -> dict[str, Any]:
         "PrivateDnsName": private_dns(region, instance.private_address),
         "PublicIpAddress": instance.public_address,
         "PublicDnsName": public_dns(region, instance.public_address),
-        "SourceDestCheck": True,
+        "SourceDestCheck": interface.checks_source_and_destination if interface else True,
         "SecurityGroups": group_entries(region, interface.group_ids) if interface else [],
         "NetworkInterfaces": [_interface_member(region, instance, interface)] if interface else [],
         "BlockDeviceMappings": [_device(volume)] if volume else [],
@@ -115,7 +126,7 @@ def _interface_member(region: Region, instance: Instance, interface: Interface) 
         "SubnetId": interface.subnet.id,
         "MacAddress": interface.mac,
         "InterfaceType": "interface",
-        "SourceDestCheck": True,
+        "SourceDestCheck": interface.checks_source_and_destination,
         "Description": "",
         "Groups": group_entries(region, interface.group_ids),
         "Ipv6Addresses": [],

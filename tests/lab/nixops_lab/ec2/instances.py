@@ -14,7 +14,7 @@ from nixops_lab.ec2.cloud import ACCOUNT, Cloud
 from nixops_lab.ec2.errors import Ec2Error, combination, incorrect_state, invalid, unsupported
 from nixops_lab.ec2.filters import always, select
 from nixops_lab.ec2.instance_entry import group_entries, instance_entry, private_dns, public_dns, state_entry
-from nixops_lab.ec2.interfaces import changed_groups
+from nixops_lab.ec2.interfaces import changed_check, changed_groups
 from nixops_lab.ec2.lifecycle import Lifecycle
 from nixops_lab.ec2.records import STATE_CODES, Instance
 from nixops_lab.ec2.region import Region
@@ -186,13 +186,17 @@ async def describe_instance_attribute(_cloud: Cloud, region: Region, params: dic
             value = {"InstanceType": {"Value": instance.instance_type.name}}
         case "groupSet":
             value = {"Groups": group_entries(region, region.group_ids_of(instance))}
+        case "sourceDestCheck":
+            value = {
+                "SourceDestCheck": {"Value": region.interfaces[instance.interface_id].checks_source_and_destination}
+            }
         case other:
             raise unsupported(f"the lab does not model the attribute {other}")
     return {"InstanceId": instance.id} | value
 
 
 async def modify_instance_attribute(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
-    """Groups, termination protection or shutdown behaviour: one of them a call."""
+    """One attribute a call."""
     (instance,) = ids.pick(ids.INSTANCE, [params["InstanceId"]], region.visible(region.instances))
     changes = set(params) - {"InstanceId", "DryRun"}
     if len(changes) != 1:
@@ -205,6 +209,8 @@ async def modify_instance_attribute(_cloud: Cloud, region: Region, params: dict[
         case "DisableApiTermination":
             is_protected = params["DisableApiTermination"].get("Value", False)
             region.change(instance.id, is_protected=is_protected)
+        case "SourceDestCheck":
+            changed_check(region, region.interfaces[instance.interface_id], params["SourceDestCheck"])
         case "InstanceInitiatedShutdownBehavior":
             behavior = params["InstanceInitiatedShutdownBehavior"].get("Value")
             if behavior not in {"stop", "terminate"}:

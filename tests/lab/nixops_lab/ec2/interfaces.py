@@ -3,7 +3,7 @@
 Facts: EC2 API Reference, "DescribeNetworkInterfaces", "ModifyNetworkInterfaceAttribute".
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,15 +32,24 @@ def changed_groups(region: Region, interface: Interface, group_ids: Sequence[str
     region.interfaces[interface.id] = replace(interface, group_ids=chosen)
 
 
+def changed_check(region: Region, interface: Interface, wanted: Mapping[str, bool]) -> None:
+    """Switch the check of sources and destinations."""
+    region.interfaces[interface.id] = replace(interface, checks_source_and_destination=wanted.get("Value", False))
+
+
 async def modify_network_interface_attribute(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
-    """The groups of an interface; nothing else is modelled."""
+    """The groups of an interface, or its check of sources and destinations; nothing else is modelled."""
     (interface,) = ids.pick(ids.INTERFACE, [params["NetworkInterfaceId"]], region.visible(region.interfaces))
     changes = set(params) - {"NetworkInterfaceId", "DryRun"}
     if len(changes) != 1:
         raise combination("Exactly one attribute may be modified in a request")
-    if changes != {"Groups"}:
-        raise unsupported(f"the lab does not model a change of {changes.pop()}")
-    changed_groups(region, interface, params["Groups"])
+    match changes.pop():
+        case "Groups":
+            changed_groups(region, interface, params["Groups"])
+        case "SourceDestCheck":
+            changed_check(region, interface, params["SourceDestCheck"])
+        case other:
+            raise unsupported(f"the lab does not model a change of {other}")
     return {}
 
 
@@ -88,7 +97,7 @@ def _interface_entry(region: Region, interface: Interface) -> dict[str, Any]:
         "VpcId": interface.subnet.vpc_id,
         "MacAddress": interface.mac,
         "Description": "",
-        "SourceDestCheck": True,
+        "SourceDestCheck": interface.checks_source_and_destination,
         "PrivateIpAddress": interface.private_address,
         "PrivateDnsName": private_name,
         "PrivateIpAddresses": [

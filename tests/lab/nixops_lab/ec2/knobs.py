@@ -39,6 +39,8 @@ class Knobs:
     terminated_visible_seconds: float = field(default=3600.0, metadata=_knob("terminated_visible_seconds", seconds))
     # How long the network interface of a terminated instance still holds its security groups.
     interface_release_seconds: float = field(default=2.0, metadata=_knob("interface_release_seconds", seconds))
+    # How long a change of a running instance's metadata options is shown as `pending`.
+    metadata_seconds: float = field(default=1.0, metadata=_knob("metadata_seconds", seconds))
     # How long what is new stays out of answers, and unknown to calls that name it: EC2 Developer Guide, "Eventual
     # consistency in the Amazon EC2 API", which advises to wait up to five minutes.
     visibility_ids: float = field(default=0.0, metadata=_knob("visibility.ids", seconds))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nixops_lab.ec2 import ids, tags
+from nixops_lab.ec2 import ids, metadata_options, tags
 from nixops_lab.ec2.capacity import room
 from nixops_lab.ec2.cloud import ACCOUNT, Cloud
 from nixops_lab.ec2.errors import Ec2Error, combination, invalid, missing, unsupported
@@ -19,6 +19,7 @@ from nixops_lab.ec2.instance_entry import instance_entry
 from nixops_lab.ec2.keys import key_pair_named
 from nixops_lab.ec2.lifecycle import Lifecycle
 from nixops_lab.ec2.network import Subnet
+from nixops_lab.ec2.placement import placement_of
 from nixops_lab.ec2.records import Image, Instance, InstanceType, Interface, KeyPair, Volume
 from nixops_lab.ec2.region import Region
 
@@ -63,14 +64,6 @@ _INTERFACE_HONOURED = frozenset(
         "SubnetId",
     }
 )
-_METADATA_DEFAULTS = {
-    "State": "applied",
-    "HttpTokens": "required",  # the images say ImdsSupport v2.0
-    "HttpPutResponseHopLimit": 2,
-    "HttpEndpoint": "enabled",
-    "HttpProtocolIpv6": "disabled",
-    "InstanceMetadataTags": "disabled",
-}
 
 
 @dataclass(frozen=True)
@@ -93,6 +86,8 @@ class Plan:
     user_data: str
     root: Mapping[str, Any]
     metadata_options: Mapping[str, object]
+    tenancy: str
+    placement_group: str
     tags: Mapping[str, Mapping[str, str]]
     count: int
 
@@ -155,10 +150,7 @@ def _interface(params: Mapping[str, Any]) -> Mapping[str, Any]:
 def _plan(region: Region, params: Mapping[str, Any], placed: Placed, instance_type: InstanceType) -> Plan:
     if extra := sorted(set(params) - _HONOURED):
         raise unsupported(f"the lab does not model {extra[0]} of RunInstances")
-    if set(params.get("Placement", {})) - {"AvailabilityZone", "Tenancy"}:
-        raise unsupported("of Placement the lab models AvailabilityZone and Tenancy")
-    if params.get("Placement", {}).get("Tenancy", "default") != "default":
-        raise unsupported("the lab models tenancy `default`")
+    tenancy, placement_group = placement_of(region, params.get("Placement", {}))
     minimum, maximum = params["MinCount"], params["MaxCount"]
     if not 1 <= minimum <= maximum:
         raise invalid(f"Value ({minimum}:{maximum}) for the number of instances is invalid")
@@ -177,9 +169,9 @@ def _plan(region: Region, params: Mapping[str, Any], placed: Placed, instance_ty
             "instanceInitiatedShutdownBehavior is invalid."
         )
     given = tags.on_create(params, "instance", "volume", "network-interface", "spot-instances-request")
-    metadata = _METADATA_DEFAULTS | params.get("MetadataOptions", {})
-    if metadata["InstanceMetadataTags"] == "enabled":
-        tags.metadata_keys(given.get("instance", {}))
+    metadata = metadata_options.changed(
+        metadata_options.DEFAULTS, params.get("MetadataOptions", {}), given.get("instance", {})
+    )
     return Plan(
         image=image,
         instance_type=instance_type,
@@ -188,6 +180,8 @@ def _plan(region: Region, params: Mapping[str, Any], placed: Placed, instance_ty
         user_data=_user_data(params.get("UserData", "")),
         root=_root_volume(params.get("BlockDeviceMappings", [])),
         metadata_options=metadata,
+        tenancy=tenancy,
+        placement_group=placement_group,
         tags=given,
         # Last: there is room only for what nothing else forbids.
         count=room(region, instance_type, placed.subnet.zone, minimum, maximum),
@@ -284,6 +278,8 @@ def _create(cloud: Cloud, region: Region, params: Mapping[str, Any], placed: Pla
             is_monitored=params.get("Monitoring", {}).get("Enabled", False),
             is_ebs_optimized=params.get("EbsOptimized", False),
             metadata_options=plan.metadata_options,
+            tenancy=plan.tenancy,
+            placement_group=plan.placement_group,
             shutdown_behavior=params.get("InstanceInitiatedShutdownBehavior", "stop"),
             is_protected=params.get("DisableApiTermination", False),
             created_at=now,

@@ -12,6 +12,8 @@ from nixops_lab.ec2 import (
     interfaces,
     keys,
     launch,
+    metadata_options,
+    placement,
     tags,
     volumes,
 )
@@ -65,6 +67,8 @@ def served(lifecycle: Lifecycle) -> dict[str, Operation]:
         **instances.OPERATIONS,
         **interfaces.OPERATIONS,
         **keys.OPERATIONS,
+        **metadata_options.OPERATIONS,
+        **placement.OPERATIONS,
         **tags.OPERATIONS,
         **volumes.OPERATIONS,
     }

@@ -59,6 +59,8 @@ class Instance:
     is_monitored: bool
     is_ebs_optimized: bool
     metadata_options: Mapping[str, object]
+    tenancy: str
+    placement_group: str
     shutdown_behavior: str
     is_protected: bool
     created_at: float
@@ -68,6 +70,7 @@ class Instance:
     transition_reason: str = ""
     public_address: str | None = None
     terminated_at: float | None = None
+    metadata_changed_at: float | None = None
 
     @property
     def is_live(self) -> bool:
@@ -87,6 +90,7 @@ class Interface:
     group_ids: tuple[str, ...]
     created_at: float
     terminated_at: float | None = None
+    checks_source_and_destination: bool = True
 
     @property
     def mac(self) -> str:
@@ -129,6 +133,16 @@ class GroupRule:
     group_id: str
     key: RuleKey
     description: str | None
+    created_at: float
+
+
+@dataclass(frozen=True)
+class PlacementGroup:
+    """A placement group; it goes by its name."""
+
+    id: str
+    name: str
+    strategy: str
     created_at: float
 
 

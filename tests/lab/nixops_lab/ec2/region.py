@@ -9,7 +9,7 @@ from nixops_lab.ec2 import ids
 from nixops_lab.ec2.filters import page
 from nixops_lab.ec2.knobs import Panel
 from nixops_lab.ec2.network import Network
-from nixops_lab.ec2.records import Group, GroupRule, Instance, Interface, KeyPair, Volume
+from nixops_lab.ec2.records import Group, GroupRule, Instance, Interface, KeyPair, PlacementGroup, Volume
 from nixops_lab.ec2.rules import ALL_IPV4_OUT, ALL_IPV6_OUT, RuleKey
 from nixops_lab.ec2.tag_book import TagBook, Tags
 from nixops_lab.ec2.tokens import TokenLedger
@@ -42,6 +42,7 @@ class Region:
     groups: dict[str, Group] = field(default_factory=dict)
     rules: dict[str, GroupRule] = field(default_factory=dict)
     key_pairs: dict[str, KeyPair] = field(default_factory=dict)
+    placement_groups: dict[str, PlacementGroup] = field(default_factory=dict)
     tags: TagBook = field(default_factory=TagBook)
     tokens: TokenLedger = field(default_factory=TokenLedger)
     # Instance id → what it was before each change, and when that ended.

@@ -36,6 +36,7 @@ _NO_DELAYS = {
     "stopping_seconds": 0,
     "shutting_down_seconds": 0,
     "interface_release_seconds": 0,
+    "metadata_seconds": 0,
 }
 
 
