@@ -104,6 +104,46 @@ def test_a_group_of_another_description_takes_the_place_of_the_earlier_one(site:
     site.await_condition("nixdeployment", DEPLOYMENT, {"Ready": "True/Succeeded"})
 
 
+def test_with_permission_it_is_stopped_for_another_type_and_started_again(site: Place) -> None:
+    before = instance(site)
+    edit(site, put(f"{EC2}/instanceType", "t3.small"), put("/spec/machines/0/disruption", {"stop": "WhenNeeded"}))
+    site.await_condition("nixmachine", MACHINE, {"Ready": "Unknown/Stopping"})
+    site.await_condition("nixmachine", MACHINE, {"Ready": "True/Succeeded", "UpToDate": "True/Succeeded"})
+    after = instance(site)
+    assert (after["InstanceId"], after["InstanceType"]) == (before["InstanceId"], "t3.small")
+    assert after["PrivateIpAddress"] == before["PrivateIpAddress"]
+    assert "stop" not in site.get("nixmachine", MACHINE)["status"]
+    eventually(lambda: title(site) != "", "it serves again")
+
+
+def test_where_there_is_no_room_for_the_new_type_it_runs_as_it_was(site: Place) -> None:
+    site.lab.set(**{"quota.vcpus": "3"})
+    edit(site, put(f"{EC2}/instanceType", "t3.2xlarge"))
+    machine = site.await_condition(
+        "nixmachine", MACHINE, {"Stalled": "True/QuotaExceeded", "ConfigurationActive": "True/Succeeded"}
+    )
+    message = condition(machine, "Stalled")["message"]
+    assert [part for part in ("t3.small", "t3.2xlarge", "vCPU", "Edit the spec") if part not in message] == [], message
+    assert (instance(site)["InstanceType"], instance(site)["State"]["Name"]) == ("t3.small", "running")
+
+    site.lab.set(**{"quota.vcpus": "unlimited"})
+    edit(site, put(f"{EC2}/instanceType", "t3.small"))
+    site.await_condition("nixdeployment", DEPLOYMENT, {"Ready": "True/Succeeded"})
+
+
+def test_a_machine_is_switched_off_and_on_by_the_spec(site: Place) -> None:
+    edit(site, put(f"{EC2}/powerState", "Stopped"))
+    site.await_condition("nixmachine", MACHINE, {"Ready": "True/Succeeded", "Reachable": "Unknown/Stopped"})
+    assert instance(site)["State"]["Name"] == "stopped"
+    site.ec2.start_instances(InstanceIds=[instance(site)["InstanceId"]])
+    eventually(lambda: instance(site)["State"]["Name"] in ("stopping", "stopped"), "started by hand: stopped again")
+    site.await_condition("nixdeployment", DEPLOYMENT, {"Ready": "True/Succeeded"})
+
+    edit(site, put(f"{EC2}/powerState", "Running"), put(MODULE, specs.page("Awake")))
+    eventually(lambda: title(site) == "Awake", "it runs, with what was edited meanwhile", last=lambda: title(site))
+    site.await_condition("nixdeployment", DEPLOYMENT, {"Ready": "True/Succeeded"})
+
+
 def test_a_suspended_deployment_changes_nothing_and_heals_when_it_is_resumed(site: Place) -> None:
     edit(site, put("/spec/suspend", True))
     site.await_condition("nixdeployment", DEPLOYMENT, {"Ready": "True/Succeeded", "Paused": "True/Suspended"})
@@ -122,4 +162,4 @@ def test_a_suspended_deployment_changes_nothing_and_heals_when_it_is_resumed(sit
 
     edit(site, {"op": "remove", "path": "/spec/suspend"})
     site.await_condition("nixdeployment", DEPLOYMENT, {"Ready": "True/Succeeded"})
-    assert title(site) == "After"
+    assert title(site) == "Awake"

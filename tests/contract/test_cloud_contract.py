@@ -369,6 +369,60 @@ async def test_starting_an_unknown_instance_proves_nothing(world: World) -> None
     assert refused.value.reason is Reason.NOT_FOUND
 
 
+async def test_an_instance_is_stopped_and_keeps_what_it_is(world: World) -> None:
+    instance = await running(world)
+
+    await world.cloud.stop_instance(instance.id)
+    stopped = await world.until(instance.id, InstanceState.STOPPED)
+    await world.cloud.stop_instance(instance.id)
+
+    assert (stopped.public_address, stopped.private_address) == (None, instance.private_address)
+    assert await world.cloud.find_instances(instance_id=instance.id) == (stopped,)
+
+
+async def test_a_stopped_instance_is_given_another_type(world: World) -> None:
+    instance = await running(world)
+    await world.stop(instance.id)
+
+    await world.cloud.set_attribute(instance.id, InstanceAttribute.INSTANCE_TYPE, "t3.medium")
+    await world.cloud.start_instance(instance.id)
+
+    again = await world.until(instance.id, InstanceState.RUNNING)
+    assert again.instance_type == "t3.medium"
+
+
+async def test_a_stopped_instance_is_optimised_for_ebs_or_not(world: World) -> None:
+    instance = await running(world)
+    await world.stop(instance.id)
+
+    for is_on in (True, False):
+        await world.cloud.set_attribute(instance.id, InstanceAttribute.EBS_OPTIMIZED, is_on)
+        (shown,) = await world.cloud.find_instances(instance_id=instance.id)
+        assert shown.ebs_optimized is is_on
+
+
+async def test_a_running_instance_keeps_its_type(world: World) -> None:
+    instance = await running(world)
+
+    with pytest.raises(Retry) as refused:
+        await world.cloud.set_attribute(instance.id, InstanceAttribute.INSTANCE_TYPE, "t3.medium")
+
+    assert (refused.value.reason, refused.value.is_refusal) == (Reason.STOPPING, True)
+    assert "is not in the 'stopped' state" in refused.value.message
+
+
+async def test_a_type_that_does_not_exist_is_refused_for_good(world: World) -> None:
+    instance = await running(world)
+    await world.stop(instance.id)
+
+    with pytest.raises(Blocked) as refused:
+        await world.cloud.set_attribute(instance.id, InstanceAttribute.INSTANCE_TYPE, "t9.huge")
+
+    assert refused.value.is_refusal
+    (kept,) = await world.cloud.find_instances(instance_id=instance.id)
+    assert kept.instance_type == instance.instance_type
+
+
 async def test_a_terminated_instance_stays_in_sight(world: World) -> None:
     instance = await running(world)
 
@@ -886,6 +940,7 @@ CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] =
     "ec2.delete_security_group": lambda world, group_id, *_: world.cloud.delete_security_group(group_id),
     "ec2.run_instances": lambda world, *_: launch(world, "n1-two"),
     "ec2.start_instance": lambda world, _, instance_id, __: world.cloud.start_instance(instance_id),
+    "ec2.stop_instance": lambda world, _, instance_id, __: world.cloud.stop_instance(instance_id),
     "ec2.terminate_instance": lambda world, _, instance_id, __: world.cloud.terminate_instance(instance_id),
     "ec2.set_security_groups": lambda world, group_id, instance_id, _: world.cloud.set_security_groups(
         instance_id, [group_id]

@@ -135,6 +135,7 @@ class Worlds:
     hosts: FakeHosts = field(default_factory=FakeHosts)
     nix: FakeNix = field(init=False)
     judge: Judge = field(init=False)
+    machines: dict[str, FakeMachine] = field(default_factory=dict)  # instance id → its disk, whatever its address
     becomes: Callable[[Instance], tuple[InstanceState, str]] = _boots  # of a pending instance: next state, and why
     when_gone: dict[Key, Callable[[], object]] = field(default_factory=dict)  # what a user does at once, then
     at_rest: list[Callable[[Worlds], object]] = field(default_factory=list)  # what a user does later, one at each rest
@@ -196,10 +197,18 @@ class Worlds:
                 self.cloud.set_state(instance.id, *self.becomes(instance))
             elif instance.state is InstanceState.SHUTTING_DOWN:
                 self.cloud.set_state(instance.id, InstanceState.TERMINATED)
+            elif instance.state is InstanceState.STOPPING:
+                self.cloud.set_state(instance.id, InstanceState.STOPPED, instance.state_reason)
         for instance in self.cloud.instances.values():
             address = instance.public_address
             if instance.state is InstanceState.RUNNING and address and address not in self.hosts.machines:
-                machine = self.hosts.add(FakeMachine(address))
+                if (before := self.machines.get(instance.id)) is not None:
+                    del self.hosts.machines[before.address]
+                    before.address, before.is_silent = address, False
+                    before.reboot()
+                    self.hosts.add(before)
+                    continue
+                machine = self.machines[instance.id] = self.hosts.add(FakeMachine(address))
                 launch = next(one for one in self.cloud.launches.values() if one.instance_id == instance.id)
                 machine.host_keys = [public_key_of(launch.request.user_data)]
                 machine.client_keys = self._private_keys(instance.key_name)

@@ -14,7 +14,7 @@ from crash.bench import HOWS, OURS, Worlds
 from crash.workloads import DEPLOYMENT, SHOP, WORKLOADS, create, reference
 from fakes.kube import Propagation
 from nixops_operator import names
-from nixops_operator.facts.cloud import Instance, KeyPair, SecurityGroup
+from nixops_operator.facts.cloud import Instance, InstanceState, KeyPair, SecurityGroup
 from nixops_operator.facts.kube import Key, Kind, key_of
 
 LATE = timedelta(seconds=90)
@@ -112,6 +112,15 @@ def _type(spec: dict[str, Any]) -> None:
     _of_web(spec)["instanceType"] = "t3.medium"
 
 
+def _resize(spec: dict[str, Any]) -> None:
+    _type(spec)
+    spec["machines"][1]["disruption"] = {"replace": "WhenLost", "stop": "WhenNeeded"}
+
+
+def _power(spec: dict[str, Any]) -> None:
+    _of_web(spec)["powerState"] = "Stopped"
+
+
 def _subnet(spec: dict[str, Any]) -> None:
     _of_web(spec)["subnetId"] = OTHER_SUBNET
 
@@ -171,6 +180,14 @@ def _resumed(worlds: Worlds, _: object) -> None:
     _as_in("create", worlds)
 
 
+def _is_off(worlds: Worlds, _: object) -> None:
+    """How far its configuration came before depends on the moment."""
+    web = worlds.kube.body(WEB)
+    assert web is not None
+    assert worlds.is_ready(), worlds.standing()
+    assert [one.state for one in worlds.cloud.live(web["metadata"]["uid"])] == [InstanceState.STOPPED]
+
+
 def _as_in(workload: str, worlds: Worlds) -> None:
     """What stands is what the workload gives; how it came there may differ."""
     end, wanted = worlds.end_state(), reference(workload).end
@@ -226,6 +243,8 @@ CHANGES: dict[str, Change] = {
     "type": Change(
         partial(_edit, change=_type), partial(_new_or_refused, differs=lambda one: one.instance_type != "t3.medium")
     ),
+    "resize": Change(partial(_edit, change=_resize), _as_edited(_resize)),
+    "power": Change(partial(_edit, change=_power), _is_off),
     "subnet": Change(
         partial(_edit, change=_subnet), partial(_new_or_refused, differs=lambda one: one.subnet_id != OTHER_SUBNET)
     ),

@@ -73,6 +73,17 @@ def replace(worlds: Worlds) -> None:
     worlds.cloud.set_state(first, InstanceState.TERMINATED, "Client.UserInitiatedShutdown")
 
 
+def resize(worlds: Worlds) -> None:
+    """Another type for one machine, which may be stopped for it."""
+
+    def change(body: dict[str, Any]) -> None:
+        machine = body["spec"]["machines"][1]
+        machine["target"]["ec2"]["instanceType"] = "t3.medium"
+        machine["disruption"] = {"replace": "WhenLost", "stop": "WhenNeeded"}
+
+    worlds.kube.edit(SHOP, change)
+
+
 def delete(worlds: Worlds) -> None:
     """kubectl delete."""
     worlds.kube.delete(SHOP)
@@ -88,6 +99,7 @@ WORKLOADS: dict[str, Callable[[Worlds], None]] = {
     "create": create,
     "reconfigure": reconfigure,
     "replace": replace,
+    "resize": resize,
     "delete": delete,
     "retain": retain,
 }

@@ -105,6 +105,7 @@ class FakeCloud:
         self.prefix_lists: set[str] = set()
         self.placement_groups: set[str] = set()
         self.instance_types = {"t3.small": "x86_64", "t3.medium": "x86_64", "m7i.large": "x86_64", "t4g.small": "arm64"}
+        self.types_without_capacity: set[str] = set()  # none is started anew
         self.images = {
             NIXOS_IMAGE: PublishedImage(
                 Image(NIXOS_IMAGE, "nixos/25.11.20261101.abcdef-x86_64-linux"),
@@ -388,12 +389,26 @@ class FakeCloud:
     async def start_instance(self, instance_id: str) -> None:
         instance = self._instance(instance_id)
         if instance.state is InstanceState.STOPPED:
+            if instance.instance_type in self.types_without_capacity:
+                text = f"We currently do not have sufficient {instance.instance_type} capacity."
+                raise Retry(
+                    Reason.INSUFFICIENT_CAPACITY, f"StartInstances: InsufficientInstanceCapacity: {text}"
+                ).as_refusal()
             self.instances[instance_id] = replace(
                 instance, state=InstanceState.PENDING, state_reason="", launch_time=self.now()
             )
         elif instance.state not in (InstanceState.PENDING, InstanceState.RUNNING):
             text = f"The instance '{instance_id}' is not in a state from which it can be started."
             raise Retry(Reason.STOPPING, f"StartInstances: IncorrectInstanceState: {text}").as_refusal()
+
+    @effect("ec2.stop_instance")
+    async def stop_instance(self, instance_id: str) -> None:
+        instance = self._instance(instance_id)
+        if instance.state is InstanceState.RUNNING:
+            self.set_state(instance_id, InstanceState.STOPPING, "Client.UserInitiatedShutdown")
+        elif instance.state not in (InstanceState.STOPPING, InstanceState.STOPPED):
+            text = f"The instance '{instance_id}' is not in a state from which it can be stopped."
+            raise Retry(Reason.PENDING, f"StopInstances: IncorrectInstanceState: {text}").as_refusal()
 
     @effect("ec2.terminate_instance")
     async def terminate_instance(self, instance_id: str) -> None:
@@ -420,7 +435,17 @@ class FakeCloud:
 
     @effect("ec2.set_attribute")
     async def set_attribute(self, instance_id: str, attribute: InstanceAttribute, value: bool | str) -> None:
-        name = {InstanceAttribute.SOURCE_DEST_CHECK: "source_dest_check"}[attribute]
+        if attribute is not InstanceAttribute.SOURCE_DEST_CHECK:
+            if self._instance(instance_id).state is not InstanceState.STOPPED:
+                text = f"The instance '{instance_id}' is not in the 'stopped' state."
+                raise Retry(Reason.STOPPING, f"ModifyInstanceAttribute: IncorrectInstanceState: {text}").as_refusal()
+            if attribute is InstanceAttribute.INSTANCE_TYPE and value not in self.instance_types:
+                raise _unknown_type(self.region, str(value)).as_refusal()
+        name = {
+            InstanceAttribute.SOURCE_DEST_CHECK: "source_dest_check",
+            InstanceAttribute.INSTANCE_TYPE: "instance_type",
+            InstanceAttribute.EBS_OPTIMIZED: "ebs_optimized",
+        }[attribute]
         self._change(instance_id, **{name: value})
 
     @effect("ec2.set_metadata")

@@ -48,6 +48,16 @@ class ReplacePolicy(StrEnum):
     WHEN_LOST = "WhenLost"
 
 
+class StopPolicy(StrEnum):
+    NEVER = "Never"
+    WHEN_NEEDED = "WhenNeeded"
+
+
+class PowerState(StrEnum):
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+
+
 class AddressKind(StrEnum):
     PUBLIC = "Public"
     PRIVATE = "Private"
@@ -288,7 +298,8 @@ class Ec2Target(SpecModel):
     )
 
     instance_type: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")]
-    """EC2 instance type, as t3.small."""
+    """EC2 instance type, as t3.small. A change stops the instance and starts it again, where disruption.stop allows it;
+    the new type must be of the same architecture."""
     image: Ec2Image | None = None
     """Absent: the operator's default NixOS image. A change counts at the next launch."""
     key_pair: Annotated[FreeText, StringConstraints(min_length=1, max_length=255)] | None = None
@@ -313,7 +324,7 @@ class Ec2Target(SpecModel):
     change counts at the next launch."""
     ebs_optimized: bool | None = None
     """Whether it has throughput of its own to its volumes, where the instance type leaves that open. Absent: as EC2
-    does with this type. Cannot be changed while the instance exists."""
+    does with this type. A change stops the instance and starts it again, as of instanceType."""
     tenancy: Tenancy | None = None
     """Dedicated: on hardware that no other account uses, which costs. Absent: as its VPC says. Cannot be changed while
     the instance exists."""
@@ -327,6 +338,10 @@ class Ec2Target(SpecModel):
         ):
             raise ValueError(_METADATA_TAG_KEYS)
         return self
+
+    power_state: PowerState = PowerState.RUNNING
+    """Stopped: the instance is stopped and kept, with its volumes and private address; its public address goes. What
+    changes in the configuration meanwhile is carried out when it runs again."""
 
 
 class HostTarget(SpecModel):
@@ -588,6 +603,9 @@ class Disruption(SpecModel):
 
     replace: ReplacePolicy = ReplacePolicy.NEVER
     """WhenLost: an instance that is gone for good is replaced by a new one."""
+    stop: StopPolicy = StopPolicy.NEVER
+    """WhenNeeded: the instance is stopped and started again for what EC2 changes on a stopped instance only, as its
+    type. Its public address changes by that. Never: such a change is told, and made when the instance is stopped."""
 
 
 class MachineSettings(SpecModel):

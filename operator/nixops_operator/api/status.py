@@ -108,6 +108,32 @@ class LaunchStatus(StatusModel):
         return self.called_at or self.requested_at
 
 
+class FormerStatus(StatusModel):
+    """What an attribute was."""
+
+    field: Word
+    """Of spec.target.ec2."""
+    value: Line
+    """As JSON."""
+
+
+class StopStatus(StatusModel):
+    """An instance that is stopped and started again for the sake of a change; written before it is stopped."""
+
+    instance_id: Word
+    """The instance."""
+    wanted: Line
+    """The new values, by field, as JSON."""
+    former: Annotated[tuple[FormerStatus, ...], Field(max_length=8, json_schema_extra=IN_ORDER)] = ()
+    """What is changed, as it was: the way back."""
+    starts: int = 0
+    """How often a start with the new values was asked for."""
+    refused: Line | None = None
+    """Why EC2 does not start it with the new values; set, it gets the former ones again."""
+    reason: Word | None = None
+    """The same as a stable word for programs."""
+
+
 class RestartsStatus(StatusModel):
     """Lives of the instance that ended soon: starts and launches since it last ran undisturbed for ten minutes."""
 
@@ -245,6 +271,8 @@ class NixMachineStatus(StatusModel):
     """The EC2 instance."""
     launch: LaunchStatus | None = None
     """The launch that made it, or is under way."""
+    stop: StopStatus | None = None
+    """A stop for the sake of a change, under way or refused; absent when there is none."""
     restarts: RestartsStatus | None = None
     """Starts and launches of late; absent when there were none."""
     reverts: RevertsStatus | None = None

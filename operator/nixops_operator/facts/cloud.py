@@ -30,9 +30,11 @@ class InstanceState(StrEnum):
 
 
 class InstanceAttribute(StrEnum):
-    """What ModifyInstanceAttribute changes on a running instance, one a call, by EC2's names."""
+    """What ModifyInstanceAttribute changes, one a call, by EC2's names."""
 
     SOURCE_DEST_CHECK = "sourceDestCheck"
+    INSTANCE_TYPE = "instanceType"  # of a stopped instance
+    EBS_OPTIMIZED = "ebsOptimized"  # of a stopped instance
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import ActivationStatus, RestartsStatus, written
 from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts.kube import Body, Kind, OwnerReference, Secret
-from nixops_operator.machine import attributes, host_keys, launch, observe_host, steps
+from nixops_operator.machine import attributes, host_keys, launch, observe_host, power, steps
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.jobs import start_disowning, start_job
 from nixops_operator.step import Step
@@ -62,6 +62,14 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             told = [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in failed]
             ended = {"activation": {"result": result}} if result is not None else {}
             return await world.kube.write_intent(body, {"failedRevisions": told or None} | ended)
+        case steps.RecordStop(stop):
+            return await world.kube.write_intent(body, {"stop": written(stop)})
+        case steps.ForgetStop():
+            return await world.kube.write_intent(body, {"stop": None})
+        case steps.StopInstance():
+            await power.stop(step, desired, await _view(desired, world), world)
+        case steps.ChangeStopped() | steps.StartChanged():
+            await power.change(step, desired, body, await _view(desired, world), world)
         case steps.StartInstance() | steps.SetAttribute() | steps.RemoveTags():
             await _change_instance(step, desired, world)
         case _:

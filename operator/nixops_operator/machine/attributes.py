@@ -7,7 +7,7 @@ rows; a field of Ec2Target that stands in no row cannot exist (a test compares).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,8 @@ class Change(Enum):
 
     ONLINE = "carried out on the running instance"
     NEXT_LAUNCH = "counts at the next launch"
-    STOPPED_ONLY = "EC2 changes it on a stopped instance only, which the operator does not do"
+    STOPPED_ONLY = "stops the instance and starts it again, where `disruption.stop` is `WhenNeeded`"
+    LAUNCH_ONLY = "a live instance keeps what it was launched with"
     FIXED = "fixed for the instance's life"
 
 
@@ -44,7 +45,7 @@ class Attribute:
     declared: Callable[[Ec2Target, Resolved], Any]
     shown: Callable[[Instance], Any]
     carry_out: Callable[[Cloud, str, Any], Awaitable[None]] | None = None
-    """Set where Change is ONLINE: called with the instance's id and what `to_set` gives."""
+    """Set where Change is ONLINE or STOPPED_ONLY: called with the instance's id and what `to_set` gives."""
     to_set: Callable[[Any, Any], Any] = lambda declared, shown: declared if declared != shown else None
     """From what is declared and what is shown to what has to be set; None: nothing."""
     drift: Reason = Reason.INSTANCE_DRIFT
@@ -88,8 +89,9 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "instance_type",
         "instance type",
         Change.STOPPED_ONLY,
-        lambda ec2, resolved: ec2.instance_type,
+        lambda ec2, resolved: resolved.instance_type,
         lambda instance: instance.instance_type,
+        _set(InstanceAttribute.INSTANCE_TYPE),
     ),
     Attribute(
         "image",
@@ -181,12 +183,13 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         Change.STOPPED_ONLY,
         lambda ec2, resolved: ec2.ebs_optimized,
         lambda instance: instance.ebs_optimized,
+        _set(InstanceAttribute.EBS_OPTIMIZED),
     ),
     Attribute(
         "tenancy",
         "tenancy",
         "tenancy",
-        Change.STOPPED_ONLY,
+        Change.LAUNCH_ONLY,
         lambda ec2, resolved: ec2.tenancy.lower() if ec2.tenancy is not None else None,
         lambda instance: instance.tenancy,
     ),
@@ -194,11 +197,16 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "placementGroup",
         "placement_group",
         "placement group",
-        Change.STOPPED_ONLY,
+        Change.LAUNCH_ONLY,
         lambda ec2, resolved: ec2.placement_group,
         lambda instance: instance.placement_group,
     ),
 )
+
+OF_OTHER_CHECKS = {"powerState": ("the instance is stopped, or started", "`InfrastructureReady` with `Stopping`")}
+"""Fields of Ec2Target that are no attribute of an instance: what a change means, and how it is told. power.py has the
+check."""
+
 _BY_FIELD = {row.field: row for row in ATTRIBUTES}
 
 
@@ -215,20 +223,43 @@ def launch_request(declared: Declared, user_data: str) -> LaunchRequest:
 
 
 def differences(declared: Declared, instance: Instance) -> tuple[Finding, ...]:
-    """One finding for each row in which the live instance is not as declared."""
-    found = []
+    """One finding for each row in which the live instance is not as declared, but for what needs a stop (power.py)."""
+    return tuple(
+        _finding(row, instance, declared[row.field], to_set) if to_set is not None else _pending(row, instance)
+        for row, to_set in _differing(declared, instance)
+        if row.change is not Change.STOPPED_ONLY
+    )
+
+
+@dataclass(frozen=True)
+class StoppedChange:
+    """One value that EC2 sets on a stopped instance only."""
+
+    field: str
+    words: str
+    wanted: Any
+    shown: Any
+
+
+def of_stopped(declared: Declared, instance: Instance) -> tuple[StoppedChange, ...]:
+    """What is not as declared, and can be made so on a stopped instance only."""
+    return tuple(
+        StoppedChange(row.field, row.words, to_set, row.shown(instance))
+        for row, to_set in _differing(declared, instance)
+        if row.change is Change.STOPPED_ONLY
+    )
+
+
+def _differing(declared: Declared, instance: Instance) -> Iterator[tuple[Attribute, Any]]:
+    """Rows in which the instance is not as declared, with what has to be set; None where EC2 is at work on that."""
     for row in ATTRIBUTES:
         wanted, shown = declared[row.field], row.shown(instance)
-        if wanted is None:
-            continue
-        if (to_set := row.to_set(wanted, shown)) is not None:
-            found.append(_finding(row, instance, wanted, to_set))
-        elif row.is_pending(instance):
-            found.append(_pending(row, instance))
-    return tuple(found)
+        to_set = row.to_set(wanted, shown) if wanted is not None else None
+        if wanted is not None and (to_set is not None or row.is_pending(instance)):
+            yield row, to_set
 
 
-async def carry_out(step: steps.SetAttribute, cloud: Cloud) -> None:
+async def carry_out(step: steps.SetAttribute | steps.ChangeStopped, cloud: Cloud) -> None:
     """Make it so on the live instance. Raises what the port raises."""
     call = _BY_FIELD[step.field].carry_out
     assert call is not None  # noqa: S101 - only rows that have one make such a step

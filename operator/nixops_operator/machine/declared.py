@@ -16,6 +16,7 @@ class Resolved:
     """EC2's ids for what the spec names. None: left to EC2, or, of a live instance, not known now."""
 
     image_id: str | None = None
+    instance_type: str | None = None
     subnet_id: str | None = None
     key_name: str | None = None
     security_group_ids: tuple[str, ...] | None = None  # sorted

@@ -21,6 +21,7 @@ from nixops_operator.api.status import (
     OriginStatus,
     RestartsStatus,
     RevertsStatus,
+    StopStatus,
     SystemStatus,
     read,
 )
@@ -51,6 +52,12 @@ class _Remembered(ReconciledObject):
     def system(self) -> SystemStatus:
         """What is known of the machine's systems; all absent before the first look."""
         return read(SystemStatus, self.status.get("system")) or SystemStatus()
+
+    @cached_property
+    def stop(self) -> StopStatus | None:
+        """The stop for the sake of a change of the instance that is recorded now."""
+        stop = read(StopStatus, self.status.get("stop"))
+        return stop if stop is not None and stop.instance_id == self.instance_id else None
 
     @cached_property
     def restarts(self) -> RestartsStatus | None:

@@ -1,4 +1,5 @@
-"""The instance of a machine: what is to happen when it is not there, not running, or not as declared. Pure."""
+"""The instance of a machine: what is to happen when it is not there, or not as declared. Pure; whether it runs is in
+power.py."""
 
 from __future__ import annotations
 
@@ -98,43 +99,6 @@ def host_key_pinned(desired: Desired, cloud: ObservedCloud, now: datetime) -> Fi
     step = steps.PinHostKey(launched.instance_id, launched.attempt, is_pinned=is_pinned)
     found = _finding(Outcome.WORKING, Reason.PROVISIONING, f"pinning the host key of {launched.instance_id}")
     return replace(found, steps=(step,), look_again=None)
-
-
-def running(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | None:
-    """The instance runs, or is on its way; one that was stopped by hand is started."""
-    instance = cloud.instance(desired.instance_id)
-    if instance is None:
-        return None
-    match instance.state:
-        case InstanceState.RUNNING:
-            return None
-        case InstanceState.STOPPED:
-            return _stopped(desired, instance, now)
-        case InstanceState.STOPPING:
-            message = f"{instance.id} is stopping; it is started as soon as it has stopped"
-            return replace(_finding(Outcome.WORKING, Reason.STOPPING, message), differs=Area.CLOUD)
-        case InstanceState.PENDING:
-            return _finding(Outcome.WORKING, Reason.WAITING_FOR_INSTANCE, f"{instance.id} is starting")
-        case _:
-            message = f"{instance.id} is in a state that this release does not know; looking again"
-            return replace(_finding(Outcome.WORKING, Reason.PENDING, message), look_again=None)
-
-
-def _stopped(desired: Desired, instance: Instance, now: datetime) -> Finding:
-    waiting = restarts.waiting(desired, now, restarts.died_of(instance))
-    if waiting is not None:
-        return waiting
-    count = restarts.count(desired) + 1
-    return Finding(
-        Outcome.WORKING,
-        Reason.STOPPED,
-        f"{instance.id} is stopped" + ("" if desired.is_paused else "; starting it"),
-        _INFRASTRUCTURE,
-        (steps.RecordRestart(count), steps.StartInstance(instance.id)),
-        differs=Area.CLOUD,
-        is_drift=True,  # no spec asks for a stopped instance
-        left_as=Outcome.STALLED,
-    )
 
 
 def undisturbed(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | None:

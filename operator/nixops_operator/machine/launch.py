@@ -161,6 +161,7 @@ async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, 
         # What ran on an earlier instance says nothing about this one; the state version alone belongs to the machine.
         "system": {name: None for name in desired.status.get("system") or {} if name != "stateVersion"},
         "failedRevisions": None,
+        "stop": None,
         "appliedTagKeys": sorted(desired.spec.target.ec2.tags) if desired.spec.target.ec2 is not None else None,
     }
     if step.restarts is not None:

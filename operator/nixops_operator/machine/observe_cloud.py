@@ -113,9 +113,13 @@ def _of_live(
 ) -> ObservedCloud:
     """Of a live instance only what can differ is resolved; each thing that cannot be is left out of the comparison."""
     error: OperatorError | None = None
-    groups = key_name = None
+    groups = key_name = instance_type = None
     try:
         groups = _security_groups(desired, ec2, view, snapshot, world, vpc_of=instance)
+    except OperatorError as failure:
+        error = failure
+    try:
+        instance_type = _instance_type_of_live(ec2, view, instance)
     except OperatorError as failure:
         error = failure
     with contextlib.suppress(OperatorError):  # it counts at the next launch only, and is told then
@@ -123,6 +127,7 @@ def _of_live(
     image = _image_of(instance, view)
     resolved = Resolved(
         image_id=_declared_image(ec2, instance, image, world),
+        instance_type=instance_type,
         subnet_id=ec2.subnet_id,
         key_name=key_name,
         security_group_ids=groups,
@@ -149,6 +154,7 @@ async def _of_next(
         subnet = _subnet(desired, ec2, view)
         resolved = Resolved(
             image_id=image.id,
+            instance_type=ec2.instance_type,
             subnet_id=subnet,
             key_name=await _key_pair_to_launch_with(desired, ec2, view, snapshot, world),
             security_group_ids=_security_groups(desired, ec2, view, snapshot, world) or None,
@@ -157,6 +163,20 @@ async def _of_next(
     except OperatorError as error:
         return replace(seen, declared_error=error)
     return replace(seen, declared=declare(ec2, resolved), image_name=image.name)
+
+
+def _instance_type_of_live(ec2: Ec2Target, view: CloudView, instance: Instance) -> str:
+    """The declared type, if a live instance can become one. Raises InvalidSpec for a type that EC2 does not know, and
+    for one of another architecture: what is on the instance's disk would not boot."""
+    if ec2.instance_type != instance.instance_type:
+        declared, present = view.architecture(ec2.instance_type), view.architecture(instance.instance_type)
+        if declared != present:
+            message = (
+                f"{ec2.instance_type} is {declared}, and {instance.id} is {present}; name a type of that architecture, "
+                "or delete this machine to get another"
+            )
+            raise InvalidSpec("spec.target.ec2.instanceType", message)
+    return ec2.instance_type
 
 
 def _judge_system(desired: Desired, ec2: Ec2Target, architecture: str) -> None:

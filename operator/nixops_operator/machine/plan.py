@@ -13,7 +13,17 @@ from datetime import datetime, timedelta
 from nixops_operator import account, in_use, job_names
 from nixops_operator.api.machine_spec import BuildOn, DriftPolicy
 from nixops_operator.api.reasons import Reason
-from nixops_operator.machine import activation, bad_revisions, build_on_target, deletion, host, instance, launch, system
+from nixops_operator.machine import (
+    activation,
+    bad_revisions,
+    build_on_target,
+    deletion,
+    host,
+    instance,
+    launch,
+    power,
+    system,
+)
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedCloud, ObservedLeaving
 from nixops_operator.planning import Area, Check, Finding, Gate, Plan, Repair, Rules, planned, walk
@@ -99,7 +109,8 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(_in_cloud(launch.unanswered)),  # before `missing`, or a lost reply makes a second instance
     Gate(_in_cloud(instance.missing)),
     Gate(_in_cloud(instance.host_key_pinned)),
-    Gate(_in_cloud(instance.running)),
+    Gate(_in_cloud(power.as_declared)),
+    Repair(_in_cloud(power.changed)),
     Repair(_in_cloud(instance.undisturbed)),
     Repair(_in_cloud(instance.as_declared)),
     Gate(host.reachable),

@@ -7,14 +7,15 @@ from __future__ import annotations
 import sys
 
 from nixops_operator import generated
-from nixops_operator.machine.attributes import ATTRIBUTES, Attribute, Change
+from nixops_operator.machine.attributes import ATTRIBUTES, OF_OTHER_CHECKS, Attribute, Change
 
 PAGE = "docs/reference/ec2-fields.md"
 
 _TOLD = {
     Change.ONLINE: "`UpToDate=False` with `{reason}` until it is done",
     Change.NEXT_LAUNCH: "a note in `UpToDate`, which stays True",
-    Change.STOPPED_ONLY: "`Stalled` with `ChangeForbidden` until the old value is back",
+    Change.STOPPED_ONLY: "`Reconciling` with `Stopping`; without that permission `Stalled` with `ChangeForbidden`",
+    Change.LAUNCH_ONLY: "`Stalled` with `ChangeForbidden` until the old value is back",
     Change.FIXED: "refused at once; through a NixDeployment `Stalled` with `InvalidSpec` until the old value is back",
 }
 
@@ -27,6 +28,10 @@ _BEFORE = """\
 """
 
 _AFTER = """
+An instance that is stopped and started again keeps its volumes and its private address; its public address changes.
+Where EC2 refuses the new value, or has no room for it in some eight minutes, the instance is started as it was, and
+`Stalled` says so. One that is stopped anyhow gets the new value before it is started, with or without permission.
+
 What was changed in EC2 by hand counts as a change, too: it is put back where that can be done on the running instance,
 else told. `driftPolicy: Report` leaves it and tells it. An edit of the spec is carried out under either policy, and
 puts back what was left so far.
@@ -38,7 +43,8 @@ NixDeployment makes it anew), or terminate the instance under `disruption.replac
 
 def files() -> dict[str, str]:
     """Path below the checkout → content."""
-    return {PAGE: _BEFORE + "".join(map(_line, ATTRIBUTES)) + _AFTER}
+    others = (f"| `{field}` | {meaning} | {told} |\n" for field, (meaning, told) in OF_OTHER_CHECKS.items())
+    return {PAGE: "".join((_BEFORE, *map(_line, ATTRIBUTES), *others, _AFTER))}
 
 
 def _line(row: Attribute) -> str:

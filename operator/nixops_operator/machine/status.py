@@ -12,7 +12,7 @@ from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.host import UNCONFIRMED, ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed
-from nixops_operator.machine import activation, bad_revisions, build_on_target, system
+from nixops_operator.machine import activation, bad_revisions, build_on_target, power, system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedLeaving
 from nixops_operator.planning import Finding, Plan, listed
@@ -22,6 +22,7 @@ from nixops_operator.verdict import Outcome
 _CREDENTIAL_REASONS = frozenset(
     {Reason.SECRET_NOT_FOUND, Reason.CREDENTIALS_FORBIDDEN, Reason.AUTH_FAILURE, Reason.EXPIRED, Reason.ACCESS_DENIED}
 )
+_STOPPED = "the machine is stopped, as declared"
 _OF_STATE = {
     InstanceState.PENDING: Reason.PENDING,
     InstanceState.STOPPING: Reason.STOPPING,
@@ -124,10 +125,18 @@ def _infrastructure_ready(desired: Desired, observed: Observed, plan: Plan) -> C
     instance = cloud.instance(desired.instance_id)
     if instance is None:
         return _is_not(kind, desired, Reason.LAUNCH_PENDING, "no instance yet")
+    if _is_kept_stopped(desired, observed):
+        return _is(kind, desired, message=f"{instance.id} is stopped, as declared")
     if instance.state is not InstanceState.RUNNING:
         reason = _OF_STATE.get(instance.state, Reason.PENDING)
         return _is_not(kind, desired, reason, f"{instance.id} is {instance.state.value}")
     return _is(kind, desired, message=f"{instance.id} runs")
+
+
+def _is_kept_stopped(desired: Desired, observed: Observed) -> bool:
+    """Whether nothing can be said of the machine, because it is off, and is to be."""
+    instance = observed.cloud.instance(desired.instance_id) if observed.cloud is not None else None
+    return instance is not None and instance.state is InstanceState.STOPPED and power.is_to_be_stopped(desired)
 
 
 def _reachable(desired: Desired, observed: Observed, plan: Plan) -> Condition:
@@ -138,6 +147,8 @@ def _reachable(desired: Desired, observed: Observed, plan: Plan) -> Condition:
         return _is_not(kind, desired, found.reason, found.message)
     if found is not None and found.outcome is Outcome.WORKING:
         return _is_unknown(kind, desired, found.reason, found.message)
+    if _is_kept_stopped(desired, observed):
+        return _is_unknown(kind, desired, Reason.STOPPED, _STOPPED)
     return _is_unknown(kind, desired, Reason.WAITING_FOR_SSH, "no connection yet")
 
 
@@ -147,6 +158,8 @@ def _built(desired: Desired, observed: Observed, plan: Plan) -> Condition:
     if error is not None:
         say = _is_unknown if isinstance(error, NotYet) else _is_not
         return say(kind, desired, error.reason, error.message)
+    if _is_kept_stopped(desired, observed):
+        return _is_unknown(kind, desired, Reason.STOPPED, _STOPPED)
     evaluation = observed.jobs.get(observed.system.evaluate_job)
     if isinstance(evaluation, Failed):
         return _is_not(kind, desired, evaluation.error.reason, evaluation.error.message)
@@ -181,6 +194,8 @@ def _active(desired: Desired, observed: Observed, plan: Plan) -> Condition:
         return _is_not(kind, desired, reason, found.message)
     if found is not None:
         return _is_not(kind, desired, found.reason, found.message)
+    if _is_kept_stopped(desired, observed):
+        return _is_unknown(kind, desired, Reason.STOPPED, _STOPPED)
     if facts is None:
         return _is_unknown(kind, desired, Reason.WAITING_FOR_SSH, "the machine cannot be looked at now")
     if observed.toplevel is None:

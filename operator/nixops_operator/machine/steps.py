@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from nixops_operator import retain
-from nixops_operator.api.status import FailedRevisionStatus, LaunchStatus, RevertsStatus
+from nixops_operator.api.status import FailedRevisionStatus, LaunchStatus, RevertsStatus, StopStatus
 from nixops_operator.facts.host import ActivationRequest, HostOwner
 from nixops_operator.facts.nix import Evaluation, SystemInput, Tree
 from nixops_operator.machine.declared import Declared
@@ -98,6 +98,48 @@ class ForgetRestarts(Step):
 @dataclass(frozen=True)
 class StartInstance(Step):
     instance_id: str
+
+
+@dataclass(frozen=True)
+class RecordStop(Step):
+    """Write down for which change an instance is stopped, and what it was before, so that whoever finds it stopped
+    goes on, or back."""
+
+    stop: StopStatus
+
+    @property
+    def held_with(self) -> tuple[Identity, ...]:
+        return (("ChangeStopped",), ("StartChanged",))  # a start is counted when it is asked for
+
+
+@dataclass(frozen=True)
+class ForgetStop(Step):
+    """The instance runs as declared."""
+
+
+@dataclass(frozen=True)
+class StopInstance(Step):
+    """Only after a fresh look that the instance runs and carries our tags."""
+
+    instance_id: str
+
+
+@dataclass(frozen=True)
+class ChangeStopped(Step):
+    """Set an attribute of a stopped instance. What EC2 refuses for good is written down, and the way back taken."""
+
+    instance_id: str
+    field: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class StartChanged(Step):
+    """Start an instance with new values. A refusal is written down like that of `ChangeStopped`; missing capacity only
+    with the last of some tries."""
+
+    instance_id: str
+    is_last_try: bool
 
 
 @dataclass(frozen=True)

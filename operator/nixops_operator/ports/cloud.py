@@ -175,6 +175,12 @@ class Cloud(Protocol):
         """Start a stopped instance. Repeating: safe, a running instance stays as it is. Raises Retry (`Stopping`) in a
         state from which it cannot be started, with EC2's words."""
 
+    @effect("ec2.stop_instance")
+    async def stop_instance(self, instance_id: str) -> None:
+        """Stop a running instance; volumes and private address stay. Repeating: safe, a stopped instance stays as it
+        is. Raises Retry (`Pending`) in a state from which it cannot be stopped, Blocked (`ChangeForbidden`) where stop
+        protection is on."""
+
     @effect("ec2.terminate_instance")
     async def terminate_instance(self, instance_id: str) -> None:
         """Terminate an instance. Repeating: safe; NotFound succeeds. The reply proves nothing: look for
@@ -191,7 +197,8 @@ class Cloud(Protocol):
 
     @effect("ec2.set_attribute")
     async def set_attribute(self, instance_id: str, attribute: InstanceAttribute, value: bool | str) -> None:
-        """Change one attribute of a live instance (ModifyInstanceAttribute). Repeating: safe."""
+        """Change one attribute of a live instance (ModifyInstanceAttribute). Repeating: safe. Raises Retry (`Stopping`)
+        where that takes a stopped instance and it is none, Blocked (`InvalidSpec`) for a value that it cannot have."""
 
     @effect("ec2.set_metadata")
     async def set_metadata(self, instance_id: str, options: MetadataOptions) -> None:

@@ -298,6 +298,11 @@ class Boto3Cloud:
             "StartInstances", lambda: self._clients.writer().start_instances(InstanceIds=[instance_id])
         )
 
+    async def stop_instance(self, instance_id: str) -> None:
+        await self._calls.write(
+            "StopInstances", lambda: self._clients.writer().stop_instances(InstanceIds=[instance_id])
+        )
+
     async def terminate_instance(self, instance_id: str) -> None:
         await self._calls.write(
             "TerminateInstances",

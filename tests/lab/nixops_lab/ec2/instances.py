@@ -195,7 +195,7 @@ async def describe_instance_attribute(_cloud: Cloud, region: Region, params: dic
     return {"InstanceId": instance.id} | value
 
 
-async def modify_instance_attribute(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+async def modify_instance_attribute(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
     """One attribute a call."""
     (instance,) = ids.pick(ids.INSTANCE, [params["InstanceId"]], region.visible(region.instances))
     changes = set(params) - {"InstanceId", "DryRun"}
@@ -216,9 +216,29 @@ async def modify_instance_attribute(_cloud: Cloud, region: Region, params: dict[
             if behavior not in {"stop", "terminate"}:
                 raise invalid(f"Invalid value '{behavior}' for InstanceInitiatedShutdownBehavior.")
             region.change(instance.id, shutdown_behavior=behavior)
+        case "EbsOptimized":
+            _refuse_unless_stopped(instance)
+            region.change(instance.id, is_ebs_optimized=bool(params["EbsOptimized"].get("Value", False)))
+        case "InstanceType":
+            await _change_type(cloud, region, instance, str(params["InstanceType"].get("Value", "")))
         case other:
             raise unsupported(f"the lab does not model a change of {other}")
     return {}
+
+
+def _refuse_unless_stopped(instance: Instance) -> None:
+    if instance.state != "stopped":
+        raise incorrect_state(f"The instance '{instance.id}' is not in the 'stopped' state.")
+
+
+async def _change_type(cloud: Cloud, region: Region, instance: Instance, name: str) -> None:
+    """Of a stopped instance only, and to a type that its image boots on. EC2 User Guide, "Change the instance type"
+    and "Compatibility for changing the instance type"."""
+    _refuse_unless_stopped(instance)
+    kind = await cloud.instance_type(region.name, name)
+    if instance.image.architecture not in kind.architectures:
+        raise invalid(f"The instance type {name} does not support the architecture '{instance.image.architecture}'.")
+    region.change(instance.id, instance_type=kind)
 
 
 async def monitor_instances(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
