@@ -30,6 +30,7 @@ from nixops_operator.adapters.kube.connection import Connection
 from nixops_operator.adapters.kube.lease import Lease
 from nixops_operator.adapters.nix.boxes.box import EvaluationLimits
 from nixops_operator.adapters.nix.boxes.choice import chosen_box
+from nixops_operator.adapters.nix.boxes.folders import LockedFolder, remove_leftovers
 from nixops_operator.adapters.nix.fetched_trees import SourceLimits
 from nixops_operator.adapters.nix.probe import SandboxUnsafe
 from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
@@ -57,7 +58,8 @@ from nixops_operator.ports.host import Hosts
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ports.nix import Nix
 from nixops_operator.reads import Reads
-from nixops_operator.settings import Build, Nixpkgs, Settings
+from nixops_operator.settings import Build, Nixpkgs, Settings, Store
+from nixops_operator.store_room import StoreLimits, bytes_to_collect
 from nixops_operator.watch import ApiServer, Intake
 from nixops_operator.workqueue import WorkQueue
 from nixops_operator.world import Policy, World
@@ -208,13 +210,13 @@ def _host_informers(core: Core, stack: contextlib.AsyncExitStack) -> HostInforme
 async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
     """Nix in its box, which was attacked and held. Raises Ended (`UNSAFE`) if it did not."""
     chosen = core.chosen.nix
-    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nixops-operator-"))
-    box = await chosen_box(chosen.box, Path(scratch))
+    scratch = await _scratch_folder(stack)
+    box = await chosen_box(chosen.box, scratch)
     egress = Egress(egress_policy(core.chosen, await _addresses_of(urlsplit(core.server.url).hostname or "")))
     stack.push_async_callback(egress.close)
     sources = chosen.sources
     nix = SandboxedNix(
-        scratch=Path(scratch),
+        scratch=scratch,
         egress=egress,
         substituters=[Substituter(each.url, each.public_keys) for each in chosen.substituters],
         credentials=_credentials(chosen.netrc_file),
@@ -229,14 +231,35 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
             disk=chosen.evaluation.disk,
         ),
         build_limits=build_limits(chosen.build),
+        measures_store=chosen.store.max_size is not None,
     )
     try:
+        await _make_room(nix, store_limits(chosen.store))
         await nix.probe()
         await _try_builders(nix, chosen.build.on, stack)
     except SandboxUnsafe as error:
         why = f"no safe evaluation, or no build, on this node: {error.message}. {box.remedy}"
         raise Ended(Exit.UNSAFE, why) from error
     return cast(Nix, Layered(nix, Nix, core.layers))
+
+
+async def _scratch_folder(stack: contextlib.AsyncExitStack) -> Path:
+    """For evaluations and builds. What an operator that crashed left of its own may be a whole build: it goes now."""
+    parent, prefix = Path(tempfile.gettempdir()), "nixops-operator-"
+    await asyncio.to_thread(remove_leftovers, parent, prefix)
+    folder = LockedFolder.new(parent, prefix)
+    stack.callback(folder.remove)
+    return folder.path
+
+
+async def _make_room(nix: SandboxedNix, limits: StoreLimits) -> None:
+    """An operator that cannot even try a box, because its store is full, would never come to empty it."""
+    try:
+        if (to_free := bytes_to_collect(await nix.space(), limits)) > 0:
+            freed = await nix.make_room(to_free)
+            log.info("the operator's store is short of room: collected %d MiB that nothing holds", freed // 1024**2)
+    except Retry as error:
+        log.warning("%s", error.message)
 
 
 async def _try_builders(nix: SandboxedNix, place: BuildOn, stack: contextlib.AsyncExitStack) -> None:
@@ -278,6 +301,11 @@ async def _addresses_of(host: str) -> set[str]:
         log.warning("the API server's name %s shows no address; fetches are not kept from it by address", host)
         return set()
     return {str(each[4][0]).partition("%")[0] for each in found}
+
+
+def store_limits(chosen: Store) -> StoreLimits:
+    """When the store is collected, as the administrator set it."""
+    return StoreLimits(chosen.min_free, max(chosen.min_free, chosen.max_free), chosen.max_size)
 
 
 def build_limits(chosen: Build) -> BuildLimits:

@@ -168,6 +168,16 @@ class Jobs(Generic[K]):
         if job is not None and not isinstance(job.state, Running):
             self._drop(job)
 
+    def results(self) -> tuple[Any, ...]:
+        """Of finished jobs that somebody waits for."""
+        return tuple(job.state.result for job in self._jobs.values() if isinstance(job.state, Done) and job.waiters)
+
+    def forget_unused(self) -> None:
+        """Drop the results that nobody wants at the moment: what they name is about to go."""
+        for job in [self._jobs[name] for name in self._unused]:
+            if isinstance(job.state, Done) and not job.waiters:
+                self._drop(job)
+
     def release(self, waiter: K, wanted: frozenset[str], abandon: tuple[str, ...]) -> None:
         """Of the kinds `abandon` the waiter wants only `wanted` from now on; what nobody waits for any more is
         cancelled, or may be forgotten. What somebody wants is remembered as long as that lasts.

@@ -23,6 +23,7 @@ from nixops_operator.exits import Ended, Exit
 from nixops_operator.probes import Probes
 from nixops_operator.reconcile import Reconciler
 from nixops_operator.server import Server
+from nixops_operator.store_keeping import StoreKeeper
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,9 @@ class Lifecycle:
             "resync",
             watch.resync_for_ever(core.kube, core.cache, core.intake, chosen.resync_period, probes.resynced),
         )
+        # Now that every object was read: see there.
+        self._spawn("store", StoreKeeper(world, composition.store_limits(chosen.nix.store), core.metrics).run())
+        stack.push_async_callback(self._cancel, "store")
         log.info("watching NixDeployments and NixMachines")
 
     async def _until_ended(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -174,6 +175,33 @@ class Build(_Part):
     silent: Duration = timedelta(minutes=30)  # one derivation without a line of log
 
 
+def _bytes(given: object) -> object:
+    """A number of bytes, or a quantity as Kubernetes writes it (`20Gi`)."""
+    if not isinstance(given, str) or (found := _QUANTITY.fullmatch(given)) is None:
+        return given
+    return int(float(found["number"]) * _UNITS[found["unit"]])
+
+
+_UNITS = {
+    "": 1,
+    **{unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T"), 1)},
+    **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
+}
+_QUANTITY = re.compile(rf"(?P<number>\d{{1,15}}(?:\.\d{{1,3}})?)(?P<unit>{'|'.join(sorted(_UNITS, reverse=True))})")
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
+
+
+class Store(_Part):
+    """The operator's Nix store. Systems that a living machine is to run, runs or ran before, the trees that its spec
+    names, and what jobs work with, stay; everything else is collected before room ends."""
+
+    min_free: Bytes = 4 * GIB  # with less free where it lies, garbage is collected; more than nix.build.freeDisk
+    max_free: Bytes = 8 * GIB  # until so much is free
+    # What it may take, as 20Gi; it is collected from 85 % of that on. The chart names the limit of its own volume
+    # (store.sizeLimit), beyond which the kubelet evicts the pod. Not set: the disk alone counts.
+    max_size: Bytes | None = None
+
+
 class Copy(_Part):
     """Of closures to machines."""
 
@@ -250,6 +278,7 @@ class Nix(_Part):
     egress: Egress = Egress()
     evaluation: Evaluation = Evaluation()
     build: Build = Build()
+    store: Store = Store()
     # Not `copy`, which every pydantic model has as a method.
     copies: Copy = Field(Copy(), alias="copy")
 

@@ -135,6 +135,22 @@ def test_the_crds_are_those_of_the_repository_and_stay(api_server: ApiServer) ->
     assert rendered == {}
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param({}, {"maxSize": "20Gi"}, id="the limit of its volume"),
+        pytest.param({"store": {"sizeLimit": "7Gi"}}, {"maxSize": "7Gi"}, id="another one"),
+        pytest.param({"store": {"existingClaim": "nix"}}, None, id="a claim has a disk of its own"),
+        pytest.param({"config": {"nix": {"store": {"maxSize": 5}}}}, {"maxSize": 5}, id="what is set counts"),
+    ],
+)
+def test_the_store_is_collected_before_the_kubelet_evicts_the_pod(
+    api_server: ApiServer, values: dict[str, Any], expected: dict[str, Any] | None
+) -> None:
+    config = yaml.safe_load(of_kind(template(api_server, values), "ConfigMap")["data"]["config.yaml"])
+    assert config.get("nix", {}).get("store") == expected
+
+
 def test_no_crds_if_they_come_from_elsewhere(api_server: ApiServer) -> None:
     kinds = {document["kind"] for document in template(api_server, {"crds": {"enabled": False}})}
 

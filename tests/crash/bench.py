@@ -42,6 +42,7 @@ from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.jobs import Jobs
 from nixops_operator.machine.host_keys import public_key_of
+from nixops_operator.metrics import Metrics
 from nixops_operator.ports.cloud import Clouds
 from nixops_operator.ports.host import Hosts
 from nixops_operator.ports.kube import Kube
@@ -49,6 +50,8 @@ from nixops_operator.ports.nix import Nix
 from nixops_operator.reads import Reads
 from nixops_operator.reconcile import Reconciler
 from nixops_operator.ssh_keys import parse_private_key
+from nixops_operator.store_keeping import StoreKeeper
+from nixops_operator.store_room import StoreLimits
 from nixops_operator.watch import Intake, resync
 from nixops_operator.workqueue import WorkQueue
 from nixops_operator.world import Policy, World
@@ -138,6 +141,7 @@ class Worlds:
     machines: dict[str, FakeMachine] = field(default_factory=dict)  # instance id → its disk, whatever its address
     becomes: Callable[[Instance], tuple[InstanceState, str]] = _boots  # of a pending instance: next state, and why
     when_gone: dict[Key, Callable[[], object]] = field(default_factory=dict)  # what a user does at once, then
+    collects: bool = False  # garbage in the operator's store, all the time
     at_rest: list[Callable[[Worlds], object]] = field(default_factory=list)  # what a user does later, one at each rest
 
     def __post_init__(self) -> None:
@@ -310,6 +314,13 @@ class Worlds:
         }
 
 
+async def _collect(world: World) -> None:
+    keeper = StoreKeeper(world, StoreLimits(1, 1), Metrics())
+    while True:
+        await world.nix.collect(keeper.wanted, 1)
+        await asyncio.sleep(0.5)
+
+
 def _secret(**data: bytes) -> Secret:
     return Secret(data)
 
@@ -392,6 +403,7 @@ class Operator:
     async def live(self, script: asyncio.Task[None] | None = None) -> bool:
         """Until the worlds are at rest, and what the script does is done (True), or the cut is met (False)."""
         outside = asyncio.all_tasks()
+        self.worlds.nix.lent.clear()  # by a process that is gone
         cache: Cache = Cache()
         queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random(1))
         intake = Intake(cache, queue)
@@ -409,6 +421,8 @@ class Operator:
         try:
             await resync(world.kube, cache, intake)
             workers = [asyncio.create_task(reconciler.work()) for _ in range(4)]
+            if self.worlds.collects:
+                workers.append(asyncio.create_task(_collect(world)))
             self.acted_at = asyncio.get_running_loop().time()
             return await self._rest(workers, script)
         finally:

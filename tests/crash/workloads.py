@@ -8,6 +8,7 @@ import functools
 import tempfile
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,12 @@ def play_interrupted(
     return _play(workload, cut, lags=lags, interrupt=interrupt)[0]
 
 
+def play_collected(workload: str) -> tuple[Worlds, tuple[str, ...]]:
+    """The workload while garbage in the operator's store is collected twice a second; worlds and trace."""
+    worlds, operator, _ = _play(workload, None, collects=True)
+    return worlds, tuple(operator.trace)
+
+
 def follow(script: Callable[[Worlds], Coroutine[Any, Any, None]], lags: Lags, *, from_rest: bool) -> Worlds:
     """Whatever else happens, in the worlds' own time: an operator lives until the script is done and all is at rest."""
     return _play(None if from_rest else "create", None, lags=lags, script=script)[0]
@@ -167,12 +174,15 @@ def _play(
     lags: Lags = SHORT_LAG,
     interrupt: Callable[[Worlds, str, int], object] | None = None,
     script: Callable[[Worlds], Coroutine[Any, Any, None]] | None = None,
+    collects: bool = False,
 ) -> tuple[Worlds, Operator, float]:
     before = None if workload == "create" else at_rest()
 
     async def lives() -> tuple[Worlds, Operator, float]:
         worlds = Worlds(_nixpkgs()) if before is None else copy.deepcopy(before.worlds)
         lags.apply(worlds.cloud)
+        worlds.collects = collects
+        worlds.nix.lent_for = timedelta(seconds=1) if collects else worlds.nix.lent_for
         if workload is not None:
             WORKLOADS[workload](worlds)
         asyncio.get_running_loop().set_exception_handler(_only_real_errors)

@@ -9,20 +9,24 @@ nix.warnings["webserver"] = ("…",)                                # of that ma
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
 from fakes.effects import Effects, effect
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
-from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Source
+from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Source, StoreSpace
 from nixops_operator.nix.nar import nar_of
 from nixops_operator.nix.store_paths import digest_of, sri, text_path, tree_path, tree_path_of
 from nixops_operator.ports.nix import Progress
 
 PUBLIC_KEY = "fake-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 SOURCE_FILES = 50_000
+MIB = 1024**2  # what each thing in the store takes
 SOURCE_BYTES = 256 * 1024**2
 
 
@@ -36,6 +40,9 @@ class FakeNix:
         self.archives: dict[str, Mapping[str, bytes]] = {}  # URL → files of the tree in it
         self.systems: dict[str, str] = {}  # .drv → toplevel
         self.built: set[str] = set()
+        self.room = StoreSpace(free=100 * 1024 * MIB)
+        self.lent_for = timedelta(hours=1)
+        self.lent: dict[str, float] = {}  # in the process: path → until when it stays for whoever was given it
         self.obstacles: dict[str, str] = {}  # system → why nothing can be built for it
         self.warnings: dict[str, tuple[str, ...]] = {}  # machine → warnings
 
@@ -72,6 +79,7 @@ class FakeNix:
         nar = nar_of(files)
         source = Source(tree_path("source", nar), sri(hashlib.sha256(nar).digest()))
         self.trees[source.store_path] = dict(files)
+        self._lend(source.store_path)
         return source
 
     @effect("nix.fetch")
@@ -84,6 +92,7 @@ class FakeNix:
             if stored != source:
                 raise Blocked(Reason.SOURCE_NOT_FOUND, f"the tree in {archive.url} has the hash {stored.nar_hash}")
             progress("1 MiB fetched")
+        self._lend(source.store_path)
         return source
 
     @effect("nix.evaluate")
@@ -95,6 +104,7 @@ class FakeNix:
         canonical = repr((request, sorted(request.arguments.items()))).encode()
         drv = text_path(f"{name}.drv", canonical, ())
         self.systems[drv] = text_path(name, canonical, ())
+        self._lend(drv)
         return Evaluation(drv, self.systems[drv], self.warnings.get(request.name, ()))
 
     @effect("nix.build")
@@ -103,7 +113,27 @@ class FakeNix:
             raise Blocked(Reason.BUILD_FAILED, f"{drv_path} is not in the operator's store")
         progress("1 of 1 built")
         self.built.add(self.systems[drv_path])
+        self._lend(self.systems[drv_path])
         return self.systems[drv_path]
+
+    async def space(self) -> StoreSpace:
+        return self.room
+
+    def _lend(self, path: str) -> None:
+        self.lent[path] = asyncio.get_running_loop().time() + self.lent_for.total_seconds()
+
+    @effect("nix.collect")
+    async def collect(self, wanted: Callable[[], Collection[str]], to_free: int) -> int:
+        now = asyncio.get_running_loop().time()
+        kept = {*wanted(), *(path for path, until in self.lent.items() if until > now)}
+        before = len(self.trees) + len(self.systems) + len(self.built)
+        # Of a system that was built nothing else is needed; of one that was not, its derivation.
+        self.trees = {path: files for path, files in self.trees.items() if path in kept}
+        self.systems = {drv: toplevel for drv, toplevel in self.systems.items() if drv in kept}
+        self.built &= kept
+        freed = (before - len(self.trees) - len(self.systems) - len(self.built)) * MIB
+        self.room = replace(self.room, free=self.room.free + freed)
+        return freed
 
     def no_builder(self, system: str) -> str | None:
         return self.obstacles.get(system)

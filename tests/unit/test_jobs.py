@@ -570,3 +570,24 @@ def test_every_kind_has_a_name_of_its_own():
     ]
     assert len(set(made)) == len(made)
     assert [job_names.kind_of(name) for name in made] == ["evaluate", "build", "copy", "host", "host"]
+
+
+def test_results_are_kept_for_those_who_wait_and_others_can_be_forgotten():
+    """Before what they name is deleted."""
+
+    async def go() -> tuple[object, object, object, int]:
+        bench = Bench()
+        bench.jobs.start(BUILD, A, bench.work(1))
+        bench.jobs.start(EVALUATE, B, bench.work(1))
+        bench.jobs.start("build:broken", A, bench.work(1, Blocked(Reason.BUILD_FAILED, "no")))
+        bench.jobs.start("build:slow", B, bench.work(100))
+        await asyncio.sleep(2)
+        both = bench.jobs.results()
+        bench.jobs.release(B, frozenset({"build:slow"}), ("evaluate", "build"))
+        bench.jobs.forget_unused()
+        bench.jobs.start(EVALUATE, C, bench.work(1))
+        states = (bench.state(C, EVALUATE), bench.state(A, BUILD), bench.state(A, "build:broken"))
+        assert isinstance(states[2], Failed)
+        return both, states[0], states[1], len(bench.jobs.results())
+
+    assert run(go()) == (("product", "product"), Running(), Done("product"), 1)

@@ -175,6 +175,38 @@ def test_the_defaults_of_builds_are_those_of_the_builder(config):
     assert composition.build_limits(settings.load().nix.build) == BuildLimits()
 
 
+@pytest.mark.parametrize(
+    ("written", "count"),
+    [
+        ("20Gi", 20 * 1024**3),
+        ("1.5Gi", 3 * 1024**3 // 2),
+        ("3G", 3 * 10**9),
+        ("512Mi", 512 * 1024**2),
+        ("'7'", 7),
+        ("7", 7),
+    ],
+)
+def test_sizes_are_written_as_kubernetes_writes_them(config, written, count):
+    config.write_text(f"nix: {{store: {{maxSize: {written}}}}}\n")
+
+    assert composition.store_limits(settings.load().nix.store).max_size == count
+
+
+@pytest.mark.parametrize("written", ["20GB", "-1", "0", "Gi", "1e3", '""'])
+def test_what_is_no_size_is_refused(config, written):
+    config.write_text(f"nix: {{store: {{maxSize: {written}}}}}\n")
+
+    with pytest.raises(settings.Refused, match=r"nix\.store\.maxSize"):
+        settings.load()
+
+
+def test_a_store_is_not_collected_to_less_room_than_it_is_to_have(config):
+    config.write_text("nix: {store: {minFree: 20Gi}}\n")
+
+    limits = composition.store_limits(settings.load().nix.store)
+    assert (limits.min_free, limits.max_free) == (20 * 1024**3, 20 * 1024**3)
+
+
 def test_hosts_are_reached_by_ssh_s_own_port_unless_the_administrator_says_more(config):
     assert settings.load().hosts.allowed_ports == (22,)
     config.write_text("hosts: {allowedPorts: [22, 2222]}\n")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,22 @@ def test_the_agent_is_placed_whole(tmp_path: Path) -> None:
         assert placed(script, tmp_path / "nixops").returncode == 0
     assert [file.read_bytes() for file in (tmp_path / "nixops").iterdir()] == [script]
     assert (tmp_path / "nixops" / f"agent-{hashlib.sha256(script).hexdigest()}").exists()
+
+
+def test_agents_with_which_nobody_has_connected_for_a_month_go(tmp_path: Path) -> None:
+    home, month = tmp_path / "nixops", 31 * 24 * 3600
+    for script in (b"#!/bin/sh\n# of today\n", b"#!/bin/sh\n# of an earlier release\n"):
+        assert placed(script, home).returncode == 0
+        for file in home.iterdir():
+            os.utime(file, (time.time() - month, time.time() - month))
+    (home / "machine").write_text("kept")
+    os.utime(home / "machine", (0, 0))
+
+    assert placed(b"#!/bin/sh\n# of today\n", home).returncode == 0  # it is there: and in use again
+    assert placed(b"#!/bin/sh\n# of tomorrow\n", home).returncode == 0
+
+    texts = {file.read_text().split("# ")[-1].strip() for file in home.iterdir()}
+    assert texts == {"of today", "of tomorrow", "kept"}
 
 
 def test_an_agent_of_which_a_part_was_taken_is_not_placed_and_the_cause_is_named(tmp_path: Path) -> None:

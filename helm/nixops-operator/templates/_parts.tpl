@@ -46,6 +46,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "nixops-operator.config" -}}
 {{- $lease := dict "namespace" .Release.Namespace "name" "nixops-operator" }}
 {{- $ours := dict "lease" $lease "server" (dict "port" 8080) "watch" (dict "namespaces" list) }}
+{{- if not .Values.store.existingClaim }}
+{{- $_ := set $ours "nix" (dict "store" (dict "maxSize" .Values.store.sizeLimit)) }}
+{{- end }}
 {{- mergeOverwrite $ours (deepCopy .Values.config) | toYaml }}
 {{- end }}
 

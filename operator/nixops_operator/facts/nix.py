@@ -96,6 +96,15 @@ class EvaluationRequest:
 
 
 @dataclass(frozen=True)
+class StoreSpace:
+    """`free`: bytes that may still be written where the operator's store lies. `used`: bytes that it takes there; None
+    if that is not measured."""
+
+    free: int
+    used: int | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a configuration is."""
 

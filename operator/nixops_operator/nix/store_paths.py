@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection
 
 STORE = "/nix/store"
+SOURCE_NAME = "source"
+"""The name under which Nix itself stores fetched trees; with it a tree has one path everywhere."""
 STORE_PATH = re.compile(r"/nix/store/[0-9a-df-np-sv-z]{32}-[A-Za-z0-9+._?=-]{1,211}")
 
 # Nix' own base 32: no e, o, t, u.

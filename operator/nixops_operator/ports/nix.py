@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from nixops_operator.effects import effect, look, port
-from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Module, Source
+from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Module, Source, StoreSpace
 
 Progress = Callable[[str], None]
 """Called with a short text for people, as `34 of 120 built`; from the event loop's thread, at most once a second, and
 as long as anything moves: of a copy also while one large path is on its way."""
 
 
-__all__ = ["Evaluation", "EvaluationRequest", "Module", "Nix", "Progress", "Source"]
+__all__ = ["Evaluation", "EvaluationRequest", "Module", "Nix", "Progress", "Source", "StoreSpace"]
 
 
 @port
@@ -80,6 +80,21 @@ class Nix(Protocol):
     async def copy_derivations(self, drv_path: str, daemon_socket: Path, progress: Progress) -> None:
         """Copy a derivation with all that it is built from (derivations and sources, no results) into the store behind
         `daemon_socket`, in one stream. All of it is named by its content and needs no signature. As `copy`."""
+
+    @look
+    async def space(self) -> StoreSpace:
+        """How much room the store has. Raises Retry."""
+
+    @effect("nix.collect")
+    async def collect(self, wanted: Callable[[], Collection[str]], to_free: int) -> int:
+        """Delete what is not needed from the store, until so many bytes more are free or nothing is left to delete.
+        Returns how many more are free. Repeating: safe.
+
+        Needed is what `wanted` names, with all that it refers to; what this port gave to somebody within the last hour;
+        and everything while any other method works with it. For the last of these no build begins from now on, and
+        those that run are waited for, hours perhaps; then `wanted` is asked, nothing else begins either, and it is
+        done in seconds. What `wanted` was built with is deleted last. Raises Retry; half an hour at most.
+        """
 
     @look
     def no_builder(self, system: str) -> str | None:

@@ -169,3 +169,13 @@ def test_what_a_crash_left_is_removed_and_nothing_that_is_in_use(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [used.path]
     used.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_folder_for_everybody_only_our_own_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "somebody-s").mkdir()
+    used = LockedFolder.new(tmp_path, "nixops-operator-")
+    left = LockedFolder.new(tmp_path, "nixops-operator-")
+    os.close(left.descriptor)  # as the kernel does for a process that dies
+    remove_leftovers(tmp_path, "nixops-operator-")
+    assert set(tmp_path.iterdir()) == {tmp_path / "somebody-s", used.path}
+    used.remove()

@@ -78,3 +78,18 @@ async def test_what_was_not_built_is_not_copied(port: Nix, tmp_path: Path) -> No
     with pytest.raises(Retry) as failed:
         await port.copy(evaluation.toplevel, tmp_path / "socket", lambda _: None)
     assert failed.value.reason is Reason.COPY_FAILED
+
+
+async def test_what_was_given_to_somebody_survives_a_collection(port: Nix) -> None:
+    """Until he has had time to say what he needs it for."""
+    wanted = await asked(port, '{ networking.hostName = "given"; }')
+    await port.collect(lambda: (), 2**50)
+    evaluation = await port.evaluate(wanted)
+    await port.collect(lambda: (), 2**50)
+    toplevel = await port.build(evaluation.drv_path, lambda _: None)
+    await port.collect(lambda: (), 2**50)
+    assert await port.build(evaluation.drv_path, lambda _: None) == toplevel == evaluation.toplevel
+
+
+async def test_room_is_told_in_bytes(port: Nix) -> None:
+    assert (await port.space()).free > 1024**2

@@ -18,10 +18,15 @@ T = TypeVar("T")
 _LOOK_EVERY = 2.0  # seconds; a fast disk takes some GB in that time
 # As Nix, SQLite and bubblewrap put it.
 _FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
+_FULL_DISK = "the operator's disk is full"
+_WAY_OUT = (
+    "garbage is collected, and this is tried again by itself; if it stays, give that volume more room (in the chart: "
+    "store.sizeLimit, a larger store.existingClaim, scratch.sizeLimit), or set nix.build.on to Target"
+)
 
 
 class DiskLowError(Exception):
-    """The text says where, and how much is left."""
+    """The text says where, and what to do. It is the same as long as that lasts."""
 
 
 def free_bytes(folder: Path) -> int:
@@ -38,14 +43,11 @@ class Disk:
         self._free = free
 
     def check(self) -> None:
-        """Raises DiskLowError if less than the reserve is free."""
+        """Raises DiskLowError if less than the reserve (setting nix.build.freeDisk) is free."""
         for folder in self._folders:
             free = self._free(folder)
             if free < self._reserve:
-                raise DiskLowError(
-                    f"the operator's disk is full: {_size(free)} are free at {folder}, {_size(self._reserve)} have to "
-                    "stay free (setting nix.build.disk)"
-                )
+                raise DiskLowError(f"{_FULL_DISK}: less than {_size(self._reserve)} is free at {folder}; {_WAY_OUT}")
 
     async def watched(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, which is cancelled as soon as less than the reserve is free: DiskLowError."""
@@ -63,7 +65,7 @@ class Disk:
         if not any(sign in text for sign in _FULL):
             return None
         left = ", ".join(f"{_size(self._free(folder))} at {folder}" for folder in self._folders)
-        return f"the operator's disk is full (free: {left}): {text}"
+        return f"{_FULL_DISK} (free: {left}): {text}; {_WAY_OUT}"
 
 
 def _size(count: int) -> str:

@@ -21,14 +21,13 @@ from nixops_operator.adapters.nix.daemon import DaemonError, local_store
 from nixops_operator.adapters.nix.disk import Disk, DiskLowError
 from nixops_operator.adapters.nix.private_folder import private_folder
 from nixops_operator.adapters.nix.programs import NixFailedError, output_of, trusted_environment
+from nixops_operator.adapters.nix.store_use import StoreUse
 from nixops_operator.adapters.nix.unpacking import BadArchiveError, TreeLimits, unpack
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.nix import Archive, Source
-from nixops_operator.nix.store_paths import digest_of, sri, tree_path_of
+from nixops_operator.nix.store_paths import SOURCE_NAME, digest_of, sri, tree_path_of
 
-SOURCE_NAME = "source"
-"""The name under which Nix itself stores fetched trees; with it a tree has one path everywhere."""
 _PROGRESS_SECONDS = 1.0
 
 
@@ -44,19 +43,21 @@ class SourceLimits:
 class FetchedTrees:
     """See the module."""
 
-    def __init__(self, egress: Egress, scratch: Path, limits: SourceLimits, disk: Disk) -> None:
+    def __init__(self, egress: Egress, scratch: Path, limits: SourceLimits, disk: Disk, use: StoreUse) -> None:
         self._egress = egress
         self._scratch = scratch
         self._environment = trusted_environment(scratch)
         self._limits = limits
         self._disk = disk
+        self._use = use
 
     async def fetch(self, archive: Archive, progress: Callable[[str], None]) -> Source:
         """See ports.nix.Nix.fetch."""
         source = Source(tree_path_of(SOURCE_NAME, digest_of(archive.nar_hash)), archive.nar_hash)
         try:
-            async with local_store(self._environment) as store:
+            async with self._use.briefly(), local_store(self._environment) as store:
                 if await store.valid_paths([source.store_path]):
+                    self._use.lend(source.store_path)
                     return source
             self._disk.check()
             async with private_folder(self._scratch) as folder:
@@ -91,7 +92,9 @@ class FetchedTrees:
         progress("storing")
         # Under this name it is stored; and of its folder's contents nothing else counts.
         named = await asyncio.to_thread(tree.rename, folder / SOURCE_NAME)
-        stored = await output_of(("nix-store", "--add-fixed", "--recursive", "sha256", str(named)), self._environment)
+        async with self._use.briefly():
+            command = ("nix-store", "--add-fixed", "--recursive", "sha256", str(named))
+            stored = self._use.lend(await output_of(command, self._environment))
         if stored != source.store_path:
             raise NixFailedError(f"it is stored as {stored} instead of {source.store_path}")
         return source

@@ -16,7 +16,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.resources import files as package_files
@@ -30,26 +30,29 @@ from nixops_operator.adapters.nix.boxes.landlock import Landlock
 from nixops_operator.adapters.nix.boxes.namespaces import Namespaces
 from nixops_operator.adapters.nix.builder import builder, builder_conf
 from nixops_operator.adapters.nix.child import KILLED_FROM_OUTSIDE, signal_of
+from nixops_operator.adapters.nix.collection import StoreCollection
 from nixops_operator.adapters.nix.daemon import DaemonError, local_store
-from nixops_operator.adapters.nix.disk import Disk, DiskLowError
+from nixops_operator.adapters.nix.disk import Disk, DiskLowError, free_bytes
 from nixops_operator.adapters.nix.evaluator import Evaluator
-from nixops_operator.adapters.nix.fetched_trees import SOURCE_NAME, FetchedTrees, SourceLimits
+from nixops_operator.adapters.nix.fetched_trees import FetchedTrees, SourceLimits
 from nixops_operator.adapters.nix.private_folder import private_folder
 from nixops_operator.adapters.nix.probe import SandboxUnsafe, probe
 from nixops_operator.adapters.nix.programs import NixFailedError, follow, output_of, trusted_environment
 from nixops_operator.adapters.nix.signing import in_memory, public_half
+from nixops_operator.adapters.nix.store_size import StoreSize
+from nixops_operator.adapters.nix.store_use import StoreUse
 from nixops_operator.adapters.nix.substitution import Substituter, Substitution
 from nixops_operator.api.durations import format_duration
 from nixops_operator.api.reasons import Reason
 from nixops_operator.egress_policy import EgressPolicy
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
-from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Source
+from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Source, StoreSpace
 from nixops_operator.nix.build_errors import BuildStory
 from nixops_operator.nix.evaluation_errors import Names
 from nixops_operator.nix.expression import expression, inline_files, inline_name
 from nixops_operator.nix.nar import nar_of
 from nixops_operator.nix.progress import Counter
-from nixops_operator.nix.store_paths import is_store_path, name_of, sri, tree_path
+from nixops_operator.nix.store_paths import SOURCE_NAME, is_store_path, name_of, sri, tree_path
 
 _STORE_DISK = Path("/nix")
 _BOXES = _STORE_DISK / "var/nixops/boxes"  # where sources can be moved from and need not be copied
@@ -97,10 +100,11 @@ class SandboxedNix:
         source_limits: SourceLimits = SourceLimits(),  # noqa: B008 - frozen
         substituters: Sequence[Substituter] = (),
         credentials: Mapping[str, Credential] | None = None,
+        measures_store: bool = False,
     ) -> None:
         """`scratch`: a private, writable folder with room for builds. `signing_key`: see signing.py; it is secret.
         `egress`: what is fetched, is fetched through it; without, by the strictest policy. `credentials`: host → what
-        that host is told where a substituter is there.
+        that host is told where a substituter is there. `measures_store`: whether `space` says how large it is.
 
         Raises Blocked (`SecretNotFound`) if the signing key is none.
         """
@@ -109,12 +113,15 @@ class SandboxedNix:
         self._scratch = scratch
         self._environment = trusted_environment(scratch)
         self._disk = Disk((_STORE_DISK, scratch), build_limits.disk)
+        self._use = StoreUse()
+        self._size = StoreSize(_STORE_DISK, self._environment) if measures_store else None
+        self._collection = StoreCollection(_ROOTS, self._environment, lambda: free_bytes(_STORE_DISK))
         self._box = box_of(box, scratch, evaluation_limits, self._disk)
         self._evaluator = Evaluator(scratch, self._box, evaluation_limits, evaluations, self._disk)
         self._build_limits = build_limits
         self._builder_trouble: str | None = "builders were not tried yet"
         self._egress = egress or Egress(EgressPolicy())
-        self._trees = FetchedTrees(self._egress, scratch, source_limits, self._disk)
+        self._trees = FetchedTrees(self._egress, scratch, source_limits, self._disk, self._use)
         self._substitution = Substitution(self._egress, scratch, substituters, credentials or {})
 
     def __repr__(self) -> str:
@@ -144,9 +151,10 @@ class SandboxedNix:
         text += "{ inherit (built) drvPath; toplevel = built.outPath; warnings = [ ]; }"
         try:
             self._disk.check()
-            evaluation = await self._evaluator.evaluate(text, (), Names({}))
-            await self.build(evaluation.drv_path, lambda _: None)
-            await asyncio.to_thread((_ROOTS / Path(evaluation.drv_path).stem).unlink)
+            async with self._use.building():
+                evaluation = await self._evaluator.evaluate(text, (), Names({}))
+                await self._built(evaluation.drv_path, lambda _: None)
+                await asyncio.to_thread((_ROOTS / Path(evaluation.drv_path).stem).unlink)
         except (DiskLowError, OSError) as error:
             self._builder_trouble = f"the operator could not try a builder: {error}"
             raise Retry(Reason.BUILDING, self._builder_trouble) from error
@@ -157,12 +165,41 @@ class SandboxedNix:
             raise SandboxUnsafe(self._builder_trouble) from error
         self._builder_trouble = None
 
+    async def space(self) -> StoreSpace:
+        try:
+            return StoreSpace(free_bytes(_STORE_DISK), await self._size.now() if self._size is not None else None)
+        except (NixFailedError, OSError) as error:
+            raise Retry(Reason.PROGRESSING_WITH_RETRY, f"the operator's disk cannot be looked at: {error}") from error
+
+    async def collect(self, wanted: Callable[[], Collection[str]], to_free: int) -> int:
+        async with self._use.alone():
+            return await self._collected({*wanted(), *self._use.lent()}, to_free)
+
+    async def make_room(self, to_free: int) -> int:
+        """As `collect`, before anything is known of what is wanted: what has a root stays."""
+        async with self._use.alone():
+            return await self._collected(None, to_free)
+
+    async def _collected(self, wanted: Collection[str] | None, to_free: int) -> int:
+        try:
+            await self._box.forget_sources()
+            return await self._collection.collect(wanted, to_free)
+        except (NixFailedError, OSError) as error:
+            text = f"garbage in the operator's store could not be collected: {error}"
+            raise Retry(Reason.PROGRESSING_WITH_RETRY, text) from error
+
     def no_builder(self, system: str) -> str | None:
         if system != _SYSTEM:
             return f"the operator's node is {_SYSTEM} and builds nothing for {system}"
         return self._builder_trouble
 
     async def add_tree(self, files: Mapping[str, bytes]) -> Source:
+        async with self._use.briefly():
+            source = await self._stored(files)
+            self._use.lend(source.store_path)
+            return source
+
+    async def _stored(self, files: Mapping[str, bytes]) -> Source:
         _judge_files(files)
         try:
             nar = await asyncio.to_thread(nar_of, files)
@@ -183,10 +220,10 @@ class SandboxedNix:
         if not await asyncio.to_thread(folder.is_dir):
             raise Blocked(Reason.SOURCE_NOT_FOUND, f"there is no folder {path} (setting nix.nixpkgs.path)")
         try:
-            store_path = await output_of(
-                ("nix", "store", "add-path", "--name", SOURCE_NAME, str(folder)), self._environment
-            )
-            nar_hash = await output_of(("nix-store", "--query", "--hash", store_path), self._environment)
+            async with self._use.briefly():
+                command = ("nix", "store", "add-path", "--name", SOURCE_NAME, str(folder))
+                store_path = self._use.lend(await output_of(command, self._environment))
+                nar_hash = await output_of(("nix-store", "--query", "--hash", store_path), self._environment)
             digest = await output_of(("nix", "hash", "to-sri", "--type", "sha256", nar_hash), self._environment)
         except (NixFailedError, OSError) as error:
             text = f"the operator's store did not take {path}: {error}"
@@ -197,9 +234,15 @@ class SandboxedNix:
         return await self._trees.fetch(archive, progress)
 
     async def evaluate(self, request: EvaluationRequest) -> Evaluation:
+        async with self._use.briefly():
+            evaluation = await self._evaluated(request)
+            self._use.lend(evaluation.drv_path)
+            return evaluation
+
+    async def _evaluated(self, request: EvaluationRequest) -> Evaluation:
         modules = inline_files(request.modules)
         expression(request, None)  # refuse a bad request before anything is stored
-        inline = await self.add_tree(modules) if modules else None
+        inline = await self._stored(modules) if modules else None
         user_files = {
             f"{inline.store_path}/{inline_name(index)}": module.label
             for index, module in enumerate(request.modules)
@@ -218,9 +261,19 @@ class SandboxedNix:
     async def build(self, drv_path: str, progress: Progress) -> str:
         if not (is_store_path(drv_path) and drv_path.endswith(".drv")):
             raise Blocked(Reason.BUILD_FAILED, "not the path of a derivation")
+        if self._use.is_due:
+            progress("waiting until the operator's store has room again")
+        async with self._use.building():
+            return self._use.lend(await self._built(drv_path, progress))
+
+    async def _built(self, drv_path: str, progress: Progress) -> str:
         root = _ROOTS / Path(drv_path).stem
         await asyncio.to_thread(_ROOTS.mkdir, parents=True, exist_ok=True)
-        complaint = await self._substitution.bring(drv_path, progress)
+        try:
+            self._disk.check()
+            complaint = await self._disk.watched(self._substitution.bring(drv_path, progress))
+        except DiskLowError as error:
+            raise Retry(Reason.BUILDING, str(error)) from error
         try:
             await self._realise(drv_path, root, progress)
         except Blocked as error:

@@ -23,16 +23,20 @@ _STREAM = """exec sh -c 'n={nonce}; b() {{ printf "\\nnixops-%s begin\\n" $n; }}
 
 NOT_ROOT = 77  # the account is called root and is not uid 0
 
-# Makes /var/lib/nixops/agent-<hash> out of stdin if it is not there whole; a cut upload never gets the name.
+# Makes /var/lib/nixops/agent-<hash> out of stdin if it is not there whole; a cut upload never gets the name. Those of
+# other releases, and what cut uploads left, go when nobody has connected with them for a month: an operator that has
+# not ended yet may go on with its own. Activations and builds have copies.
 _PLACE = """\
 set -eu; umask 077; \
 u=$(id -u); if [ "$u" != 0 ]; then echo "its uid is $u" >&2; exit {not_root}; fi; \
 f=/var/lib/nixops/agent-{digest}; \
-if printf "%s  %s\\n" {digest} "$f" | sha256sum --check --status 2>/dev/null; then cat >/dev/null; exit 0; fi; \
+if printf "%s  %s\\n" {digest} "$f" | sha256sum --check --status 2>/dev/null; then \
+cat >/dev/null; touch "$f"; exit 0; fi; \
 mkdir -p -m 700 /var/lib/nixops; t="$f.$$"; trap "rm -f \\"$t\\"" EXIT; cat >"$t"; \
 if ! printf "%s  %s\\n" {digest} "$t" | sha256sum --check --status; then \
 echo "the script did not arrive whole: something that the shell starts reads its input" >&2; exit 1; fi; \
-sync "$t"; mv -T "$t" "$f\""""
+sync "$t"; mv -T "$t" "$f"; \
+find /var/lib/nixops -maxdepth 1 -type f -name "agent-*" -mtime +30 -delete || true"""
 
 
 @dataclass(frozen=True)

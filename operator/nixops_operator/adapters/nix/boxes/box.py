@@ -72,6 +72,10 @@ class Box(Protocol):
         """
         ...
 
+    async def forget_sources(self) -> None:
+        """Remove what it keeps of sources for other times. Nothing runs in it meanwhile."""
+        ...
+
     def not_made(self, said: str) -> bool:
         """Whether a program's last word is that of a box that could not be made."""
         ...

@@ -23,11 +23,12 @@ class LockedFolder:
     descriptor: int
 
     @classmethod
-    def new(cls, parent: Path) -> LockedFolder:
-        """An empty folder of mode 0700 in `parent`, which is made if it is missing. Raises OSError."""
+    def new(cls, parent: Path, prefix: str = "") -> LockedFolder:
+        """An empty folder of mode 0700 in `parent`, which is made if it is missing. `prefix`: of its name. Raises
+        OSError."""
         parent.mkdir(parents=True, exist_ok=True)
         while True:
-            path = Path(tempfile.mkdtemp(dir=parent))
+            path = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
             # Whoever clears away at this moment may have come between.
             with contextlib.suppress(FileNotFoundError, BlockingIOError):
                 return cls(path, _locked(path))
@@ -40,11 +41,11 @@ class LockedFolder:
             os.close(self.descriptor)
 
 
-def remove_leftovers(parent: Path) -> None:
-    """Every folder in `parent` that no process holds. Raises OSError."""
+def remove_leftovers(parent: Path, prefix: str = "") -> None:
+    """Every folder in `parent` with such a name that no process holds, unless it is another user's. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
-        for path in tuple(parent.iterdir()):
-            with contextlib.suppress(FileNotFoundError, BlockingIOError, NotADirectoryError):
+        for path in tuple(parent.glob(f"{prefix}*")):
+            with contextlib.suppress(FileNotFoundError, BlockingIOError, NotADirectoryError, PermissionError):
                 LockedFolder(path, _locked(path)).remove()
 
 

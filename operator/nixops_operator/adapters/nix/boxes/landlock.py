@@ -100,6 +100,9 @@ class Landlock(Box):
                         watch.cancel()
                         await asyncio.wait({watch})
 
+    async def forget_sources(self) -> None:
+        await self._trees.clear()
+
     def not_made(self, said: str) -> bool:
         return said.startswith("setpriv:")
 

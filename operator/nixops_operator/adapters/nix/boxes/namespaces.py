@@ -60,6 +60,9 @@ class Namespaces(Box):
             async with child(argv, self._environment, (conf, registered, names, mounts)) as process:
                 yield Running(process)
 
+    async def forget_sources(self) -> None:
+        """It keeps none."""
+
     def not_made(self, said: str) -> bool:
         return said.startswith("bwrap:")
 

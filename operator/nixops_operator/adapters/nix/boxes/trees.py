@@ -75,6 +75,11 @@ class Trees:
         finally:
             await asyncio.shield(asyncio.to_thread(self._take_back, lent, store))
 
+    async def clear(self) -> None:
+        """Remove the copies that nobody uses at the moment."""
+        while self._kept:
+            await asyncio.wrap_future(self._looking.submit(remove_tree, self._kept.pop(0).at))
+
     async def _taken(self, source: str, store: Path) -> _Copy | None:
         while (kept := next((kept for kept in self._kept if kept.copy.source == source), None)) is not None:
             self._kept.remove(kept)
