@@ -24,6 +24,11 @@ TEXTS = {
         pytest.param("The option `services.nginx.enabl' does not exist.", ("web.nix", 5), id="by its last name"),
         pytest.param("Package ‘unrar-5.9.2’ has an unfree license", ("modules[0]", 4), id="a package"),
         pytest.param("getting status of '/nix/store/x-source/other.nix'", ("web.nix", 2), id="a file"),
+        pytest.param(
+            "cannot build '/nix/store/66lcyzm77nq9j5ayd861lbj0shg3mqvv-unrar-5.9.2.drv^out' during evaluation",
+            ("modules[0]", 4),
+            id="a derivation",
+        ),
         pytest.param("attribute 'pkgs' missing", None, id="a word of several lines tells nothing"),
         pytest.param("attribute 'tpd' missing", None, id="nor does a part of a word"),
         pytest.param("it is 'nowhere' to be found", None, id="nor one that nobody wrote"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,8 +135,14 @@ def frame(raw: str, file: str | None = None, line: int | None = None, column: in
         pytest.param(
             error("cannot look up '<nixpkgs>' in pure evaluation mode (use '--impure' to override)", USER, 1, 8),
             "modules[0]:1:8: cannot look up '<nixpkgs>' in pure evaluation mode: "
-            "take `pkgs`, `lib` and `modulesPath` from the module's arguments",
-            id="the search path",
+            "not known to files that callPackage reads: take `pkgs` or `lib` as an argument there",
+            id="nixpkgs where it is not known",
+        ),
+        pytest.param(
+            error("cannot look up '<nixpkgs-unstable/lib>'", trace=[frame("from call site", USER, 1, 8)]),
+            "modules[0]:1:8: cannot look up '<nixpkgs-unstable/lib>': "
+            "only <nixpkgs> is known: put its files into spec.configuration.source, and import them by their path",
+            id="another name",
         ),
         pytest.param(
             error(
@@ -152,13 +159,21 @@ def frame(raw: str, file: str | None = None, line: int | None = None, column: in
                 trace=[frame("while calling 'fetchTarball'", USER, 4, 1)],
             ),
             "modules[0]:4:1: access to URI 'https://example.org/x.tar.gz' is forbidden in restricted mode: "
-            "an evaluation has no network; put what it fetches into spec.configuration.source",
+            "an evaluation has no network: name a tree of modules in spec.configuration.source.archive (url, hash), "
+            "and put single files into the source",
             id="the network",
+        ),
+        pytest.param(
+            error("access to URI 'https://github.com/NixOS/nixpkgs/archive/1.tar.gz' is forbidden in restricted mode"),
+            "access to URI 'https://github.com/NixOS/nixpkgs/archive/1.tar.gz' is forbidden in restricted mode: "
+            "an evaluation has no network: name this nixpkgs in spec.configuration.nixpkgs (url, hash); "
+            "<nixpkgs>, `pkgs` and `lib` are of that one",
+            id="a nixpkgs from the network",
         ),
         pytest.param(
             error("attribute 'currentSystem' missing", USER, 1, 3),
             "modules[0]:1:3: attribute 'currentSystem' missing: "
-            "builtins.currentSystem does not exist here: take `pkgs.stdenv.hostPlatform`",
+            "only files of the configuration have builtins.currentSystem: give `system` as an argument",
             id="the current system",
         ),
         pytest.param(
@@ -181,6 +196,12 @@ def frame(raw: str, file: str | None = None, line: int | None = None, column: in
 )
 def test_an_evaluation_error_in_the_words_of_the_user(line: str, message: str) -> None:
     assert evaluation_message(["GC Warning: noise", line, "@nix {broken"], NAMES) == message
+
+
+def test_a_nixpkgs_in_the_source_is_not_the_user_s() -> None:
+    raised = error("attribute 'x' missing", f"{SOURCE}/pkgs/a.nix", 9, 9, trace=[frame("", f"{SOURCE}/b.nix", 7, 3)])
+    names = replace(NAMES, nixpkgs=f"{SOURCE}/pkgs")
+    assert evaluation_message([raised], names) == "b.nix:7:3: attribute 'x' missing"
 
 
 def test_warnings_and_traces_are_no_error() -> None:

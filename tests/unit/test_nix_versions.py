@@ -27,7 +27,8 @@ def run_id(path: Path) -> str:
 def names(module: str) -> Names:
     """Of an evaluation that has this one module, as text."""
     inline = tree_path("source", nar_of({"module-0.nix": module.encode()}))
-    return Names({f"{inline}/module-0.nix": "modules[0]"}, inline=inline, nixpkgs=NIXPKGS)
+    files = {f"{inline}/module-0.nix": "modules[0]"}
+    return Names(files, inline=inline, nixpkgs=NIXPKGS, texts=lambda: {"modules[0]": module})
 
 
 @pytest.mark.parametrize("path", RUNS, ids=run_id)

@@ -1,6 +1,7 @@
 # The root of every evaluation.
 #
-# { guests :: [ input → NixOS module ],  input :: JSON text }  →  { drvPath, toplevel, warnings }
+# { guests :: [ input → NixOS module ],  ownFiles :: see own_files.nix,  input :: JSON text }
+#   →  { drvPath, toplevel, warnings }
 #
 # input: { name, deployment, uuid, system, isEc2, stateVersion :: string or null, trustedPublicKey,
 #          arguments :: attrs of strings,  nixpkgs, source, inline :: { path, hash } or null,
@@ -8,7 +9,11 @@
 #          modules :: [ { path } in source | { file } in inline ] }
 #
 # No attribute of the result is called outPath: `--json` prints such a set as that one string.
-{ guests, input }:
+{
+  guests,
+  ownFiles,
+  input,
+}:
 let
   request = builtins.fromJSON input;
 
@@ -23,9 +28,26 @@ let
 
   moduleFile = module: if module ? path then tree request.source + "/${module.path}" else tree request.inline + "/${module.file}";
 
-  nixpkgs = tree request.nixpkgs + (if request.nixpkgsFolder == "" then "" else "/${request.nixpkgsFolder}");
+  # A path, as `<nixpkgs>` is everywhere.
+  nixpkgs =
+    /.
+    + builtins.unsafeDiscardStringContext (
+      tree request.nixpkgs + (if request.nixpkgsFolder == "" then "" else "/${request.nixpkgsFolder}")
+    );
+
+  lib = ownFiles {
+    inherit nixpkgs;
+    inherit (request) system;
+    own = map (given: given.path) (
+      builtins.filter (given: given != null) [
+        request.source
+        request.inline
+      ]
+    );
+  };
 
   evaluated = import (nixpkgs + "/nixos/lib/eval-config.nix") {
+    inherit lib;
     inherit (request) system;
     modules = map moduleFile request.modules ++ map (guest: guest request) guests;
     specialArgs = request.arguments // {

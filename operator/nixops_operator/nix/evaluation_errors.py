@@ -26,12 +26,22 @@ _PLAIN_ERROR = "error: "
 _TOO_DEEP = "max-call-depth exceeded"
 _STACK_OVERFLOW = "stack overflow (possible infinite recursion)"
 _IMPURE = " (use '--impure' to override)"
-_NO_NETWORK = "an evaluation has no network; put what it fetches into spec.configuration.source"
-_NO_FLAKES = "builtins.getFlake does not exist here: flakes are not supported"
+_NO_NETWORK = (
+    "an evaluation has no network: name a tree of modules in spec.configuration.source.archive (url, hash), "
+    "and put single files into the source"
+)
+_NIXPKGS_URL = re.compile(r"github\.com/nixos/nixpkgs|nixos\.org/channels/|channels\.nixos\.org/", re.IGNORECASE)
+_NO_OTHER_NIXPKGS = (
+    "an evaluation has no network: name this nixpkgs in spec.configuration.nixpkgs (url, hash); "
+    "<nixpkgs>, `pkgs` and `lib` are of that one"
+)
+_NO_FLAKES = "flakes are not supported, nor builtins.getFlake and fetchTree"
+_BY_CALL_PACKAGE = "not known to files that callPackage reads: take `pkgs` or `lib` as an argument there"
 _RELATIVE = "put the file into spec.configuration.source and name it relative to the module"
+_NO_IMPORT_FROM_DERIVATION = "'allow-import-from-derivation' is disabled"
 _NOT_BUILT = (
-    "what a configuration reads must be there before anything is built (no import from derivation); "
-    "put the finished file into spec.configuration.source"
+    "what a configuration reads must be there before anything is built (no import from derivation): name its tree in "
+    "spec.configuration.source.archive (url, hash), or put the finished file into the source"
 )
 _ADVICE = (
     # part of what Nix says → what to do instead of the switch that nobody has here
@@ -39,15 +49,22 @@ _ADVICE = (
     ("because it has an unfree license", "to allow it, set nixpkgs.config.allowUnfree = true in a module"),
     ("marked as broken", "to try it all the same, set nixpkgs.config.allowBroken = true in a module"),
     ("marked as insecure", "to allow it, name it in nixpkgs.config.permittedInsecurePackages in a module"),
-    ("'allow-import-from-derivation' is disabled", _NOT_BUILT),
-    ("cannot look up '<", "take `pkgs`, `lib` and `modulesPath` from the module's arguments"),
+    (_NO_IMPORT_FROM_DERIVATION, _NOT_BUILT),
+    # Files of the configuration know it (own_files.nix), but where pkgs.callPackage reads them.
+    ("cannot look up '<nixpkgs>'", _BY_CALL_PACKAGE),
+    ("cannot look up '<nixpkgs/", _BY_CALL_PACKAGE),
+    (
+        "cannot look up '<",
+        "only <nixpkgs> is known: put its files into spec.configuration.source, and import them by their path",
+    ),
     ("access to absolute path '", _RELATIVE),
     ("access to URI '", _NO_NETWORK),
     ("fetch unlocked input '", _NO_NETWORK),
+    ("attribute 'fetchTree' missing", _NO_FLAKES),
     ("'builtins.storePath' is not allowed", _RELATIVE),
     (
         "attribute 'currentSystem' missing",
-        "builtins.currentSystem does not exist here: take `pkgs.stdenv.hostPlatform`",
+        "only files of the configuration have builtins.currentSystem: give `system` as an argument",
     ),
     ("attribute 'currentTime' missing", "builtins.currentTime does not exist here: one input has one result"),
     ("attribute 'getFlake' missing", _NO_FLAKES),
@@ -63,13 +80,15 @@ class Names:
     user_files: Mapping[str, str]  # store path of a file → the label of the module that it is
     source: str | None = None  # store path of the machine's source: its files go by their relative path
     inline: str | None = None  # store path of the folder that holds the modules given as text
-    nixpkgs: str | None = None
+    nixpkgs: str | None = None  # folder of nixpkgs, which may lie in the source
     texts: Callable[[], Mapping[str, str]] = dict  # label → content of the user's files; read only for an error
 
     def of_user_file(self, path: str) -> str | None:
         """The user's name of a file of theirs; None for any other."""
         if path in self.user_files:
             return self.user_files[path]
+        if self.nixpkgs is not None and path.startswith(f"{self.nixpkgs}/"):
+            return None
         if self.source is not None and path.startswith(f"{self.source}/"):
             return path[len(self.source) + 1 :]
         return None
@@ -146,6 +165,8 @@ def _with_advice(text: str, error: dict[str, Any]) -> str:
     if "unexpected invalid token" in text and (error.get("line"), error.get("column")) == (1, 1):
         return f"{text}: perhaps a byte-order mark; save the file as UTF-8 without one"
     advice = next((advice for said, advice in _ADVICE if said in text), None)
+    if advice is _NO_NETWORK and _NIXPKGS_URL.search(text):
+        advice = _NO_OTHER_NIXPKGS
     return f"{text.rstrip('.')}: {advice}" if advice else text
 
 
@@ -181,7 +202,11 @@ def _mentioned(raw: str, error: dict[str, Any], names: Names) -> str | None:
     label = _named_file(raw, error, names)
     texts = names.texts()
     found = place_of(words, texts if label is None else {label: texts[label]} if label in texts else {})
-    return f"{found[0]}:{found[1]}" if found is not None else label
+    if found is not None:
+        return f"{found[0]}:{found[1]}"
+    if label is None and _NO_IMPORT_FROM_DERIVATION in raw and len(texts) == 1:
+        return next(iter(texts))  # nixpkgs' own files never do it
+    return label
 
 
 def _named_file(raw: str, error: dict[str, Any], names: Names) -> str | None:

@@ -64,7 +64,8 @@ def expression(request: EvaluationRequest, inline: Source | None) -> str:
     }
     text = nix_string(json.dumps(given, sort_keys=True))
     guests = " ".join(f"({_shipped(name)})" for name in ("guest.nix", "nixops.nix"))
-    return f"({_shipped('entry.nix')}) {{ guests = [ {guests} ]; input = {text}; }}"
+    own_files = f"({_shipped('own_files.nix')})"
+    return f"({_shipped('entry.nix')}) {{ guests = [ {guests} ]; ownFiles = {own_files}; input = {text}; }}"
 
 
 def nix_string(text: str) -> str:

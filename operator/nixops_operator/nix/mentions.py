@@ -11,17 +11,20 @@ from collections.abc import Iterable, Mapping
 
 _QUOTED = re.compile(r"[`'‘“\"](?P<word>[^`'‘’“”\"\s]{2,200})['`’”\"]")
 _VERSION = re.compile(r"-[0-9].*")
+_DERIVATION = re.compile(r"/nix/store/[0-9a-z]{32}-(?P<name>.+)\.drv(?:\^\S+)?")
 _SHORTEST = 3  # characters of a part of a longer word; `a` is everywhere
 
 
 def words_of(message: str) -> list[str]:
     """What a message quotes, as it may be written in a configuration: option paths from the whole to the last name,
-    packages without their version, files without their folder. The most telling first."""
+    packages and derivations without their version, files without their folder. The most telling first."""
     words: list[str] = []
     for match in _QUOTED.finditer(message):
         word = match["word"]
         shorter = [word]
-        if word.startswith("/"):
+        if (derivation := _DERIVATION.fullmatch(word)) is not None:
+            shorter += [derivation["name"], _VERSION.sub("", derivation["name"])]
+        elif word.startswith("/"):
             shorter += [word.rpartition("/")[2]]
         elif "/" not in word:
             shorter += [_VERSION.sub("", word)]

@@ -1,9 +1,9 @@
-# The package set: { system, config ? { }, overlays ? [ ] } → pkgs.
+# The package set: { system ? …, config ? { }, overlays ? [ ] } → pkgs.
 #
 # Almost every package is a set of links to the programs of the Debian machine that the system runs on:
 # the store path is real, is copied and activated as on NixOS, and weighs nothing.
 { system ? localSystem.system
-, localSystem ? throw "the package set needs `system': nothing is taken from the machine that evaluates"
+, localSystem ? { system = builtins.currentSystem; }
 , config ? { }
 , overlays ? [ ]
 , ...

@@ -252,7 +252,7 @@ class SandboxedNix:
             user_files=user_files,
             source=request.source.store_path if request.source else None,
             inline=inline.store_path if inline else None,
-            nixpkgs=request.nixpkgs.store_path,
+            nixpkgs=str(PurePosixPath(request.nixpkgs.store_path, request.nixpkgs_folder)),
             texts=functools.partial(_texts, request),
         )
         sources = {source.store_path for source in (request.nixpkgs, request.source, inline) if source is not None}

@@ -1,6 +1,6 @@
 # A NixOS evaluation: { system, modules, specialArgs, extraArgs, baseModules, check, prefix, lib, pkgs, … }
 # → { config, options, pkgs, lib, extendModules, _module }, as nixpkgs' nixos/lib/eval-config.nix.
-{ system ? null
+{ system ? builtins.currentSystem
 , modules
 , specialArgs ? { }
 , extraArgs ? { }
