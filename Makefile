@@ -6,6 +6,7 @@ PYTHON := .venv/bin/python
 # The demo's lab has a folder of its own; that of lab-up is lab's default.
 DEMO_DIR ?= /var/lib/nixops-lab/demo
 KEEP ?=
+POD ?=
 # A plan of tests/crash, see tests/crash/plans.py.
 PLAN ?=
 # More arguments for pytest, as in `make test ARGS="-k deletion"`.
@@ -26,9 +27,9 @@ help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 12
 
 .PHONY: demo
-demo: ## the example's whole life on real parts; as root. KEEP=1 leaves it running
+demo: ## the example's whole life on real parts; as root. KEEP=1 leaves it running, POD=1 has the operator as a pod
 	@tests/lab/set-up
-	@PYTHONPATH=tests/lab exec $(PYTHON) -m nixops_lab.demo --dir=$(DEMO_DIR) $(if $(KEEP),--keep)
+	@PYTHONPATH=tests/lab exec $(PYTHON) -m nixops_lab.demo --dir=$(DEMO_DIR) $(if $(KEEP),--keep) $(if $(POD),--pod)
 
 .PHONY: test
 test: lab-parts lint ## everything: lint, and the tests of all levels; as root

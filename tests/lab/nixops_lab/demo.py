@@ -18,6 +18,7 @@ from typing import Any, cast
 import boto3
 import yaml
 
+from nixops_lab.operator_process import NAMESPACE
 from nixops_lab.paths import CHECKOUT, LabPaths
 from nixops_lab.report import LabError
 from nixops_lab.stage import NotSeenError, Stage, bring_up, evidence, indent, is_ready, is_up, take_down, write
@@ -278,18 +279,31 @@ def _ec2(lab: Lab) -> Any:
     )
 
 
-def run(paths: LabPaths, keep: bool) -> int:
-    """Brings a fresh lab up, lives the life in it, takes it down. The exit status."""
+def start_operator(stage: Stage, as_pod: bool) -> None:
+    given = ", ".join(f"{key}={PERIODS[key]}" for key in PERIODS)
+    if not as_pod:
+        write(f"The lab is up; the operator starts in it ({given}).")
+        stage.lab.operator.start(settings=PERIODS)
+        return
+    write(f"The lab is up; the operator is installed on its node with the chart's default values ({given}).")
+    stage.lab.operator.start(settings=PERIODS, is_pod=True)
+    stage.kubectl("get", "namespace", NAMESPACE, "--label-columns=pod-security.kubernetes.io/enforce")
+    stage.kubectl("get", "pods", f"--namespace={NAMESPACE}")
+
+
+def run(paths: LabPaths, keep: bool, as_pod: bool) -> int:
+    """Brings a fresh lab up, lives the life in it, takes it down. `as_pod`: the operator runs as a pod on a real node.
+    The exit status."""
     began = time.monotonic()
     if is_up(paths):
         write(f"The lab of an earlier demo in {paths.folder} is taken down first.")
         take_down(paths)
     lab = None
     try:
-        lab = bring_up(paths)
-        write(f"The lab is up; the operator starts in it ({', '.join(f'{key}={PERIODS[key]}' for key in PERIODS)}).")
-        lab.operator.start(settings=PERIODS)
-        took = life(Stage(lab, began), paths.folder / "example", keep)
+        lab = bring_up(paths, with_node=as_pod)
+        stage = Stage(lab, began)
+        start_operator(stage, as_pod)
+        took = life(stage, paths.folder / "example", keep)
     except (NotSeenError, CommandFailedError, LabError) as error:
         write(f"\nFAILED: {error}")
         if lab is not None:
@@ -327,10 +341,11 @@ def main(argv: Sequence[str]) -> int:
     given = argparse.ArgumentParser(description="The life of the example on EC2, told.")
     given.add_argument("--dir", default="/var/lib/nixops-lab/demo", help="the folder of the demo's own lab")
     given.add_argument("--keep", action="store_true", help="do not delete at the end; leave everything running")
+    given.add_argument("--pod", action="store_true", help="the operator as a pod on a node with kubelet and containerd")
     options = given.parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    return run(LabPaths.of(options.dir), options.keep)
+    return run(LabPaths.of(options.dir), options.keep, options.pod)
 
 
 if __name__ == "__main__":

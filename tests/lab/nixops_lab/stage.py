@@ -136,10 +136,10 @@ def is_ready(thing: Mapping[str, Any]) -> bool:
     )
 
 
-def bring_up(paths: LabPaths) -> Lab:
+def bring_up(paths: LabPaths, *, with_node: bool = False) -> Lab:
     """`lab up`, its progress passed on. Interrupted, it clears up what it started before this returns."""
     process = subprocess.Popen(
-        [str(SOURCES / "lab"), "up", f"--dir={paths.folder}"],
+        [str(SOURCES / "lab"), "up", f"--dir={paths.folder}", *(["--node"] if with_node else [])],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         env=WITH_THIS_PYTHON,
