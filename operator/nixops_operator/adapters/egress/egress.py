@@ -12,6 +12,7 @@ import base64
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -305,8 +306,12 @@ def _words(error: BaseException) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError() | socket.gaierror():
             return "there is no such name, or no answer from the name server"
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            return "its certificate is not trusted, or TLS failed"
+        case aiohttp.ClientConnectorCertificateError(
+            certificate_error=ssl.SSLCertVerificationError(verify_message=why)
+        ):
+            return f"its certificate is not trusted: {why}"
+        case aiohttp.ClientConnectorSSLError():
+            return "TLS failed"
         case aiohttp.ClientPayloadError():
             return "the answer broke off"
         case OSError(strerror=str(text)) if text:
