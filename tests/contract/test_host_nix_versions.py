@@ -9,9 +9,8 @@ from nixops_operator.facts.host import ActivationState
 
 pytestmark = pytest.mark.lab
 
-SUITES = {"trixie": "2.26"}
-"""Debian release → how its version of Nix begins. The systemd of later releases starts under control groups of version
-2 alone, which not every computer has."""
+SUITES = {"trixie": "2.26", "forky": "2.34"}
+"""Debian release → how its version of Nix begins."""
 
 
 @pytest.mark.timeout(900)  # the root file system may have to be made first

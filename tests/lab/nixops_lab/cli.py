@@ -28,6 +28,7 @@ from nixops_lab.binary_cache import contents
 from nixops_lab.binary_cache.server import URL as CACHE_URL
 from nixops_lab.control import Control, find_machine
 from nixops_lab.control_plane import kubectl
+from nixops_lab.machines import root_filesystem
 from nixops_lab.paths import LabPaths
 from nixops_lab.report import LabError, say
 
@@ -107,10 +108,13 @@ def parser() -> argparse.ArgumentParser:
     for action, call, text in (
         ("exec", machine_exec, "exec NAME -- CMD: run a command in it as root"),
         ("kill", machine_kill, "cut its power"),
-        ("start", machine_start, "switch the given host on again (an instance is EC2's to start)"),
+        ("start", machine_start, "switch a given host on again (an instance is EC2's to start)"),
         ("console", machine_console, "a root shell in it"),
     ):
         machine(action, call, text).add_argument("name", metavar="NAME")
+    another = machine("add", machine_add, "boot one more given host, of another Debian and so with another Nix")
+    another.add_argument("name", metavar="NAME")
+    another.add_argument("--debian", required=True, metavar="RELEASE", help="bookworm, trixie, or forky for its Nix")
 
     ec2 = group("ec2", "the lab's EC2")
     ec2("log", ec2_log, "print the call log, one JSON object a line")
@@ -240,6 +244,13 @@ def machine_start(paths: LabPaths, given: argparse.Namespace) -> None:
     machine = _machine(paths, given.name)
     _control(paths).switch_on(machine["name"])
     say(f"{machine['name']} is on")
+
+
+def machine_add(paths: LabPaths, given: argparse.Namespace) -> None:
+    """Its root file system is made first if this computer has none: a minute."""
+    control = _control(paths)
+    made = control.add_host(given.name, root_filesystem.build(paths.nixpkgs, given.debian))
+    sys.stdout.write(f"{made['private_address']}\n")
 
 
 def ec2_log(paths: LabPaths, given: argparse.Namespace) -> None:

@@ -32,6 +32,11 @@ class Control:
         """A given host only; returns when its init runs."""
         self._call("POST", f"/machines/{machine}/start", {})
 
+    def add_host(self, name: str, root: Path) -> dict[str, Any]:
+        """One more given host, with the root file system in folder `root`. Returns when its sshd speaks: as in
+        `machines`."""
+        return dict(self._call("PUT", f"/machines/{name}", {"root": str(root)}))
+
     def set_knobs(self, knobs: Mapping[str, object]) -> Any:
         return self._call("POST", "/knobs", knobs)
 

@@ -7,13 +7,16 @@ moment: `nixops_lab.machines.clean` ends what it leaves.
     GET  /health               200 once the given host answers on its SSH port, 503 before
     GET  /machines             [{name, state, private_address, public_address, leader}], by name
     POST /machines/NAME/kill   cuts the machine's power
-    POST /machines/NAME/start  switches the given host on; an instance is EC2's to start
+    POST /machines/NAME/start  switches a given host on; an instance is EC2's to start
+    PUT  /machines/NAME        {"root": FOLDER}: one more given host, with this root file system; replies as in the list
     …  /cache/…                the binary cache's and the sources' (binary_cache/server.py)
     …                          the EC2 layer's own routes: call log, faults, knobs, reset (ec2/control.py)
 """
 
 import asyncio
+import re
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from aiohttp import web
@@ -28,14 +31,15 @@ from nixops_lab.machines.wires import CACHE_ADDRESS
 from nixops_lab.paths import LabPaths
 
 RELEASE = "25.11"
+HOST_NAMES = re.compile(r"[a-z][a-z0-9-]{0,31}")
 BANNER_POLL_SECONDS = 0.05
 
 
-def given_host(who: identities.Identities) -> MachineSpec:
+def given_host(who: identities.Identities, name: str = HOST_NAME, address: str = HOST_ADDRESS) -> MachineSpec:
     """A NixOS system that exists without EC2: fixed address, fixed host key, the lab's client key for root."""
     return MachineSpec(
-        name=HOST_NAME,
-        private_address=HOST_ADDRESS,
+        name=name,
+        private_address=address,
         public_address=None,
         release=RELEASE,
         user_data=identities.host_key_user_data(who),
@@ -52,9 +56,12 @@ def callers(who: identities.Identities) -> dict[str, tuple[str, str]]:
 class Control:
     """The daemon's own routes."""
 
-    def __init__(self, machines: Machines) -> None:
+    def __init__(self, machines: Machines, who: identities.Identities) -> None:
         self.is_ready = False
         self._machines = machines
+        self._who = who
+        first = ip_address(HOST_ADDRESS)
+        self._addresses = (each for each in ip_network(f"{first}/24", strict=False).hosts() if each > first)
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -62,6 +69,7 @@ class Control:
             web.get("/machines", self._list),
             web.post("/machines/{name}/kill", self._kill),
             web.post("/machines/{name}/start", self._start),
+            web.put("/machines/{name}", self._add),
         ]
 
     async def _health(self, _request: web.Request) -> web.Response:
@@ -80,12 +88,24 @@ class Control:
 
     async def _start(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        if name != HOST_NAME:
-            return web.json_response(
-                {"error": f"only {HOST_NAME} is started here, an instance by StartInstances"}, status=409
-            )
-        await self._machines.start(name)
+        if name.startswith("i-"):
+            return web.json_response({"error": "an instance is started by StartInstances"}, status=409)
+        try:
+            await self._machines.start(name)
+        except MachineError as error:
+            return web.json_response({"error": str(error)}, status=404)
         return web.json_response({})
+
+    async def _add(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if not HOST_NAMES.fullmatch(name) or name.startswith("i-"):
+            return web.json_response({"error": f"{name}: write a host's name, and none of an instance"}, status=400)
+        root = Path((await request.json())["root"])
+        try:
+            await boot_given_host(self._machines, given_host(self._who, name, str(next(self._addresses))), root)
+        except MachineError as error:
+            return web.json_response({"error": str(error)}, status=409)
+        return web.json_response(await self._described(name))
 
     async def _described(self, name: str) -> dict[str, object] | None:
         standing = await self._machines.standing(name)
@@ -101,10 +121,9 @@ class Control:
         }
 
 
-async def boot_given_host(machines: Machines, who: identities.Identities) -> None:
-    """Returns when its sshd speaks."""
-    spec = given_host(who)
-    await machines.create(spec)
+async def boot_given_host(machines: Machines, spec: MachineSpec, root: Path | None = None) -> None:
+    """Returns when its sshd speaks. `root`: another root file system than the lab's machines have."""
+    await machines.create(spec, root)
     await machines.set_rules(spec.name, ingress=OPEN, egress=OPEN)
     await machines.start(spec.name)
     while not await speaks_ssh(spec.private_address, HOST_PORT):  # noqa: ASYNC110 - another machine tells no event
@@ -132,7 +151,7 @@ async def serve(paths: LabPaths, root: Path) -> None:
     who = identities.load(paths)
     machines = Machines(paths.folder, paths.namespace, root)
     ec2 = Ec2Layer(machines, callers(who), paths.ec2_log, lab.seed)
-    control = Control(machines)
+    control = Control(machines, who)
     cache = CacheServer(None, paths.archives)
     application = web.Application()
     application.add_routes([*control.routes(), *ec2.control_routes(), *cache.control_routes()])
@@ -142,7 +161,7 @@ async def serve(paths: LabPaths, root: Path) -> None:
     await machines.start()
     await cache.start(CACHE_ADDRESS, CACHE_PORT)
     async with asyncio.TaskGroup() as group:
-        group.create_task(boot_given_host(machines, who))
+        group.create_task(boot_given_host(machines, given_host(who)))
         group.create_task(ec2.start("127.0.0.1", lab.ports["ec2"]))
     control.is_ready = True
     await asyncio.Event().wait()

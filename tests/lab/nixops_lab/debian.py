@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shlex
 import stat
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -26,16 +27,23 @@ APT_REACH = re.compile(r'^(Acquire::(?:https?::.*|Check-.*|Retries) ".+");$', re
 # Killed, mmdebstrap leaves its /dev, /proc and /sys mounted in the folder, and its children alive. In namespaces of its
 # own both end with it.
 ALONE = ("unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc", "--")
+ADD_PACKAGE = Path(__file__).parent / "add_package.sh"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def make(folder: Path, suite: str, packages: Sequence[str], variant: str, sources: str = "") -> None:
-    """A root file system of Debian's `suite` in `folder`, with progress. `variant` is mmdebstrap's; `sources`: lines of
-    sources.list(5), else this machine's own. Raises LabError."""
+    """A root file system of Debian's `suite` in `folder`, with progress. `packages`: of
+    another release as `nix-bin/forky`. `variant` is mmdebstrap's; `sources`: lines of sources.list(5), else this
+    machine's own. Raises LabError."""
     lines = sources or own_sources()
     options = [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
     options += [f"--aptopt={setting}" for setting in reach()]
-    included = [f"--include={','.join(packages)}"] if packages else []
+    of_others = [name for name in packages if "/" in name]
+    if of_others:
+        options.append(f'--aptopt=APT::Default-Release "{suite}"')
+        options += [f'--customize-hook={shlex.quote(str(ADD_PACKAGE))} "$1" {name}' for name in of_others]
+    own = [name for name in packages if "/" not in name]
+    included = [f"--include={','.join(own)}"] if own else []
     argv = ["mmdebstrap", "--mode=root", f"--variant={variant}", *included, *options]
     talk([*ALONE, *argv, suite, str(folder), "-"], lines)
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ReadTimeoutError
 
-from nixops_lab import network, processes, state
+from nixops_lab import debian, network, processes, state
 from nixops_lab.ec2.testing import client_of
 from nixops_lab.paths import LabPaths
+from nixops_lab.report import LabError
 from nixops_lab.testing import CommandFailedError, Lab
 
 pytestmark = pytest.mark.lab
@@ -122,6 +123,21 @@ def test_a_given_host_without_power_is_switched_on_again_with_its_disk(lab: Lab)
     assert lab.machine_exec("given-host", ["true"], check=False).returncode == 1
     lab.control.switch_on("given-host")
     lab.machine_exec("given-host", ["test", "-e", "/root/kept"])
+
+
+def test_one_more_given_host_has_the_same_keys_and_an_address_of_its_own(lab: Lab, tmp_path: Path) -> None:
+    address = lab.command("machine", "add", "another", f"--debian={debian.own_suite()}").stdout.strip()
+    known = tmp_path / "known_hosts"
+    known.write_text(f"{address} {lab.env['LAB_HOST_KEY']}\n")
+    options = ["-oStrictHostKeyChecking=yes", f"-oUserKnownHostsFile={known}", "-oBatchMode=yes"]
+    assert address != lab.env["LAB_HOST_ADDRESS"]
+    assert (
+        lab.run(["ssh", *options, f"-i{lab.env['LAB_SSH_KEY']}", f"root@{address}", "hostname"]).stdout == "another\n"
+    )
+    with pytest.raises(CommandFailedError, match="there is a machine another already"):
+        lab.command("machine", "add", "another", f"--debian={debian.own_suite()}")
+    with pytest.raises(LabError, match="none of an instance"):
+        lab.control.add_host("i-0123456789abcdef0", tmp_path)
 
 
 @pytest.mark.usefixtures("stopped_operator")

@@ -65,8 +65,9 @@ class Machines:
         await self._router.close()
         cgroups.remove_group(self._namespace)
 
-    async def create(self, spec: MachineSpec) -> None:
-        """Disk and network, powered off; nothing may come in, everything may go out.
+    async def create(self, spec: MachineSpec, root: Path | None = None) -> None:
+        """Disk and network, powered off; nothing may come in, everything may go out. `root`: another root file system
+        than the others', absolute.
 
         Raises MachineError for a name in use and for a release without an image.
         """
@@ -74,7 +75,8 @@ class Machines:
             if spec.name in self._machines:
                 raise MachineError(f"there is a machine {spec.name} already")
             folder = self._lab_dir / "machines" / spec.name
-            machine = Machine(spec, folder, self._root, self._namespace, self._router, self._grace, self._waking)
+            disk = root or self._root
+            machine = Machine(spec, folder, disk, self._namespace, self._router, self._grace, self._waking)
             machine.on_poweroff = self._powered_off
             await asyncio.to_thread(machine.create)
             try:

@@ -6,7 +6,8 @@
 
 `python -m nixops_lab.machines.root_filesystem NIXPKGS` builds both, with progress on stderr, and prints the path.
 
-The Debian is this machine's own release, or another one for another version of Nix.
+The Debian is this machine's own release, or another one for another version of Nix: bookworm has 2.8, trixie 2.26,
+forky 2.34.
 """
 
 import shutil
@@ -23,6 +24,9 @@ PACKAGES = (
 )
 # `VERSION_ID` of the images that the lab offers; each has base systems of its own.
 RELEASES = ("25.05", "25.11")
+# Release → the one that its Nix is put on. The systemd of forky starts under control groups of version 2 alone, which
+# not every computer has.
+LENDING_NIX = {"forky": "trixie"}
 HERE = Path(__file__).parent
 
 
@@ -54,14 +58,17 @@ def debian_root(suite: str | None = None) -> Path:
     """The Debian alone: its root file system, which is to be left as it is. As `build`."""
     own = debian.own_suite()
     wanted = suite or own
+    base = LENDING_NIX.get(wanted, wanted)
+    packages = [f"{name}/{wanted}" if name == "nix-bin" and base != wanted else name for name in PACKAGES]
     with debian.locked(_lock(suite)):
-        lower = cache_folder() / f"machine-debian-{debian.digest(wanted, *PACKAGES, *debian.DPKG_OPTIONS)}"
+        lower = cache_folder() / f"machine-debian-{debian.digest(base, *packages, *debian.DPKG_OPTIONS)}"
         if not lower.exists():
             say(
                 f"making a Debian root file system for machines ({wanted}, {len(PACKAGES)} packages and what they need)"
             )
-            sources = "" if wanted == own else f"deb {debian.own_mirrors()['']} {wanted} main\n"
-            debian.in_one_step(lower, lambda partial: debian.make(partial, wanted, PACKAGES, "essential", sources))
+            others = [f"deb {debian.own_mirrors()['']} {each} main\n" for each in dict.fromkeys((base, wanted))]
+            sources = "" if wanted == own else "".join(others)
+            debian.in_one_step(lower, lambda partial: debian.make(partial, base, packages, "essential", sources))
     return lower
 
 
