@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 Tree = dict[str, "bytes | Tree"]
 
@@ -12,6 +12,11 @@ def nar_of(files: Mapping[str, bytes]) -> bytes:
 
     Raises ValueError if one path is both a file and a folder of another.
     """
+    return b"".join(nar_parts(files))
+
+
+def nar_parts(files: Mapping[str, bytes]) -> list[bytes]:
+    """As `nar_of`, in parts that share the files' contents: it takes no more memory than they do."""
     root: Tree = {}
     for path, content in files.items():
         *folders, name = path.split("/")
@@ -25,7 +30,7 @@ def nar_of(files: Mapping[str, bytes]) -> bytes:
         if name in folder:
             raise ValueError(f"{path} is there twice, or is a folder too")
         folder[name] = content
-    return b"".join([padded(b"nix-archive-1"), *_node(root)])
+    return [padded(b"nix-archive-1"), *_node(root)]
 
 
 def padded(content: bytes) -> bytes:
@@ -34,12 +39,15 @@ def padded(content: bytes) -> bytes:
     return len(content).to_bytes(8, "little") + content + bytes(-len(content) % 8)
 
 
-def _node(node: bytes | Tree) -> list[bytes]:
+def _node(node: bytes | Tree) -> Iterator[bytes]:
     if isinstance(node, bytes):
-        return [*map(padded, (b"(", b"type", b"regular", b"contents", node, b")"))]
-    parts = [*map(padded, (b"(", b"type", b"directory"))]
+        yield from map(padded, (b"(", b"type", b"regular", b"contents"))
+        yield from (len(node).to_bytes(8, "little"), node, bytes(-len(node) % 8), padded(b")"))
+        return
+    yield from map(padded, (b"(", b"type", b"directory"))
     # Sorted by bytes: the order is part of the hash.
     for name in sorted(node, key=str.encode):
-        parts += [*map(padded, (b"entry", b"(", b"name", name.encode(), b"node"))]
-        parts += [*_node(node[name]), padded(b")")]
-    return [*parts, padded(b")")]
+        yield from map(padded, (b"entry", b"(", b"name", name.encode(), b"node"))
+        yield from _node(node[name])
+        yield padded(b")")
+    yield padded(b")")

@@ -39,12 +39,12 @@ def text_path(name: str, content: bytes, references: Collection[str]) -> str:
 
 def tree_path(name: str, nar: bytes, references: Collection[str] = ()) -> str:
     """Where a copied file or folder is stored: addressed by its NAR."""
-    return _store_path(":".join(["source", *sorted(references)]), nar, name)
+    return tree_path_of(name, hashlib.sha256(nar).digest(), references)
 
 
-def tree_path_of(name: str, digest: bytes) -> str:
-    """As `tree_path`, of a tree without references, by the SHA-256 of its NAR."""
-    return _hashed_path("source", digest, name)
+def tree_path_of(name: str, digest: bytes, references: Collection[str] = ()) -> str:
+    """As `tree_path`, by the SHA-256 of the NAR."""
+    return _hashed_path(":".join(["source", *sorted(references)]), digest, name)
 
 
 def output_path(output: str, masked: bytes, name: str) -> str:

@@ -226,7 +226,7 @@ async def test_no_build_begins_on_a_full_disk(
 ) -> None:
     evaluation = await nix.evaluate(request(nixpkgs, file_built_by("echo >$out", "unlucky")))
     full = SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX, build_limits=replace(LIMITS, disk=2**60))
-    with pytest.raises(Retry, match=r"the operator's disk is full: .* are free at /nix, .*nix\.build\.disk") as refused:
+    with pytest.raises(Retry, match=r"the operator's disk is full: .* is free at /nix; .*store\.sizeLimit") as refused:
         await full.build(evaluation.drv_path, lambda _: None)
     assert refused.value.reason is Reason.BUILDING
 

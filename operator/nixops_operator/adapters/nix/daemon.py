@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from enum import IntEnum
 
 from nixops_operator.adapters.nix.child import Lines, child
@@ -68,18 +68,17 @@ class Daemon:
 
     async def add_text(self, name: str, content: bytes, references: Collection[str]) -> str:
         """Store a text, as derivations are; return its path. The references must be valid."""
-        return await self._add(name, "text:sha256", references, content)
+        return await self._add(name, "text:sha256", references, (content,))
 
-    async def add_tree(self, name: str, nar: bytes, references: Collection[str] = ()) -> str:
-        """Store a NAR's tree; return its path."""
+    async def add_tree(self, name: str, nar: Iterable[bytes], references: Collection[str] = ()) -> str:
+        """Store the tree of a NAR, which comes in parts of any size; return its path."""
         return await self._add(name, "fixed:r:sha256", references, nar)
 
-    async def _add(self, name: str, method: str, references: Collection[str], content: bytes) -> str:
+    async def _add(self, name: str, method: str, references: Collection[str], content: Iterable[bytes]) -> str:
         self._writer.write(
             _number(_ADD_TO_STORE) + padded(name.encode()) + padded(method.encode()) + _strings(references) + _number(0)
         )
-        for start in range(0, len(content), _FRAME):
-            frame = content[start : start + _FRAME]
+        for frame in _frames(content):
             self._writer.write(_number(len(frame)) + frame)
             await self._writer.drain()
         self._writer.write(_number(0))
@@ -173,6 +172,19 @@ async def local_store(environment: Mapping[str, str]) -> AsyncIterator[Daemon]:
             raise DaemonError("; ".join(messages.kept[-3:]) or "the Nix daemon ended") from error
         finally:
             reading.cancel()
+
+
+def _frames(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in parts of equal size, but for the last one; none is empty."""
+    frame = bytearray()
+    for part in parts:
+        for start in range(0, len(part), _FRAME):
+            frame += part[start : start + _FRAME]
+            if len(frame) >= _FRAME:
+                yield bytes(frame[:_FRAME])
+                del frame[:_FRAME]
+    if frame:
+        yield bytes(frame)
 
 
 def _number(value: int) -> bytes:

@@ -25,7 +25,7 @@ from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.nix import Evaluation
 from nixops_operator.nix.derivations import Derivation, NotADerivationError, derivation_of, objection
 from nixops_operator.nix.evaluation_errors import MESSAGE_LIMIT, Names, evaluation_message
-from nixops_operator.nix.store_paths import is_store_path, name_of, text_path, tree_path
+from nixops_operator.nix.store_paths import is_store_path, name_of, text_path, tree_path_of
 from nixops_operator.nix.texts import cut
 
 _T = TypeVar("_T")
@@ -48,6 +48,7 @@ class Evaluator:
 
     def __init__(self, scratch: Path, box: Box, limits: EvaluationLimits, slots: int, disk: Disk) -> None:
         self._environment = trusted_environment(scratch)
+        self._scratch = scratch
         self._box = box
         self._limits = limits
         self._disk = disk
@@ -213,7 +214,7 @@ class Evaluator:
         try:
             async with local_store(self._environment) as store:
                 missing = announced.keys() - await store.valid_paths(announced.keys())
-                async for exported in exported_paths(output, len(announced)):
+                async for exported in exported_paths(output, len(announced), self._scratch, self._limits.disk):
                     if exported.path not in announced:
                         raise NotAnExportError(f"{exported.path} was not announced")
                     # What our store has already is judged all the same: an older release may have taken it unjudged.
@@ -228,6 +229,9 @@ class Evaluator:
             if (full := self._disk.explained(text)) is not None:
                 raise Retry(Reason.EVALUATING, full) from error
             raise Blocked(Reason.EVALUATION_FAILED, text) from error
+        except OSError as error:
+            text = f"what was evaluated could not be read: {error}"
+            raise Retry(Reason.EVALUATING, self._disk.explained(text) or text) from error
         return found
 
 
@@ -242,7 +246,7 @@ def _judged(exported: ExportedPath, known: Set[str]) -> Derivation | None:
     """The derivation, if the path is one. Raises NotAnExportError for a path that does not follow from its content or
     refers to what is not `known`; Blocked for a derivation that must not be built."""
     path, references = exported.path, exported.references
-    if path not in (_text_path(exported), tree_path(name_of(path), exported.nar, references)):
+    if path not in (_text_path(exported), tree_path_of(name_of(path), exported.nar.digest, references)):
         raise NotAnExportError(f"{path} does not follow from its content")
     if not path.endswith(".drv"):
         if foreign := min(references - known, default=None):
@@ -273,7 +277,7 @@ async def _store_one(store: Daemon, exported: ExportedPath) -> None:
     if exported.text is not None and exported.path == _text_path(exported):
         stored = await store.add_text(name, exported.text, references)
     else:
-        stored = await store.add_tree(name, exported.nar, references)
+        stored = await store.add_tree(name, exported.nar.parts(), references)
     if stored != exported.path:
         raise NotAnExportError(f"{exported.path} does not follow from its content")
 

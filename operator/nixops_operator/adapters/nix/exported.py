@@ -6,15 +6,21 @@ Format: Nix, src/libstore/export-import.cc and the manual's "Nix Archive (NAR) f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from nixops_operator.adapters.nix.daemon import read_string
 from nixops_operator.nix.nar import padded
 
 _MORE, _END = 1, 0
 _PATH_FOLLOWS = 0x4558494E
-_NAR_LIMIT = 64 * 1024**2  # bytes of one path: derivations and configuration files are small
+_IN_MEMORY = 1024**2  # bytes of one path: derivations and configuration files are smaller, all else goes to disk
+_TEXT_LIMIT = 32 * 1024**2  # bytes of one plain file that may be a derivation
+_CHUNK = 256 * 1024
 _TOKEN_LIMIT = 4096  # bytes of a NAR's keyword, file name or link target
 _DEPTH_LIMIT = 64  # folders in folders
 _REFERENCES_LIMIT = 100_000
@@ -30,23 +36,60 @@ class ExportedPath:
 
     path: str
     references: frozenset[str]
-    nar: bytes
-    text: bytes | None  # the content, if it is one plain file
+    nar: SpooledNar
+    text: bytes | None  # the content, if it is one plain file of no great size
 
 
-async def exported_paths(reader: asyncio.StreamReader, count: int) -> AsyncIterator[ExportedPath]:
+class SpooledNar:
+    """The bytes of one NAR, in memory or, if they are many, in a file without a name. Raises OSError."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        """`folder`: where files go; `limit`: bytes."""
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(folder))  # noqa: SIM115 - see close
+        self._hash = hashlib.sha256()
+        self._limit = limit
+        self._size = 0
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of all of it."""
+        return self._hash.digest()
+
+    def append(self, part: bytes) -> None:
+        """Raises NotAnExportError if it becomes too large."""
+        self._size += len(part)
+        if self._size > self._limit:
+            raise NotAnExportError(f"a path of more than {self._limit // 1024**2} MiB (setting nix.evaluation.disk)")
+        self._hash.update(part)
+        self._file.write(part)
+
+    def parts(self) -> Iterator[bytes]:
+        """From the beginning."""
+        self._file.seek(0)
+        while part := self._file.read(_CHUNK):
+            yield part
+
+    def close(self) -> None:
+        self._file.close()
+
+
+async def exported_paths(
+    reader: asyncio.StreamReader, count: int, folder: Path, limit: int
+) -> AsyncIterator[ExportedPath]:
     """`count` paths, each once, in the order in which they come: references first. They may be spread over several
-    exports, one behind the other. Raises NotAnExportError."""
+    exports, one behind the other. Each is there until the next is asked for; large ones lie in `folder`, none is larger
+    than `limit` bytes. Raises NotAnExportError, OSError."""
     seen: set[str] = set()
     try:
         while True:
             before = len(seen)
             while (mark := await _number(reader)) == _MORE:
-                exported = await _exported_path(reader)
-                if exported.path in seen:
-                    raise NotAnExportError(f"{exported.path} comes twice")
-                seen.add(exported.path)
-                yield exported
+                with contextlib.closing(SpooledNar(folder, limit)) as nar:
+                    exported = await _exported_path(reader, nar)
+                    if exported.path in seen:
+                        raise NotAnExportError(f"{exported.path} comes twice")
+                    seen.add(exported.path)
+                    yield exported
             if mark != _END:
                 raise NotAnExportError(f"unknown mark {mark}")
             if len(seen) >= count:
@@ -57,9 +100,8 @@ async def exported_paths(reader: asyncio.StreamReader, count: int) -> AsyncItera
         raise NotAnExportError(str(error)) from error
 
 
-async def _exported_path(reader: asyncio.StreamReader) -> ExportedPath:
-    nar = _Nar(reader)
-    text = await nar.read()
+async def _exported_path(reader: asyncio.StreamReader, nar: SpooledNar) -> ExportedPath:
+    text = await _Nar(reader, nar).read()
     if await _number(reader) != _PATH_FOLLOWS:
         raise NotAnExportError("a NAR without its path")
     path = (await read_string(reader, _TOKEN_LIMIT)).decode()
@@ -70,18 +112,18 @@ async def _exported_path(reader: asyncio.StreamReader) -> ExportedPath:
     await read_string(reader, _TOKEN_LIMIT)  # deriver: not needed, not believed
     if await _number(reader) != 0:
         raise NotAnExportError("a signature where none can be")
-    return ExportedPath(path, references, bytes(nar.seen), text)
+    return ExportedPath(path, references, nar, text)
 
 
 class _Nar:
-    """Reads one NAR to its end, which only its grammar tells, and keeps its bytes."""
+    """Reads one NAR to its end, which only its grammar tells, into `seen`."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, seen: SpooledNar) -> None:
         self._reader = reader
-        self.seen = bytearray()
+        self._seen = seen
 
     async def read(self) -> bytes | None:
-        """The content, if the archive is one plain file, not executable."""
+        """The content, if the archive is one plain file, not executable, and no larger than a text may be."""
         await self._expect(b"nix-archive-1")
         return await self._node(0)
 
@@ -109,9 +151,9 @@ class _Nar:
         if not is_plain:
             await self._expect(b"")
             token = await self._token()
-        content = b""
+        content: bytes | None = b""
         if token == b"contents":
-            content = await self._token(_NAR_LIMIT)
+            content = await self._content()
             token = await self._token()
         if token != b")":
             raise NotAnExportError(f"{token!r} in a file")
@@ -132,12 +174,26 @@ class _Nar:
         if (token := await self._token()) != wanted:
             raise NotAnExportError(f"{token!r} instead of {wanted!r}")
 
-    async def _token(self, limit: int = _TOKEN_LIMIT) -> bytes:
-        token = await read_string(self._reader, limit)
-        self.seen += padded(token)
-        if len(self.seen) > _NAR_LIMIT:
-            raise NotAnExportError(f"a path of more than {_NAR_LIMIT // 1024**2} MiB")
+    async def _token(self) -> bytes:
+        token = await read_string(self._reader, _TOKEN_LIMIT)
+        self._seen.append(padded(token))
         return token
+
+    async def _content(self) -> bytes | None:
+        """A file's; None if it is larger than a text may be."""
+        length = await _number(self._reader)
+        self._seen.append(length.to_bytes(8, "little"))
+        kept: bytearray | None = bytearray() if length <= _TEXT_LIMIT else None
+        left = length
+        while left:
+            part = await self._reader.readexactly(min(left, _CHUNK))
+            left -= len(part)
+            self._seen.append(part)
+            if kept is not None:
+                kept += part
+        await self._reader.readexactly(-length % 8)
+        self._seen.append(bytes(-length % 8))
+        return bytes(kept) if kept is not None else None
 
 
 async def _number(reader: asyncio.StreamReader) -> int:

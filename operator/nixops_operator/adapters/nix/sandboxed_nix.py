@@ -50,9 +50,9 @@ from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, So
 from nixops_operator.nix.build_errors import BuildStory
 from nixops_operator.nix.evaluation_errors import Names
 from nixops_operator.nix.expression import expression, inline_files, inline_name
-from nixops_operator.nix.nar import nar_of
+from nixops_operator.nix.nar import nar_parts
 from nixops_operator.nix.progress import Counter
-from nixops_operator.nix.store_paths import SOURCE_NAME, is_store_path, name_of, sri, tree_path
+from nixops_operator.nix.store_paths import SOURCE_NAME, is_store_path, name_of, sri, tree_path_of
 
 _STORE_DISK = Path("/nix")
 _BOXES = _STORE_DISK / "var/nixops/boxes"  # where sources can be moved from and need not be copied
@@ -202,10 +202,11 @@ class SandboxedNix:
     async def _stored(self, files: Mapping[str, bytes]) -> Source:
         _judge_files(files)
         try:
-            nar = await asyncio.to_thread(nar_of, files)
+            nar = nar_parts(files)
         except ValueError as error:
             raise InvalidSpec("spec.configuration.source", str(error)) from error
-        source = Source(tree_path(SOURCE_NAME, nar), sri(hashlib.sha256(nar).digest()))
+        digest = await asyncio.to_thread(_digest_of, nar)
+        source = Source(tree_path_of(SOURCE_NAME, digest), sri(digest))
         try:
             async with local_store(self._environment) as store:
                 if not await store.valid_paths([source.store_path]):
@@ -413,6 +414,13 @@ def _texts(request: EvaluationRequest) -> dict[str, str]:
         room -= len(content)
         texts[str(path.relative_to(root))] = content
     return texts
+
+
+def _digest_of(parts: Sequence[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
 
 
 def _judge_files(files: Mapping[str, bytes]) -> None:
