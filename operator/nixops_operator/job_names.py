@@ -50,7 +50,7 @@ def stop_build(host_id: str) -> str:
 
 
 def on_host(host_id: str, activation_id: str, action: str) -> str:
-    """`action`: activate, confirm, commit or roll-back."""
+    """`action`: activate, hold, confirm, commit or rollback."""
     return f"{HOST}:{host_id}:{activation_id}:{action}"
 
 

@@ -45,7 +45,7 @@ def ready_conditions(
             return [ready(Truth.FALSE), reconciling]
         case Outcome.STALLED:
             return [ready(Truth.FALSE), stalled]
-        case Outcome.DRIFT_REPORTED:
+        case Outcome.DRIFT_REPORTED | Outcome.UNHEALTHY:
             return [ready(Truth.FALSE)]
         case Outcome.SUSPENDED if verdict.is_settled:
             return [ready(Truth.TRUE)]

@@ -35,7 +35,7 @@ PASS_DEADLINE = timedelta(seconds=45)
 takes longer is ended and reported for its object; the others go on."""
 REPORT_LIMIT = timedelta(seconds=10)
 """For saying so."""
-_TROUBLE = (Outcome.STALLED, Outcome.RETRYING, Outcome.WEDGED)
+_TROUBLE = (Outcome.STALLED, Outcome.RETRYING, Outcome.UNHEALTHY, Outcome.WEDGED)
 
 
 class Controller(Protocol):

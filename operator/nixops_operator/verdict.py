@@ -17,6 +17,7 @@ class Outcome(Enum):
     REPORTED = "serving as declared; something beside it differs, and policy says to leave it"
     REPAIRING = "serving as declared; something beside it is being put right"  # Ready stays True
     LOOKING = "nothing speaks against what the status says; not everything is looked at yet"  # no status is written
+    UNHEALTHY = "the declared system runs, and is not well; nothing is to be done about it here"
     WORKING = "work is under way"
     RETRYING = "failed for now, tried again"
     STALLED = "a person or a change of spec, Secret or policy is needed"
@@ -40,6 +41,7 @@ _SEVERITY = {
             Outcome.REPORTED,
             Outcome.REPAIRING,
             Outcome.LOOKING,
+            Outcome.UNHEALTHY,
             Outcome.WORKING,
             Outcome.DRIFT_REPORTED,
             Outcome.RETRYING,

@@ -34,6 +34,7 @@ def _machine(name: str, build_on: str) -> dict[str, Any]:
             "build": {"on": build_on},
         },
         "disruption": {"replace": "WhenLost"},
+        "healthChecks": [{"name": "page", "http": {"port": 80}}],
     }
 
 

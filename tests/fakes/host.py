@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fakes.effects import Effects, effect
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, OutcomeUnknown, Retry
+from nixops_operator.facts.health import Probe
 from nixops_operator.facts.host import (
     ActivationFacts,
     ActivationRequest,
@@ -111,6 +112,8 @@ class Activation:
     exit_status: int | None = None
     service_result: str = ""
     was_touched: bool = False
+    is_held: bool = False
+    failed_before: tuple[str, ...] = ()
     log: str = ""
 
 
@@ -141,6 +144,9 @@ class FakeMachine:
         self.boot_entry_unsure = False
         self.lists_left = False
         self.failed_units: tuple[str, ...] = ()
+        self.unwell: dict[str, dict[Probe, str]] = {}  # toplevel → probes that fail while it runs, and their words
+        self.others_unwell: dict[Probe, str] = {}  # while one runs that is not among them
+        self.probed: list[tuple[float, str | None, Probe]] = []  # when, of which system
         self.valid_paths = {system}
         self.roots: dict[str, str] = {}
         self.outcomes: dict[str, Switch] = {}
@@ -226,6 +232,8 @@ class FakeMachine:
             is_timer_armed=activation.deadman_at is not None,
             exit_status=activation.exit_status,
             service_result=activation.service_result,
+            is_held=activation.is_held,
+            failed_before=tuple(sorted(activation.failed_before)),
         )
 
     def claim(self, request: ActivationRequest) -> bool:
@@ -234,7 +242,8 @@ class FakeMachine:
                 raise _refused(self, "claim", f"{system} has no bin/switch-to-configuration")
         if self.active not in (None, request.id) and not self._is_free(self.activations[self.active]):
             return False
-        held = self.activations.setdefault(request.id, Activation(request, self.boot_id))
+        fresh = Activation(request, self.boot_id, failed_before=self.failed_units)
+        held = self.activations.setdefault(request.id, fresh)
         is_claimable = held.state in CLAIMING and held.boot_id == self.boot_id
         if not is_claimable or held.request.toplevel != request.toplevel:
             return False
@@ -260,6 +269,18 @@ class FakeMachine:
         activation.unit_ends_at = self.now + min(outcome.seconds, timeout)
         self.switches.append(request.toplevel)
         self.advance(0)
+
+    def hold(self, activation_id: str, budget: timedelta) -> bool:
+        activation = self._known("hold", activation_id)
+        is_switched = activation.state is ActivationState.SWITCHED and activation.boot_id == self.boot_id
+        if is_switched and not activation.is_held:
+            activation.is_held = True
+            activation.deadman_at = self.now + budget.total_seconds()
+        return is_switched or activation.state in (ActivationState.CONFIRMED, ActivationState.COMMITTED)
+
+    def probe(self, probe: Probe) -> str:
+        self.probed.append((self.now, self.current_system, probe))
+        return self.unwell.get(str(self.current_system), self.others_unwell).get(probe, "")
 
     def confirm(self, activation_id: str) -> bool:
         activation = self._known("confirm", activation_id)
@@ -555,6 +576,14 @@ class FakeHost:
     @effect("host.activate")
     async def activate(self, request: ActivationRequest) -> None:
         self._reached().activate(request.id)
+
+    @effect("host.hold")
+    async def hold(self, activation_id: str, budget: timedelta) -> bool:
+        return self._reached().hold(activation_id, budget)
+
+    @effect("probe")
+    async def probe(self, probe: Probe, limit: timedelta) -> str:
+        return self._reached().probe(probe)
 
     @effect("host.confirm")
     async def confirm(self, activation_id: str) -> bool:

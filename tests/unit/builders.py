@@ -299,6 +299,8 @@ def on_host(
     exit_status: int | None = None,
     result: str = "",
     previous: str = OLD,
+    held: bool = False,
+    failed_before: tuple[str, ...] = (),
 ) -> ActivationFacts:
     """An activation directory."""
     return ActivationFacts(
@@ -312,6 +314,8 @@ def on_host(
         is_timer_armed=True,
         exit_status=exit_status,
         service_result=result,
+        is_held=held,
+        failed_before=failed_before,
     )
 
 

@@ -58,6 +58,8 @@ activation-unit no
 activation-timer yes
 activation-exit-status 4
 activation-service-result exit-code
+activation-held yes
+activation-failed-before zfs.service
 """,
 )
 
@@ -95,6 +97,8 @@ def test_an_activation_that_waits_for_confirmation() -> None:
         is_timer_armed=True,
         exit_status=4,
         service_result="exit-code",
+        is_held=True,
+        failed_before=("zfs.service",),
     )
     assert facts.failed_units == ("dev-disk-by\\x2did.mount", "zfs.service")
     assert facts.highest_attempt == 3

@@ -171,30 +171,30 @@ LONGEST_TIMEOUT = timedelta(seconds=999_999)
 """The timers on the machine are given seconds of at most six digits (adapters/ssh/agent.sh)."""
 
 
-def _timeout(value: object) -> object:
-    return parse_duration(value, LONGEST_TIMEOUT) if isinstance(value, str) else value
+def _of_at_most(longest: timedelta) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse_duration(value, longest) if isinstance(value, str) else value)
 
 
-_LONGEST = format_duration(LONGEST_TIMEOUT)
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_timeout),
-    PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema(
+def _duration_schema(longest: timedelta) -> WithJsonSchema:
+    text = format_duration(longest)
+    rule = f"duration(self) > duration('0s') && duration(self) <= duration('{text}')"
+    return WithJsonSchema(
         {
             "type": "string",
             "pattern": DURATION_PATTERN,
             "maxLength": 16,
-            **cel_rules(
-                (
-                    f"duration(self) > duration('0s') && duration(self) <= duration('{_LONGEST}')",
-                    f"is not between 1s and {_LONGEST}",
-                )
-            ),
+            **cel_rules((rule, f"is not between 1s and {text}")),
         }
-    ),
-]
+    )
+
+
+_AS_TEXT = PlainSerializer(format_duration, return_type=str)
+Duration = Annotated[timedelta, _of_at_most(LONGEST_TIMEOUT), _AS_TEXT, _duration_schema(LONGEST_TIMEOUT)]
 """How long something on the machine may take. Written as `30m`, read as a timedelta."""
+
+HALF_A_MINUTE, THREE_MINUTES = timedelta(seconds=30), timedelta(minutes=3)
+UpToHalfAMinute = Annotated[timedelta, _of_at_most(HALF_A_MINUTE), _AS_TEXT, _duration_schema(HALF_A_MINUTE)]
+UpToThreeMinutes = Annotated[timedelta, _of_at_most(THREE_MINUTES), _AS_TEXT, _duration_schema(THREE_MINUTES)]
 
 
 def _without_fraction(moment: datetime) -> str:

@@ -31,6 +31,7 @@ from nixops_operator.api.field_types import (
     cel_rules,
     no_secret_in,
 )
+from nixops_operator.api.health_check import HealthChecks
 
 
 class DeletionPolicy(StrEnum):
@@ -625,6 +626,10 @@ class MachineSettings(SpecModel):
     """How a built system is made the running one."""
     disruption: Disruption = Field(default_factory=Disruption)
     """What the operator may do to a running machine."""
+    health_checks: HealthChecks = ()
+    """What has to hold on the machine before a new system is confirmed, else it returns to its previous one; and ever
+    after, as the condition Healthy, without which it is not Ready. With them a unit that failed by the activation
+    counts, too."""
 
 
 _EC2_NEEDS_A_REGION = "target.ec2 needs aws.region"

@@ -19,6 +19,7 @@ class ConditionType(StrEnum):
     CONFIGURATION_BUILT = "ConfigurationBuilt"
     CONFIGURATION_ACTIVE = "ConfigurationActive"
     UP_TO_DATE = "UpToDate"
+    HEALTHY = "Healthy"
     PAUSED = "Paused"
 
 
@@ -89,6 +90,11 @@ class Reason(StrEnum):
     COPY_FAILED = "CopyFailed"
     ACTIVATION_FAILED = "ActivationFailed"
     ROLLED_BACK = "RolledBack"
+    HEALTH_CHECK_FAILED = "HealthCheckFailed"
+
+    # Its health.
+    CHECK_FAILED = "CheckFailed"
+    UNITS_FAILED = "UnitsFailed"
 
     # Drift.
     INSTANCE_DRIFT = "InstanceDrift"

@@ -67,9 +67,11 @@ class ActivationFacts:
     previous: str  # the system to return to
     boot_id: str  # of the boot in which it began
     is_unit_active: bool  # nixops-activate-<id>.service or nixops-rollback-<id>.service runs
-    is_timer_armed: bool  # nixops-deadman-<id>.timer or nixops-confirm-<id>.timer waits
+    is_timer_armed: bool  # one of nixops-deadman-<id>, nixops-confirm-<id> and nixops-hold-<id> waits
     exit_status: int | None  # of switch-to-configuration; None while it runs or if it was killed
     service_result: str  # systemd's $SERVICE_RESULT: success, exit-code, timeout, signal, …; empty while it runs
+    is_held: bool = False  # it was reached again after the switch, and waits for its health
+    failed_before: tuple[str, ...] = ()  # units that were failed when the host was claimed; sorted
 
 
 class BuildState(StrEnum):

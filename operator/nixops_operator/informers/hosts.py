@@ -20,8 +20,10 @@ from ipaddress import ip_address
 
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OperatorError, Retry
+from nixops_operator.facts.health import Check, CheckResult
 from nixops_operator.facts.host import HostFacts, HostTarget
 from nixops_operator.facts.kube import Key
+from nixops_operator.informers.health import HealthLook
 from nixops_operator.informers.questions import Fact
 from nixops_operator.ports.host import Host, Hosts
 
@@ -90,6 +92,7 @@ class HostInformer:
         self._log: tuple[str, str] | None = None  # id and text; an activation that has ended says nothing more
         self._log_task: asyncio.Task[None] | None = None
         self._log_asked_at = float("-inf")
+        self._health: HealthLook | None = None
         self._nudge = asyncio.Event()
         self._asking = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -113,6 +116,21 @@ class HostInformer:
             self._log_task = self._loop.create_task(self._ask_for_log(self._host, activation_id))
         return None
 
+    def health(self, subject: str, checks: tuple[Check, ...]) -> tuple[CheckResult, ...]:
+        """How the checks of what the machine runs stand; the key is woken when one begins to pass or to fail.
+        `subject`: what runs there; of something else, or with other checks, nothing is known at first."""
+        if self._health is None or (self._health.subject, self._health.checks) != (subject, checks):
+            self.end_health()
+            self._health = HealthLook(subject, checks, self.host, self._wake)
+        return self._health.results
+
+    def end_health(self) -> None:
+        """Asks after nobody's health any more."""
+        look, self._health = self._health, None
+        tasks = tuple(look.end()) if look is not None else ()
+        if tasks:
+            self._farewells.add(partial(asyncio.wait, tasks))
+
     async def connect_anew(self) -> Host:
         """A second, fresh connection: what it proves, the held one cannot. The caller closes it."""
         return await self._hosts.connect(self.target)
@@ -131,6 +149,7 @@ class HostInformer:
         """Looks no more; the connection is closed in the background."""
         self._task.cancel()
         self._farewells.add(partial(asyncio.wait, (self._task,)))
+        self.end_health()
         if self._log_task is not None:
             self._log_task.cancel()
             self._farewells.add(partial(asyncio.wait, (self._log_task,)))

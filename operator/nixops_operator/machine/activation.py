@@ -6,6 +6,8 @@ last. So every move can be found again after a crash of either side:
 
     (nothing) ─ copy ─ intent ─► claim, arm, run ─► switching ─► switched ─ confirm ─► confirmed ─ commit ─► committed
                                                         └────────────┴──► rollingback ─► rolledback
+
+With health checks a switched host is first told to wait for them (health.py).
 """
 
 from __future__ import annotations
@@ -20,14 +22,14 @@ from nixops_operator.api.status import RevertsStatus
 from nixops_operator.errors import Blocked, OperatorError
 from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed, Running
-from nixops_operator.machine import bad_revisions, steps
+from nixops_operator.machine import bad_revisions, health, steps
 from nixops_operator.machine.bad_revisions import LOCK_HELD_EXIT
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import Observed
 from nixops_operator.planning import Area, Finding, found_error
 from nixops_operator.verdict import Outcome
 
-HostStep = steps.Activate | steps.Confirm | steps.Commit | steps.RollBack | steps.Adopt | steps.Copy
+HostStep = steps.Activate | steps.Hold | steps.Confirm | steps.Commit | steps.RollBack | steps.Adopt | steps.Copy
 
 FOLLOW_EVERY = timedelta(seconds=1)
 LOCK_HELD_WAIT = timedelta(seconds=15)
@@ -129,6 +131,8 @@ def _go_on(desired: Desired, observed: Observed, running: ActivationFacts) -> Fi
             return _on_host(observed, steps.Activate(_job(desired, name, "activate"), "", request), working)
         case ActivationState.SWITCHING if running.is_unit_active:
             return _working(Reason.ACTIVATING, f"switching to the new system on {where}", FOLLOW_EVERY)
+        case ActivationState.SWITCHED if (found := _until_healthy(desired, observed, running)) is not None:
+            return found
         case ActivationState.SWITCHED:
             working = _working(Reason.CONFIRMING, f"reaching {where} over a new connection", FOLLOW_EVERY)
             return _on_host(observed, steps.Confirm(_job(desired, name, "confirm"), name), working)
@@ -145,6 +149,16 @@ def _go_on(desired: Desired, observed: Observed, running: ActivationFacts) -> Fi
             return _on_host(observed, steps.RollBack(_job(desired, name, "rollback"), name), working)
         case ActivationState.COMMITTED | ActivationState.ROLLED_BACK | ActivationState.FAILED:
             raise AssertionError("an activation that has ended is not followed")
+
+
+def _until_healthy(desired: Desired, observed: Observed, running: ActivationFacts) -> Finding | None:
+    where, name = observed.host.address, running.id
+    budget = health.budget(health.checks_of(desired.spec.health_checks))
+    reaching = _working(Reason.CONFIRMING, f"reaching {where} over a new connection", FOLLOW_EVERY)
+    hold = _on_host(observed, steps.Hold(_job(desired, name, "hold"), name, budget), reaching)
+    returning = _working(Reason.ROLLING_BACK, f"{where} returns to its previous system", FOLLOW_EVERY)
+    back = _on_host(observed, steps.RollBack(_job(desired, name, "rollback"), name), returning)
+    return health.gate(desired, observed, running, hold, back)
 
 
 def _job(desired: Desired, activation_id: str, action: str) -> str:

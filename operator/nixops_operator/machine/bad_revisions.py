@@ -61,9 +61,16 @@ def known(desired: Desired, observed: Observed) -> tuple[FailedRevisionStatus, .
         return desired.failed_revisions
     runs = facts.current_system if facts.current_system == facts.profile_system else None
     failure = _failure(desired, observed, facts)
-    told = {runs, failure.toplevel if failure is not None else None}
-    kept = [one for one in desired.failed_revisions if one.toplevel not in told]
-    return tuple([*kept, *([failure] if failure is not None else [])][-MOST_FAILED_REVISIONS:])
+    kept = tuple(one for one in desired.failed_revisions if one.toplevel != runs)
+    return with_one(kept, failure) if failure is not None else kept
+
+
+def with_one(
+    failed: tuple[FailedRevisionStatus, ...], failure: FailedRevisionStatus
+) -> tuple[FailedRevisionStatus, ...]:
+    """With this one as the newest."""
+    others = tuple(one for one in failed if one.toplevel != failure.toplevel)
+    return (*others, failure)[-MOST_FAILED_REVISIONS:]
 
 
 def refused(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Finding | None:
@@ -115,6 +122,11 @@ def _failure(desired: Desired, observed: Observed, facts: HostFacts) -> FailedRe
     last, intent = facts.activation, desired.activation
     if last is None or intent is None or last.id != intent.id or intent.result is not None:
         return None
+    if last.state is ActivationState.ROLLED_BACK:
+        # What was written down before the way back says why it was taken.
+        known_before = next((one for one in desired.failed_revisions if one.toplevel == last.toplevel), None)
+        if known_before is not None:
+            return known_before
     if _was_cut_by_restart(desired, facts):
         message = _RESTARTED if intent.repeated else None
     elif _went_back_alone(desired, observed, facts):
@@ -133,6 +145,8 @@ def _failure(desired: Desired, observed: Observed, facts: HostFacts) -> FailedRe
 def _how_it_ended(last: ActivationFacts) -> str:
     if last.service_result == "timeout":
         return "switch-to-configuration did not end within activation.timeout"
+    if last.is_held:
+        return "the new system's health was not known within ten minutes"
     if last.exit_status == UNITS_FAILED_EXIT:
         return "units or activation scripts failed (exit code 4), and the new system was not confirmed"
     if last.exit_status == 0:

@@ -38,6 +38,8 @@ def start_job(step: Step, desired: Desired, world: World) -> None:
             start(job, key, lambda _: _own(step, desired, world), keep=False)
         case steps.Activate(job):
             start(job, key, lambda _: _activate(step, desired, world), keep=False)
+        case steps.Hold(job):
+            start(job, key, lambda _: _hold(step, desired, world), keep=False)
         case steps.Confirm(job, activation_id):
             start(job, key, lambda _: _confirm(activation_id, desired, world), keep=False)
         case steps.Commit(job, activation_id):
@@ -117,6 +119,16 @@ async def _activate(step: steps.Activate, desired: Desired, world: World) -> Non
         raise Retry(Reason.ACTIVATING, "another activation holds the machine; following it")
     await host.activate(step.request)
     informer.hurry()
+    await informer.refresh()
+
+
+async def _hold(step: steps.Hold, desired: Desired, world: World) -> None:
+    informer = world.hosts.of(desired.key)
+    fresh = await informer.connect_anew()
+    try:
+        await fresh.hold(step.activation_id, step.budget)
+    finally:
+        await fresh.close()
     await informer.refresh()
 
 

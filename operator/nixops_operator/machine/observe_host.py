@@ -8,9 +8,12 @@ from nixops_operator.api.machine_spec import AddressKind, PrivateKeyReference
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, NotYet, OperatorError, Retry
 from nixops_operator.facts.cloud import Instance
+from nixops_operator.facts.health import CheckResult
 from nixops_operator.facts.host import ActivationState, HostOwner, HostTarget
 from nixops_operator.facts.kube import Key, Kind
 from nixops_operator.host_policy import SSH_PORT, choose, judge_instance
+from nixops_operator.informers.hosts import HostInformer
+from nixops_operator.machine import health
 from nixops_operator.machine.activation_log import telling_line
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import ObservedCloud, ObservedHost, running_instance
@@ -50,8 +53,20 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, world: World) -
         last = answer.facts.activation
         if last.state in _ENDED_BADLY:
             words = telling_line(informer.activation_log(last.id) or "")
-    seen = ObservedHost(address, answer.error, answer.facts, pinned, words)
+    results = _health(desired, informer) if answer.facts is not None else ()
+    seen = ObservedHost(address, answer.error, answer.facts, pinned, results, words)
     return _with_owner(seen, desired, world) if cloud is None else seen
+
+
+def _health(desired: Desired, informer: HostInformer) -> tuple[CheckResult, ...]:
+    """How the checks stand, which are asked from now on if they were not."""
+    facts = informer.answer.facts
+    about = health.subject(facts) if facts is not None else None
+    checks = health.checks_of(desired.spec.health_checks)
+    if about is None or not checks:
+        informer.end_health()
+        return ()
+    return informer.health(about, checks)
 
 
 def _as_last_seen(desired: Desired, world: World) -> ObservedHost:
@@ -59,7 +74,8 @@ def _as_last_seen(desired: Desired, world: World) -> ObservedHost:
     look = world.hosts.known(desired.key)
     if look is None:
         return ObservedHost()
-    return ObservedHost(look.target.address, look.answer.error, look.answer.facts, look.target.host_keys)
+    results = _health(desired, look) if look.answer.facts is not None else ()
+    return ObservedHost(look.target.address, look.answer.error, look.answer.facts, look.target.host_keys, results)
 
 
 def _with_owner(seen: ObservedHost, desired: Desired, world: World) -> ObservedHost:

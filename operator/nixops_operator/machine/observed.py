@@ -13,6 +13,7 @@ from nixops_operator import names
 from nixops_operator.api.machine_spec import BuildOn
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import Instance, InstanceState
+from nixops_operator.facts.health import CheckResult
 from nixops_operator.facts.host import HostFacts, HostOwner
 from nixops_operator.facts.nix import Evaluation, SystemInput
 from nixops_operator.in_use import SeenSecret
@@ -86,6 +87,7 @@ class ObservedHost:
     error: OperatorError | None = None
     facts: HostFacts | None = None
     host_keys: tuple[str, ...] = ()
+    health: tuple[CheckResult, ...] = ()  # of what it runs now; none while it is between two systems
     telling_line: str = ""  # of the output of an activation that ended badly
     ours: HostOwner | None = None  # how a given host names this machine as its owner; None: it is an instance
     owner_has_gone: bool = False  # the machine that the host names as its owner exists no more

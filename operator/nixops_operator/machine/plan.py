@@ -18,6 +18,7 @@ from nixops_operator.machine import (
     bad_revisions,
     build_on_target,
     deletion,
+    health,
     host,
     instance,
     launch,
@@ -123,5 +124,6 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(system.fetched),
     Gate(system.evaluated),
     Gate(system.built),
+    Repair(health.kept),
     Gate(activation.next_move),
 )

@@ -12,7 +12,7 @@ from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.host import UNCONFIRMED, ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed
-from nixops_operator.machine import activation, bad_revisions, build_on_target, power, system
+from nixops_operator.machine import activation, bad_revisions, build_on_target, health, power, system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedLeaving
 from nixops_operator.planning import Finding, Plan, listed
@@ -78,6 +78,8 @@ def _conditions(desired: Desired, observed: Observed, plan: Plan) -> list[Condit
         _active(desired, observed, plan),
         _up_to_date(desired, observed, plan),
     ]
+    if (healthy := health.condition(desired, observed)) is not None:
+        found.append(healthy)
     if desired.is_paused:
         found.append(_is(ConditionType.PAUSED, desired, Reason.SUSPENDED, plan.verdict.message))
     return found
@@ -186,11 +188,11 @@ def _active(desired: Desired, observed: Observed, plan: Plan) -> Condition:
     if _serves(observed):
         return _is(kind, desired)
     facts, found = observed.host.facts, plan.worst(kind)
-    if found is not None and found.reason is Reason.ACTIVATION_FAILED:
+    if found is not None and found.reason in (Reason.ACTIVATION_FAILED, Reason.HEALTH_CHECK_FAILED):
         last = facts.activation if facts is not None else None
         is_of_it = last is not None and last.toplevel == observed.toplevel
         is_back = is_of_it and last is not None and last.state is ActivationState.ROLLED_BACK
-        reason = Reason.ROLLED_BACK if is_back else Reason.ACTIVATION_FAILED
+        reason = Reason.ROLLED_BACK if is_back else found.reason
         return _is_not(kind, desired, reason, found.message)
     if found is not None:
         return _is_not(kind, desired, found.reason, found.message)

@@ -307,6 +307,15 @@ class Activate(Step):
 
 
 @dataclass(frozen=True)
+class Hold(Step):
+    """Reach the host over a new connection, and have it wait for its health."""
+
+    job: str
+    activation_id: str
+    budget: timedelta
+
+
+@dataclass(frozen=True)
 class Confirm(Step):
     """Reach the host over a new connection and say so."""
 

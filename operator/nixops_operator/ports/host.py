@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
 from nixops_operator.effects import effect, look, port
+from nixops_operator.facts.health import Probe
 from nixops_operator.facts.host import (
     ActivationFacts,
     ActivationRequest,
@@ -122,6 +124,20 @@ class Host(Protocol):
 
         Repeating: safe; a running or ended unit of this id is never started again.
         """
+
+    @effect("host.hold")
+    async def hold(self, activation_id: str, budget: timedelta) -> bool:
+        """Tell the host that it was reached again, and that it is still to be seen whether it is well: from now on the
+        dead man waits for the budget, at most ten minutes. To be called on a connection made after `switched`.
+
+        True if the activation is held, or confirmed already; False if the dead man was faster. Repeating: safe; only
+        the first call moves the timer.
+        """
+
+    @look
+    async def probe(self, probe: Probe, limit: timedelta) -> str:
+        """One health check, made on the host itself. Empty if it passes, else why it does not, in a few words: never
+        of what the checked thing said. A command is expected to change nothing."""
 
     @effect("host.confirm")
     async def confirm(self, activation_id: str) -> bool:

@@ -15,13 +15,15 @@
 #   root-next                <- toplevel; `yes` if its closure is valid and now rooted, else `no`
 #   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds; `yes` or `no`
 #   activate ID              arms the dead man's timer, then starts the activation's unit
+#   hold ID                  <- seconds; gives the dead man that long from now on; `yes` or `no`
+#   probe                    <- limit in seconds, kind, what the kind takes; one line that says why it fails, or nothing
 #   confirm ID               `yes` or `no`
 #   commit ID | adopt        adopt <- toplevel
 #   rollback ID              starts the unit that returns to the previous system
 #   log ID                   the last 16 KiB of the activation's output
 # Commands of units on the host:
 #   begin ID, finish ID      before and after switch-to-configuration, in nixops-activate-ID.service
-#   expire ID                the dead man's timers, nixops-deadman-ID and nixops-confirm-ID
+#   expire ID                the dead man's timers, nixops-deadman-ID, nixops-confirm-ID and nixops-hold-ID
 #   return ID                nixops-rollback-ID.service
 #   install ID, install-adopted TOPLEVEL   nixops-commit-….service
 #   build-end BUILD          after the build, in nixops-build-BUILD.service
@@ -34,6 +36,8 @@
 # State is kept in /var/lib/nixops/activation:
 #   <id>/agent, path, request     this script, the PATH and the request as of the claim: the host needs nothing else
 #   <id>/state.<state>            an empty file. rename(2) changes the state, so one of two racing parties loses
+#   <id>/failed-before            the units that were failed at the claim, one a line
+#   <id>/held                     exists once it was reached again after the switch, and waits for its health
 #   <id>/result, log, commit.log
 #   active -> <id>                the claim. It goes when the state is committed, rolledback or failed
 # and, of the one build that there is at a time, in /var/lib/nixops/build
@@ -61,6 +65,7 @@ UNIT_LISTS='/run/nixos/start-list /run/nixos/restart-list /run/nixos/reload-list
     /run/systemd/start-list /run/systemd/restart-list /run/systemd/reload-list'
 KEPT_ACTIVATIONS=5
 LOG_PART=524288        # bytes of a build's log in one answer
+LONGEST_HOLD=600       # s from the switch to good health
 COMMIT_SECONDS=280     # the operator waits 300 s
 STOP_SECONDS=30        # from SIGTERM to SIGKILL; also the limit of `finish`
 DEADMAN_MARGIN=60      # above timeout and confirm timeout: a slow start of the unit is no reason to return
@@ -187,7 +192,9 @@ is_active() {
 
 # --- small changes
 
-stop_timers() { systemctl stop "nixops-deadman-$1.timer" "nixops-confirm-$1.timer" 2>/dev/null || true; }
+stop_timers() {
+    systemctl stop "nixops-deadman-$1.timer" "nixops-confirm-$1.timer" "nixops-hold-$1.timer" 2>/dev/null || true
+}
 
 # Under the lock of `claim`: between look and removal the link may become another's.
 release() {
@@ -277,11 +284,16 @@ facts() {
     printf 'building %s\n' "$(built_now)"
     printf 'machine %s\n' "$(uname -m)"
     printf 'free-bytes %s\n' "$(free_bytes)"
-    failed=$(systemctl list-units --state=failed --plain --no-legend --full --no-pager)
-    printf '%s\n' "$failed" | while read -r unit rest; do
-        [ -z "$unit" ] || printf 'failed-unit %s\n' "$unit"
-    done
+    failed=$(failed_units)
+    [ -z "$failed" ] || printf '%s\n' "$failed" | sed 's/^/failed-unit /'
     printf 'end\n'
+}
+
+failed_units() {
+    failed=$(systemctl list-units --state=failed --plain --no-legend --full --no-pager) || exit
+    printf '%s\n' "$failed" | while read -r unit rest; do
+        [ -z "$unit" ] || printf '%s\n' "$unit"
+    done
 }
 
 free_bytes() { stat -f -c '%a %S' /nix/store | (read -r blocks size && echo $((blocks * size))); }
@@ -376,7 +388,8 @@ activation_facts() {
             unit=yes
         fi
         timer=no
-        if is_active "nixops-deadman-$id.timer" || is_active "nixops-confirm-$id.timer"; then
+        if is_active "nixops-deadman-$id.timer" || is_active "nixops-confirm-$id.timer" ||
+            is_active "nixops-hold-$id.timer"; then
             timer=yes
         fi
         [ "$before" != "$(state)" ] || break
@@ -394,6 +407,8 @@ activation_facts() {
     printf 'activation-timer %s\n' "$timer"
     printf 'activation-exit-status %s\n' "$exit_status"
     printf 'activation-service-result %s\n' "$service_result"
+    printf 'activation-held %s\n' "$(yes_if [ -e "$dir/held" ])"
+    [ ! -f "$dir/failed-before" ] || sed 's/^/activation-failed-before /' "$dir/failed-before"
 }
 
 # --- commands of the operator
@@ -636,8 +651,9 @@ lay_down() {
         printf 'toplevel %s\nprevious %s\nboot-id %s\n' "$toplevel" "$previous" "$(boot_id)"
         printf 'timeout %s\nconfirm-timeout %s\n' "$timeout" "$confirm_timeout"
     } >"$new/request"
+    failed_units >"$new/failed-before"
     : >"$new/state.prepared"
-    sync "$new/agent" "$new/path" "$new/request" "$new"
+    sync "$new/agent" "$new/path" "$new/request" "$new/failed-before" "$new"
     rm -rf "$dir"
     mv -T "$new" "$dir"
     sync "$ACTIVATIONS"
@@ -667,6 +683,119 @@ activate() {
         -p ExecStartPre="$(shell) $dir/agent begin $id" -p ExecStopPost="$(shell) $dir/agent finish $id" \
         "$toplevel/bin/switch-to-configuration" test ||
         [ "$(state)" != prepared ] || is_active "nixops-activate-$id.service"
+}
+
+# The new timer first: an activation is never without one.
+hold() {
+    take; seconds=$argument; check_seconds "$seconds"
+    [ "$seconds" -le "$LONGEST_HOLD" ] || fail 64 "longer than a machine may wait for its health"
+    load_request
+    load_path
+    if [ "$boot" = "$(boot_id)" ] && [ "$(state)" = switched ]; then
+        if [ ! -e "$dir/held" ]; then
+            arm "nixops-hold-$id" "$seconds"
+            : >"$dir/held"
+        fi
+        systemctl stop "nixops-confirm-$id.timer" 2>/dev/null || true
+    fi
+    case $(state) in
+        switched | confirmed | committed) printf 'yes\n' ;;
+        *) printf 'no\n' ;;
+    esac
+}
+
+# --- health
+
+# Asked on the machine: that needs neither a port that others reach nor an sshd that forwards. What is asked for names
+# no other host. Nothing that an answer or a command says is passed on.
+probe() {
+    take; seconds=$argument; check_seconds "$seconds"
+    take; kind=$argument
+    case $kind in
+        http) probe_http ;;
+        tcp) probe_tcp ;;
+        units | exec)
+            take; count=$argument; check_seconds "$count"
+            set --
+            while [ "$count" -gt 0 ]; do
+                take
+                set -- "$@" "$argument"
+                count=$((count - 1))
+            done
+            "probe_$kind" "$@"
+            ;;
+        *) fail 64 "unknown kind of health check" ;;
+    esac
+}
+
+take_port() {
+    take
+    case $argument in '' | *[!0-9]* | ??????*) fail 64 "not a port" ;; esac
+    port=$argument
+}
+
+# curl is among NixOS' required packages. -q: no curlrc; --connect-to: to this machine whatever the host is called.
+probe_http() {
+    take_port
+    take; host=$argument
+    take; path=$argument
+    take; expected=$argument; check_seconds "$expected"
+    case $host in '' | *[!A-Za-z0-9.-]*) fail 64 "malformed host name" ;; esac
+    case $path in /*) ;; *) fail 64 "malformed path" ;; esac
+    for loopback in 127.0.0.1 '[::1]'; do
+        result=0
+        code=$(curl -q --silent --output /dev/null --max-time "$seconds" --proto =http --noproxy '*' --globoff \
+            --path-as-is --connect-to "::$loopback:$port" --write-out '%{http_code}' "http://$host:$port$path") ||
+            result=$?
+        [ "$result" = 7 ] || break
+    done
+    case $result in
+        0) [ "$code" -eq "$expected" ] || printf 'port %s answers %s, not %s\n' "$port" "$code" "$expected" ;;
+        7) printf 'nothing listens on port %s\n' "$port" ;;
+        28) printf 'no answer on port %s within %s s\n' "$port" "$seconds" ;;
+        127) printf 'curl is not on the machine\n' ;;
+        *) printf 'no answer of HTTP on port %s (curl ends with %s)\n' "$port" "$result" ;;
+    esac
+}
+
+# /dev/tcp is bash's own (bash(1), "Redirection").
+probe_tcp() {
+    take_port
+    for loopback in 127.0.0.1 ::1; do
+        result=0
+        timeout "$seconds" bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$loopback" "$port" 2>/dev/null || result=$?
+        [ "$result" = 1 ] || break
+    done
+    case $result in
+        0) ;;
+        1) printf 'nothing listens on port %s\n' "$port" ;;
+        124) printf 'no answer on port %s within %s s\n' "$port" "$seconds" ;;
+        *) printf 'bash is not on the machine\n' ;;
+    esac
+}
+
+probe_units() {
+    for unit in "$@"; do
+        found=$(timeout "$seconds" systemctl show --property=ActiveState --value -- "$unit") || found=unknown
+        case $found in
+            active | reloading) ;;
+            *)
+                printf '%s is %s\n' "$unit" "$found"
+                return 0
+                ;;
+        esac
+    done
+}
+
+probe_exec() {
+    result=0
+    timeout --kill-after=1 "$seconds" "$@" >/dev/null 2>&1 </dev/null || result=$?
+    case $result in
+        0) ;;
+        124 | 137) printf 'the command did not end within %s s\n' "$seconds" ;;
+        126 | 127) printf 'the command cannot be run\n' ;;
+        *) printf 'the command ends with %s\n' "$result" ;;
+    esac
 }
 
 confirm() {
@@ -914,7 +1043,7 @@ settle() {
 
 command=${1:-}
 case $command in
-    claim | activate | confirm | commit | rollback | log | begin | finish | expire | return | install) check_id "${2:-}" ;;
+    claim | activate | hold | confirm | commit | rollback | log | begin | finish | expire | return | install) check_id "${2:-}" ;;
     install-adopted) toplevel=${2:-}; check_store_path "$toplevel" ;;
     build | build-look | build-end) check_build_id "${2:-}" ;;
 esac
@@ -929,6 +1058,8 @@ case $command in
     root-next) root_next ;;
     claim) claim ;;
     activate) activate ;;
+    hold) hold ;;
+    probe) probe ;;
     confirm) confirm ;;
     commit) commit ;;
     adopt) adopt ;;

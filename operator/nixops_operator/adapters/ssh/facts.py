@@ -53,6 +53,7 @@ _ACTIVATION_LINES = {
     "activation-timer": _YES_OR_NO,
     "activation-exit-status": r"(?:[0-9]{1,3})?",
     "activation-service-result": r"[a-z-]{0,32}",
+    "activation-held": _YES_OR_NO,
 }
 _BUILD_LINES = {
     "state": "|".join(BuildState),
@@ -64,11 +65,10 @@ _BUILD_LINES = {
     "offset": _NUMBER,
     "size": _NUMBER,
 }
-_FAILED_UNIT = "failed-unit"
-_FORMS = {
-    key: re.compile(form)
-    for key, form in {**_HOST_LINES, **_ACTIVATION_LINES, _FAILED_UNIT: r"[A-Za-z0-9:_.\\@-]{1,255}"}.items()
-}
+_UNIT = r"[A-Za-z0-9:_.\\@-]{1,255}"
+_FAILED_UNIT, _FAILED_BEFORE = "failed-unit", "activation-failed-before"
+_REPEATED = {_FAILED_UNIT: _UNIT, _FAILED_BEFORE: _UNIT}
+_FORMS = {key: re.compile(form) for key, form in {**_HOST_LINES, **_ACTIVATION_LINES, **_REPEATED}.items()}
 _LONGEST_QUIET = 10**9  # s; above it a machine's clock is wrong
 _FIRST_LINE = "nixops-facts 1"
 _LAST_LINE = "end"  # without it the answer was cut
@@ -84,7 +84,7 @@ class MalformedAnswer(ValueError):
 @dataclass(frozen=True)
 class _Lines:
     single: dict[str, str]
-    failed_units: tuple[str, ...]
+    repeated: dict[str, set[str]]
 
 
 def parse_facts(text: str) -> HostFacts:
@@ -103,9 +103,9 @@ def parse_facts(text: str) -> HostFacts:
         version_id=value["version-id"],
         state_version=value["state-version"] or None,
         machine=value["machine"],
-        failed_units=tuple(sorted(set(lines.failed_units))),
+        failed_units=tuple(sorted(lines.repeated[_FAILED_UNIT])),
         free_bytes=int(value["free-bytes"]),
-        activation=_activation(value) if "activation" in value else None,
+        activation=_activation(value, lines.repeated[_FAILED_BEFORE]) if "activation" in value else None,
         highest_attempt=_number(value["highest-attempt"]) or 0,
         owner=_owner(value["owner"]),
         building=value["building"] or None,
@@ -148,6 +148,13 @@ def parse_build_state(text: str) -> BuildState | None:
     raise MalformedAnswer("none of built, building and missing")
 
 
+def parse_probe(text: str) -> str:
+    """Why a health check does not pass; empty if it does. Raises MalformedAnswer."""
+    if re.fullmatch(r"(?:[ -~]{1,400}\n)?", text) is None:
+        raise MalformedAnswer("not one line of text")
+    return text.removesuffix("\n")
+
+
 def parse_yes_or_no(text: str) -> bool:
     """`yes` or `no`, with its newline. Raises MalformedAnswer."""
     match text:
@@ -180,7 +187,7 @@ def _read(text: str) -> _Lines:
     if head != _FIRST_LINE or body[-2:] != [_LAST_LINE, ""]:
         raise MalformedAnswer("not an answer to `facts`, or cut")
     single: dict[str, str] = {}
-    failed_units: list[str] = []
+    repeated: dict[str, set[str]] = {key: set() for key in _REPEATED}
     for line in body[:-2]:
         key, separator, value = line.partition(" ")
         form = _FORMS.get(key)
@@ -188,8 +195,8 @@ def _read(text: str) -> _Lines:
             raise MalformedAnswer("unknown line")
         if form.fullmatch(value) is None:
             raise MalformedAnswer(f"malformed value of {key}")
-        if key == _FAILED_UNIT:
-            failed_units.append(value)
+        if key in repeated:
+            repeated[key].add(value)
         elif key in single:
             raise MalformedAnswer(f"{key} comes twice")
         else:
@@ -197,10 +204,10 @@ def _read(text: str) -> _Lines:
     expected = set(_HOST_LINES) | (set(_ACTIVATION_LINES) if "activation" in single else set())
     if set(single) != expected:
         raise MalformedAnswer(f"missing or surplus: {', '.join(sorted(set(single) ^ expected))}")
-    return _Lines(single, tuple(failed_units))
+    return _Lines(single, repeated)
 
 
-def _activation(value: dict[str, str]) -> ActivationFacts:
+def _activation(value: dict[str, str], failed_before: set[str]) -> ActivationFacts:
     activation_id = value["activation"]
     return ActivationFacts(
         id=activation_id,
@@ -213,6 +220,8 @@ def _activation(value: dict[str, str]) -> ActivationFacts:
         is_timer_armed=value["activation-timer"] == "yes",
         exit_status=_number(value["activation-exit-status"]),
         service_result=value["activation-service-result"],
+        is_held=value["activation-held"] == "yes",
+        failed_before=tuple(sorted(failed_before)),
     )
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import asyncssh
@@ -21,11 +22,13 @@ from nixops_operator.adapters.ssh.facts import (
     parse_build_look,
     parse_build_state,
     parse_facts,
+    parse_probe,
     parse_yes_or_no,
 )
 from nixops_operator.adapters.ssh.failures import copy_failed, no_shell, not_root
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OutcomeUnknown, Retry
+from nixops_operator.facts.health import ExecProbe, HttpProbe, Probe, TcpProbe, UnitsProbe
 from nixops_operator.facts.host import (
     ActivationRequest,
     BuildLook,
@@ -45,7 +48,7 @@ COMMIT_SECONDS = 300  # building a boot menu on a slow disk takes minutes
 ROOT_SECONDS = 120  # Nix waits for its own garbage collector
 
 _REASONS = {
-    **dict.fromkeys(("facts", "log", "own", "disown"), Reason.PROGRESSING_WITH_RETRY),
+    **dict.fromkeys(("facts", "log", "own", "disown", "probe"), Reason.PROGRESSING_WITH_RETRY),
     **dict.fromkeys(("build", "build-look", "build-stop"), Reason.BUILDING),
 }
 """Of a failed command; all others are about an activation."""
@@ -159,6 +162,20 @@ class AsyncsshHost:
         """See `ports.host.Host`."""
         await self._change("activate", request.id)
 
+    async def hold(self, activation_id: str, budget: timedelta) -> bool:
+        """See `ports.host.Host`."""
+        stdin = frame(str(round(budget.total_seconds())))
+        return self._yes_or_no("hold", await self._change("hold", _checked(activation_id), stdin=stdin))
+
+    async def probe(self, probe: Probe, limit: timedelta) -> str:
+        """See `ports.host.Host`."""
+        seconds = round(limit.total_seconds())
+        answer = await self._look("probe", stdin=frame(str(seconds), *_words(probe)), limit=seconds + ANSWER_SECONDS)
+        try:
+            return parse_probe(answer.stdout)
+        except MalformedAnswer as error:
+            raise self._malformed("probe", error) from error
+
     async def confirm(self, activation_id: str) -> bool:
         """See `ports.host.Host`."""
         return self._yes_or_no("confirm", await self._change("confirm", _checked(activation_id)))
@@ -189,11 +206,11 @@ class AsyncsshHost:
         except TimeoutError:
             self._connection.abort()
 
-    async def _look(self, *words: str, stdin: bytes = b"") -> _Answer:
+    async def _look(self, *words: str, stdin: bytes = b"", limit: int = ANSWER_SECONDS) -> _Answer:
         """A command that changes nothing."""
         try:
             await self._place_agent()
-            answer = await self._run(self._agent.call(*words), stdin, ANSWER_SECONDS)
+            answer = await self._run(self._agent.call(*words), stdin, limit)
         except TimeoutError as error:
             raise Retry(Reason.CONNECT_TIMEOUT, f"{self._where} did not answer `{words[0]}` in time") from error
         except _Cut as error:
@@ -369,6 +386,18 @@ async def _write(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> Non
         process.stdin.write_eof()
     except BrokenPipeError:
         return  # the command ended without reading all; its exit status tells why
+
+
+def _words(probe: Probe) -> tuple[str, ...]:
+    match probe:
+        case HttpProbe(port, host, path, expect_status):
+            return "http", str(port), host, path, str(expect_status)
+        case TcpProbe(port):
+            return "tcp", str(port)
+        case UnitsProbe(units):
+            return "units", str(len(units)), *units
+        case ExecProbe(command):
+            return "exec", str(len(command)), *command
 
 
 def _checked(activation_id: str) -> str:
