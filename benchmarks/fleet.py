@@ -49,6 +49,10 @@ def now() -> datetime:
     return BEGINNING + timedelta(seconds=asyncio.get_running_loop().time())
 
 
+class NeverReadyError(Exception):
+    """Which objects were not, and what they say."""
+
+
 class Fleet:
     """See the module. Parts may be replaced before `running`."""
 
@@ -76,11 +80,26 @@ class Fleet:
         return self.hosts.add(FakeMachine(address))
 
     async def until_ready(self, keys: Iterable[Key], limit: float = 600) -> None:
-        """Raises TimeoutError, by the loop's clock."""
+        """Raises NeverReadyError, by the loop's clock."""
         wanted = set(keys)
-        async with asyncio.timeout(limit):
-            while not self.ready >= wanted:  # noqa: ASYNC110 - a set tells nobody that it has grown
-                await asyncio.sleep(0.2)
+        try:
+            async with asyncio.timeout(limit):
+                while not self.ready >= wanted:  # noqa: ASYNC110 - a set tells nobody that it has grown
+                    await asyncio.sleep(0.2)
+        except TimeoutError as error:
+            raise NeverReadyError(self._not_ready()) from error
+
+    def _not_ready(self) -> str:
+        """How many objects of each kind for which reason, with one of them and what it says."""
+        found: dict[tuple[Kind, str], list[Body]] = {}
+        for kind in Kind:
+            for body in self.kube.bodies(kind):
+                if key_of(body) not in self.ready:
+                    found.setdefault((kind, ready_condition(body)["reason"]), []).append(body)
+        return "\n".join(
+            f"{len(bodies)} {kind.value} {reason}, as {key_of(bodies[0])}: {ready_condition(bodies[0])['message']}"
+            for (kind, reason), bodies in found.items()
+        )
 
     async def turn(self) -> None:
         """For ever: what happens by itself."""
@@ -204,8 +223,13 @@ def is_ready(body: Body) -> bool:
     status: Mapping[str, Any] = body.get("status") or {}
     if status.get("observedGeneration") != generation:
         return False
-    ready = next((one for one in status.get("conditions") or () if one["type"] == "Ready"), None)
-    return ready is not None and ready["status"] == "True"
+    return bool(ready_condition(body)["status"] == "True")
+
+
+def ready_condition(body: Body) -> Mapping[str, Any]:
+    found = (body.get("status") or {}).get("conditions") or ()
+    unknown = {"type": "Ready", "status": "Unknown", "reason": "", "message": ""}
+    return next((one for one in found if one["type"] == "Ready"), unknown)
 
 
 def given(namespace: str, name: str, address: str, module: str = "{ }") -> dict[str, Any]:

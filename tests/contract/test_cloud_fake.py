@@ -42,6 +42,14 @@ async def launch(cloud: FakeCloud, token: str = "n1-one", groups: tuple[str, ...
     return await cloud.run_instances(request, token)
 
 
+async def test_no_two_instances_have_an_address_at_the_same_time(cloud: FakeCloud) -> None:
+    running = [await launch(cloud, f"n1-{number}") for number in range(600)]
+    cloud.settle()
+
+    assert len({cloud.instances[each].public_address for each in running}) == 600
+    assert len({cloud.instances[each].private_address for each in running}) == 600
+
+
 async def test_ids_are_shown_first_and_tags_are_indexed_later(cloud: FakeCloud, clock: Clock) -> None:
     cloud.lag_of_ids, cloud.lag_of_tags = timedelta(seconds=10), timedelta(seconds=300)
     instance_id = await launch(cloud)

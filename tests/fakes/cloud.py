@@ -19,6 +19,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
 from fakes.effects import Effects, effect
@@ -135,7 +136,7 @@ class FakeCloud:
         instance = self.instances[instance_id]
         public = instance.public_address
         if state is InstanceState.RUNNING and instance_id not in self._without_public_address:
-            public = public or f"198.51.100.{self._number() % 250 + 1}"
+            public = public or str(IPv4Address("198.51.100.0") + self._number())
         else:
             public = None
         if state is InstanceState.TERMINATED:
@@ -213,14 +214,14 @@ class FakeCloud:
         if instance_id is None and client_token is None and not tags:
             raise ValueError("find_instances without a filter would read the whole account")
         is_by_id_alone = client_token is None and not tags
-        found = [one for one in self.instances.values() if self.is_shown(one.id)]
+        found = [
+            one
+            for one in self.instances.values()
+            if instance_id in (None, one.id) and client_token in (None, one.client_token) and self.is_shown(one.id)
+        ]
         if not is_by_id_alone:
             found = self._indexed(found, tags or {})
-        return tuple(
-            one
-            for one in sorted(found, key=lambda one: one.id)
-            if instance_id in (None, one.id) and client_token in (None, one.client_token)
-        )
+        return tuple(sorted(found, key=lambda one: one.id))
 
     @effect("find_security_group_by_name")
     async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
