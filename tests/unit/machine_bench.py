@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
-from fakes.cloud import NIXOS_IMAGE, NIXOS_OWNER, FakeClouds
+from fakes.cloud import DEFAULT_VPC, NIXOS_IMAGE, NIXOS_OWNER, FakeClouds
 from fakes.kube import CLUSTER_ID, FakeKube, Secret
 from nixops_operator import names
 from nixops_operator.cache import Cache
 from nixops_operator.errors import NotYet, OperatorError
-from nixops_operator.facts.cloud import InstanceState, KeyPair, LaunchRequest
+from nixops_operator.facts.cloud import InstanceState, KeyPair, LaunchRequest, SecurityGroup
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.facts.nix import Folder
 from nixops_operator.host_policy import HostPolicy
@@ -117,6 +117,13 @@ class Bench:
         tags = names.key_pair_tags(CLUSTER_ID, "default", SHOP.name, uid, entry, key.public)
         self.ec2.key_pairs[name] = KeyPair(f"key-{len(self.ec2.key_pairs)}", name, key.public, tags)
         return name
+
+    def group(self, uid: str, entry: str) -> str:
+        """A security group of that entry, as a deployment makes it, without rules; its id."""
+        tags = names.entry_tags(CLUSTER_ID, "default", SHOP.name, uid, entry)
+        group_id = f"sg-of-{uid}-{entry}"
+        self.ec2.security_groups[group_id] = SecurityGroup(group_id, f"{uid}-{entry}", "", DEFAULT_VPC, tags, ())
+        return group_id
 
     async def instance(self, token: str = "token-1", **request: Any) -> str:
         """A running instance with our machine's tags."""

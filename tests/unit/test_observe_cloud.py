@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
 from fakes.cloud import DEFAULT_GROUP
+from fakes.kube import CLUSTER_ID
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.ssh_keys import generate_ed25519
 from unit.builders import launch
+from unit.counting import lines_run
 from unit.fake_time import run
 from unit.machine_bench import SHOP, Bench
 
@@ -160,3 +163,37 @@ def test_groups_of_a_deployment_in_another_region_are_no_groups_of_ours():
     error = seen(test()).declared_error
     assert isinstance(error, InvalidSpec)
     assert "http is in the deployment's region eu-west-1, this machine is in us-west-2" in error.message
+
+
+def test_a_look_costs_what_its_own_things_cost():
+    """Whatever the number of others in the account; counted in lines, not in seconds. Each of a thousand machines
+    went through all thousand."""
+
+    def lines_of(others: int) -> int:
+        async def test() -> int:
+            bench = Bench()
+            shop = bench.deployment(aws=AWS, keyPairs=[{"name": "main"}], securityGroups=[{"name": "ssh"}])
+            bench.machine(owner=shop, target=ec2(keyPair="main", securityGroups=["ssh"]))
+            uid = shop["metadata"]["uid"]
+            pair, group = bench.key_pair(bench.client, uid), bench.group(uid, "ssh")
+            instance = await bench.instance(key_name=pair, security_group_ids=(group,))
+            bench.tell(launch(instance=instance))
+            for number in range(others):
+                bench.key_pair(bench.client, f"uid-{number}")
+                bench.group(f"uid-{number}", "ssh")
+                tags = names.instance_tags(CLUSTER_ID, "default", "another", f"uid-{number}", 1, {})
+                await bench.instance(f"token-of-{number}", tags=tags)
+            found = await bench.seen()
+            assert (found.declared["keyPair"], found.declared["securityGroups"]) == (pair, (group,))
+            return lines_run(lambda: at_once(bench.seen()))
+
+        return run(test())
+
+    assert lines_of(others=500) == lines_of(others=1)
+
+
+def at_once(work: Coroutine[Any, Any, Any]) -> None:
+    """Work that waits for nothing but its turn."""
+    with contextlib.suppress(StopIteration):
+        while True:
+            work.send(None)

@@ -12,8 +12,8 @@ from nixops_operator.deployment import account, creations, deletion, key_pairs, 
 from nixops_operator.deployment.desired import Desired, Leaving
 from nixops_operator.deployment.observed import Observed, ObservedMachine, ObservedNetwork
 from nixops_operator.errors import OperatorError
-from nixops_operator.facts.cloud import CloudSnapshot
 from nixops_operator.informers.cloud import CloudView
+from nixops_operator.informers.snapshot import CloudSnapshot
 from nixops_operator.world import World
 
 
@@ -69,13 +69,13 @@ def _seen(
     cluster_id: str,
     looked_at: datetime,
 ) -> ObservedNetwork:
-    groups = [one for one in snapshot.security_groups.values() if names.is_ours(one.tags, cluster_id, given.uid)]
-    pairs = [one for one in snapshot.key_pairs.values() if names.is_ours(one.tags, cluster_id, given.uid)]
-    uids = {child.uid for child in children}
+    groups = [one for one in snapshot.security_groups.of(given.uid) if names.is_ours(one.tags, cluster_id, given.uid)]
+    pairs = [one for one in snapshot.key_pairs.of(given.uid) if names.is_ours(one.tags, cluster_id, given.uid)]
     attached = {
-        one.tags[names.UID_TAG]: frozenset(one.security_group_ids)
-        for one in snapshot.instances.values()
-        if one.state.is_live and one.tags.get(names.UID_TAG) in uids
+        child.uid: frozenset(one.security_group_ids)
+        for child in children
+        for one in snapshot.instances.of(child.uid)
+        if one.state.is_live
     }
     return ObservedNetwork(
         account_id=snapshot.account_id,

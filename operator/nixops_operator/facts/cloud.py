@@ -172,24 +172,6 @@ class KeyPair:
 
 
 @dataclass(frozen=True)
-class CloudSnapshot:
-    """Everything of one cluster in one account and region. A snapshot is complete: a failed or partial sweep gives
-    none.
-
-    `instances_begun`, `network_begun`: monotonic seconds at which the call that gave instances, or groups and key
-    pairs, *began*. What an own write changed may be missing from a sweep that began before the write.
-    """
-
-    account_id: str
-    region: str
-    instances: Mapping[str, Instance]  # by id, every state
-    security_groups: Mapping[str, SecurityGroup]  # by id
-    key_pairs: Mapping[str, KeyPair]  # by name
-    instances_begun: float
-    network_begun: float
-
-
-@dataclass(frozen=True)
 class Subnet:
     """Where an instance is to live."""
 

@@ -17,13 +17,12 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from nixops_operator import names
 from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import (
-    CloudSnapshot,
     Image,
     Instance,
     InstanceState,
@@ -33,6 +32,7 @@ from nixops_operator.facts.cloud import (
 )
 from nixops_operator.facts.kube import Key
 from nixops_operator.informers.questions import Fact, Look, Question
+from nixops_operator.informers.snapshot import CloudSnapshot, Swept, Tagged
 from nixops_operator.ports.cloud import Cloud, Clouds
 
 __all__ = ["CloudInformer", "CloudInformers", "CloudView", "Look"]
@@ -48,12 +48,7 @@ QUESTIONS_PER_KEY = 256  # two for each of a deployment's groups; the ones read 
 _MOVING = (InstanceState.PENDING, InstanceState.STOPPING, InstanceState.SHUTTING_DOWN)
 
 T = TypeVar("T")
-S = TypeVar("S", bound="_Tagged")
-
-
-class _Tagged(Protocol):
-    @property
-    def tags(self) -> Mapping[str, str]: ...
+S = TypeVar("S", bound=Tagged)
 
 
 @dataclass
@@ -66,7 +61,7 @@ class _Absence:
     last: float | None = None
 
 
-class _Sweep(Question[Mapping[str, S]]):
+class _Sweep(Question[Swept[S]]):
     """A look at everything of one sort; whoever watches the owner of what changed is woken."""
 
     is_permanent = True
@@ -74,7 +69,10 @@ class _Sweep(Question[Mapping[str, S]]):
     def __init__(
         self, informer: CloudInformer, ask: Callable[[], Awaitable[Mapping[str, S]]], period: Callable[[], float]
     ) -> None:
-        super().__init__(informer.where, ask, lambda _: period(), informer.wake)
+        async def swept() -> Swept[S]:
+            return Swept(await ask())
+
+        super().__init__(informer.where, swept, lambda _: period(), informer.wake)
         self._informer = informer
         self._absences: dict[str, _Absence] = {}
 
@@ -91,7 +89,7 @@ class _Sweep(Question[Mapping[str, S]]):
         if name in self._absences:
             self._absences[name] = _Absence(now, now)
 
-    def _settle(self, begun: float, answer: Mapping[str, S]) -> None:
+    def _settle(self, begun: float, answer: Swept[S]) -> None:
         oldest = begun - ABSENCE_KEPT.total_seconds()
         self._absences = {name: one for name, one in self._absences.items() if one.asked_at > oldest}
         shown = answer.keys() | {getattr(one, "name", "") for one in answer.values()}
@@ -102,8 +100,8 @@ class _Sweep(Question[Mapping[str, S]]):
                 absence.first, absence.last = (begun if absence.first is None else absence.first), begun
         super()._settle(begun, answer)
 
-    def _concerned(self, before: Mapping[str, S] | None, after: Mapping[str, S]) -> Iterable[Key]:
-        known = before or {}
+    def _concerned(self, before: Swept[S] | None, after: Swept[S]) -> Iterable[Key]:
+        known = before or Swept[S]()
         changed = {name for name in known.keys() | after.keys() if known.get(name) != after.get(name)}
         uids = {side[name].tags.get(names.UID_TAG) for name in changed for side in (known, after) if name in side}
         return {key for uid in uids if uid is not None for key in self._informer.watchers_of(uid)}
@@ -330,15 +328,15 @@ class CloudView:
             min(groups.begun, key_pairs.begun),
         )
 
-    def instances(self, uids: frozenset[str]) -> Look[Mapping[str, Instance]]:
+    def instances(self, uids: frozenset[str]) -> Look[Swept[Instance]]:
         """All instances of the cluster, by id, every state; by a look that began after all own writes to `uids`."""
         return self._informer.instances.read(self._key, self._informer.written_at(uids))
 
-    def security_groups(self, uids: frozenset[str]) -> Look[Mapping[str, SecurityGroup]]:
+    def security_groups(self, uids: frozenset[str]) -> Look[Swept[SecurityGroup]]:
         """The same of security groups, by id."""
         return self._informer.security_groups.read(self._key, self._informer.written_at(uids))
 
-    def key_pairs(self, uids: frozenset[str]) -> Look[Mapping[str, KeyPair]]:
+    def key_pairs(self, uids: frozenset[str]) -> Look[Swept[KeyPair]]:
         """The same of key pairs, by name."""
         return self._informer.key_pairs.read(self._key, self._informer.written_at(uids))
 

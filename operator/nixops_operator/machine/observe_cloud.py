@@ -12,9 +12,10 @@ from nixops_operator.api.machine_spec import AwsSettings, Ec2Target, System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import admits_port
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
-from nixops_operator.facts.cloud import CloudSnapshot, Image, Instance, KeyPair
+from nixops_operator.facts.cloud import Image, Instance, KeyPair
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.informers.cloud import CloudView
+from nixops_operator.informers.snapshot import CloudSnapshot
 from nixops_operator.machine import host_keys
 from nixops_operator.machine.attributes import declare
 from nixops_operator.machine.declared import Resolved
@@ -59,7 +60,8 @@ async def observe_leaving(leaving: Leaving, world: World) -> ObservedCloud:
 def _instances(machine: Desired | Leaving, view: CloudView, snapshot: CloudSnapshot, world: World) -> ObservedCloud:
     """All that carry our tags, and the recorded one whatever it carries. New tags cannot be filtered by at once, so the
     launched instance is asked for by its id or token, too, until the sweep shows it."""
-    ours = {i.id: i for i in snapshot.instances.values() if names.is_ours(i.tags, world.cluster_id, machine.uid)}
+    mine = snapshot.instances.of(machine.uid)
+    ours = {i.id: i for i in mine if names.is_ours(i.tags, world.cluster_id, machine.uid)}
     launch, untagged, missing_for = machine.launch, None, None
     begun = [snapshot.instances_begun]
     if launch is not None and launch.instance_id is not None and launch.instance_id not in ours:
@@ -225,7 +227,7 @@ def _group_of_deployment(name: str, desired: Desired, snapshot: CloudSnapshot, w
     _judge_region(field, name, desired, world)
     found = [
         group
-        for group in snapshot.security_groups.values()
+        for group in snapshot.security_groups.of(desired.deployment_uid)
         if names.is_ours(group.tags, world.cluster_id, desired.deployment_uid)
         and group.tags.get(names.ENTRY_TAG) == name
     ]
@@ -271,12 +273,12 @@ def _part(body: Body | None, field: str) -> list[Mapping[str, object]]:
 def _key_pairs_of_entry(desired: Desired, entry: str, snapshot: CloudSnapshot, world: World) -> list[KeyPair]:
     """The deployment's key pairs for that entry: two, while a changed key is being carried out."""
     uid = desired.deployment_uid
+    if uid is None:
+        return []
     return [
         pair
-        for pair in snapshot.key_pairs.values()
-        if uid is not None
-        and names.is_ours(pair.tags, world.cluster_id, uid)
-        and pair.tags.get(names.ENTRY_TAG) == entry
+        for pair in snapshot.key_pairs.of(uid)
+        if names.is_ours(pair.tags, world.cluster_id, uid) and pair.tags.get(names.ENTRY_TAG) == entry
     ]
 
 

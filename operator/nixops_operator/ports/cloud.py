@@ -9,7 +9,6 @@ from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Direction, Rule
 from nixops_operator.effects import effect, look, port
 from nixops_operator.facts.cloud import (
-    CloudSnapshot,
     Image,
     Instance,
     InstanceAttribute,
@@ -25,7 +24,6 @@ from nixops_operator.facts.cloud import (
 __all__ = [
     "AwsIdentity",
     "Cloud",
-    "CloudSnapshot",
     "Clouds",
     "Image",
     "Instance",
