@@ -41,6 +41,7 @@ from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
 from nixops_operator.api.machine_spec import BuildOn
 from nixops_operator.builder_trial import until_builders_work
 from nixops_operator.cache import Cache
+from nixops_operator.ec2.credentials import Lent
 from nixops_operator.effects import Layer, Layered
 from nixops_operator.egress_policy import EgressPolicy
 from nixops_operator.errors import OperatorError, Retry
@@ -158,6 +159,7 @@ async def world(core: Core, stack: contextlib.AsyncExitStack) -> World:
 def policy(chosen: Settings) -> Policy:
     """What the administrator decided, of what passes need to know."""
     return Policy(
+        lent=tuple(Lent(one.namespace, one.roles) for one in chosen.aws.lend),
         default_image_owner=chosen.ec2.default_image.owner,
         default_image_name=chosen.ec2.default_image.name,
         hosts=HostPolicy(chosen.hosts.allowed_cidrs, chosen.hosts.denied_cidrs, chosen.hosts.allowed_ports),

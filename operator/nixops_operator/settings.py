@@ -101,8 +101,19 @@ class Watch(_Part):
     namespaces: tuple[Namespace, ...] = ()  # whose objects are acted on; empty = the whole cluster's
 
 
+class Loan(_Part):
+    """The operator's own AWS identity, for the objects of a namespace that name no Secret with credentials."""
+
+    namespace: Annotated[str, StringConstraints(min_length=1, max_length=63)]
+    # Role ARNs that it may be used to act as, and nothing else. Empty: the identity itself, and no role.
+    roles: tuple[str, ...] = ()
+
+
 class Aws(_Part):
     endpoint_url: str | None = None  # another EC2 endpoint, as VPC endpoints and test benches have
+    # To whom the operator lends the identity that it has by itself: of its service account (IRSA, EKS Pod Identity) or
+    # of its node. Whoever may create a NixMachine there then acts with its rights.
+    lend: tuple[Loan, ...] = ()
 
 
 class DefaultImage(_Part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nixops_operator.api.machine_spec import AwsSettings, BuildOn
 from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import Cache
-from nixops_operator.ec2.credentials import AwsIdentity, aws_identity
+from nixops_operator.ec2.credentials import AssumedRole, AwsIdentity, Lent, aws_identity, own_identity
 from nixops_operator.errors import Blocked, InvalidSpec
 from nixops_operator.facts.kube import Key
 from nixops_operator.facts.nix import Archive, Folder, Source, Tree
@@ -37,6 +37,7 @@ class Policy:
     hosts: HostPolicy
     nixpkgs: Tree | None  # of configurations that name none
     progress_deadline: timedelta
+    lent: tuple[Lent, ...] = ()  # to whom the operator's own AWS identity is
     build_on: BuildOn = BuildOn.AUTO  # of machines that do not say
     build_timeout: timedelta = timedelta(hours=2)  # of a build on a machine, by the clock
     build_silent: timedelta = timedelta(minutes=30)  # of one derivation there without a line of log
@@ -99,18 +100,17 @@ class World:
         Raises Blocked (`CredentialsForbidden`, `SecretNotFound`, `AuthFailure`).
         """
         credentials = aws.credentials
+        wanted = credentials.assume_role if credentials is not None else None
+        role = AssumedRole(wanted.role_arn, wanted.external_id) if wanted is not None else None
         if credentials is None or credentials.secret_ref is None:
-            message = (
-                "spec.aws.credentials names no Secret, and the operator lends its own AWS identity to nobody; "
-                "name one made by: kubectl create secret generic aws --from-file=credentials=$HOME/.aws/credentials"
-            )
-            raise Blocked(Reason.CREDENTIALS_FORBIDDEN, message)
+            return own_identity(self.policy.lent, namespace, role)
         name = credentials.secret_ref.name
         secret = await self.reads.secret(namespace, name)
         if secret is None and is_leaving:
             secret = self.reads.last_secret(namespace, name)
         try:
-            return aws_identity(name, secret.data if secret is not None else None, credentials.profile)
+            keys = aws_identity(name, secret.data if secret is not None else None, credentials.profile)
+            return replace(keys, role=role)
         except Blocked:
             self.reads.forget_secret(namespace, name)
             raise

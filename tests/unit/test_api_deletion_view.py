@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nixops_operator.api.machine_spec import AwsCredentials, AwsSettings, DeletionPolicy
+from nixops_operator.api.machine_spec import AssumeRole, AwsCredentials, AwsSettings, DeletionPolicy
 from nixops_operator.api.parse import SPEC_LIMIT, deletion_view, parse_deployment, parse_machine
 
 DATA = Path(__file__).parents[1] / "data"
@@ -72,6 +72,20 @@ STAGE = AwsCredentials.model_validate({"secretRef": {"name": "aws"}, "profile": 
         pytest.param({"region": "us-west-2", "credentials": {"secretRef": {}}}, None, id="reference without a name"),
         pytest.param({"region": "us-west-2", "credentials": {"secretRef": {"name": 1}}}, None, id="name a number"),
         pytest.param({"region": "us-west-2", "credentials": {"profile": []}}, None, id="profile a list"),
+        pytest.param(
+            {"credentials": {"assumeRole": {"roleArn": "arn", "externalId": "7"}}},
+            AwsSettings.model_construct(
+                region=None,
+                credentials=AwsCredentials.model_construct(
+                    secret_ref=None,
+                    profile=None,
+                    assume_role=AssumeRole.model_construct(role_arn="arn", external_id="7"),
+                ),
+            ),
+            id="a role, whatever today's pattern says of it",
+        ),
+        pytest.param({"credentials": {"assumeRole": {}}}, None, id="a role without a name: not the keys themselves"),
+        pytest.param({"credentials": {"assumeRole": "arn"}}, None, id="a role that is a text"),
     ],
 )
 def test_region_and_credentials_are_read_or_unknown(aws: object, seen: AwsSettings | None) -> None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nixops_operator.api.reasons import Reason
-from nixops_operator.ec2.credentials import AwsIdentity, aws_identity
+from nixops_operator.ec2.credentials import (
+    OWN_IDENTITY,
+    AssumedRole,
+    AwsIdentity,
+    Lent,
+    aws_identity,
+    own_identity,
+)
 from nixops_operator.errors import Blocked
 
 # AWS' own examples of keys (IAM User Guide, "Managing access keys").
@@ -233,4 +242,48 @@ def test_a_missing_secret_is_named() -> None:
 
 
 def test_an_identity_shows_no_secret() -> None:
-    assert repr(AwsIdentity(ID, KEY, "token")) == f"AwsIdentity(access_key_id='{ID}')"
+    assert repr(AwsIdentity(ID, KEY, "token")) == f"AwsIdentity(access_key_id='{ID}', role=None)"
+
+
+# --- the operator's own identity ----------------------------------------------------------------------------------
+
+TEAM, OTHER = "arn:aws:iam::123456789012:role/team", "arn:aws:iam::123456789012:role/other"
+
+
+@pytest.mark.parametrize(
+    ("lent", "role", "expected"),
+    [
+        pytest.param([Lent("a")], None, OWN_IDENTITY, id="lent as it is"),
+        pytest.param(
+            [Lent("a", (TEAM,))],
+            AssumedRole(TEAM, "7"),
+            replace(OWN_IDENTITY, role=AssumedRole(TEAM, "7")),
+            id="a role",
+        ),
+        pytest.param([Lent("a"), Lent("a", (TEAM,))], None, OWN_IDENTITY, id="both: itself"),
+        pytest.param(
+            [Lent("a"), Lent("a", (TEAM,))], AssumedRole(TEAM), replace(OWN_IDENTITY, role=AssumedRole(TEAM)), id="both"
+        ),
+    ],
+)
+def test_the_operators_own_identity_is_lent_to_namespaces_that_the_administrator_lists(lent, role, expected):
+    assert own_identity(lent, "a", role) == expected
+
+
+@pytest.mark.parametrize(
+    ("lent", "role", "words"),
+    [
+        pytest.param([], None, "to nobody in namespace a", id="to nobody"),
+        pytest.param([Lent("b")], None, "to nobody in namespace a", id="to another namespace"),
+        pytest.param([Lent("b", (TEAM,))], AssumedRole(TEAM), "to nobody in namespace a", id="another's role"),
+        pytest.param([Lent("a")], AssumedRole(TEAM), "may not act as", id="no role"),
+        pytest.param([Lent("a", (TEAM,))], AssumedRole(OTHER), f"lists {TEAM}", id="another role"),
+        pytest.param([Lent("a", (TEAM,))], None, f"name one of {TEAM}", id="for a role alone"),
+    ],
+)
+def test_a_tenant_cannot_borrow_more_than_is_lent(lent, role, words):
+    """Whoever could name any role that the operator may take on would act with other tenants' rights."""
+    with pytest.raises(Blocked, match=words) as refused:
+        own_identity(lent, "a", role)
+
+    assert refused.value.reason is Reason.CREDENTIALS_FORBIDDEN

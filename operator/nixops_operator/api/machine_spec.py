@@ -104,12 +104,28 @@ class ConfigMapKeyReference(SpecModel):
 Region = Annotated[str, StringConstraints(max_length=32, pattern="^[a-z]+(-[a-z]+)+-[0-9]+$")]
 
 
+class AssumeRole(SpecModel):
+    """An IAM role to act as."""
+
+    role_arn: Annotated[
+        str, StringConstraints(max_length=256, pattern="^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+$")
+    ]
+    """As arn:aws:iam::123456789012:role/nixops. Its trust policy must name whoever the credentials are of."""
+    # STS API Reference, "AssumeRole".
+    external_id: (
+        Annotated[str, StringConstraints(min_length=2, max_length=256, pattern="^[A-Za-z0-9+=,.@:/_-]+$")] | None
+    ) = None
+    """What the role's trust policy asks for under sts:ExternalId. No password: who may read this object may read it."""
+
+
 class AwsCredentials(SpecModel):
     """Where AWS credentials come from."""
 
     secret_ref: SecretReference | None = None
     """Secret with accessKeyId and secretAccessKey (and sessionToken), or credentials (an AWS shared credentials file),
     or ec2-keys (NixOps' file of that name). Absent: the operator's own identity, which the administrator must allow."""
+    assume_role: AssumeRole | None = None
+    """A role that those credentials take on for everything; renewed by itself."""
     # Not a FreeText: NixOps looked keys up by access key id, so this one text may be one.
     profile: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     """Which profile of the credentials file, or which alias or access key id of ec2-keys."""

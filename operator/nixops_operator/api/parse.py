@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from nixops_operator.api.deployment_spec import NixDeploymentSpec
 from nixops_operator.api.machine_spec import (
+    AssumeRole,
     AwsCredentials,
     AwsSettings,
     DeletionPolicy,
@@ -106,7 +107,14 @@ def _credentials(written: Mapping[str, Any]) -> AwsCredentials:
     if "secretRef" in written:
         reference = SecretReference.model_construct(name=_text(_map(written["secretRef"]).get("name")))
     profile = _text(written["profile"]) if "profile" in written else None
-    return AwsCredentials.model_construct(secret_ref=reference, profile=profile)
+    role = _role(_map(written["assumeRole"])) if "assumeRole" in written else None
+    return AwsCredentials.model_construct(secret_ref=reference, profile=profile, assume_role=role)
+
+
+def _role(written: Mapping[str, Any]) -> AssumeRole:
+    """Never none because it is unreadable: without it, somebody else would act."""
+    external_id = _text(written["externalId"]) if "externalId" in written else None
+    return AssumeRole.model_construct(role_arn=_text(written.get("roleArn")), external_id=external_id)
 
 
 def _kind_of_target(spec: Mapping[str, Any]) -> Literal["ec2", "host"] | None:

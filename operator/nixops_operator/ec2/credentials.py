@@ -13,8 +13,8 @@ Error texts name the Secret, the key in it and what is missing, never a value.
 from __future__ import annotations
 
 import configparser
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked
@@ -46,13 +46,69 @@ _NO_PROFILES = ("sso-session ", "services ")
 
 
 @dataclass(frozen=True)
+class AssumedRole:
+    """A role that an identity acts as."""
+
+    arn: str
+    external_id: str | None = None
+
+
+@dataclass(frozen=True)
 class AwsIdentity:
     """Credentials as they go to boto3. `repr` shows the access key id only; it is no secret, but never put in status
     either."""
 
-    access_key_id: str
+    access_key_id: str  # empty: the operator's own identity, wherever it runs
     secret_access_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
+    role: AssumedRole | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the operator's: of its service account (IRSA, Pod Identity), or of its node."""
+        return not self.access_key_id
+
+
+OWN_IDENTITY = AwsIdentity("", "")
+
+
+@dataclass(frozen=True)
+class Lent:
+    """To whom the administrator lends the operator's own identity."""
+
+    namespace: str
+    roles: tuple[str, ...] = ()
+    """ARNs that it may be used to act as, and nothing else. Empty: the identity itself, and no role."""
+
+
+def own_identity(lent: Iterable[Lent], namespace: str, role: AssumedRole | None) -> AwsIdentity:
+    """The operator's own identity for an object of that namespace.
+
+    Raises Blocked (`CredentialsForbidden`): a tenant who could name any role that the operator may take on would act
+    with rights that were given to the operator for somebody else (IAM User Guide, "The confused deputy problem").
+    """
+    loans = [one for one in lent if one.namespace == namespace]
+    if not loans:
+        message = (
+            "spec.aws.credentials names no Secret, and the operator lends its own AWS identity to nobody in namespace "
+            f"{namespace} (the administrator's setting aws.lend); name one made by: "
+            "kubectl create secret generic aws --from-file=credentials=$HOME/.aws/credentials"
+        )
+        raise Blocked(Reason.CREDENTIALS_FORBIDDEN, message)
+    roles = sorted(arn for one in loans for arn in one.roles)
+    if role is not None and role.arn not in roles:
+        message = (
+            f"the operator's own AWS identity may not act as {role.arn} for namespace {namespace}; "
+            f"the administrator's setting aws.lend lists {_listed(roles)}"
+        )
+        raise Blocked(Reason.CREDENTIALS_FORBIDDEN, message)
+    if role is None and all(one.roles for one in loans):
+        message = (
+            f"the operator's own AWS identity is lent to namespace {namespace} for roles alone; "
+            f"name one of {_listed(roles)} in spec.aws.credentials.assumeRole"
+        )
+        raise Blocked(Reason.CREDENTIALS_FORBIDDEN, message)
+    return replace(OWN_IDENTITY, role=role)
 
 
 def aws_identity(secret: str, data: Mapping[str, bytes] | None, profile: str | None = None) -> AwsIdentity:
@@ -169,10 +225,12 @@ def _judge_settings(where: str, settings: Mapping[str, str]) -> None:
     has_keys = bool(settings.get(_ID_SETTING) and settings.get(_KEY_SETTING))
     foreign = _GO_BEFORE_KEYS if has_keys else (*_GO_BEFORE_KEYS, *_INSTEAD_OF_KEYS)
     if found := [name for name in foreign if name in settings]:
+        is_role = found[0] == "role_arn"
         raise Blocked(
             Reason.AUTH_FAILURE,
             f"{where} has {found[0]}, which is not supported here; give {_ID_SETTING} and {_KEY_SETTING}, with"
-            f" {_TOKEN_SETTING} if they are temporary",
+            f" {_TOKEN_SETTING} if they are temporary"
+            + (", and name the role in spec.aws.credentials.assumeRole" if is_role else ""),
         )
     if settings and not settings.keys() & {_ID_SETTING, _KEY_SETTING, _TOKEN_SETTING}:
         raise Blocked(

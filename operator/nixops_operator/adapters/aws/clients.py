@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import botocore.session
 from botocore.config import Config
+from botocore.credentials import AssumeRoleCredentialFetcher, Credentials, DeferredRefreshableCredentials
+from botocore.exceptions import NoCredentialsError
 from botocore.loaders import Loader
 
 from nixops_operator.ec2.credentials import AwsIdentity
@@ -22,6 +24,8 @@ CONNECTIONS = 16
 """Per client; as many as there are threads in the pool."""
 CONNECT_TIMEOUT = timedelta(seconds=5)
 READ_TIMEOUT = timedelta(seconds=30)
+ROLE_SESSION = "nixops-operator"
+"""Under which name CloudTrail tells what was done as a role."""
 READ_ATTEMPTS = 3
 WRITE_ATTEMPTS = 1
 
@@ -30,6 +34,16 @@ def model_loader() -> Loader:
     """Reads AWS' service models, and keeps what it read: half a second and 27 MB for EC2's."""
     loader: Loader = botocore.session.Session().get_component("data_loader")
     return loader
+
+
+class _Given:
+    """botocore's credential provider where there is nothing to look for."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    def load_credentials(self) -> Credentials:
+        return self._credentials
 
 
 class Clients:
@@ -88,16 +102,44 @@ class Clients:
 
     def _make(self, name: str, attempts: int) -> Any:
         if self._session is None:
-            self._session = botocore.session.Session()
-            # One loader for all: a Session of its own would read the models again.
-            self._session.register_component("data_loader", self._loader)
-        return self._session.create_client(
+            self._session = self._of_identity()
+        return self._of_session(self._session, name, attempts)
+
+    def _of_identity(self) -> botocore.session.Session:
+        """A session whose credentials are the identity's; those of a role are renewed by botocore before they end."""
+        identity = self._identity
+        session = self._new_session()
+        if not identity.is_own:
+            session.set_credentials(identity.access_key_id, identity.secret_access_key, identity.session_token)
+        if identity.role is None:
+            return session
+        source = session.get_credentials()
+        if source is None:
+            raise NoCredentialsError
+        extra = {"RoleSessionName": ROLE_SESSION}
+        if identity.role.external_id is not None:
+            extra["ExternalId"] = identity.role.external_id
+        fetcher = AssumeRoleCredentialFetcher(self._sts_of, source, identity.role.arn, extra)
+        acting = self._new_session()
+        renewed = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+        acting.register_component("credential_provider", _Given(renewed))
+        return acting
+
+    def _new_session(self) -> botocore.session.Session:
+        session = botocore.session.Session()
+        # One loader for all: a Session of its own would read the models again.
+        session.register_component("data_loader", self._loader)
+        return session
+
+    def _sts_of(self, name: str, **keys: Any) -> Any:
+        """Called by botocore with the credentials that are to take on the role."""
+        return self._of_session(self._new_session(), name, READ_ATTEMPTS, **keys)
+
+    def _of_session(self, session: botocore.session.Session, name: str, attempts: int, **keys: Any) -> Any:
+        return session.create_client(
             name,
             region_name=self._region,
             endpoint_url=self._endpoint_url,
-            aws_access_key_id=self._identity.access_key_id,
-            aws_secret_access_key=self._identity.secret_access_key,
-            aws_session_token=self._identity.session_token,
             config=Config(
                 retries={"mode": "standard", "total_max_attempts": attempts},
                 connect_timeout=CONNECT_TIMEOUT.total_seconds(),
@@ -105,4 +147,5 @@ class Clients:
                 max_pool_connections=CONNECTIONS,
                 user_agent_extra=f"nixops-operator/{version('nixops-operator')}",
             ),
+            **keys,
         )

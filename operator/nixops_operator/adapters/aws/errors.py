@@ -16,8 +16,11 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectTimeoutError,
+    CredentialRetrievalError,
     EndpointConnectionError,
+    NoCredentialsError,
     ParamValidationError,
+    PartialCredentialsError,
     ProxyConnectionError,
     SSLError,
 )
@@ -216,6 +219,8 @@ def unusable_reply(text: str, *, is_write: bool) -> Retry:
     return kind(Reason.PROGRESSING_WITH_RETRY, text)
 
 
+_NO_OWN_IDENTITY = (NoCredentialsError, CredentialRetrievalError, PartialCredentialsError)
+"""Raised before a request leaves, of the operator's own identity alone: a Secret's keys are always there."""
 # Raised before a request leaves: the connection could not be made. Everything else may have reached EC2.
 _NOT_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
 
@@ -227,6 +232,12 @@ def from_botocore_error(error: BotoCoreError, operation: str, region: str, *, is
         text = f"{operation}: malformed parameters: {', '.join(names) or 'unnamed'}"
         return Blocked(Reason.INVALID_SPEC, text).as_refusal()
     kind = type(error).__name__
+    if isinstance(error, _NO_OWN_IDENTITY):
+        text = (
+            f"{operation}: the operator has no AWS identity of its own ({kind}); give its service account one (IRSA, "
+            "EKS Pod Identity), or name a Secret in spec.aws.credentials"
+        )
+        return Blocked(Reason.AUTH_FAILURE, text).as_refusal()
     if _is_foreign_certificate(error):
         text = f"{operation}: who answers for AWS in {region} has no certificate of AWS; look for a proxy in between"
         return Retry(Reason.PROGRESSING_WITH_RETRY, text).as_refusal()

@@ -55,6 +55,8 @@ class Knobs:
     quota_vcpus: int | None = field(default=None, metadata=_knob("quota.vcpus", count))
     # Instance type, or type and zone as `t3.small.us-west-2a` → how many EC2 has room for.
     capacity: Mapping[str, int] = field(default_factory=dict, metadata=_family("capacity", count))
+    # How long temporary credentials last, whatever was asked for.
+    session_seconds: float | None = field(default=None, metadata=_knob("session.seconds", delay))
     # Nobody listens: connections are refused, and those that stand are reset.
     endpoint_refuses: bool = field(default=False, metadata=_knob("endpoint.refuses", switch))
     # Caller → patterns of operations, see standing.py.

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import aiohttp
 from aiohttp import web
 
-from nixops_lab.ec2 import control, protocol, standing
+from nixops_lab.ec2 import control, protocol, roles, standing
 from nixops_lab.ec2.calllog import CallLog, resources_in, without_user_data
 from nixops_lab.ec2.cloud import Cloud, Hosts
 from nixops_lab.ec2.errors import Ec2Error, unsupported
@@ -26,7 +26,7 @@ from nixops_lab.ec2.knobs import Knobs, Panel
 from nixops_lab.ec2.lifecycle import Lifecycle
 from nixops_lab.ec2.moto import Moto, MotoServer
 from nixops_lab.ec2.operations import FORWARDED, is_read, served
-from nixops_lab.ec2.signature import Claim, read_claim, unknown_caller, verify
+from nixops_lab.ec2.signature import Claim, expired_session, read_claim, unknown_caller, verify
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +92,7 @@ class Ec2Layer:
         self._panel = Panel(clock, {*callers, *(name for _secret, name in callers.values())})
         self._panel.follow(self._listen_or_refuse)
         self._faults = Faults()
+        self._roles = roles.Roles()
         self._calls = CallLog(log_path)
         self._stopping = asyncio.Event()
         self._runner: web.AppRunner | None = None
@@ -228,9 +229,14 @@ class Ec2Layer:
         received.claim = claim = read_claim(received.headers)
         # Named in the log before the signature is checked: a refused call has an operation, too.
         received.operation = dict(_form(received)).get("Action") or received.headers.get("X-Amz-Target")
-        if claim.access_key not in self._callers:
+        session = self._roles.session(claim.access_key)
+        if session is None and claim.access_key not in self._callers:
             raise unknown_caller(claim.service)
-        secret, _name = self._callers[claim.access_key]
+        if session is not None and received.headers.get("X-Amz-Security-Token") != session.token:
+            raise unknown_caller(claim.service)
+        if session is not None and session.ends_at < time.time():
+            raise expired_session(claim.service)
+        secret = session.secret if session is not None else self._callers[claim.access_key][0]
         # Real time, not the lab's clock: the caller signed with it.
         verify(claim, secret, received.method, received.url, received.headers, received.body, time.time())
 
@@ -247,7 +253,14 @@ class Ec2Layer:
         """The caller of a request that was identified."""
         assert received.claim is not None
         access_key = received.claim.access_key
-        return standing.Caller(access_key, self._callers[access_key][1], received.service)
+        return standing.Caller(access_key, self._name_of(access_key) or "", received.service)
+
+    def _name_of(self, access_key: str) -> str | None:
+        """As the call log tells: a caller's name, or `role/<name>`."""
+        session = self._roles.session(access_key)
+        if session is not None:
+            return f"role/{session.role}"
+        return self._callers[access_key][1] if access_key in self._callers else None
 
     async def _answer(self, received: Received) -> Reply:
         try:
@@ -263,6 +276,8 @@ class Ec2Layer:
         assert received.claim is not None
         region_name = received.claim.region
         standing.admit(self._panel.knobs, self._caller(received), name or "", received.parameters)
+        if received.service == "sts" and name == "AssumeRole":
+            return self._assume_role(received)
         if received.service != "ec2":
             return await self._forward(received)
         assert name is not None
@@ -287,6 +302,13 @@ class Ec2Layer:
             is_committed=not is_read(name),
         )
 
+    def _assume_role(self, received: Received) -> Reply:
+        lasts = self._panel.knobs.session_seconds
+        caller = self._caller(received).name
+        session = self._roles.assume(caller, received.parameters, time.time(), lasts)
+        name = received.parameters.get("RoleSessionName", "")
+        return Reply(200, roles.reply(session, name, received.request_id), "ok", {"Content-Type": "text/xml"})
+
     async def _forward(self, received: Received) -> Reply:
         status, headers, body = await self._moto.forward(
             received.method, received.path, received.headers, received.body
@@ -309,9 +331,7 @@ class Ec2Layer:
                 "time": datetime.now(UTC).isoformat(),
                 "seq": received.seq,
                 "caller": claim.access_key if claim else None,
-                "caller_name": self._callers[claim.access_key][1]
-                if claim and claim.access_key in self._callers
-                else None,
+                "caller_name": self._name_of(claim.access_key) if claim else None,
                 "region": claim.region if claim else None,
                 "service": received.service,
                 "operation": received.operation,

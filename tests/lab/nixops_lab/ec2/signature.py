@@ -56,6 +56,13 @@ def unknown_caller(service: str) -> Ec2Error:
     return Ec2Error("InvalidClientTokenId", "The security token included in the request is invalid.", 403)
 
 
+def expired_session(service: str) -> Ec2Error:
+    """What a service says to temporary credentials whose time is over."""
+    if service == "ec2":
+        return Ec2Error("RequestExpired", "Request has expired.", 400)
+    return Ec2Error("ExpiredToken", "The security token included in the request is expired", 403)
+
+
 def verify(
     claim: Claim, secret: str, method: str, url: str, headers: Mapping[str, str], body: bytes, now: float
 ) -> None:
