@@ -46,7 +46,7 @@ from nixops_operator.effects import Layer, Layered
 from nixops_operator.egress_policy import EgressPolicy
 from nixops_operator.errors import OperatorError, Retry
 from nixops_operator.exits import Ended, Exit
-from nixops_operator.facts.kube import Key
+from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.facts.nix import Archive, Folder, Tree
 from nixops_operator.host_policy import HostPolicy
 from nixops_operator.informers.cloud import CloudInformers
@@ -60,7 +60,8 @@ from nixops_operator.ports.kube import Kube
 from nixops_operator.ports.nix import Nix
 from nixops_operator.reads import Reads
 from nixops_operator.settings import Build, Nixpkgs, Settings, Store
-from nixops_operator.store_room import StoreLimits, bytes_to_collect
+from nixops_operator.store_keeping import make_room
+from nixops_operator.store_room import StoreLimits, stored_at
 from nixops_operator.watch import ApiServer, Intake
 from nixops_operator.workqueue import WorkQueue
 from nixops_operator.world import Policy, World
@@ -235,14 +236,20 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
         build_limits=build_limits(chosen.build),
         measures_store=chosen.store.max_size is not None,
     )
+    port = cast(Nix, Layered(nix, Nix, core.layers))
+    default = stored_at(_default_nixpkgs(chosen.nixpkgs))
+    await make_room(port, store_limits(chosen.store), lambda: _machines(core), default)
     try:
-        await _make_room(nix, store_limits(chosen.store))
         await nix.probe()
         await _try_builders(nix, chosen.build.on, stack)
     except SandboxUnsafe as error:
         why = f"no safe evaluation, or no build, on this node: {error.message}. {box.remedy}"
         raise Ended(Exit.UNSAFE, why) from error
-    return cast(Nix, Layered(nix, Nix, core.layers))
+    return port
+
+
+async def _machines(core: Core) -> list[Body]:
+    return (await patiently(lambda: core.kube.list(Kind.MACHINE)))[0]
 
 
 async def _scratch_folder(stack: contextlib.AsyncExitStack) -> Path:
@@ -252,16 +259,6 @@ async def _scratch_folder(stack: contextlib.AsyncExitStack) -> Path:
     folder = LockedFolder.new(parent, prefix)
     stack.callback(folder.remove)
     return folder.path
-
-
-async def _make_room(nix: SandboxedNix, limits: StoreLimits) -> None:
-    """An operator that cannot even try a box, because its store is full, would never come to empty it."""
-    try:
-        if (to_free := bytes_to_collect(await nix.space(), limits)) > 0:
-            freed = await nix.make_room(to_free)
-            log.info("the operator's store is short of room: collected %d MiB that nothing holds", freed // 1024**2)
-    except Retry as error:
-        log.warning("%s", error.message)
 
 
 async def _try_builders(nix: SandboxedNix, place: BuildOn, stack: contextlib.AsyncExitStack) -> None:

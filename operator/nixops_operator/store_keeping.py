@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 
 from nixops_operator.errors import Retry
-from nixops_operator.facts.kube import Kind
+from nixops_operator.facts.kube import Body, Kind
 from nixops_operator.facts.nix import StoreSpace
 from nixops_operator.metrics import Metrics
+from nixops_operator.ports.nix import Nix
 from nixops_operator.store_room import StoreLimits, bytes_to_collect, wanted_paths
 from nixops_operator.world import World
 
@@ -24,6 +26,26 @@ LOOK_EVERY = timedelta(seconds=10)
 PAUSE = timedelta(minutes=2)
 """After a collection that did not bring enough: everything waits for each, and the next finds little more."""
 GIB = 1024**3
+
+
+async def make_room(
+    nix: Nix,
+    limits: StoreLimits,
+    machines: Callable[[], Awaitable[Iterable[Body]]],
+    sources: Iterable[str],
+) -> None:
+    """Before anything else is done with the store: an operator that cannot even try a box, because its disk is full,
+    would never come to empty it. `machines`: all that there are; asked only if room is short. `sources`: see
+    `wanted_paths`."""
+    try:
+        to_free = bytes_to_collect(await nix.space(), limits)
+        if to_free == 0:
+            return
+        wanted = wanted_paths(await machines(), (), sources)
+        freed = await nix.collect(lambda: wanted, to_free)
+        log.info("the operator's store was short of room: collected %.1f GiB", freed / GIB)
+    except Retry as error:
+        log.warning("%s", error.message)
 
 
 class StoreKeeper:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from nixops_operator.facts.kube import Body
-from nixops_operator.facts.nix import Evaluation, Source, StoreSpace
+from nixops_operator.facts.nix import Archive, Evaluation, Source, StoreSpace, Tree
 from nixops_operator.nix.store_paths import SOURCE_NAME, digest_of, is_store_path, tree_path_of
 
 _FULL, _ROOMY = 0.85, 0.7
@@ -44,10 +44,10 @@ def wanted_paths(machines: Iterable[Body], results: Iterable[object], sources: I
     `machines`: the living NixMachines: what each runs, is to run and may go back to, and the trees that its spec names
     by hash. `results`: of jobs, in whose place somebody goes on. `sources`: of configurations that name none.
     """
-    paths: set[str | None] = {*sources}
+    paths = {*sources}
     for machine in machines:
         paths.update(_text_at(machine, path) for path in _SYSTEMS)
-        paths.update(tree_of(_text_at(machine, path)) for path in _HASHES)
+        paths.update(*(_of_hash(_text_at(machine, path)) for path in _HASHES))
     for result in results:
         match result:
             case Source(path):
@@ -56,15 +56,20 @@ def wanted_paths(machines: Iterable[Body], results: Iterable[object], sources: I
                 paths |= {drv_path, toplevel}
             case str(path):
                 paths.add(path)
-    return frozenset(path for path in paths if path is not None and is_store_path(path))
+    return frozenset(filter(is_store_path, paths))
 
 
-def tree_of(nar_hash: str) -> str | None:
-    """Where the tree of that hash is stored; None if it is no hash."""
+def stored_at(tree: Tree | None) -> frozenset[str]:
+    """Where a tree lies in the store, if it says so itself."""
+    return _of_hash(tree.nar_hash) if isinstance(tree, Archive) else frozenset()
+
+
+def _of_hash(nar_hash: str) -> frozenset[str]:
+    """Nowhere, if it is no hash."""
     try:
-        return tree_path_of(SOURCE_NAME, digest_of(nar_hash))
+        return frozenset({tree_path_of(SOURCE_NAME, digest_of(nar_hash))})
     except ValueError:
-        return None
+        return frozenset()
 
 
 def _text_at(body: Body, path: tuple[str, ...]) -> str:

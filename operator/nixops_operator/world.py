@@ -22,7 +22,7 @@ from nixops_operator.jobs import Jobs
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ports.nix import Nix
 from nixops_operator.reads import Reads
-from nixops_operator.store_room import tree_of
+from nixops_operator.store_room import stored_at
 
 if TYPE_CHECKING:
     from nixops_operator.informers.cloud import CloudView
@@ -87,12 +87,7 @@ class World:
 
     def default_sources(self) -> frozenset[str]:
         """Store paths of the trees of configurations that name none, as far as they were asked for."""
-        folders = {source.store_path for source in self._folders.values()}
-        match self.policy.nixpkgs:
-            case Archive(_, nar_hash) if (path := tree_of(nar_hash)) is not None:
-                return frozenset({path, *folders})
-            case _:
-                return frozenset(folders)
+        return stored_at(self.policy.nixpkgs) | {source.store_path for source in self._folders.values()}
 
     async def identity(self, namespace: str, aws: AwsSettings, *, is_leaving: bool = False) -> AwsIdentity:
         """The AWS identity that a spec names. `is_leaving`: one whose Secret has gone meanwhile serves, too.

@@ -108,6 +108,7 @@ def test_work_that_is_not_wanted_any_more_has_ended_when_that_is_said():
     [
         pytest.param("writing to file: No space left on device", True, id="a file"),
         pytest.param("executing SQLite query: database or disk is full", True, id="the data base"),
+        pytest.param("the operator's disk is full: less than 1 GiB", True, id="our own words"),
         pytest.param("path is not valid", False, id="anything else"),
     ],
 )

@@ -23,15 +23,15 @@ from nixops_operator.facts.nix import Archive, Folder, StoreSpace, Tree
 from nixops_operator.host_policy import HostPolicy
 from nixops_operator.jobs import Jobs
 from nixops_operator.metrics import Metrics
-from nixops_operator.store_keeping import StoreKeeper
-from nixops_operator.store_room import StoreLimits, tree_of
+from nixops_operator.store_keeping import StoreKeeper, make_room
+from nixops_operator.store_room import StoreLimits, stored_at
 from nixops_operator.world import Policy, World
 from unit.builders import NOON
 from unit.fake_time import run
 
 GIB = 1024**3
 LIMITS = StoreLimits(min_free=4 * GIB, max_free=8 * GIB)
-HASH = f"sha256-{'A' * 43}="
+NIXPKGS = Archive("https://example.org/nixpkgs.tar.gz", f"sha256-{'A' * 43}=")
 NEW, OLD = (f"/nix/store/{letter * 32}-nixos-system-web-25.11" for letter in "12")
 WEB = Key(Kind.MACHINE, "default", "web")
 
@@ -141,7 +141,7 @@ def test_what_jobs_go_on_with_stays_and_what_nobody_asks_for_is_forgotten():
 
 def test_the_default_nixpkgs_by_hash_stays():
     """Also where this process did not fetch it."""
-    assert Bench(Archive("https://example.org/nixpkgs.tar.gz", HASH)).keeper.wanted() == {tree_of(HASH)}
+    assert Bench(NIXPKGS).keeper.wanted() == stored_at(NIXPKGS)
 
 
 def test_the_default_nixpkgs_of_a_folder_stays_once_it_was_read(tmp_path: Path):
@@ -177,6 +177,41 @@ def test_it_is_told_when_there_is_room_again():
 
     bench.lives(script)
     assert bench.sample("store_short") == 0
+
+
+MACHINES = [body(WEB, NEW)]
+
+
+@pytest.mark.parametrize(
+    ("free", "kept"),
+    [
+        pytest.param(2 * GIB, {NEW}, id="short: what no machine has goes before anything is tried"),
+        pytest.param(4 * GIB, {NEW, OLD}, id="room enough: nobody is asked"),
+    ],
+)
+def test_an_operator_makes_room_before_it_tries_what_needs_some(free: int, kept: set[str]):
+    nix, asked = FakeNix(), []
+    nix.built, nix.room = {NEW, OLD}, StoreSpace(free)
+
+    async def machines() -> list[dict[str, Any]]:
+        asked.append(True)
+        return MACHINES
+
+    run(make_room(nix, LIMITS, machines, ()))
+    assert nix.built == kept
+    assert bool(asked) == (kept == {NEW})
+
+
+def test_room_that_cannot_be_made_keeps_no_operator_from_its_start(caplog: pytest.LogCaptureFixture):
+    nix = FakeNix()
+    nix.room = StoreSpace(GIB)
+    nix.effects.next_error["nix.collect"] = Retry(Reason.PROGRESSING_WITH_RETRY, "the data base is locked")
+
+    async def machines() -> list[dict[str, Any]]:
+        return MACHINES
+
+    run(make_room(nix, LIMITS, machines, ()))
+    assert "the data base is locked" in caplog.text
 
 
 def test_a_collection_that_fails_is_told_and_tried_again(caplog: pytest.LogCaptureFixture):

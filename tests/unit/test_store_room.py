@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nixops_operator.facts.nix import Evaluation, Source, StoreSpace
-from nixops_operator.store_room import StoreLimits, bytes_to_collect, tree_of, wanted_paths
+from nixops_operator.facts.nix import Archive, Evaluation, Folder, Source, StoreSpace, Tree
+from nixops_operator.nix.store_paths import tree_path_of
+from nixops_operator.store_room import StoreLimits, bytes_to_collect, stored_at, wanted_paths
 
 GIB = 1024**3
 LIMITS = StoreLimits(min_free=4 * GIB, max_free=8 * GIB)
 IN_A_VOLUME = StoreLimits(min_free=4 * GIB, max_free=8 * GIB, max_size=20 * GIB)
 
 HASH = f"sha256-{'A' * 43}="
-OTHER_HASH = f"sha256-{'B' * 42}A="
+TREE = frozenset({tree_path_of("source", bytes(32))})
 
 
 def path(letter: str, name: str = "nixos-system-web-25.11") -> str:
@@ -59,8 +61,8 @@ LIVING = {
         pytest.param(machine({"system": {"current": CURRENT}}), {CURRENT}, id="some of it"),
         pytest.param(machine({"system": {"current": "/etc/passwd"}}), set(), id="no store path"),
         pytest.param(machine({"system": {"current": 7}, "activation": "x"}), set(), id="of a shape that means nothing"),
-        pytest.param(machine(nixpkgs={"url": "u", "hash": HASH}), {tree_of(HASH)}, id="its nixpkgs"),
-        pytest.param(machine(source={"archive": {"url": "u", "hash": HASH}}), {tree_of(HASH)}, id="its source"),
+        pytest.param(machine(nixpkgs={"url": "u", "hash": HASH}), TREE, id="its nixpkgs"),
+        pytest.param(machine(source={"archive": {"url": "u", "hash": HASH}}), TREE, id="its source"),
         pytest.param(machine(nixpkgs={"path": "nixpkgs"}), set(), id="nixpkgs inside of the source"),
         pytest.param(machine(nixpkgs={"url": "u", "hash": "sha1-x"}), set(), id="no hash"),
         pytest.param({"spec": {"configuration": "x"}}, set(), id="a spec of any shape"),
@@ -78,7 +80,14 @@ def test_what_jobs_go_on_with() -> None:
     assert wanted_paths([], results, []) == {drv, DESIRED, source.store_path, CURRENT}
 
 
-def test_the_trees_of_those_who_name_none() -> None:
-    tree = tree_of(OTHER_HASH)
-    assert tree is not None
-    assert wanted_paths([machine()], [], [tree]) == {tree}
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        pytest.param(Archive("https://example.org/nixpkgs.tar.gz", HASH), TREE, id="by its hash"),
+        pytest.param(Folder(Path("/nixpkgs")), frozenset(), id="a folder says nothing before it is read"),
+        pytest.param(None, frozenset(), id="none"),
+    ],
+)
+def test_the_nixpkgs_of_those_who_name_none(tree: Tree | None, expected: frozenset[str]) -> None:
+    assert stored_at(tree) == expected
+    assert wanted_paths([machine()], [], stored_at(tree)) == expected

@@ -144,19 +144,6 @@ async def test_a_build_is_waited_for_and_everything_else_goes_on(
     assert await next_build == other.toplevel
 
 
-async def test_at_the_start_what_has_a_root_stays(nix: SandboxedNix, nixpkgs: Source, another: SandboxedNix) -> None:
-    """Nobody knows yet what is wanted."""
-    await another.collect(lambda: {nixpkgs.store_path}, 1)
-    system = await built(nix, nixpkgs, MODEL)
-    garbage = await nix.add_tree({"garbage": b"at the start"})
-
-    await another.make_room(ALL)
-
-    assert rooted() == {nixpkgs.store_path, system.toplevel}
-    assert await is_valid(system.toplevel)
-    assert not await is_valid(garbage.store_path)
-
-
 async def test_room_is_measured(scratch: Path, signing_key: str, nixpkgs: Source) -> None:
     measuring = SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX, measures_store=True)
     space = await measuring.space()

@@ -22,16 +22,15 @@ class StoreCollection:
         self._environment = environment
         self._free = free
 
-    async def collect(self, wanted: Collection[str] | None, to_free: int) -> int:
+    async def collect(self, wanted: Collection[str], to_free: int) -> int:
         """Delete what no root holds, until so many bytes more are free, or all of it. Returns how many more are free.
         Nobody else may use the store meanwhile (StoreUse.alone).
 
-        `wanted`: what is to have a root afterwards, as far as the store has it, and nothing besides; None: the roots
-        stay as they are. Raises NixFailedError, OSError, TimeoutError.
+        `wanted`: what is to have a root afterwards, as far as the store has it, and nothing besides. Raises
+        NixFailedError, OSError, TimeoutError.
         """
         before = self._free()
-        if wanted is not None:
-            await asyncio.to_thread(set_roots, self._roots, wanted)
+        await asyncio.to_thread(set_roots, self._roots, wanted)
         async with asyncio.timeout(_TIMEOUT.total_seconds()):
             # At first not what wanted derivations are built with: a build that was cut goes on from there, and the next
             # edit needs it again. The derivations of finished systems hold nothing.

@@ -60,9 +60,13 @@ class Disk:
             task.cancel()
             await asyncio.wait({task})
 
+    def is_meant_by(self, text: str) -> bool:
+        """Whether an error comes of a full disk."""
+        return any(sign in text for sign in (*_FULL, _FULL_DISK))
+
     def explained(self, text: str) -> str | None:
         """What to say of an error that comes of a full disk of ours; None for any other error."""
-        if not any(sign in text for sign in _FULL):
+        if not self.is_meant_by(text):
             return None
         left = ", ".join(f"{_size(self._free(folder))} at {folder}" for folder in self._folders)
         return f"{_FULL_DISK} (free: {left}): {text}; {_WAY_OUT}"

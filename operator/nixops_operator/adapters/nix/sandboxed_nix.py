@@ -135,10 +135,15 @@ class SandboxedNix:
         """Attack the box of evaluations in the ways that must fail, and see that a harmless evaluation works. What an
         operator that crashed left of its boxes is removed before.
 
-        Raises SandboxUnsafe, which names what got through.
+        Raises SandboxUnsafe, which names what got through; Retry if it was the disk.
         """
         await asyncio.to_thread(remove_leftovers, _BOXES)
-        await probe(self._evaluator, self._scratch)
+        try:
+            await probe(self._evaluator, self._scratch)
+        except SandboxUnsafe as error:
+            if self._disk.is_meant_by(error.message):
+                raise Retry(Reason.EVALUATING, error.message) from error
+            raise
 
     async def probe_builder(self) -> None:
         """Build something trivial: `no_builder` knows from then on what came of it.
@@ -160,7 +165,7 @@ class SandboxedNix:
             raise Retry(Reason.BUILDING, self._builder_trouble) from error
         except OperatorError as error:
             self._builder_trouble = f"the operator cannot confine a builder on its node: {error.message}"
-            if self._disk.explained(error.message) is not None:
+            if self._disk.is_meant_by(error.message):
                 raise Retry(Reason.BUILDING, self._builder_trouble) from error
             raise SandboxUnsafe(self._builder_trouble) from error
         self._builder_trouble = None
@@ -172,18 +177,10 @@ class SandboxedNix:
             raise Retry(Reason.PROGRESSING_WITH_RETRY, f"the operator's disk cannot be looked at: {error}") from error
 
     async def collect(self, wanted: Callable[[], Collection[str]], to_free: int) -> int:
-        async with self._use.alone():
-            return await self._collected({*wanted(), *self._use.lent()}, to_free)
-
-    async def make_room(self, to_free: int) -> int:
-        """As `collect`, before anything is known of what is wanted: what has a root stays."""
-        async with self._use.alone():
-            return await self._collected(None, to_free)
-
-    async def _collected(self, wanted: Collection[str] | None, to_free: int) -> int:
         try:
-            await self._box.forget_sources()
-            return await self._collection.collect(wanted, to_free)
+            async with self._use.alone():
+                await self._box.forget_sources()
+                return await self._collection.collect({*wanted(), *self._use.lent()}, to_free)
         except (NixFailedError, OSError) as error:
             text = f"garbage in the operator's store could not be collected: {error}"
             raise Retry(Reason.PROGRESSING_WITH_RETRY, text) from error
