@@ -108,3 +108,17 @@ def test_a_machine_is_reached_with_the_key_that_it_was_launched_with(
         return hosts.effects.of("host.connect")[0].arguments["target"]
 
     assert run(go()).client_keys == tuple(key.text for key in offered)
+
+
+def test_a_client_key_that_cannot_be_read_is_read_anew():
+    async def go() -> PrivateKey:
+        kube = FakeKube()
+        kube.secrets["default", "client"] = Secret({names.SSH_PRIVATE_KEY: b"no key"})
+        world = cast("Any", SimpleNamespace(reads=Reads(kube, timedelta(seconds=30))))
+        reference = ec2_machine().spec.client_key
+        with pytest.raises(Blocked, match="holds no private key"):
+            await observe_host.client_key("default", reference, world)
+        kube.secrets["default", "client"] = Secret({names.SSH_PRIVATE_KEY: LATER.text.encode()})
+        return await observe_host.client_key("default", reference, world)
+
+    assert run(go()) == LATER

@@ -161,7 +161,11 @@ async def client_key(namespace: str, reference: PrivateKeyReference, world: Worl
         what = f"Secret {reference.name}" if secret is None else f"key {reference.key} of Secret {reference.name}"
         raise Blocked(Reason.SECRET_NOT_FOUND, f"{what} with the SSH client key does not exist; create it")
     where = f"key {reference.key} of Secret {reference.name}"
-    return parse_private_key(secret.data[reference.key], where)
+    try:
+        return parse_private_key(secret.data[reference.key], where)
+    except Blocked:
+        world.reads.forget_secret(namespace, reference.name)  # it may have been put right meanwhile
+        raise
 
 
 async def known_client_key(desired: Desired, world: World) -> str | None:
