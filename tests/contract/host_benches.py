@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ctypes
 import os
 import secrets
@@ -17,7 +18,7 @@ from typing import Protocol
 import asyncssh
 
 from contract import host_systems
-from fakes.host import FakeHost, FakeHosts, FakeMachine
+from fakes.host import FakeHost, FakeHosts, FakeMachine, File
 from nixops_lab import network
 from nixops_lab.machines import OPEN, Machines, MachineSpec, root_filesystem
 from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
@@ -73,6 +74,24 @@ class Bench(Protocol):
 
     async def reboot(self) -> None:
         """Without being asked by us."""
+
+    async def file(self, path: str) -> File | None:
+        """None: there is none."""
+
+    async def write_file(self, path: str, file: File) -> None:
+        """By hand."""
+
+    async def remove_file(self, path: str) -> None:
+        """By hand."""
+
+    async def add_account(self, name: str) -> None:
+        """A user, and a group of that name."""
+
+    async def run_unit(self, name: str) -> None:
+        """A service that runs for ever."""
+
+    async def restarts(self, name: str) -> int:
+        """How often that service was restarted."""
 
     async def switches(self) -> int:
         """How often switch-to-configuration was started on the machine."""
@@ -178,6 +197,24 @@ class MemoryBench:
     async def reboot(self) -> None:
         self.machine.reboot()
 
+    async def file(self, path: str) -> File | None:
+        return self.machine.files.get(path)
+
+    async def write_file(self, path: str, file: File) -> None:
+        self.machine.files[path] = file
+
+    async def remove_file(self, path: str) -> None:
+        del self.machine.files[path]
+
+    async def add_account(self, name: str) -> None:
+        self.machine.accounts.add(name)
+
+    async def run_unit(self, name: str) -> None:
+        self.machine.running_units.add(name)
+
+    async def restarts(self, name: str) -> int:
+        return self.machine.restarted.count(name)
+
     async def switches(self) -> int:
         return len(self.machine.switches)
 
@@ -258,6 +295,43 @@ class MachineBench:
 
     async def reboot(self) -> None:
         await self.machines.reboot(NAME)
+
+    async def file(self, path: str) -> File | None:
+        # Every byte is to come through as it is.
+        looked = 'if [ -f "$0" ]; then stat -c "%a %U %G" "$0" && base64 --wrap=0 "$0"; fi'
+        found = (await self.run("sh", "-c", looked, path)).split("\n")
+        if found == [""]:
+            return None
+        mode, user, group = found[0].split(" ")
+        return File(base64.b64decode(found[1]), int(mode, 8), user, group)
+
+    async def write_file(self, path: str, file: File) -> None:
+        written = f'cat >"$0" && chmod {file.mode:o} "$0" && chown {file.user}:{file.group} "$0"'
+        await self.run("sh", "-c", written, path, stdin=file.content)
+
+    async def remove_file(self, path: str) -> None:
+        await self.run("rm", path)
+
+    async def add_account(self, name: str) -> None:
+        await self.run("useradd", "--system", "--user-group", name)
+
+    async def run_unit(self, name: str) -> None:
+        counted = f"echo >>/root/starts-of-{name}; exec sleep infinity"
+        await self.run("systemd-run", f"--unit={name}", "sh", "-c", counted)
+        await self._starts(name, at_least=1)
+
+    async def restarts(self, name: str) -> int:
+        """Restarts are queued when the call returns: waits until none is."""
+        while (await self.run("systemctl", "list-jobs", "--no-legend", name)).strip():
+            await self.pause()
+        return await self._starts(name, at_least=1) - 1
+
+    async def _starts(self, name: str, at_least: int) -> int:
+        while True:
+            found = len((await self.run("sh", "-c", f"cat /root/starts-of-{name} 2>/dev/null || true")).splitlines())
+            if found >= at_least:
+                return found
+            await self.pause()
 
     async def switches(self) -> int:
         """Of the log: both ways of going to a system write one line as they begin."""

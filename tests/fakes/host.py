@@ -10,8 +10,10 @@ hosts.receive(socket, toplevel)                             # what `nix copy` th
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import AsyncIterator, Callable
+import stat
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -32,9 +34,12 @@ from nixops_operator.facts.host import (
     BuildLook,
     BuildRequest,
     BuildState,
+    DeliveredKey,
+    FoundFile,
     HostFacts,
     HostOwner,
     HostTarget,
+    MachineKey,
 )
 from nixops_operator.ssh_keys import parse_private_key
 
@@ -75,6 +80,7 @@ class Switch:
     hides_failed_script: bool = False  # only its output tells of one
     failed_units: tuple[str, ...] = ()
     boot_loader_error: str | None = None  # what `switch-to-configuration boot` then says
+    makes_accounts: tuple[str, ...] = ()  # users, with groups of the same names
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,25 @@ class Build:
     log: str = ""
     service_result: str = "success"
     output: str | None = None  # None: what the evaluation said
+
+
+@dataclass(frozen=True, order=True)
+class File:
+    """On a machine's disk, or below /run in its memory."""
+
+    content: bytes
+    mode: int = 0o600
+    user: str = "root"
+    group: str = "root"
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A line of /var/lib/nixops/keys."""
+
+    key: MachineKey
+    boot_id: str
+    was_unowned: bool
 
 
 @dataclass
@@ -158,6 +183,11 @@ class FakeMachine:
         self.can_roll_back = True
         self.rollback_seconds = 0.0
         self.owner: HostOwner | None = None
+        self.accounts = {"root"}  # users and groups alike
+        self.files: dict[str, File] = {}  # path → file; of those that matter to keys
+        self.keys: dict[str, Remembered] = {}  # path → what was delivered there
+        self.running_units: set[str] = set()
+        self.restarted: list[str] = []  # units, by `deliver_keys`
         self.activations: dict[str, Activation] = {}
         self.active: str | None = None
         self.switches: list[str] = []  # toplevels whose switch-to-configuration was started, rollbacks too
@@ -197,6 +227,7 @@ class FakeMachine:
         self.current_system = self.booted_system = self.boot_entry
         self.lists_left = False
         self.failed_units = ()
+        self.files = {path: file for path, file in self.files.items() if not path.startswith("/run/")}
         if self.under_build is not None:
             self.under_build.ends_at = None
         for activation in self.activations.values():
@@ -327,6 +358,43 @@ class FakeMachine:
             self.owner = None
         return self.owner is None
 
+    def deliver_keys(self, keys: Sequence[MachineKey], gone: Sequence[str]) -> None:
+        for key in keys:
+            if key.path.startswith("/nix/"):
+                what = f"{self.address}: keys: {key.path} lies in /nix, which everybody can read"
+                raise Retry(Reason.DELIVERY_FAILED, what)
+        restarts: set[str] = set()
+        for key in keys:
+            before, file = self.keys.get(key.path), self.files.get(key.path)
+            if before is not None:
+                has_changed = file.content != key.content if file is not None else before.key.digest != key.digest
+                restarts |= set(key.restart_units) if has_changed else set()
+            has_owner = {key.user, key.group} <= self.accounts
+            user, group = (key.user, key.group) if has_owner else ("root", "root")
+            self.files[key.path] = File(key.content, key.mode, user, group)
+            self.keys[key.path] = Remembered(key, self.boot_id, was_unowned=not has_owner)
+        self.restarted += sorted(restarts & self.running_units)
+        for path in gone:
+            if self.keys.pop(path, None) is not None:
+                self.files.pop(path, None)
+
+    def key_facts(self) -> tuple[DeliveredKey, ...]:
+        return tuple(
+            DeliveredKey(
+                path=path,
+                mode=known.key.mode,
+                user=known.key.user,
+                group=known.key.group,
+                digest=known.key.digest,
+                boot_id=known.boot_id,
+                owes_restarts=False,
+                was_unowned=known.was_unowned,
+                has_owner={known.key.user, known.key.group} <= self.accounts,
+                file=_found(self.files.get(path)),
+            )
+            for path, known in sorted(self.keys.items())
+        )
+
     def root_next(self, toplevel: str) -> bool:
         if toplevel not in self.valid_paths:
             return False
@@ -414,6 +482,10 @@ class FakeMachine:
     def _take_effect(self, activation: Activation, outcome: Switch) -> None:
         if outcome.moves_link:
             self.current_system = activation.request.toplevel
+        self.accounts |= set(outcome.makes_accounts)
+        for path, known in self.keys.items():  # as the guest module's activation snippet
+            if path in self.files and {known.key.user, known.key.group} <= self.accounts:
+                self.files[path] = replace(self.files[path], user=known.key.user, group=known.key.group)
         if outcome.stops_sshd:
             self.is_sshd_running = False
             self.cut_connections()
@@ -497,6 +569,12 @@ class FakeMachine:
         return self.activations[activation_id]
 
 
+def _found(file: File | None) -> FoundFile | None:
+    if file is None:
+        return None
+    return FoundFile(stat.S_IFREG | file.mode, file.user, file.group, hashlib.sha256(file.content).hexdigest())
+
+
 def _refused(machine: FakeMachine, command: str, why: str) -> Retry:
     return Retry(Reason.ACTIVATION_FAILED, f"{machine.address}: {command}: {why}")
 
@@ -537,6 +615,7 @@ class FakeHost:
             highest_attempt=max((each.request.attempt for each in machine.activations.values()), default=0),
             owner=machine.owner,
             building=machine.building,
+            keys=machine.key_facts(),
         )
 
     @asynccontextmanager
@@ -568,6 +647,10 @@ class FakeHost:
     @effect("host.stop_build")
     async def stop_build(self) -> None:
         self._reached().stop_build()
+
+    @effect("host.deliver_keys")
+    async def deliver_keys(self, keys: Sequence[MachineKey], gone: Sequence[str]) -> None:
+        self._reached().deliver_keys(keys, gone)
 
     @effect("host.claim")
     async def claim(self, request: ActivationRequest) -> bool:

@@ -18,6 +18,7 @@ class ConditionType(StrEnum):
     REACHABLE = "Reachable"
     CONFIGURATION_BUILT = "ConfigurationBuilt"
     CONFIGURATION_ACTIVE = "ConfigurationActive"
+    KEYS_PRESENT = "KeysPresent"
     UP_TO_DATE = "UpToDate"
     HEALTHY = "Healthy"
     PAUSED = "Paused"
@@ -91,6 +92,8 @@ class Reason(StrEnum):
     ACTIVATION_FAILED = "ActivationFailed"
     ROLLED_BACK = "RolledBack"
     HEALTH_CHECK_FAILED = "HealthCheckFailed"
+    DELIVERING = "Delivering"
+    DELIVERY_FAILED = "DeliveryFailed"
 
     # Its health.
     CHECK_FAILED = "CheckFailed"
@@ -103,3 +106,4 @@ class Reason(StrEnum):
     SYSTEM_DRIFT = "SystemDrift"
     PROFILE_DRIFT = "ProfileDrift"
     BOOT_DRIFT = "BootDrift"
+    KEY_DRIFT = "KeyDrift"

@@ -118,6 +118,45 @@ class BuildLook:
 
 
 @dataclass(frozen=True)
+class MachineKey:
+    """One of spec.keys as it is to lie on the machine. Two of one path are never asked for at once."""
+
+    path: str  # absolute, without `.` and `..`
+    mode: int  # permission bits, as 0o600
+    user: str
+    group: str
+    digest: str  # what the machine is to remember of the content: machine/keys.py
+    restart_units: tuple[str, ...]
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """What lies at a key's path."""
+
+    mode: int  # as st_mode, with the kind of file
+    user: str
+    group: str
+    sha256: str = field(repr=False)  # of the content, in hex; empty of what is no plain file, or too large for a key
+
+
+@dataclass(frozen=True)
+class DeliveredKey:
+    """A key that the machine remembers to have been given, and what lies at its path now."""
+
+    path: str
+    mode: int  # as asked for, and so below
+    user: str
+    group: str
+    digest: str  # empty: it was about to be delivered for the first time
+    boot_id: str  # of the boot in which it was delivered
+    owes_restarts: bool  # its content was replaced, and the units that use it may not have been restarted yet
+    was_unowned: bool  # its user or group did not exist when it was delivered
+    has_owner: bool  # they exist now
+    file: FoundFile | None  # None: nothing lies there
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """One look at a machine, one round trip. Store paths are full (`/nix/store/…`); None where a link does not
     exist."""
@@ -139,6 +178,7 @@ class HostFacts:
     highest_attempt: int  # over all activation directories, 0 if none
     owner: HostOwner | None = None  # None: nobody's
     building: str | None = None  # the derivation that a unit of ours builds there now
+    keys: tuple[DeliveredKey, ...] = ()  # by path
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from nixops_operator.facts.host import (
     HostFacts,
     HostOwner,
     HostTarget,
+    MachineKey,
 )
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "HostOwner",
     "HostTarget",
     "Hosts",
+    "MachineKey",
 ]
 
 
@@ -108,6 +111,18 @@ class Host(Protocol):
     @effect("host.stop_build")
     async def stop_build(self) -> None:
         """End whatever the host builds for us. What is in its store stays. Repeating: safe."""
+
+    @effect("host.deliver_keys")
+    async def deliver_keys(self, keys: Sequence[MachineKey], gone: Sequence[str]) -> None:
+        """Put files with secrets on the machine, and take those at the paths `gone` off again. Limit 2 min.
+
+        Nothing is replaced before everything has arrived; then each file is replaced by one rename, whole, with its
+        mode, and with its owner where user and group exist. A folder that is missing is made, 0750 and of the group
+        `keys`. The machine remembers each path before anything lies there, and afterwards the digest (`facts`). Where
+        the content of a file that it knew has become another one, units in `restart_units` that run are restarted. Of
+        `gone` those go that it remembers; others are nobody's of ours. Repeating: safe; restarts that a cut call owed
+        are made up for. Raises Retry (`DeliveryFailed`) where a file cannot be written, or lies in /nix.
+        """
 
     @effect("host.claim")
     async def claim(self, request: ActivationRequest) -> bool:

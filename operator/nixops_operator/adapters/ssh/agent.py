@@ -108,10 +108,10 @@ def load_agent() -> Agent:
     return Agent(resources.files(__package__).joinpath("agent.sh").read_bytes())
 
 
-def frame(*arguments: str) -> bytes:
+def frame(*arguments: str | bytes) -> bytes:
     """Arguments as the agent takes them from stdin: length in bytes, newline, bytes, newline."""
     framed = bytearray()
     for argument in arguments:
-        encoded = argument.encode()
+        encoded = argument.encode() if isinstance(argument, str) else argument
         framed += b"%d\n%s\n" % (len(encoded), encoded)
     return bytes(framed)

@@ -1,6 +1,7 @@
 #!/bin/sh
-# What the operator has a host do: `sh agent <command> [<activation id>]`. POSIX sh; needs coreutils, util-linux' flock
-# (all of these are in NixOS' required packages, nixos/modules/config/system-path.nix), systemd and Nix.
+# What the operator has a host do: `sh agent <command> [<activation id>]`. POSIX sh; needs coreutils, grep, sed, awk,
+# cmp, getent, util-linux' flock (all of these are in NixOS' required packages, nixos/modules/config/system-path.nix),
+# systemd and Nix.
 #
 # Commands of the operator, over SSH; each may be repeated:
 #   facts                    one look, as `key value` lines (`facts.py` reads them)
@@ -12,6 +13,8 @@
 #   build-look BUILD         <- offset; how it stands as `key value` lines, then its log from there on; `none` if there
 #                            is no such build
 #   build-stop               ends the build
+#   keys                     <- lines `put <path> <mode> <user> <group> <digest> <units>` and `drop <path>`, then the
+#                            content of each put
 #   root-next                <- toplevel; `yes` if its closure is valid and now rooted, else `no`
 #   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds; `yes` or `no`
 #   activate ID              arms the dead man's timer, then starts the activation's unit
@@ -42,6 +45,10 @@
 #   active -> <id>                the claim. It goes when the state is committed, rolledback or failed
 # and, of the one build that there is at a time, in /var/lib/nixops/build
 #   <hash of the derivation>/agent, request, state.<state>, log, out, result
+# and, of files with secrets, in /var/lib/nixops/keys, a line for each, which is there before the file and goes after it:
+#   <path> <mode> <user> <group> <digest> <state> <boot id>
+# The digest is the operator's name for the content and says nothing to others; `-`: the file may be there or not. State:
+#   whole, or unowned: user or group did not exist; or owed: the content was changed, and units wait for their restart
 # Killed anywhere, a repeated call or the dead man's timer goes on from there: each step is either one rename, or may be
 # done twice, and what guards a step (timer, mark, root) is made before it and removed after it.
 set -eu
@@ -55,6 +62,7 @@ BUILDS=$HOME_DIR/build
 ROOTS=/nix/var/nix/gcroots/nixops
 PROFILE=/nix/var/nix/profiles/system
 OWNER=$HOME_DIR/owner # one line, `<cluster> <uid> <namespace>/<name>`; to remove it lets anybody have the host
+KEYS=$HOME_DIR/keys
 UNSURE=$HOME_DIR/boot-entry-unsure # exists while profile and boot entry are being moved
 FALLBACK_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 PATH=/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:$FALLBACK_PATH
@@ -70,7 +78,13 @@ COMMIT_SECONDS=280     # the operator waits 300 s
 STOP_SECONDS=30        # from SIGTERM to SIGKILL; also the limit of `finish`
 DEADMAN_MARGIN=60      # above timeout and confirm timeout: a slow start of the unit is no reason to return
 ROLLBACK_MARGIN=120    # above the request's timeout: stopping the activation's unit comes first
+KEY_BYTES=1048576      # more than a Secret holds is no key: not worth reading at each look
 UNIT_STARTS=10         # somebody else's switch-to-configuration may hold the lock
+
+# Extended regular expressions. No path has a blank, a wildcard, or a part `.` or `..`.
+KEY_PATH='(/[.]?[A-Za-z0-9_@+=:,-][A-Za-z0-9._@+=:,-]*)+'
+ACCOUNT='[A-Za-z0-9_][A-Za-z0-9_.-]*'
+UNIT='[A-Za-z0-9][A-Za-z0-9:_.@\-]*'
 
 fail() { printf '%s\n' "$2" >&2; exit "$1"; }
 
@@ -85,6 +99,20 @@ take() {
     [ "${#argument}" -eq "$length" ] || fail 64 "stdin was cut"
     read -r rest || fail 64 "stdin was cut"
     [ -z "$rest" ] || fail 64 "argument longer than its length"
+}
+
+# The same into a new file, whatever bytes they are. It stays open as 8.
+take_file() {
+    read -r length || fail 64 "no file on stdin"
+    case $length in '' | *[!0-9]* | ????????*) fail 64 "malformed length" ;; esac
+    rm -f "$1"
+    set -C
+    exec 8>"$1"
+    set +C
+    head -c "$length" >&8
+    [ "$(stat -L -c %s /proc/self/fd/8)" -eq "$length" ] || fail 64 "stdin was cut"
+    read -r rest || fail 64 "stdin was cut"
+    [ -z "$rest" ] || fail 64 "file longer than its length"
 }
 
 check_store_path() {
@@ -284,6 +312,7 @@ facts() {
     printf 'building %s\n' "$(built_now)"
     printf 'machine %s\n' "$(uname -m)"
     printf 'free-bytes %s\n' "$(free_bytes)"
+    key_facts
     failed=$(failed_units)
     [ -z "$failed" ] || printf '%s\n' "$failed" | sed 's/^/failed-unit /'
     printf 'end\n'
@@ -294,6 +323,27 @@ failed_units() {
     printf '%s\n' "$failed" | while read -r unit rest; do
         [ -z "$unit" ] || printf '%s\n' "$unit"
     done
+}
+
+# What is remembered of files with secrets, and what lies there now. SHA-256 of a content tells the operator, who has
+# brought it, whether it is still the same; it is written nowhere.
+key_facts() {
+    known=$(known_keys)
+    [ -n "$known" ] || return 0
+    printf '%s\n' "$known" | sed 's/^/key /'
+    found=$(stat -c '%n %f %U %G %s' $(printf '%s\n' "$known" | cut -d ' ' -f 1) 2>/dev/null) || true
+    printf '%s\n' "$found" | awk 'NF == 5 { print "key-file", $1, $2, $3, $4 }'
+    plain=$(printf '%s\n' "$found" | awk -v most="$KEY_BYTES" '$2 ~ /^8...$/ && $5 <= most { print $1 }')
+    [ -z "$plain" ] || sha256sum $plain 2>/dev/null | awk '{ print "key-content", $2, $1 }'
+    getent passwd $(printf '%s\n' "$known" | cut -d ' ' -f 3 | sort -u) | sed 's/:.*//; s/^/key-user /'
+    getent group $(printf '%s\n' "$known" | cut -d ' ' -f 4 | sort -u) | sed 's/:.*//; s/^/key-group /'
+}
+
+# A line that somebody has damaged is not ours any more.
+known_keys() {
+    [ -e "$KEYS" ] || return 0
+    form="$KEY_PATH [0-7]{3} $ACCOUNT $ACCOUNT (-|[0-9a-f]{64}) (whole|unowned|owed) [0-9a-f-]{36}"
+    grep -xE "$form" "$KEYS" || true
 }
 
 free_bytes() { stat -f -c '%a %S' /nix/store | (read -r blocks size && echo $((blocks * size))); }
@@ -472,6 +522,152 @@ disown() {
         rm -f "$OWNER"
     fi
     if [ -e "$OWNER" ]; then printf 'no\n'; else printf 'yes\n'; fi
+}
+
+# Nothing is replaced before all has arrived. Then each file appears by one rename; what must not be forgotten if this is
+# killed stands in $KEYS before it: that a file is there, and that units are owed a restart.
+deliver_keys() {
+    exec 9>"$HOME_DIR/keys.lock"
+    flock 9
+    umask 077
+    work=$HOME_DIR/keys.work
+    rm -rf "$work"
+    mkdir "$work"
+    : >"$work/owed"
+    : >"$work/unowned"
+    take_file "$work/asked"
+    check_asked
+    boot=$(boot_id)
+    trap remove_new EXIT
+    promise_keys
+    receive_keys
+    exchange_keys
+    restart_owed
+    remove_dropped
+    remember_keys
+    trap - EXIT
+    rm -rf "$work"
+}
+
+# Where a file waits for its rename.
+new_of() { printf '%s/.%s.nixops-new' "${1%/*}" "${1##*/}"; }
+
+# $1 put or drop: what was asked for with that word.
+asked() { sed -n "s/^$1 //p" "$work/asked" >"$work/$1"; }
+
+check_asked() {
+    put="put $KEY_PATH [0-7]{3} $ACCOUNT $ACCOUNT [0-9a-f]{64} (-|$UNIT(,$UNIT)*)"
+    if grep -vxE "$put|drop $KEY_PATH" "$work/asked" >/dev/null; then
+        fail 64 "malformed list of keys"
+    fi
+    asked put
+    asked drop
+    while read -r path rest; do
+        case $(readlink -m "${path%/*}/")/ in
+            /nix/*) fail 20 "$path lies in /nix, which everybody can read" ;;
+        esac
+    done <"$work/put"
+}
+
+remove_new() {
+    while read -r path rest; do
+        rm -f "$(new_of "$path")"
+    done <"$work/put"
+}
+
+promise_keys() {
+    known_keys >"$work/known"
+    awk -v boot="$boot" 'FILENAME == ARGV[1] { known[$1]; print; next }
+        !($1 in known) { print $1, $2, $3, $4, "-", "whole", boot }' "$work/known" "$work/put" >"$KEYS.new"
+    write_keys
+}
+
+write_keys() {
+    sync "$KEYS.new"
+    mv -T "$KEYS.new" "$KEYS"
+    sync "$HOME_DIR"
+}
+
+# Owner and mode go to the open file: whoever may write to its folder can put another one in its place.
+receive_keys() {
+    while read -r path mode user group digest units <&7; do
+        make_folder "${path%/*}"
+        take_file "$(new_of "$path")"
+        if getent passwd "$user" >/dev/null && getent group "$group" >/dev/null; then
+            chown "$user:$group" /proc/self/fd/8
+        else
+            printf '%s\n' "$path" >>"$work/unowned"
+        fi
+        chmod "$mode" /proc/self/fd/8
+        sync /proc/self/fd/8
+        exec 8>&-
+        if owes_restarts; then
+            printf '%s\n' "$path" >>"$work/owed"
+        fi
+    done 7<"$work/put"
+}
+
+# As NixOS makes /run/keys: those who are to read keys are in the group `keys`.
+make_folder() {
+    [ ! -d "$1/" ] || return 0
+    (umask 022; mkdir -p "${1%/*}/")
+    rm -rf "$1.nixops-new"
+    mkdir -m 750 "$1.nixops-new"
+    chgrp keys "$1.nixops-new" 2>/dev/null || true
+    mv -T "$1.nixops-new" "$1"
+}
+
+# Whether units may have read another content than the one of $path that is about to take its place. Of a file that is
+# gone the digest says what it was.
+owes_restarts() {
+    awk -v path="$path" '$1 == path { print $5, $6 }' "$work/known" >"$work/was"
+    read -r was_digest was_state <"$work/was" || return 1
+    [ "$was_digest" != - ] || return 1
+    [ "$was_state" != owed ] || return 0
+    if [ -e "$path" ] || [ -h "$path" ]; then
+        ! [ -f "$path" ] || ! cmp -s "$path" "$(new_of "$path")"
+    else
+        [ "$was_digest" != "$digest" ]
+    fi
+}
+
+exchange_keys() {
+    if [ -s "$work/owed" ]; then
+        awk 'FILENAME == ARGV[1] { owed[$1]; next } $1 in owed { $6 = "owed" } { print }' \
+            "$work/owed" "$KEYS" >"$KEYS.new"
+        write_keys
+    fi
+    while read -r path rest; do
+        mv -T "$(new_of "$path")" "$path"
+        sync "${path%/*}/"
+    done <"$work/put"
+}
+
+restart_owed() {
+    awk 'FILENAME == ARGV[1] { owed[$1]; next } $1 in owed && $6 != "-" { gsub(",", "\n", $6); print $6 }' \
+        "$work/owed" "$work/put" | sort -u >"$work/units"
+    while read -r unit; do
+        if is_active "$unit"; then
+            systemctl try-restart --no-block "$unit"
+        fi
+    done <"$work/units"
+}
+
+remove_dropped() {
+    while read -r path; do
+        if [ -n "$(awk -v path="$path" '$1 == path' "$KEYS")" ]; then
+            rm -f "$path" "$(new_of "$path")"
+        fi
+    done <"$work/drop"
+}
+
+remember_keys() {
+    awk -v boot="$boot" 'FILENAME == ARGV[1] { unowned[$1]; next } FILENAME == ARGV[2] { gone[$1]; next }
+        FILENAME == ARGV[3] { put[$1] = $1 " " $2 " " $3 " " $4 " " $5 " " ($1 in unowned ? "unowned" : "whole") " " boot }
+        FILENAME == ARGV[4] && !($1 in gone) && !($1 in put) { print }
+        END { for (path in put) print put[path] }' \
+        "$work/unowned" "$work/drop" "$work/put" "$KEYS" >"$KEYS.new"
+    write_keys
 }
 
 # A path that is valid has a valid closure; realising it without builds and substitutes adds the root and nothing else.
@@ -1055,6 +1251,7 @@ case $command in
     build) build ;;
     build-look) build_look ;;
     build-stop) stop_build ;;
+    keys) deliver_keys ;;
     root-next) root_next ;;
     claim) claim ;;
     activate) activate ;;

@@ -15,6 +15,8 @@ from nixops_operator.facts.host import (
     ActivationState,
     BuildLook,
     BuildState,
+    DeliveredKey,
+    FoundFile,
     HostFacts,
     HostOwner,
 )
@@ -67,7 +69,18 @@ _BUILD_LINES = {
 }
 _UNIT = r"[A-Za-z0-9:_.\\@-]{1,255}"
 _FAILED_UNIT, _FAILED_BEFORE = "failed-unit", "activation-failed-before"
-_REPEATED = {_FAILED_UNIT: _UNIT, _FAILED_BEFORE: _UNIT}
+_KEY_PATH = r"/[A-Za-z0-9._/@+=:,-]{1,255}"
+_ACCOUNT = r"[A-Za-z0-9_.-]{1,64}"
+# These come as often as there is something to tell.
+_REPEATED = {
+    _FAILED_UNIT: _UNIT,
+    _FAILED_BEFORE: _UNIT,
+    "key": rf"{_KEY_PATH} [0-7]{{3}} {_ACCOUNT} {_ACCOUNT} (?:-|[0-9a-f]{{64}}) (?:whole|owed|unowned) {_BOOT_ID}",
+    "key-file": rf"{_KEY_PATH} [0-9a-f]{{1,8}} {_ACCOUNT} {_ACCOUNT}",
+    "key-content": rf"{_KEY_PATH} [0-9a-f]{{64}}",
+    "key-user": _ACCOUNT,
+    "key-group": _ACCOUNT,
+}
 _FORMS = {key: re.compile(form) for key, form in {**_HOST_LINES, **_ACTIVATION_LINES, **_REPEATED}.items()}
 _LONGEST_QUIET = 10**9  # s; above it a machine's clock is wrong
 _FIRST_LINE = "nixops-facts 1"
@@ -109,6 +122,7 @@ def parse_facts(text: str) -> HostFacts:
         highest_attempt=_number(value["highest-attempt"]) or 0,
         owner=_owner(value["owner"]),
         building=value["building"] or None,
+        keys=_keys(lines.repeated),
     )
 
 
@@ -223,6 +237,29 @@ def _activation(value: dict[str, str], failed_before: set[str]) -> ActivationFac
         is_held=value["activation-held"] == "yes",
         failed_before=tuple(sorted(failed_before)),
     )
+
+
+def _keys(lines: dict[str, set[str]]) -> tuple[DeliveredKey, ...]:
+    """What the host remembers of keys, with what its other lines say of the same paths."""
+    contents = dict(line.split(" ") for line in lines["key-content"])
+    files = {}
+    for path, mode, user, group in (line.split(" ") for line in lines["key-file"]):
+        files[path] = FoundFile(int(mode, 16), user, group, contents.get(path, ""))
+    found = {}
+    for path, mode, user, group, digest, state, boot_id in (line.split(" ") for line in sorted(lines["key"])):
+        found[path] = DeliveredKey(
+            path=path,
+            mode=int(mode, 8),
+            user=user,
+            group=group,
+            digest="" if digest == "-" else digest,
+            boot_id=boot_id,
+            owes_restarts=state == "owed",
+            was_unowned=state == "unowned",
+            has_owner=user in lines["key-user"] and group in lines["key-group"],
+            file=files.get(path),
+        )
+    return tuple(found[path] for path in sorted(found))
 
 
 def _owner(text: str) -> HostOwner | None:

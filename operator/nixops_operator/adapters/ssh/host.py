@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,6 +37,7 @@ from nixops_operator.facts.host import (
     HostFacts,
     HostOwner,
     HostTarget,
+    MachineKey,
     build_id,
 )
 
@@ -46,10 +47,12 @@ ANSWER_SECONDS = 30
 CLOSE_SECONDS = 5
 COMMIT_SECONDS = 300  # building a boot menu on a slow disk takes minutes
 ROOT_SECONDS = 120  # Nix waits for its own garbage collector
+KEYS_SECONDS = 120  # the largest of them, over 1 Mbit/s
 
 _REASONS = {
     **dict.fromkeys(("facts", "log", "own", "disown", "probe"), Reason.PROGRESSING_WITH_RETRY),
     **dict.fromkeys(("build", "build-look", "build-stop"), Reason.BUILDING),
+    "keys": Reason.DELIVERY_FAILED,
 }
 """Of a failed command; all others are about an activation."""
 
@@ -147,6 +150,12 @@ class AsyncsshHost:
     async def stop_build(self) -> None:
         """See `ports.host.Host`."""
         await self._change("build-stop", limit=ROOT_SECONDS)
+
+    async def deliver_keys(self, keys: Sequence[MachineKey], gone: Sequence[str]) -> None:
+        """See `ports.host.Host`."""
+        asked = [f"put {_words_of(key)}\n" for key in keys] + [f"drop {path}\n" for path in gone]
+        stdin = frame("".join(asked), *(key.content for key in keys))
+        await self._change("keys", stdin=stdin, limit=KEYS_SECONDS)
 
     async def claim(self, request: ActivationRequest) -> bool:
         """See `ports.host.Host`."""
@@ -398,6 +407,12 @@ def _words(probe: Probe) -> tuple[str, ...]:
             return "units", str(len(units)), *units
         case ExecProbe(command):
             return "exec", str(len(command)), *command
+
+
+def _words_of(key: MachineKey) -> str:
+    """One line of the agent's; none of the words has a blank."""
+    units = ",".join(key.restart_units) or "-"
+    return f"{key.path} {key.mode:03o} {key.user} {key.group} {key.digest} {units}"
 
 
 def _checked(activation_id: str) -> str:
