@@ -13,6 +13,7 @@ import contextlib
 import logging
 import netrc
 import random
+import secrets
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,6 +155,7 @@ async def world(core: Core, stack: contextlib.AsyncExitStack) -> World:
         reads=Reads(core.kube, core.chosen.resync_period),
         wake=core.queue.add,
         now=lambda: datetime.now(UTC),
+        digest_key=await _own_secret(core, names.DIGEST_KEY_SECRET, _new_digest_key),
     )
 
 
@@ -320,14 +322,26 @@ def build_limits(chosen: Build) -> BuildLimits:
 
 
 async def _signing_key(core: Core) -> str:
-    """The key that hosts trust, made at the very first start."""
-    namespace, name = core.chosen.lease.namespace, names.SIGNING_KEY_SECRET
+    """The key that hosts trust."""
+    return (await _own_secret(core, names.SIGNING_KEY_SECRET, _new_signing_key)).decode()
+
+
+async def _new_signing_key() -> bytes:
+    return (await generate_signing_key("nixops-operator-1")).encode()
+
+
+async def _new_digest_key() -> bytes:
+    return secrets.token_hex(32).encode()
+
+
+async def _own_secret(core: Core, name: str, make: Callable[[], Awaitable[bytes]]) -> bytes:
+    """What the operator keeps for itself in its own namespace, made at the very first start."""
+    namespace = core.chosen.lease.namespace
     while True:
         found = await patiently(lambda: core.kube.read_secret(namespace, name))
         if found is not None:
-            return str(found.data["key"].decode())
-        key = await generate_signing_key("nixops-operator-1")
-        data = {"key": key.encode()}
+            return found.data["key"]
+        data = {"key": await make()}
         await patiently(
             lambda data=data: core.kube.create_secret(  # type: ignore[misc]
                 namespace, name, data, owner=None, type_="Opaque", immutable=False

@@ -7,6 +7,7 @@ copy:<host>:<toplevel>                one system on one machine
 copy:<host>:<.drv>                    one system's derivations on one machine
 realise:<host>:<.drv>                 one system, built by one machine
 host:<host>:<activation id>:<action>  one step of one activation
+host:<host>:keys:<hash>               brings the keys that differ, by what they are to be
 host:<host>:adopt:<toplevel>          makes what runs the profile and boot entry
 host:<host>:stop-build                ends a build that the machine does for nobody any more
 host:<host>:own, host:<host>:disown   writes on a given host whose it is, and takes that off
@@ -56,6 +57,11 @@ def on_host(host_id: str, activation_id: str, action: str) -> str:
 
 def adopt(host_id: str, toplevel: str) -> str:
     return f"{HOST}:{host_id}:adopt:{toplevel}"
+
+
+def keys(host_id: str, what: str) -> str:
+    """`what`: a hash of what is to be brought."""
+    return f"{HOST}:{host_id}:keys:{what}"
 
 
 def own(host_id: str) -> str:

@@ -30,6 +30,7 @@ RECONCILE_ANNOTATION = "nixops.dev/reconcile-requested-at"
 FLUX_RECONCILE_ANNOTATION = "reconcile.fluxcd.io/requestedAt"
 
 SIGNING_KEY_SECRET = "nixops-signing-key"  # noqa: S105 - a name
+DIGEST_KEY_SECRET = "nixops-digest-key"  # noqa: S105 - a name
 SSH_SECRET_TYPE = "kubernetes.io/ssh-auth"  # noqa: S105 - a name
 SSH_PRIVATE_KEY = "ssh-privatekey"
 

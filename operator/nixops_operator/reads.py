@@ -8,8 +8,10 @@ it. An identity whose Secret has gone serves on for a deletion.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Generic, TypeVar
 
@@ -62,21 +64,41 @@ class _Remembered(Generic[T]):
             self.age(place)
 
 
+@dataclass(frozen=True)
+class Content:
+    """What one key of a Secret's data holds, without the bytes themselves."""
+
+    sha256: str = field(repr=False)  # in hex; a short secret can be guessed by it
+    size: int
+
+
 class Reads:
     """What passes read by name. Raises, all: what the Kubernetes port raises.
 
-    `config_maps_last`: a ConfigMap edited in place is a new configuration, and people wait for it; a pass at rest comes
-    once in a resync, so that is how long it is remembered.
+    `edits_last`: a ConfigMap edited in place is a new configuration, and a rotated key is to be on machines soon:
+    people wait for both. A pass at rest comes once in a resync, so that is how long they are remembered.
     """
 
-    def __init__(self, kube: Kube, config_maps_last: timedelta) -> None:
+    def __init__(self, kube: Kube, edits_last: timedelta) -> None:
         self._kube = kube
         self._secrets: _Remembered[Secret] = _Remembered(SECRET_LASTS)
-        self._config_maps: _Remembered[Mapping[str, bytes]] = _Remembered(config_maps_last * 0.8)
+        self._contents: _Remembered[Mapping[str, Content]] = _Remembered(edits_last * 0.8)
+        self._config_maps: _Remembered[Mapping[str, bytes]] = _Remembered(edits_last * 0.8)
 
     async def secret(self, namespace: str, name: str) -> Secret | None:
         """The Secret, at most five minutes old; None if it does not exist now."""
         return await self._secrets.read((namespace, name), lambda: self._kube.read_secret(namespace, name))
+
+    async def contents(self, namespace: str, name: str) -> Mapping[str, Content] | None:
+        """Key of the Secret's data → what it holds, a little less than a resync old at most; None if the Secret does
+        not exist now. The bytes are not remembered: keys of machines may be large, and many."""
+        return await self._contents.read((namespace, name), lambda: self._ask_for_contents(namespace, name))
+
+    async def _ask_for_contents(self, namespace: str, name: str) -> Mapping[str, Content] | None:
+        secret = await self._kube.read_secret(namespace, name)
+        if secret is None:
+            return None
+        return {key: Content(hashlib.sha256(data).hexdigest(), len(data)) for key, data in secret.data.items()}
 
     def last_secret(self, namespace: str, name: str) -> Secret | None:
         """As it was when it was read last, whether or not it still exists."""
@@ -85,6 +107,7 @@ class Reads:
     def forget_secret(self, namespace: str, name: str) -> None:
         """It was written by us, or what it says was refused: read it anew."""
         self._secrets.age((namespace, name))
+        self._contents.age((namespace, name))
 
     async def config_map(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
         """The ConfigMap's data, a little less than a resync old at most; None if it does not exist now."""
@@ -96,4 +119,5 @@ class Reads:
     def look_anew(self, namespace: str) -> None:
         """Somebody asks for a look now (requests.py): what this namespace's passes need next is read anew, once."""
         self._secrets.age_all_of(namespace)
+        self._contents.age_all_of(namespace)
         self._config_maps.age_all_of(namespace)

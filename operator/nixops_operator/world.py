@@ -59,6 +59,8 @@ class World:
     reads: Reads
     wake: Callable[[Key], None]
     now: Callable[[], datetime]
+    digest_key: bytes = field(repr=False)
+    """What digests of secrets are keyed with; it is the operator's alone, and lasts (machine/keys.py)."""
     answered_launches: set[str] = field(default_factory=set)
     """Client tokens all of whose calls were made by this process and answered: what EC2 said of them is all there is.
     Other tokens may have been sent by a process that died before it heard the answer."""

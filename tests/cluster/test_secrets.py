@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ from nixops_lab import operator_process
 
 WHERE_THE_OPERATOR_KEEPS_ITS_OWN = "nixops-system"
 NO_SECRETS = {"pinned", "instanceId"}  # of <machine>-host-keys: public keys, and whose they are; the status tells both
+
+
+TOKEN = {"name": "token", "secretRef": {"name": "tokens", "key": "token"}, "restartUnits": ["httpd.service"]}
+KEPT = ("/var/lib/nixops", "/etc/systemd", "/nix/var/nix/gcroots", "/tmp", "/var/tmp")
+"""Of a machine: what is left of us on its disk, and where somebody could have put something down."""
 
 
 def marks_of(text: str) -> set[str]:
@@ -95,10 +101,14 @@ def test_secret_bytes_are_nowhere_but_in_secrets(place: Place) -> None:
     lab = place.lab
     place.aws_secret()
     place.ssh_secret()
+    place.secret("tokens", {"token": secrets.token_hex(32)})
     # The Secret with the host key of a launch goes once the launch is answered: long enough to be read here.
     lab.fault(match={"op": "RunInstances"}, do="delay", seconds=5)
     with watched(place) as watch:
-        place.apply(specs.on_ec2(specs.page("Of a life")), specs.on_host(lab, specs.page("Of a host")))
+        place.apply(
+            specs.on_ec2(specs.page("Of a life"), keys=[TOKEN]),
+            specs.on_host(lab, specs.page("Of a host"), keys=[TOKEN]),
+        )
         marks: dict[str, set[str]] = {}
 
         def are_ready() -> bool:
@@ -109,7 +119,8 @@ def test_secret_bytes_are_nowhere_but_in_secrets(place: Place) -> None:
         marks |= secrets_of(place, WHERE_THE_OPERATOR_KEEPS_ITS_OWN)
         _, aws_secret = place.operator_identity
         marks["the AWS secret access key"] = marks_of(aws_secret)
-        assert {"existing-host-ssh/ssh-privatekey", "site-key-ssh/ssh-privatekey"} <= marks.keys()
+        assert {"existing-host-ssh/ssh-privatekey", "site-key-ssh/ssh-privatekey", "tokens/token"} <= marks.keys()
+        assert any(name.startswith("nixops-digest-key/") for name in marks)
         assert any(name.startswith("site-web-launch-1/") for name in marks)
         assert any(name.startswith("nixops-signing-key/") for name in marks)
         marks = {name: {mark for mark in found if "aws_access_key_id" not in mark} for name, found in marks.items()}
@@ -117,6 +128,11 @@ def test_secret_bytes_are_nowhere_but_in_secrets(place: Place) -> None:
         # Mistakes make errors, and errors make texts.
         place.secret("aws", {"accessKeyId": "AKIAWRONG", "secretAccessKey": aws_secret[:-1] + " "})
         place.secret("existing-host-ssh", {"ssh-privatekey": "no key, " + aws_secret}, "kubernetes.io/ssh-auth")
+        place.on(GIVEN_HOST, "sh", "-c", "rm /run/keys/token && mkdir -p /run/keys/token/in-the-way")
+        eventually(lambda: "keys: mv: " in standing(place.get("nixmachine", "host")), "a key cannot be put back")
+        place.on(GIVEN_HOST, "rm", "-r", "/run/keys/token")
+        place.secret("tokens", {"other": "of no use"})
+        place.await_condition("nixmachine", "host", {"KeysPresent": "False/SecretNotFound"})
         place.ask_to_look("nixdeployment/site", "nixmachine/host")
         place.await_condition("nixdeployment", "site", {"CredentialsReady": "False/AuthFailure"})
         place.await_condition("nixmachine", "host", {"Ready": "False/SecretNotFound"})
@@ -125,11 +141,15 @@ def test_secret_bytes_are_nowhere_but_in_secrets(place: Place) -> None:
         maps = place.kubectl("get", "configmaps", "--all-namespaces", "--output=json")
         place.aws_secret()
         place.ssh_secret()
+        place.secret("tokens", {"token": secrets.token_hex(32)})
+        marks |= {f"{name}, rotated": found for name, found in secrets_of(place, place.namespace).items()}
         place.wait_ready("nixdeployment/site", "nixmachine/host")
         (instance,) = place.live_instances()
 
     metrics = lab.run(["curl", "--silent", "--fail", f"{lab.env['LAB_OPERATOR_URL']}/metrics"]).stdout
-    journals = [place.on(name, "journalctl", "--no-pager") for name in (GIVEN_HOST, instance["InstanceId"])]
+    machines = GIVEN_HOST, instance["InstanceId"]
+    journals = [place.on(name, "journalctl", "--no-pager") for name in machines]
+    kept = [place.on(name, "sh", "-c", f"grep -rs '' {' '.join(KEPT)}") for name in machines]
     sinks = {
         "Events": events + place.kubectl("get", "events", "--all-namespaces", "--output=json"),
         "objects": objects + place.kubectl("get", KINDS, "--all-namespaces", "--output=json"),
@@ -140,6 +160,7 @@ def test_secret_bytes_are_nowhere_but_in_secrets(place: Place) -> None:
         "EC2 calls": lab.paths.ec2_log.read_text(),
         "audited requests": lab.paths.audit_log.read_text(),
         "machines' journals": "\n".join(journals),
+        "machines' disks": "\n".join(kept),
     }
     assert all(sinks.values())
     assert {"bwrap", "nix"} <= watch.programs, watch.programs

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from cluster.polling import eventually
 from component.conftest import ACCOUNT, ROOT
-from nixops_operator.names import SIGNING_KEY_SECRET
+from nixops_operator.names import DIGEST_KEY_SECRET, SIGNING_KEY_SECRET
 from nixops_operator.settings import Settings
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def may(server: ApiServer, questions: list[Question]) -> list[bool]:
 
 
 OWN = {"secrets": "create"}
-"""In the operator's own namespace, where it makes its signing key."""
+"""In the operator's own namespace, where it makes its own keys."""
 
 
 @pytest.mark.parametrize(
@@ -281,6 +281,7 @@ NARROW = [
     pytest.param("get", "namespaces", "kube-system", "", True, id="the cluster's identity"),
     pytest.param("get", "namespaces", "default", "", False, id="no other namespace"),
     pytest.param("get", "secrets", SIGNING_KEY_SECRET, NAMESPACE, True, id="its signing key"),
+    pytest.param("get", "secrets", DIGEST_KEY_SECRET, NAMESPACE, True, id="what it keys digests with"),
     pytest.param("get", "secrets", "other", NAMESPACE, False, id="no other Secret beside it"),
     pytest.param("update", "leases.coordination.k8s.io", "nixops-operator", NAMESPACE, True, id="its Lease"),
     pytest.param("update", "leases.coordination.k8s.io", "other", NAMESPACE, False, id="no other Lease"),

@@ -23,7 +23,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, cast
 
-from crash.invariants import Broken, Judge
+from crash.invariants import CANARY, Broken, Judge
 from fakes.cloud import NIXOS_OWNER, FakeCloud, FakeClouds
 from fakes.host import FakeHosts, FakeMachine
 from fakes.kube import CLUSTER_ID, FakeKube, Secret, key_of
@@ -153,10 +153,19 @@ class Worlds:
         self.kube.watchers.append(self._react)
         for namespace in (OURS, THEIRS):
             self.kube.secrets[namespace, "aws"] = _secret(accessKeyId=b"AKIDTEST", secretAccessKey=b"secret")
+        self._set_tokens(1)
 
     @property
     def cloud(self) -> FakeCloud:
         return self.clouds.world()
+
+    def rotate_tokens(self) -> None:
+        """Other contents in the Secret that keys of machines come from."""
+        self._set_tokens(2)
+
+    def _set_tokens(self, turn: int) -> None:
+        contents = {name: f"{CANARY} {name} {turn}".encode() for name in ("token", "late", "more")}
+        self.kube.secrets[OURS, "tokens"] = Secret(contents)
 
     def tenant_b(self, uid: str) -> None:
         """The tenant next door says that machines of his are those of our deployment of that uid: one that stays,
@@ -297,6 +306,8 @@ class Worlds:
                     tuple(machine.switches),
                     tuple(machine.built),  # never twice
                     tuple(sorted(machine.roots)),
+                    tuple(sorted(machine.files.items())),
+                    tuple(sorted(machine.keys)),
                 )
                 for machine in self.hosts.machines.values()
             ),
@@ -398,6 +409,7 @@ class Operator:
             reads=Reads(kube, RESYNC),
             wake=queue.add,
             now=clock,
+            digest_key=b"for tests",
         )
 
     async def live(self, script: asyncio.Task[None] | None = None) -> bool:

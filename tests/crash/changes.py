@@ -51,7 +51,7 @@ def _nothing_is_left(worlds: Worlds, _: object) -> None:
     assert worlds.is_empty(), worlds.standing()
     assert not _ours(worlds)
     left = {name for namespace, name in worlds.kube.secrets if namespace == OURS}
-    assert left <= {"aws"}, left
+    assert left <= {"aws", "tokens"}, left
     assert all(not secret.finalizers for secret in worlds.kube.secrets.values())
 
 

@@ -20,6 +20,9 @@ from nixops_operator.facts.kube import Secret as SeenSecret
 from nixops_operator.machine.host_keys import CLIENT_KEY
 from nixops_operator.ssh_keys import parse_private_key
 
+CANARY = "content-of-a-key-of-a-machine"
+"""In each of them; nothing but Secrets and machines may hold it."""
+
 
 class Broken(AssertionError):
     """An invariant does not hold."""
@@ -71,6 +74,8 @@ class Judge:
 
     def call(self, effect: str, arguments: Mapping[str, Any]) -> None:
         """Before it is carried out."""
+        if effect != "kube.put_secret":
+            self._require(CANARY not in repr(arguments), f"{effect} tells the content of a key")
         match effect:
             case "ec2.run_instances":
                 self._launch(arguments["token"], arguments["request"])

@@ -25,6 +25,10 @@ def _port(number: int) -> dict[str, Any]:
     return {"fromPort": number, "toPort": number, "cidrs": ["0.0.0.0/0"]}
 
 
+def _key(name: str, **more: str) -> dict[str, Any]:
+    return {"name": name, "secretRef": {"name": "tokens", "key": name}, **more}
+
+
 def _machine(name: str, build_on: str) -> dict[str, Any]:
     return {
         "name": name,
@@ -33,6 +37,7 @@ def _machine(name: str, build_on: str) -> dict[str, Any]:
             "modules": [{"inline": "{ services.httpd.enable = true; }"}],
             "build": {"on": build_on},
         },
+        "keys": [_key("token"), _key("late", directory="/var/lib/app", upload="AfterActivation")],
         "disruption": {"replace": "WhenLost"},
         "healthChecks": [{"name": "page", "http": {"port": 80}}],
     }
@@ -86,6 +91,19 @@ def resize(worlds: Worlds) -> None:
     worlds.kube.edit(SHOP, change)
 
 
+def rotate(worlds: Worlds) -> None:
+    """Other contents in the Secret, another key in place of one, and the machines are power-cycled."""
+    worlds.rotate_tokens()
+
+    def change(body: dict[str, Any]) -> None:
+        for machine in body["spec"]["machines"]:
+            machine["keys"] = [_key("token"), _key("more", path="/srv/more")]
+
+    worlds.kube.edit(SHOP, change)
+    for machine in worlds.hosts.machines.values():
+        machine.reboot()
+
+
 def delete(worlds: Worlds) -> None:
     """kubectl delete."""
     worlds.kube.delete(SHOP)
@@ -102,6 +120,7 @@ WORKLOADS: dict[str, Callable[[Worlds], None]] = {
     "reconfigure": reconfigure,
     "replace": replace,
     "resize": resize,
+    "rotate": rotate,
     "delete": delete,
     "retain": retain,
 }

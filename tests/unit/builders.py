@@ -19,6 +19,7 @@ from nixops_operator.jobs import Done, JobState
 from nixops_operator.machine.declared import Declared
 from nixops_operator.machine.desired import Desired, Leaving, read_machine
 from nixops_operator.machine.host_keys import Pins
+from nixops_operator.machine.keys import ObservedKeys
 from nixops_operator.machine.observed import (
     Observed,
     ObservedCloud,
@@ -347,9 +348,10 @@ def seen(
     *,
     system: ObservedSystem = RESOLVED,
     jobs: Mapping[str, JobState] = COPIED,
+    keys: ObservedKeys | None = None,
 ) -> Observed:
     """What a pass sees; by default everything about the configuration is done."""
-    return Observed(cloud, host or ObservedHost(), system, jobs)
+    return Observed(cloud, host or ObservedHost(), system, jobs, keys=keys or ObservedKeys())
 
 
 def planned(desired: Desired | Leaving, observed: Observed, now: datetime = NOON) -> Plan:

@@ -64,6 +64,7 @@ class Bench:
             reads=Reads(cast("Any", self.kube), PERIOD),
             wake=lambda key: None,
             now=self.now,
+            digest_key=b"for tests",
         )
 
     def now(self) -> datetime:

@@ -17,7 +17,7 @@ from nixops_operator.errors import InvalidSpec
 
 DATA = Path(__file__).parents[1] / "data"
 # Only the API server sees the object's name or two list entries of one key; labels are no part of a machine's spec.
-SERVER_ONLY = {"name-of-machine-too-long", "name-of-deployment-too-long", "group-twice"}
+SERVER_ONLY = {"name-of-machine-too-long", "name-of-deployment-too-long", "group-twice", "key-twice"}
 STALLED = sorted((DATA / "stalled").glob("*.yaml"))
 INVALID = [path for path in sorted((DATA / "invalid").glob("*.yaml")) if path.stem not in SERVER_ONLY]
 

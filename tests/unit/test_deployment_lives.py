@@ -121,6 +121,7 @@ class Bench:
             reads=Reads(cast(Any, self.kube), RESYNC),
             wake=self.queue.add,
             now=self.now,
+            digest_key=b"for tests",
         )
         self.deployments = DeploymentController(self.world)
         both = {Kind.MACHINE: Still(), Kind.DEPLOYMENT: self.deployments}

@@ -126,7 +126,7 @@ class Place:
         self.world = cast(
             World,
             replace(
-                World(*[cast(Any, None)] * 11),
+                World(*[cast(Any, None)] * 12),
                 kube=cast(Any, self.kube),
                 cache=self.cache,
                 reads=Reads(cast(Any, self.kube), timedelta(minutes=1)),

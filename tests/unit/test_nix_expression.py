@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from nixops_operator.errors import InvalidSpec
-from nixops_operator.facts.nix import EvaluationRequest, Module, Source
+from nixops_operator.facts.nix import EvaluationRequest, KeyFile, Module, Source
 from nixops_operator.nix.expression import RESERVED_ARGUMENTS, expression, inline_files, nix_string
 
 NIXPKGS = Source("/nix/store/a15nfi42zfs2g93aplfdada4ca25x6h3-source", "sha256-nixpkgs")
@@ -27,6 +27,7 @@ REQUEST = EvaluationRequest(
     modules=(Module("configuration.nix", path="configuration.nix"), Module("modules[1]", text="{ }")),
     state_version="25.11",
     trusted_public_key="nixops-1:key",
+    keys=(KeyFile("token", "/run/keys/token", "web", "keys", "0640", is_first=True),),
 )
 
 
@@ -52,6 +53,15 @@ def test_the_input_says_all_that_the_evaluation_depends_on() -> None:
         "stateVersion": "25.11",
         "trustedPublicKey": "nixops-1:key",
         "arguments": {},
+        "keys": {
+            "token": {
+                "path": "/run/keys/token",
+                "user": "web",
+                "group": "keys",
+                "permissions": "0640",
+                "isFirst": True,
+            }
+        },
     }
 
 

@@ -51,6 +51,7 @@ def observed(desired: Any, default: Tree = MOUNTED, **config_maps: dict[str, byt
             reads=Reads(cast("Any", kube), timedelta(seconds=30)),
             wake=lambda key: None,
             now=lambda: NOON,
+            digest_key=b"for tests",
         )
         await asyncio.sleep(0)
         return await observe_system.observe(desired, None, host(), world)

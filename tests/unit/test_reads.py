@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from datetime import timedelta
 
 from fakes.kube import FakeKube, Secret
@@ -106,3 +107,31 @@ def test_a_config_map_is_read_anew_at_each_resync():
         return reading(kube)
 
     assert run(go()) == 2
+
+
+def test_what_a_key_of_a_machine_holds_is_asked_anew_at_each_resync_and_no_byte_of_it_is_kept():
+    async def go() -> tuple[list[str], int, str]:
+        kube = FakeKube()
+        kube.secrets[PLACE] = Secret({"key": b"one"})
+        reads = Reads(kube, MINUTE)
+        seen = []
+
+        async def see() -> None:
+            contents = await reads.contents(*PLACE)
+            assert contents is not None
+            seen.append(contents["key"].sha256)
+
+        await see()
+        kube.secrets[PLACE] = Secret({"key": b"two"})
+        await see()
+        await asyncio.sleep(54)
+        await see()
+        kube.secrets[PLACE] = Secret({"key": b"three"})
+        reads.forget_secret(*PLACE)
+        await see()
+        return seen, reading(kube), repr(await reads.contents(*PLACE))
+
+    seen, asked, shown = run(go())
+    assert seen == [hashlib.sha256(text).hexdigest() for text in (b"one", b"one", b"two", b"three")]
+    assert asked == 3
+    assert seen[-1] not in shown

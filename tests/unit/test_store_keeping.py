@@ -64,6 +64,7 @@ class Bench:
             reads=cast("Any", None),
             wake=lambda _: None,
             now=lambda: NOON,
+            digest_key=b"for tests",
         )
         self.keeper = StoreKeeper(self.world, LIMITS, self.metrics)
         self.times: list[float] = []

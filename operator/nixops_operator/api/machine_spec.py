@@ -16,6 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model
 
 from nixops_operator.api.field_types import (
     IN_ORDER,
+    MERGED_BY_NAME,
     NO_SECRET_IN_VALUES,
     SET,
     UNPRINTABLE,
@@ -521,6 +522,87 @@ class Build(SpecModel):
         return self
 
 
+class KeyReference(SpecModel):
+    """One key of the data of a Secret of the same namespace."""
+
+    name: ObjectName
+    """Name of the Secret."""
+    key: ObjectKey
+    """Key of the Secret's data."""
+
+
+class KeyUpload(StrEnum):
+    """When a key comes for the first time."""
+
+    BEFORE_ACTIVATION = "BeforeActivation"
+    AFTER_ACTIVATION = "AfterActivation"
+
+
+# No part of a path is `.` or `..`, and nothing in it means something to a shell.
+_PATH = "^(/[.]?[A-Za-z0-9_@+=:,-][A-Za-z0-9._@+=:,-]*)+$"
+KeyPath = Annotated[str, StringConstraints(max_length=255, pattern=_PATH)]
+KeyFolder = Annotated[str, StringConstraints(max_length=180, pattern=_PATH)]
+# As NixOS' user and group names (nixpkgs, nixos/modules/config/users-groups.nix), from a letter on: no numbers.
+AccountName = Annotated[str, StringConstraints(max_length=31, pattern="^[A-Za-z_][A-Za-z0-9_.-]*$")]
+_UNIT = r"^[A-Za-z0-9][A-Za-z0-9:_.@\\-]*[.](service|socket|target|timer|path)$"
+UnitName = Annotated[str, StringConstraints(max_length=128, pattern=_UNIT)]
+_ONE_PLACE = "a key lies either at path, or in directory under its name"
+_READABLE_STORE = "keys lie outside of /nix, where everybody can read everything"
+
+
+class MachineKey(SpecModel):
+    """A file on the machine that holds a secret."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            always=(
+                ("!has(self.path) || !has(self.directory)", _ONE_PLACE),
+                ("!has(self.path) || !self.path.startsWith('/nix/')", _READABLE_STORE),
+                ("!has(self.directory) || !(self.directory + '/').startsWith('/nix/')", _READABLE_STORE),
+            )
+        )
+    )
+
+    name: Annotated[str, StringConstraints(max_length=64, pattern="^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?$")]
+    """Name of the file, and of the unit NAME-key.service, which is active while the file exists."""
+    secret_ref: KeyReference
+    """Where its content comes from; a change there is on the machine within a minute or so."""
+    path: KeyPath | None = None
+    """The whole path, in place of directory and name."""
+    directory: KeyFolder | None = None
+    """Folder of the file; it is made, 0750 and of the group keys, if it is missing. Absent: /run/keys, which is in
+    memory: after each boot the operator delivers anew. What lies on a disk stays there."""
+    user: AccountName = "root"
+    """Owner of the file. It may be one that the configuration makes."""
+    group: AccountName = "root"
+    """Group of the file, in the same way."""
+    permissions: Annotated[str, StringConstraints(max_length=4, pattern="^0?[0-7]{3}$")] = "0600"
+    """Mode of the file, in octal digits."""
+    upload: KeyUpload = KeyUpload.BEFORE_ACTIVATION
+    """BeforeActivation: no system is activated before the key is there. AfterActivation: it comes for the first time
+    once the declared system runs."""
+    restart_units: Annotated[tuple[UnitName, ...], Field(max_length=8, json_schema_extra=SET)] = ()
+    """Units that are restarted, if they run, when the content has changed; no others are."""
+
+    @property
+    def place(self) -> str:
+        """Its path, however it was written."""
+        return self.path or f"{self.directory or '/run/keys'}/{self.name}"
+
+    @property
+    def mode(self) -> int:
+        """Its permission bits."""
+        return int(self.permissions, 8)
+
+    @model_validator(mode="after")
+    def _one_place_outside_of_the_store(self) -> Self:
+        if self.path is not None and self.directory is not None:
+            raise ValueError(_ONE_PLACE)
+        if self.place.startswith("/nix/"):
+            raise ValueError(_READABLE_STORE)
+        return self
+
+
 _PATHS_NEED_A_SOURCE = "nixpkgs.path and modules[].path are paths inside the source; name a source"
 _NOTHING_INSIDE = "(!has(self.nixpkgs) || !has(self.nixpkgs.path)) && self.modules.all(module, !has(module.path))"
 _NO_FOLDERS = "a ConfigMap has no folders: paths inside source.configMapRef are names of its keys, without /"
@@ -638,6 +720,9 @@ class MachineSettings(SpecModel):
     """How the machine is reached over SSH."""
     aws: AwsSettings = Field(default_factory=AwsSettings)
     """Which AWS account and region."""
+    keys: Annotated[tuple[MachineKey, ...], Field(max_length=64, json_schema_extra=MERGED_BY_NAME)] = ()
+    """Files with secrets, from Secrets of this namespace: kept as they are there, again after each boot, removed when
+    they leave this list and the system without them runs."""
     activation: Activation = Field(default_factory=Activation)
     """How a built system is made the running one."""
     disruption: Disruption = Field(default_factory=Disruption)

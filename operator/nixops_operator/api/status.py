@@ -235,6 +235,17 @@ class FailedRevisionStatus(StatusModel):
     """Of switch-to-configuration; absent if it did not end by itself."""
 
 
+class KeyStatus(StatusModel):
+    """One of spec.keys, as it was delivered."""
+
+    name: Word
+    """Its name in the spec."""
+    digest: Word
+    """Another one for another content. It is keyed by the operator: nobody else can try contents against it."""
+    delivered_boot: Word
+    """Boot id of the machine in which it was delivered last."""
+
+
 class OriginStatus(StatusModel):
     """The NixDeployment that a machine belongs to, or belonged to."""
 
@@ -300,6 +311,8 @@ class NixMachineStatus(StatusModel):
     ] = ()
     """Systems that went wrong, the newest last. They are not tried again until the machine is asked to reconcile
     (annotation nixops.dev/reconcile-requested-at)."""
+    keys: Annotated[tuple[KeyStatus, ...], Field(max_length=64, json_schema_extra=MERGED_BY_NAME)] = ()
+    """What was delivered of spec.keys."""
 
 
 class MachinesStatus(StatusModel):

@@ -55,6 +55,18 @@ class Module:
 
 
 @dataclass(frozen=True)
+class KeyFile:
+    """A file that the operator delivers, as modules are told of it."""
+
+    name: str
+    path: str
+    user: str
+    group: str
+    permissions: str
+    is_first: bool  # no system is activated before it is there
+
+
+@dataclass(frozen=True)
 class SystemInput:
     """What a machine's evaluation depends on; hashed into the job's name."""
 
@@ -70,6 +82,7 @@ class SystemInput:
     modules: tuple[Module, ...]
     state_version: str | None
     arguments: Mapping[str, str]
+    keys: tuple[KeyFile, ...] = ()
 
     @property
     def trees(self) -> tuple[Tree, ...]:
@@ -93,6 +106,7 @@ class EvaluationRequest:
     state_version: str | None  # of system.stateVersion, unless a module says it; None: a module must
     trusted_public_key: str  # added to the machine's nix.settings.trusted-public-keys
     arguments: Mapping[str, str] = field(default_factory=dict)
+    keys: tuple[KeyFile, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import ActivationStatus, RestartsStatus, written
 from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts.kube import Body, Kind, OwnerReference, Secret
-from nixops_operator.machine import attributes, host_keys, launch, observe_host, power, steps
+from nixops_operator.machine import attributes, host_keys, keys, launch, observe_host, power, steps
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.jobs import start_disowning, start_job
 from nixops_operator.step import Step
@@ -52,8 +52,8 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             return await world.kube.write_intent(body, {"restarts": written(restarts)})
         case steps.ForgetRestarts():
             return await world.kube.write_intent(body, {"restarts": None})
-        case steps.RecordTagKeys(keys):
-            return await world.kube.write_intent(body, {"appliedTagKeys": list(keys)})
+        case steps.RecordTagKeys(tag_keys):
+            return await world.kube.write_intent(body, {"appliedTagKeys": list(tag_keys)})
         case steps.RecordActivation():
             fields = {"activation": written(_intent(step, world.now()))}
             reverts = {"reverts": written(step.reverts)} if step.reverts is not None else {}
@@ -70,6 +70,8 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             await power.stop(step, desired, await _view(desired, world), world)
         case steps.ChangeStopped() | steps.StartChanged():
             await power.change(step, desired, body, await _view(desired, world), world)
+        case keys.DeliverKeys():
+            keys.start(step, desired, world)
         case steps.StartInstance() | steps.SetAttribute() | steps.RemoveTags():
             await _change_instance(step, desired, world)
         case _:

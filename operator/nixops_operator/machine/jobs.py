@@ -90,6 +90,7 @@ async def _evaluate(given: SystemInput, world: World) -> Evaluation:
             state_version=given.state_version,
             trusted_public_key=world.nix.public_key,
             arguments=given.arguments,
+            keys=given.keys,
         )
     )
 

@@ -4,7 +4,7 @@ for the API server alone; what cannot be looked at becomes an error of that part
 from __future__ import annotations
 
 from nixops_operator import in_use, job_names
-from nixops_operator.machine import observe_cloud, observe_host, observe_system
+from nixops_operator.machine import keys, observe_cloud, observe_host, observe_system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedLeaving
 from nixops_operator.world import World
@@ -19,7 +19,8 @@ async def observe(desired: Desired, world: World) -> Observed:
     host = await observe_host.observe(desired, cloud, world)
     system = await observe_system.observe(desired, cloud, host, world)
     secret = await in_use.observe(desired, desired.spec.aws, world)
-    return Observed(cloud, host, system, world.jobs.states(desired.key), secret)
+    found_keys = await keys.observe(desired, world)
+    return Observed(cloud, host, system, world.jobs.states(desired.key), secret, found_keys)
 
 
 async def observe_leaving(leaving: Leaving, world: World) -> ObservedLeaving:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 
 from nixops_operator import job_names
-from nixops_operator.api.machine_spec import System
+from nixops_operator.api.machine_spec import KeyUpload, System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError
-from nixops_operator.facts.nix import Archive, Module, SystemInput, Tree
+from nixops_operator.facts.nix import Archive, KeyFile, Module, SystemInput, Tree
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import ObservedCloud, ObservedHost, ObservedSystem
 from nixops_operator.machine.system import build_place, input_hash
@@ -47,6 +47,7 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, host: ObservedH
         modules=modules,
         state_version=state_version,
         arguments=dict(configuration.arguments),
+        keys=_keys(desired),
     )
     default_hash = world.hash_of(nixpkgs) if nixpkgs is not None and nixpkgs == world.policy.nixpkgs else None
     if (changed := _changed_default(desired, default_hash)) is not None:
@@ -142,6 +143,20 @@ def _nixpkgs(desired: Desired, files: Mapping[str, bytes] | None, world: World) 
         message = f"the source has no file below {folder}; it has {_listed(files or {})}"
         raise InvalidSpec("spec.configuration.nixpkgs.path", message)
     return nixpkgs.path, None
+
+
+def _keys(desired: Desired) -> tuple[KeyFile, ...]:
+    return tuple(
+        KeyFile(
+            key.name,
+            key.place,
+            key.user,
+            key.group,
+            f"{key.mode:04o}",
+            is_first=key.upload is KeyUpload.BEFORE_ACTIVATION,
+        )
+        for key in sorted(desired.spec.keys, key=lambda key: key.name)
+    )
 
 
 def _text(data: bytes, where: str) -> str:

@@ -20,6 +20,7 @@ from nixops_operator.in_use import SeenSecret
 from nixops_operator.jobs import Done, JobState
 from nixops_operator.machine.declared import Declared
 from nixops_operator.machine.host_keys import Pins
+from nixops_operator.machine.keys import ObservedKeys
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Observed:
     system: ObservedSystem
     jobs: Mapping[str, JobState]  # the jobs that this machine has asked for
     secret: SeenSecret | None = None  # with the credentials that its things in EC2 were made with
+    keys: ObservedKeys = field(default_factory=ObservedKeys)
 
     @property
     def evaluation(self) -> Evaluation | None:

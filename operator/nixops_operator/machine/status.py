@@ -12,7 +12,7 @@ from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.host import UNCONFIRMED, ActivationState, HostFacts
 from nixops_operator.jobs import Done, Failed
-from nixops_operator.machine import activation, bad_revisions, build_on_target, health, power, system
+from nixops_operator.machine import activation, bad_revisions, build_on_target, health, keys, power, system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedLeaving
 from nixops_operator.planning import Finding, Plan, listed
@@ -45,7 +45,7 @@ def status(desired: Desired, observed: Observed, plan: Plan, now: datetime) -> d
     if desired.origin is not None:
         fields["origin"] = desired.origin.model_dump(by_alias=True)
     fields |= desired.requests.answered()
-    return fields | _infrastructure(desired, observed) | _system(desired, observed, now)
+    return fields | _infrastructure(desired, observed) | _system(desired, observed, now) | _keys(desired, observed)
 
 
 def status_leaving(leaving: Leaving, observed: ObservedLeaving, plan: Plan, now: datetime) -> dict[str, Any]:
@@ -80,6 +80,8 @@ def _conditions(desired: Desired, observed: Observed, plan: Plan) -> list[Condit
     ]
     if (healthy := health.condition(desired, observed)) is not None:
         found.append(healthy)
+    if desired.spec.keys or plan.worst(ConditionType.KEYS_PRESENT) is not None:
+        found.append(_keys_present(desired, observed, plan))
     if desired.is_paused:
         found.append(_is(ConditionType.PAUSED, desired, Reason.SUSPENDED, plan.verdict.message))
     return found
@@ -206,6 +208,19 @@ def _active(desired: Desired, observed: Observed, plan: Plan) -> Condition:
     return _is_not(kind, desired, Reason.ACTIVATING, "another system than the declared one runs")
 
 
+def _keys_present(desired: Desired, observed: Observed, plan: Plan) -> Condition:
+    """Whether all keys were delivered in this boot; what somebody changed since then is a difference (UpToDate)."""
+    kind, facts = ConditionType.KEYS_PRESENT, observed.host.facts
+    if (found := plan.worst(kind)) is not None:
+        return _told(found, kind, desired)
+    if facts is None:
+        return _is_unknown(kind, desired, Reason.WAITING_FOR_SSH, "the machine cannot be looked at now")
+    awaited = [key.name for key in observed.keys.wanted if keys.lack(key, facts) in keys.AWAITED]
+    if awaited:
+        return _is_not(kind, desired, Reason.DELIVERING, f"not there yet: {', '.join(sorted(awaited))}")
+    return _is(kind, desired)
+
+
 def _up_to_date(desired: Desired, observed: Observed, plan: Plan) -> Condition:
     """All differences, in cloud and on the host; True only once everything was looked at. What counts at the next
     launch only is told beside it."""
@@ -279,6 +294,20 @@ def _system(desired: Desired, observed: Observed, now: datetime) -> dict[str, An
     if systems:
         fields["system"] = {key: value for key, value in systems.items() if value is not None}
     return fields
+
+
+def _keys(desired: Desired, observed: Observed) -> dict[str, Any]:
+    """What the machine was given of those that the spec names; as it stood while nobody can look."""
+    facts = observed.host.facts
+    if facts is None:
+        return {}
+    known = {one.path: one for one in facts.keys if one.digest}
+    told = [
+        {"name": key.name, "digest": one.digest, "deliveredBoot": one.boot_id}
+        for key in sorted(desired.spec.keys, key=lambda key: key.name)
+        if (one := known.get(key.place)) is not None
+    ]
+    return {"keys": told or None}
 
 
 def _links(facts: HostFacts) -> dict[str, Any]:

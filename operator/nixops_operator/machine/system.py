@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from nixops_operator import job_names
@@ -38,6 +38,7 @@ def input_hash(given: SystemInput) -> str:
             "modules": [[module.label, module.text, module.path] for module in given.modules],
             "stateVersion": given.state_version,
             "arguments": dict(given.arguments),
+            "keys": [asdict(key) for key in given.keys],
         },
         sort_keys=True,
     )

@@ -4,7 +4,8 @@
 #   →  { drvPath, toplevel, warnings }
 #
 # input: { name, deployment, uuid, system, isEc2, stateVersion :: string or null, trustedPublicKey,
-#          arguments :: attrs of strings,  nixpkgs, source, inline :: { path, hash } or null,
+#          arguments :: attrs of strings,
+#          keys :: name → { path, user, group, permissions, isFirst },  nixpkgs, source, inline :: { path, hash } or null,
 #          nixpkgsFolder :: inside of nixpkgs, or "",
 #          modules :: [ { path } in source | { file } in inline ] }
 #

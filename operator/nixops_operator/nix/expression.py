@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import PurePosixPath
 
 from nixops_operator.errors import InvalidSpec
-from nixops_operator.facts.nix import EvaluationRequest, Module, Source
+from nixops_operator.facts.nix import EvaluationRequest, KeyFile, Module, Source
 
 RESERVED_ARGUMENTS = frozenset(
     {
@@ -61,6 +61,7 @@ def expression(request: EvaluationRequest, inline: Source | None) -> str:
         "stateVersion": request.state_version,
         "trustedPublicKey": request.trusted_public_key,
         "arguments": dict(request.arguments),
+        "keys": {key.name: _key(key) for key in request.keys},
     }
     text = nix_string(json.dumps(given, sort_keys=True))
     guests = " ".join(f"({_shipped(name)})" for name in ("guest.nix", "nixops.nix"))
@@ -77,6 +78,16 @@ def nix_string(text: str) -> str:
 
 def _tree(source: Source | None) -> dict[str, str] | None:
     return None if source is None else {"path": source.store_path, "hash": source.nar_hash}
+
+
+def _key(key: KeyFile) -> dict[str, str | bool]:
+    return {
+        "path": key.path,
+        "user": key.user,
+        "group": key.group,
+        "permissions": key.permissions,
+        "isFirst": key.is_first,
+    }
 
 
 def _module(index: int, module: Module, source: Source | None) -> dict[str, str]:

@@ -18,6 +18,39 @@ let
       request.stateVersion
     else
       throw "system.stateVersion is not set, and a host that was not made by the operator cannot be asked for it: say in a module with which release its NixOS was first installed, as in system.stateVersion = \"${lib.trivial.release}\"";
+
+  # Active while the key's file exists. What starts before the operator has brought a key after a boot, and requires this
+  # unit, waits for it. A key that comes after the activation is not waited for: the activation itself would be waiting.
+  keyService =
+    name: key:
+    let
+      wait = ''
+        until [ -e "${key.path}" ]; do sleep 1; done
+      '';
+    in
+    lib.nameValuePair "${name}-key" {
+      description = "The key ${name}, as long as it is there";
+      path = [ pkgs.inotify-tools ];
+      preStart = lib.optionalString key.isFirst wait;
+      # A new content takes the place of the old one by rename(2): the name is never gone meanwhile. The time limit is for
+      # a file that goes between the test and the watch.
+      script = ''
+        while [ -e "${key.path}" ]; do
+          inotifywait -qq -t 60 -e delete -e moved_from -e delete_self -e unmount "${dirOf key.path}" || true
+        done
+      '';
+      serviceConfig = {
+        TimeoutStartSec = "infinity";
+      } // lib.optionalAttrs (!key.isFirst) { ExecCondition = "${pkgs.coreutils}/bin/test -e ${key.path}"; };
+    };
+
+  keyPath =
+    name: key:
+    lib.nameValuePair "${name}-key" {
+      description = "Whether the key ${name} is there";
+      wantedBy = [ "paths.target" ];
+      pathConfig.PathExists = key.path;
+    };
 in
 {
   _file = "the guest module of nixops-operator";
@@ -35,6 +68,23 @@ in
         { settings.trusted-public-keys = [ request.trustedPublicKey ]; }
       else
         { binaryCachePublicKeys = [ request.trustedPublicKey ]; };
+
+    systemd.services = lib.mapAttrs' keyService request.keys;
+    systemd.paths = lib.mapAttrs' keyPath request.keys;
+
+    # A key may have come before its user, which this activation makes; units that read it are started after this. The
+    # operator's list is `<path> <mode> <user> <group> …`.
+    system.activationScripts = lib.optionalAttrs (request.keys != { }) {
+      nixops-keys = lib.stringAfter [ "users" "groups" ] ''
+        if [ -e /var/lib/nixops/keys ]; then
+          while read -r path mode user group rest; do
+            if [ -f "$path" ]; then
+              chown -h "$user:$group" "$path" 2>/dev/null || true
+            fi
+          done </var/lib/nixops/keys
+        fi
+      '';
+    };
 
     # Weaker than a plain definition (100), stronger than a default (1000): NixOps' own priority for it.
     networking.hostName = lib.mkOverride 900 request.name;

@@ -117,6 +117,13 @@ let
     }
     // said;
 
+  # What the operator delivers, in NixOps' words.
+  delivered = lib.mapAttrs (_: key: {
+    inherit (key) path user group permissions;
+    destDir = dirOf key.path;
+    uploadAt = if key.isFirst then "pre-activation" else "post-activation";
+  }) request.keys;
+
   withDefaults =
     said:
     let
@@ -125,7 +132,8 @@ let
     known
     // {
       ec2 = ec2Defaults // known.ec2;
-      keys = lib.mapAttrs keyWithDefaults known.keys;
+      # Where a key that the NixMachine declares lies says the NixMachine.
+      keys = lib.mapAttrs (name: key: keyWithDefaults name key // delivered.${name} or { }) (delivered // known.keys);
     };
 
   # Only what somebody defined.
@@ -194,7 +202,7 @@ in
     assertions =
       map (name: {
         assertion = false;
-        message = "deployment.keys.${name} gives the content of a key in Nix, where it would become world-readable in the store: remove it";
+        message = "deployment.keys.${name} gives the content of a key in Nix, where it would become world-readable in the store: remove it, and name a Secret for it in spec.keys";
       }) keysWithContent
       ++ map (name: {
         assertion = isSaid name -> config.deployment.${name} == withoutCounterpart.${name};

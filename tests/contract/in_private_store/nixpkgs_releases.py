@@ -11,7 +11,7 @@ import pytest
 from contract.nix_bench import MODEL, nixpkgs_folder, request
 from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
 from nixops_operator.errors import Blocked
-from nixops_operator.facts.nix import Evaluation, Source
+from nixops_operator.facts.nix import Evaluation, KeyFile, Source
 
 # As people wrote it for NixOps, one machine of a network.
 NETWORK_MACHINE = """
@@ -128,11 +128,37 @@ async def test_a_key_has_nixops_path_and_owner(nix: SandboxedNix, tree: Source) 
     assert await value(nix, tree, key, '{ deployment.keys.db.group = "db"; }') == "/run/keys/db root db 0600"
 
 
+KEYS = (
+    KeyFile("db", "/srv/keys/db", "postgres", "keys", "0640", is_first=True),
+    KeyFile("late", "/run/keys/late", "root", "root", "0600", is_first=False),
+)
+
+
+async def test_modules_see_the_declared_keys_as_nixops_showed_them(nix: SandboxedNix, tree: Source) -> None:
+    key = "let key = config.deployment.keys.db; in [ key.path key.destDir key.user key.permissions key.uploadAt ]"
+    said = '{ deployment.keys.db.user = "mysql"; }'  # in Nix; the NixMachine says something else
+    assert await value(nix, tree, key, said, keys=KEYS) == "/srv/keys/db /srv/keys postgres 0640 pre-activation"
+    assert await value(nix, tree, "config.deployment.keys.late.uploadAt", keys=KEYS) == "post-activation"
+
+
+async def test_each_declared_key_has_its_units(nix: SandboxedNix, tree: Source) -> None:
+    units = "map (name: config.systemd.paths.${name}.pathConfig.PathExists) [ ''db-key'' ''late-key'' ]"
+    assert await value(nix, tree, units, keys=KEYS) == "/srv/keys/db /run/keys/late"
+    waits = "map (name: lib.hasInfix ''until'' config.systemd.services.${name}.preStart) [ ''db-key'' ''late-key'' ]"
+    assert (await value(nix, tree, waits, keys=KEYS)).split() == ["1"]
+
+
+async def test_keys_make_another_system_and_none_leave_it_as_it_was(nix: SandboxedNix, tree: Source) -> None:
+    one, other = await evaluated(nix, tree, keys=KEYS), await evaluated(nix, tree)
+    assert one.toplevel != other.toplevel
+    assert "nixops-keys" not in await value(nix, tree, "lib.attrNames config.system.activationScripts")
+
+
 @pytest.mark.parametrize("key", ['db = "s3cret"', 'db.text = "s3cret"', 'db.keyCommand = [ "pass" ]'])
 async def test_the_content_of_a_key_is_refused(nix: SandboxedNix, tree: Source, key: str) -> None:
     assert await failure(nix, tree, f"{{ deployment.keys.{key}; }}") == (
         "Failed assertions: deployment.keys.db gives the content of a key in Nix, where it would become world-readable "
-        "in the store: remove it"
+        "in the store: remove it, and name a Secret for it in spec.keys"
     )
 
 
