@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -191,3 +192,15 @@ async def test_an_identity_that_nobody_uses_is_forgotten(layer: RunningLayer, mo
         # Whoever still holds it can go on.
         assert await unused.sweep_instances("cluster") == {}
         clouds.close()
+
+
+async def test_ec2_s_own_limits_are_never_met(layer: RunningLayer, cloud: Boto3Cloud) -> None:
+    """As published: five launches at once, then two a second."""
+    layer.turn(**{"buckets.factor": 1})
+    wanted = await request(cloud)
+
+    launched = await asyncio.gather(*(cloud.run_instances(wanted, f"n1-{number}") for number in range(10)))
+
+    assert len(set(launched)) == 10
+    results = [entry["result"] for entry in layer.log() if entry["operation"] == "RunInstances"]
+    assert results == ["ok"] * 10

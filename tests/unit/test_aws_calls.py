@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from nixops_operator.adapters.aws.calls import Calls
+from nixops_operator.adapters.aws.quota import Quota
 
 THREADS = 4
 
@@ -41,6 +43,11 @@ async def stuck(calls: Calls, endpoint: Endpoint, times: int) -> AsyncIterator[l
         await asyncio.gather(*callers, return_exceptions=True)
 
 
+def quota() -> Quota:
+    """Enough for everybody."""
+    return Quota(time.monotonic)
+
+
 def quick() -> str:
     return "at once"
 
@@ -52,8 +59,8 @@ def run(work: Callable[[ThreadPoolExecutor], AsyncIterator[None] | object]) -> N
 
 def test_a_silent_endpoint_leaves_threads_to_others() -> None:
     async def work(pool: ThreadPoolExecutor) -> None:
-        silent = Calls(pool, "us-west-2", (asyncio.Semaphore(2),))
-        healthy = Calls(pool, "eu-west-1", (asyncio.Semaphore(2),))
+        silent = Calls(pool, "us-west-2", (asyncio.Semaphore(2),), quota)
+        healthy = Calls(pool, "eu-west-1", (asyncio.Semaphore(2),), quota)
         endpoint = Endpoint()
 
         async with stuck(silent, endpoint, times=20):
@@ -70,8 +77,8 @@ def test_who_gives_up_frees_no_thread() -> None:
     """The call goes on in its thread; another must not take the place beside it."""
 
     async def work(pool: ThreadPoolExecutor) -> None:
-        silent = Calls(pool, "us-west-2", (asyncio.Semaphore(2),))
-        healthy = Calls(pool, "eu-west-1", (asyncio.Semaphore(2),))
+        silent = Calls(pool, "us-west-2", (asyncio.Semaphore(2),), quota)
+        healthy = Calls(pool, "eu-west-1", (asyncio.Semaphore(2),), quota)
         endpoint = Endpoint()
 
         async with stuck(silent, endpoint, times=8) as callers:
@@ -93,8 +100,8 @@ def test_who_gives_up_frees_no_thread() -> None:
 def test_identities_share_the_slots_of_their_region() -> None:
     async def work(pool: ThreadPoolExecutor) -> None:
         region = asyncio.Semaphore(2)
-        one, two = (Calls(pool, "us-west-2", (asyncio.Semaphore(2), region)) for _ in range(2))
-        healthy = Calls(pool, "eu-west-1", (asyncio.Semaphore(2),))
+        one, two = (Calls(pool, "us-west-2", (asyncio.Semaphore(2), region), quota) for _ in range(2))
+        healthy = Calls(pool, "eu-west-1", (asyncio.Semaphore(2),), quota)
         endpoint = Endpoint()
 
         async with stuck(one, endpoint, times=2):

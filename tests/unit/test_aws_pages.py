@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -10,8 +11,10 @@ import botocore.session
 import pytest
 from botocore.stub import Stubber
 
+from nixops_operator.adapters.aws.calls import Calls
 from nixops_operator.adapters.aws.clients import Clients
 from nixops_operator.adapters.aws.cloud import TYPES_PER_PAGE, Boto3Cloud
+from nixops_operator.adapters.aws.quota import Quota
 from nixops_operator.errors import InvalidSpec
 
 REGION = "us-west-2"
@@ -41,7 +44,9 @@ def architecture(pages: list[dict[str, Any]]) -> str:
         more = {"NextToken": str(number + 1)} if number + 1 < len(pages) else {}
         stub.add_response("describe_instance_types", page | more, asked | token)
     with ThreadPoolExecutor(1) as pool, stub:
-        found = asyncio.run(Boto3Cloud(cast(Clients, clients), pool, ()).architecture("t3.small"))
+        quota = Quota(time.monotonic)
+        calls = Calls(pool, REGION, (), lambda: quota)
+        found = asyncio.run(Boto3Cloud(cast(Clients, clients), calls, str).architecture("t3.small"))
         stub.assert_no_pending_responses()
         return found
 

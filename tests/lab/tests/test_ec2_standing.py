@@ -171,3 +171,18 @@ def test_a_person_is_told_what_was_probably_meant(layer):
 def test_the_knobs_that_are_set_are_told(layer):
     layer.turn(**{"deny.lab": "RunInstances, Describe*"})
     assert layer.control("GET", "/knobs")["deny.lab"] == "RunInstances,Describe*"
+
+
+# Limits of calls.
+
+
+def test_a_call_beyond_ec2_s_published_limits_is_refused_until_there_is_a_token_again(cases, layer):
+    layer.turn(**{"buckets.factor": 1})
+    for number in range(5):
+        cases.reply(ClientToken=f"n1-{number}")
+    assert refusal(cases.reply, ClientToken="n1-5") == ("RequestLimitExceeded", 503)
+
+    layer.clock.advance(0.5)
+    cases.reply(ClientToken="n1-5")
+    layer.turn(**{"buckets.factor": "off"})
+    cases.reply(ClientToken="n1-6")

@@ -12,6 +12,9 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.parsers import ResponseParserError
 
 from nixops_operator.adapters.aws.errors import from_botocore_error, from_client_error, unusable_reply
+from nixops_operator.adapters.aws.quota import Quota
+from nixops_operator.api.reasons import Reason
+from nixops_operator.errors import OperatorError
 
 T = TypeVar("T")
 
@@ -25,16 +28,20 @@ class Calls:
 
     `slots`: how many may run at once, each shared by those whom it concerns; a call holds one of each until its thread
     is free again, whether anybody still waits for it or not. Or an endpoint that does not answer takes all threads.
+    `quota`: gives the one that each call takes its turn from, before it takes a slot.
     """
 
-    def __init__(self, pool: Executor, region: str, slots: Sequence[asyncio.Semaphore]) -> None:
+    def __init__(
+        self, pool: Executor, region: str, slots: Sequence[asyncio.Semaphore], quota: Callable[[], Quota]
+    ) -> None:
         self._pool = pool
         self._region = region
         self._slots = slots
+        self._quota = quota
 
     async def read(self, operation: str, call: Callable[[], T]) -> T:
         """The result of a call that only looks, parsing included. Raises classes of errors.py."""
-        return await self._run(lambda: _translated(operation, self._region, call, is_write=False))
+        return await self._run(operation, lambda: _translated(operation, self._region, call, is_write=False))
 
     async def write(self, operation: str, call: Callable[[], T], accepted: Container[str] = ()) -> T | None:
         """The result of a call that changes something; None if EC2 refused it with an `accepted` code. Raises classes
@@ -48,9 +55,19 @@ class Calls:
                     return None
                 raise
 
-        return await self._run(lambda: _translated(operation, self._region, attempt, is_write=True))
+        return await self._run(operation, lambda: _translated(operation, self._region, attempt, is_write=True))
 
-    async def _run(self, call: Callable[[], T]) -> T:
+    async def _run(self, operation: str, call: Callable[[], T]) -> T:
+        quota = self._quota()
+        await quota.turn(operation)
+        try:
+            return await self._in_a_thread(call)
+        except OperatorError as error:
+            if error.reason is Reason.THROTTLED:
+                quota.refused(operation)
+            raise
+
+    async def _in_a_thread(self, call: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as taken:
             for slot in self._slots:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,12 +49,17 @@ RULE_GONE = ("InvalidSecurityGroupRuleId.NotFound", "InvalidPermission.NotFound"
 class Boto3Cloud:
     """See ports.cloud.Cloud for what each method promises."""
 
-    def __init__(self, clients: Clients, pool: Executor, slots: Sequence[asyncio.Semaphore]) -> None:
+    def __init__(self, clients: Clients, calls: Calls, learn_account: Callable[[str], object]) -> None:
         self._clients = clients
-        self._calls = Calls(pool, clients.region, slots)
+        self._calls = calls
+        self._learn_account = learn_account
 
     async def account_id(self) -> str:
-        return await self._calls.read("GetCallerIdentity", lambda: self._clients.sts().get_caller_identity()["Account"])
+        account = await self._calls.read(
+            "GetCallerIdentity", lambda: self._clients.sts().get_caller_identity()["Account"]
+        )
+        self._learn_account(account)
+        return account
 
     async def sweep_instances(self, cluster_id: str) -> Mapping[str, Instance]:
         filters = _filters({f"tag:{CLUSTER_TAG}": [cluster_id]})

@@ -57,6 +57,8 @@ class Knobs:
     capacity: Mapping[str, int] = field(default_factory=dict, metadata=_family("capacity", count))
     # How long temporary credentials last, whatever was asked for.
     session_seconds: float | None = field(default=None, metadata=_knob("session.seconds", delay))
+    # EC2's own limits of calls, as published times this; none if not set.
+    buckets_factor: float | None = field(default=None, metadata=_knob("buckets.factor", delay))
     # Nobody listens: connections are refused, and those that stand are reset.
     endpoint_refuses: bool = field(default=False, metadata=_knob("endpoint.refuses", switch))
     # Caller → patterns of operations, see standing.py.

@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import web
 
 from nixops_lab.ec2 import control, protocol, roles, standing
+from nixops_lab.ec2.buckets import Buckets
 from nixops_lab.ec2.calllog import CallLog, resources_in, without_user_data
 from nixops_lab.ec2.cloud import Cloud, Hosts
 from nixops_lab.ec2.errors import Ec2Error, unsupported
@@ -93,6 +94,7 @@ class Ec2Layer:
         self._panel.follow(self._listen_or_refuse)
         self._faults = Faults()
         self._roles = roles.Roles()
+        self._buckets = Buckets()
         self._calls = CallLog(log_path)
         self._stopping = asyncio.Event()
         self._runner: web.AppRunner | None = None
@@ -276,6 +278,11 @@ class Ec2Layer:
         assert received.claim is not None
         region_name = received.claim.region
         standing.admit(self._panel.knobs, self._caller(received), name or "", received.parameters)
+        factor = self._panel.knobs.buckets_factor
+        if factor is not None and received.service == "ec2":
+            now = self._panel.clock()
+            if not self._buckets.has_token(region_name, name or "", received.parameters, factor, now):
+                raise Ec2Error("RequestLimitExceeded", "Request limit exceeded.", 503)
         if received.service == "sts" and name == "AssumeRole":
             return self._assume_role(received)
         if received.service != "ec2":
