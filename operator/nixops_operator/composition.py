@@ -271,7 +271,7 @@ async def _try_builders(nix: SandboxedNix, place: BuildOn, stack: contextlib.Asy
     except OperatorError as error:
         if place is BuildOn.OPERATOR and isinstance(error, SandboxUnsafe):
             raise
-        log.warning("nothing is built here for now, with build.on Auto machines do it themselves: %s", error.message)
+        log.info("nothing is built here for now, with build.on Auto machines do it themselves: %s", error.message)
         again = asyncio.create_task(until_builders_work(nix.probe_builder, error.message), name="builders")
         stack.push_async_callback(_end, again)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from nixops_operator.facts.kube import Key
@@ -29,6 +31,8 @@ class Metrics:
         self.objects = self._gauge("objects", "Objects known", "kind")
         self.store_free = self._gauge("store_free_bytes", "What may still be written where the Nix store lies")
         self.store_used = self._gauge("store_used_bytes", "What the Nix store takes, where nix.store.maxSize is set")
+        for unknown in (self.store_free, self.store_used):
+            unknown.set(math.nan)  # 0 would be an alarm
         self.store_short = self._gauge("store_short", "1 while not even a collection of garbage brings room enough")
         self.store_collected = self._counter("store_collected_bytes_total", "Garbage that was collected")
         self.leader = self._gauge("leader", "1 while this process holds the Lease")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
@@ -86,6 +87,11 @@ class Bench:
 
     def sample(self, name: str) -> float | None:
         return self.metrics.registry.get_sample_value(f"nixops_{name}")
+
+
+def test_before_it_was_looked_at_nothing_is_said_of_the_room():
+    bench = Bench()
+    assert all(math.isnan(bench.sample(f"store_{name}_bytes") or 0) for name in ("free", "used"))
 
 
 def test_with_room_nothing_is_collected():
