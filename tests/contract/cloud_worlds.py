@@ -39,6 +39,7 @@ OPERATIONS = {
     "ec2.set_monitoring": "MonitorInstances",
     "ec2.set_attribute": "ModifyInstanceAttribute",
     "ec2.set_metadata": "ModifyInstanceMetadataOptions",
+    "ec2.set_instance_profile": "AssociateIamInstanceProfile",
     "ec2.create_tags": "CreateTags",
     "ec2.delete_tags": "DeleteTags",
 }
@@ -62,6 +63,8 @@ class World(Protocol):
     async def add_key_pair(self, name: str, public_key: str, tags: Mapping[str, str]) -> None: ...
 
     async def add_placement_group(self, name: str) -> None: ...
+
+    async def add_instance_profile(self, name: str) -> None: ...
 
     def drop_reply(self, effect: str) -> None: ...
 
@@ -107,6 +110,9 @@ class FakeWorld:
 
     async def add_placement_group(self, name: str) -> None:
         self.cloud.placement_groups.add(name)
+
+    async def add_instance_profile(self, name: str) -> None:
+        self.cloud.instance_profiles.add(name)
 
     def drop_reply(self, effect: str) -> None:
         self.cloud.effects.drop_reply.add(effect)
@@ -177,6 +183,13 @@ class RealWorld:
 
     async def add_placement_group(self, name: str) -> None:
         await asyncio.to_thread(self.owner.create_placement_group, GroupName=name, Strategy="spread")
+
+    async def add_instance_profile(self, name: str) -> None:
+        iam = self.layer.client("iam")
+        known = {one["InstanceProfileName"] for one in iam.list_instance_profiles()["InstanceProfiles"]}
+        if name not in known:  # moto, where they are, serves all tests
+            await asyncio.to_thread(iam.create_instance_profile, InstanceProfileName=name, Path="/machines/")
+        iam.close()
 
     def drop_reply(self, effect: str) -> None:
         self.layer.fault("commit-drop", OPERATIONS[effect])

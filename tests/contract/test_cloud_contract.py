@@ -40,6 +40,7 @@ TAGS = {CLUSTER_TAG: CLUSTER, UID_TAG: "uid-1", "Name": "default/web"}
 OTHER_OWNER = TAGS | {UID_TAG: "uid-2"}
 TOKEN = "n1-one"
 SOURCE_DEST_CHECK = InstanceAttribute.SOURCE_DEST_CHECK
+PROTECTIONS = (InstanceAttribute.TERMINATION_PROTECTION, InstanceAttribute.STOP_PROTECTION)
 OWNER_OF_IMAGES = "427812963091"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC/9Ue0aRXqnWqvUF1xLqHTnSdm6ysTmHBjtRjNdQPcR"
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZ5yVDKqXBh4IyKdDbTCVmXKzYPmlsAOeXMRUsbRKXv"
@@ -168,6 +169,7 @@ async def test_a_launched_instance_is_seen_with_its_facts(world: World) -> None:
 
 async def test_an_instance_is_launched_as_asked(world: World) -> None:
     await world.add_placement_group("apart")
+    await world.add_instance_profile("web")
     options = MetadataOptions("optional", 3, "enabled", "enabled")
     seen = await running(
         world,
@@ -177,8 +179,15 @@ async def test_an_instance_is_launched_as_asked(world: World) -> None:
         ebs_optimized=True,
         tenancy="dedicated",
         placement_group="apart",
+        instance_profile="web",
+        termination_protection=True,
+        stop_protection=True,
+        shutdown_behavior="terminate",
     )
 
+    assert {one: await world.cloud.attribute(seen.id, one) for one in PROTECTIONS} == dict.fromkeys(PROTECTIONS, True)
+    assert await world.cloud.attribute(seen.id, InstanceAttribute.SHUTDOWN_BEHAVIOR) == "terminate"
+    assert seen.instance_profile == "web"
     assert (seen.metadata, seen.metadata_pending) == (options, False)
     assert (seen.public_ip, seen.public_address) == (False, None)
     assert (seen.ebs_optimized, seen.tenancy, seen.placement_group) == (True, "dedicated", "apart")
@@ -190,6 +199,29 @@ async def test_what_a_launch_leaves_open_is_as_ec2_does(world: World) -> None:
     assert (seen.metadata, seen.source_dest_check) == (MetadataOptions(), True)
     assert (seen.public_ip, seen.public_address is not None) == (True, True)
     assert (seen.ebs_optimized, seen.tenancy, seen.placement_group) == (False, "default", "")
+    assert seen.instance_profile == ""
+    assert {one: await world.cloud.attribute(seen.id, one) for one in InstanceAttribute} == {
+        InstanceAttribute.SOURCE_DEST_CHECK: True,
+        InstanceAttribute.INSTANCE_TYPE: "t3.small",
+        InstanceAttribute.EBS_OPTIMIZED: False,
+        InstanceAttribute.TERMINATION_PROTECTION: False,
+        InstanceAttribute.STOP_PROTECTION: False,
+        InstanceAttribute.SHUTDOWN_BEHAVIOR: "stop",
+        InstanceAttribute.CREDITS: "unlimited",
+    }
+
+
+async def test_credits_may_be_said_at_launch(world: World) -> None:
+    seen = await running(world, credits="standard")
+
+    assert await world.cloud.attribute(seen.id, InstanceAttribute.CREDITS) == "standard"
+
+
+async def test_a_launch_with_a_profile_that_iam_does_not_show_yet_is_tried_again(world: World) -> None:
+    with pytest.raises(Retry) as refused:
+        await launch(world, instance_profile="nobody-s")
+
+    assert (refused.value.reason, refused.value.is_refusal) == (Reason.NOT_FOUND, True)
 
 
 async def test_a_launch_into_an_unknown_placement_group_is_refused(world: World) -> None:
@@ -514,6 +546,103 @@ async def test_the_source_and_destination_check_is_switched(world: World) -> Non
         assert (await the_instance(world)).source_dest_check is is_on
 
 
+@pytest.mark.parametrize(
+    ("attribute", "values"),
+    [
+        pytest.param(InstanceAttribute.TERMINATION_PROTECTION, (True, True, False), id="termination protection"),
+        pytest.param(InstanceAttribute.STOP_PROTECTION, (True, True, False), id="stop protection"),
+        pytest.param(InstanceAttribute.SHUTDOWN_BEHAVIOR, ("terminate", "terminate", "stop"), id="shutdown"),
+        pytest.param(InstanceAttribute.CREDITS, ("standard", "standard", "unlimited"), id="credits"),
+    ],
+)
+async def test_what_no_sweep_shows_is_changed_and_asked_for(
+    world: World, attribute: InstanceAttribute, values: tuple[bool | str, ...]
+) -> None:
+    instance = await running(world)
+
+    for value in values:
+        await world.cloud.set_attribute(instance.id, attribute, value)
+        assert await world.cloud.attribute(instance.id, attribute) == value
+
+
+async def test_an_unknown_instance_has_no_attributes(world: World) -> None:
+    for attribute in InstanceAttribute:
+        word = {InstanceAttribute.INSTANCE_TYPE: "t3.micro", InstanceAttribute.SHUTDOWN_BEHAVIOR: "stop"}
+        word[InstanceAttribute.CREDITS] = "standard"
+        for call in (
+            world.cloud.attribute("i-0123456789abcdef0", attribute),
+            world.cloud.set_attribute("i-0123456789abcdef0", attribute, word.get(attribute, True)),
+        ):
+            with pytest.raises(Retry) as refused:
+                await call
+            assert refused.value.reason is Reason.NOT_FOUND
+
+
+async def test_an_instance_that_is_not_burstable_has_no_credits(world: World) -> None:
+    instance = await running(world, instance_type="m7i.large")
+    credit = InstanceAttribute.CREDITS
+
+    for call in (
+        world.cloud.attribute(instance.id, credit),
+        world.cloud.set_attribute(instance.id, credit, "standard"),
+    ):
+        with pytest.raises(InvalidSpec) as refused:
+            await call
+        assert refused.value.field == "spec.target.ec2.credits"
+
+
+@pytest.mark.parametrize("attribute", PROTECTIONS)
+async def test_a_protected_instance_is_not_terminated(world: World, attribute: InstanceAttribute) -> None:
+    instance = await running(world)
+    await world.cloud.set_attribute(instance.id, attribute, True)
+
+    with pytest.raises(Blocked) as refused:
+        await world.cloud.terminate_instance(instance.id)
+
+    assert (refused.value.reason, refused.value.is_refusal) == (Reason.CHANGE_FORBIDDEN, True)
+    await world.cloud.set_attribute(instance.id, attribute, False)
+    await world.cloud.terminate_instance(instance.id)
+
+
+async def test_a_stop_protected_instance_is_not_stopped(world: World) -> None:
+    instance = await running(world, stop_protection=True)
+
+    with pytest.raises(Blocked) as refused:
+        await world.cloud.stop_instance(instance.id)
+
+    assert (refused.value.reason, refused.value.is_refusal) == (Reason.CHANGE_FORBIDDEN, True)
+
+
+async def test_a_stopped_instance_gets_another_profile_too(world: World) -> None:
+    for name in ("web", "db"):
+        await world.add_instance_profile(name)
+    instance = await running(world, instance_profile="web")
+    await world.stop(instance.id)
+
+    await world.cloud.set_instance_profile(instance.id, "db")
+
+    assert (await the_instance(world)).instance_profile == "db"
+
+
+async def test_an_instance_profile_is_given_replaced_and_taken(world: World) -> None:
+    instance = await running(world)
+    for name in ("web", "db"):
+        await world.add_instance_profile(name)
+
+    for name in ("web", "web", "db", "", ""):
+        await world.cloud.set_instance_profile(instance.id, name)
+        assert (await the_instance(world)).instance_profile == name
+
+
+async def test_a_profile_that_iam_does_not_show_yet_is_asked_for_again(world: World) -> None:
+    instance = await running(world)
+
+    with pytest.raises(Retry) as refused:
+        await world.cloud.set_instance_profile(instance.id, "nobody-s")
+
+    assert (refused.value.reason, refused.value.is_refusal) == (Reason.NOT_FOUND, True)
+
+
 async def test_the_metadata_service_is_changed_and_ec2_carries_it_out(world: World) -> None:
     instance = await running(world)
     options = MetadataOptions("optional", 64, "enabled", "enabled")
@@ -826,6 +955,7 @@ async def test_what_is_not_shown_yet_cannot_be_named(world: World) -> None:
     group_id = await new_group(world)
     await world.cloud.import_key_pair("web", KEY, TAGS)
     instance = await running(world)
+    await world.add_instance_profile("web")
     world.hide(group_id, "web", instance.id)
 
     for call, reason in (
@@ -834,6 +964,7 @@ async def test_what_is_not_shown_yet_cannot_be_named(world: World) -> None:
         (lambda: world.cloud.set_monitoring(instance.id, True), Reason.NOT_FOUND),
         (lambda: world.cloud.set_attribute(instance.id, SOURCE_DEST_CHECK, False), Reason.NOT_FOUND),
         (lambda: world.cloud.set_metadata(instance.id, MetadataOptions()), Reason.NOT_FOUND),
+        (lambda: world.cloud.set_instance_profile(instance.id, "web"), Reason.NOT_FOUND),
         (lambda: launch(world, "n1-two", security_group_ids=(group_id,)), Reason.SECURITY_GROUP_NOT_READY),
         (lambda: launch(world, "n1-three", key_name="web"), Reason.KEY_PAIR_NOT_READY),
     ):
@@ -922,6 +1053,7 @@ async def _prepare(world: World) -> tuple[str, str, dict[Rule, str]]:
     group_id = await new_group(world)
     await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: ""})
     instance = await running(world, security_group_ids=(world.default_group,))
+    await world.add_instance_profile("web")
     ids = {one.rule: one.id for one in (await group(world, group_id)).rules}
     return group_id, instance.id, ids
 
@@ -949,6 +1081,7 @@ CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] =
     "ec2.set_attribute": lambda world, _, instance_id, __: world.cloud.set_attribute(
         instance_id, SOURCE_DEST_CHECK, False
     ),
+    "ec2.set_instance_profile": lambda world, _, instance_id, __: world.cloud.set_instance_profile(instance_id, "web"),
     "ec2.set_metadata": lambda world, _, instance_id, __: world.cloud.set_metadata(
         instance_id, MetadataOptions(hop_limit=2)
     ),

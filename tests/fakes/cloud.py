@@ -46,6 +46,13 @@ NIXOS_OWNER = "427812963091"
 DEFAULT_VPC = "vpc-00000000000000001"
 DEFAULT_GROUP = "sg-00000000000000001"
 NIXOS_IMAGE = "ami-00000000000000001"
+_SHOWN = {
+    InstanceAttribute.SOURCE_DEST_CHECK: "source_dest_check",
+    InstanceAttribute.INSTANCE_TYPE: "instance_type",
+    InstanceAttribute.EBS_OPTIMIZED: "ebs_optimized",
+}
+"""What sweeps show, too, and as which field."""
+_OF_STOPPED = (InstanceAttribute.INSTANCE_TYPE, InstanceAttribute.EBS_OPTIMIZED)
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,8 @@ class FakeCloud:
         self.default_subnets = set(self.subnets)
         self.prefix_lists: set[str] = set()
         self.placement_groups: set[str] = set()
+        self.instance_profiles: set[str] = set()
+        self.attributes: dict[str, dict[InstanceAttribute, bool | str]] = {}  # what no sweep shows; by instance
         self.instance_types = {"t3.small": "x86_64", "t3.medium": "x86_64", "m7i.large": "x86_64", "t4g.small": "arm64"}
         self.types_without_capacity: set[str] = set()  # none is started anew
         self.images = {
@@ -222,6 +231,15 @@ class FakeCloud:
         if not is_by_id_alone:
             found = self._indexed(found, tags or {})
         return tuple(sorted(found, key=lambda one: one.id))
+
+    @effect("attribute")
+    async def attribute(self, instance_id: str, attribute: InstanceAttribute) -> bool | str:
+        instance = self._instance(instance_id)
+        if attribute in _SHOWN:
+            shown: bool | str = getattr(instance, _SHOWN[attribute])
+            return shown
+        self._judge_credits("DescribeInstanceCreditSpecifications", instance, attribute)
+        return self.attributes[instance_id][attribute]
 
     @effect("find_security_group_by_name")
     async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
@@ -381,6 +399,7 @@ class FakeCloud:
         instance = self._new_instance(request, token, subnet)
         self.instances[instance.id] = instance
         self._made(instance.id)
+        self.attributes[instance.id] = _attributes(request)
         if request.public_ip is False:
             self._without_public_address.add(instance.id)
         self.launches[subnet.zone, token] = Launch(copy.deepcopy(request), instance.id)
@@ -405,6 +424,8 @@ class FakeCloud:
     @effect("ec2.stop_instance")
     async def stop_instance(self, instance_id: str) -> None:
         instance = self._instance(instance_id)
+        if self.attributes[instance_id][InstanceAttribute.STOP_PROTECTION]:
+            raise _protected("StopInstances", instance_id)
         if instance.state is InstanceState.RUNNING:
             self.set_state(instance_id, InstanceState.STOPPING, "Client.UserInitiatedShutdown")
         elif instance.state not in (InstanceState.STOPPING, InstanceState.STOPPED):
@@ -414,6 +435,9 @@ class FakeCloud:
     @effect("ec2.terminate_instance")
     async def terminate_instance(self, instance_id: str) -> None:
         is_known = instance_id in self.instances and self.is_shown(instance_id)
+        protections = (InstanceAttribute.TERMINATION_PROTECTION, InstanceAttribute.STOP_PROTECTION)
+        if is_known and any(self.attributes[instance_id][one] for one in protections):
+            raise _protected("TerminateInstances", instance_id)
         if is_known and self.instances[instance_id].state is not InstanceState.TERMINATED:
             self.set_state(instance_id, InstanceState.SHUTTING_DOWN, "Client.UserInitiatedShutdown")
 
@@ -436,18 +460,23 @@ class FakeCloud:
 
     @effect("ec2.set_attribute")
     async def set_attribute(self, instance_id: str, attribute: InstanceAttribute, value: bool | str) -> None:
-        if attribute is not InstanceAttribute.SOURCE_DEST_CHECK:
-            if self._instance(instance_id).state is not InstanceState.STOPPED:
-                text = f"The instance '{instance_id}' is not in the 'stopped' state."
-                raise Retry(Reason.STOPPING, f"ModifyInstanceAttribute: IncorrectInstanceState: {text}").as_refusal()
-            if attribute is InstanceAttribute.INSTANCE_TYPE and value not in self.instance_types:
-                raise _unknown_type(self.region, str(value)).as_refusal()
-        name = {
-            InstanceAttribute.SOURCE_DEST_CHECK: "source_dest_check",
-            InstanceAttribute.INSTANCE_TYPE: "instance_type",
-            InstanceAttribute.EBS_OPTIMIZED: "ebs_optimized",
-        }[attribute]
-        self._change(instance_id, **{name: value})
+        instance = self._instance(instance_id)
+        if attribute in _OF_STOPPED and instance.state is not InstanceState.STOPPED:
+            text = f"The instance '{instance_id}' is not in the 'stopped' state."
+            raise Retry(Reason.STOPPING, f"ModifyInstanceAttribute: IncorrectInstanceState: {text}").as_refusal()
+        if attribute is InstanceAttribute.INSTANCE_TYPE and value not in self.instance_types:
+            raise _unknown_type(self.region, str(value)).as_refusal()
+        self._judge_credits("ModifyInstanceCreditSpecification", instance, attribute)
+        if attribute in _SHOWN:
+            self._change(instance_id, **{_SHOWN[attribute]: value})
+        else:
+            self.attributes[instance_id][attribute] = value
+
+    @effect("ec2.set_instance_profile")
+    async def set_instance_profile(self, instance_id: str, name: str) -> None:
+        self._instance(instance_id)
+        self._judge_profile("AssociateIamInstanceProfile", name)
+        self._change(instance_id, instance_profile=name)
 
     @effect("ec2.set_metadata")
     async def set_metadata(self, instance_id: str, options: MetadataOptions) -> None:
@@ -532,6 +561,16 @@ class FakeCloud:
     def _change(self, instance_id: str, **fields: Any) -> None:
         self.instances[instance_id] = replace(self._instance(instance_id), **fields)
 
+    def _judge_credits(self, operation: str, instance: Instance, attribute: InstanceAttribute) -> None:
+        if attribute is InstanceAttribute.CREDITS and not instance.instance_type.startswith("t"):
+            text = f"InstanceCreditSpecification.NotSupported: {instance.id} is of no burstable type"
+            raise InvalidSpec("spec.target.ec2.credits", f"{operation}: {text}").as_refusal()
+
+    def _judge_profile(self, operation: str, name: str | None) -> None:
+        if name and name not in self.instance_profiles:
+            text = f"InvalidParameterValue: Value ({name}) for parameter iamInstanceProfile.name is invalid."
+            raise Retry(Reason.NOT_FOUND, f"{operation}: {text}").as_refusal()
+
     def _is_known_group(self, group_id: str) -> bool:
         return group_id in self.security_groups and self.is_shown(group_id)
 
@@ -605,6 +644,7 @@ class FakeCloud:
                 "spec.target.ec2.placementGroup",
                 f"RunInstances: InvalidPlacementGroup.Unknown: {request.placement_group} is unknown",
             ).as_refusal()
+        self._judge_profile("RunInstances", request.instance_profile)
         number = self._number()
         return Instance(
             id=self._new_id("i"),
@@ -626,6 +666,7 @@ class FakeCloud:
             ebs_optimized=bool(request.ebs_optimized),
             tenancy=request.tenancy or "default",
             placement_group=request.placement_group or "",
+            instance_profile=request.instance_profile or "",
         )
 
 
@@ -664,6 +705,23 @@ class _Refused(FakeCloud):
     def __init__(self, region: str) -> None:
         super().__init__(region=region)
         self.effects = _RefusedEffects()
+
+
+def _protected(operation: str, instance_id: str) -> Blocked:
+    text = f"{operation}: OperationNotPermitted: {instance_id} is protected from that"
+    return Blocked(Reason.CHANGE_FORBIDDEN, text).as_refusal()
+
+
+def _attributes(request: LaunchRequest) -> dict[InstanceAttribute, bool | str]:
+    found: dict[InstanceAttribute, bool | str] = {
+        InstanceAttribute.TERMINATION_PROTECTION: bool(request.termination_protection),
+        InstanceAttribute.STOP_PROTECTION: bool(request.stop_protection),
+        InstanceAttribute.SHUTDOWN_BEHAVIOR: request.shutdown_behavior or "stop",
+    }
+    if request.instance_type.startswith("t"):
+        usual = "standard" if request.instance_type.startswith("t2.") else "unlimited"
+        found[InstanceAttribute.CREDITS] = request.credits or usual
+    return found
 
 
 def _lag(lag: Lag, name: str) -> timedelta:

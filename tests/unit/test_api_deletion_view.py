@@ -45,6 +45,21 @@ def test_the_policy_is_read_or_unknown(spec: dict[str, Any], policy: DeletionPol
     assert view(**spec)[0] is policy
 
 
+@pytest.mark.parametrize(
+    ("target", "protections"),
+    [
+        pytest.param({"ec2": {"instanceType": "t3.small"}}, {}, id="nothing said"),
+        pytest.param({"ec2": {"terminationProtection": True}}, {"terminationProtection": True}, id="on"),
+        pytest.param({"ec2": {"stopProtection": False}}, {"stopProtection": False}, id="off"),
+        pytest.param({"ec2": {"stopProtection": "no"}}, {"stopProtection": True}, id="a text: nobody can tell"),
+        pytest.param({"ec2": ["t3.small"]}, {}, id="a list"),
+        pytest.param("ec2", {}, id="a text"),
+    ],
+)
+def test_a_protection_that_is_declared_is_read(target: object, protections: dict[str, bool]) -> None:
+    assert deletion_view({"spec": {"target": target}}).protections == protections
+
+
 STAGE = AwsCredentials.model_validate({"secretRef": {"name": "aws"}, "profile": "stage"})
 
 

@@ -217,6 +217,11 @@ def test_a_launch_names_all_that_it_asks_for() -> None:
         ebs_optimized=True,
         tenancy="dedicated",
         placement_group="near",
+        instance_profile="web",
+        termination_protection=True,
+        stop_protection=False,
+        shutdown_behavior="terminate",
+        credits="standard",
     )
 
     assert conversion.launch_parameters(full) == conversion.launch_parameters(REQUEST) | {
@@ -231,6 +236,11 @@ def test_a_launch_names_all_that_it_asks_for() -> None:
         },
         "EbsOptimized": True,
         "Placement": {"Tenancy": "dedicated", "GroupName": "near"},
+        "IamInstanceProfile": {"Name": "web"},
+        "DisableApiTermination": True,
+        "DisableApiStop": False,
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        "CreditSpecification": {"CpuCredits": "standard"},
     }
 
 
@@ -257,6 +267,18 @@ def test_an_address_of_ec2_s_own_is_told_from_others(state: str, owners: list[st
     answer = {"InstanceId": "i-1", "State": {"Name": state}, "NetworkInterfaces": interfaces}
 
     assert conversion.instance(answer).public_ip is has
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        pytest.param({}, "", id="none"),
+        pytest.param({"Arn": "arn:aws:iam::123456789012:instance-profile/web"}, "web", id="without a path"),
+        pytest.param({"Arn": "arn:aws-cn:iam::123456789012:instance-profile/a/b/web"}, "web", id="with a path"),
+    ],
+)
+def test_an_instance_profile_goes_by_its_name(answer: dict[str, str], name: str) -> None:
+    assert conversion.profile_name({"IamInstanceProfile": answer} if answer else {}) == name
 
 
 def test_what_an_answer_leaves_out_is_as_usual() -> None:

@@ -23,6 +23,11 @@ REQUEST = LaunchRequest(
     ebs_optimized=True,
     tenancy="dedicated",
     placement_group="near",
+    instance_profile="web",
+    termination_protection=True,
+    stop_protection=False,
+    shutdown_behavior="terminate",
+    credits="standard",
 )
 
 

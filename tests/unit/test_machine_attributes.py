@@ -110,6 +110,41 @@ def test_equal_declarations_have_one_digest_whatever_the_attempt():
             id="metadata service: put right",
         ),
         pytest.param(
+            DECLARED.but(instanceProfile="web"),
+            Outcome.REPAIRING,
+            Reason.INSTANCE_DRIFT,
+            steps.SetAttribute("i-1", "instanceProfile", "web"),
+            id="instance profile: put right",
+        ),
+        pytest.param(
+            DECLARED.but(terminationProtection=True),
+            Outcome.REPAIRING,
+            Reason.INSTANCE_DRIFT,
+            steps.SetAttribute("i-1", "terminationProtection", True),
+            id="termination protection: put right",
+        ),
+        pytest.param(
+            DECLARED.but(stopProtection=True),
+            Outcome.REPAIRING,
+            Reason.INSTANCE_DRIFT,
+            steps.SetAttribute("i-1", "stopProtection", True),
+            id="stop protection: put right",
+        ),
+        pytest.param(
+            DECLARED.but(shutdownBehavior="terminate"),
+            Outcome.REPAIRING,
+            Reason.INSTANCE_DRIFT,
+            steps.SetAttribute("i-1", "shutdownBehavior", "terminate"),
+            id="shutdown behaviour: put right",
+        ),
+        pytest.param(
+            DECLARED.but(credits="standard"),
+            Outcome.REPAIRING,
+            Reason.INSTANCE_DRIFT,
+            steps.SetAttribute("i-1", "credits", "standard"),
+            id="credits: put right",
+        ),
+        pytest.param(
             DECLARED.but(tenancy="dedicated"),
             Outcome.STALLED,
             Reason.CHANGE_FORBIDDEN,
@@ -132,7 +167,8 @@ def test_equal_declarations_have_one_digest_whatever_the_attempt():
 )
 def test_a_declared_field_is_put_right_refused_or_told(declared, outcome, reason, step):
     """Edited tags, images, types and groups left Ready=True and UpToDate=True behind."""
-    (found,) = differences(declared, instance(public_ip=True))
+    known = {"termination_protection": False, "stop_protection": False, "shutdown_behavior": "stop"}
+    (found,) = differences(declared, instance(public_ip=True, credits="unlimited", **known))
 
     assert (found.outcome, found.reason, found.condition) == (outcome, reason, ConditionType.UP_TO_DATE)
     assert found.steps == (() if step is None else (step,))
@@ -145,6 +181,14 @@ def test_an_instance_as_declared_differs_in_nothing():
 
 def test_what_is_not_known_is_not_compared():
     assert differences(Declared(), instance()) == ()
+
+
+def test_what_was_not_looked_at_differs_in_nothing():
+    declared = DECLARED.but(
+        terminationProtection=True, stopProtection=True, shutdownBehavior="stop", credits="standard"
+    )
+
+    assert differences(declared, instance()) == ()
 
 
 def test_an_elastic_address_says_nothing_of_ec2_s_own():
@@ -244,3 +288,54 @@ def test_which_tags_are_ours_is_written_down_before_they_are_set():
     found = planned(desired, seen(cloud(instance(tags={"team": "web"}), declared=declared), host()))
 
     assert found.steps == (steps.RecordTagKeys(("new", "team")), steps.SetAttribute("i-1", "tags", (("new", "x"),)))
+
+
+SET_ON = steps.SetAttribute("i-1", "terminationProtection", True)
+SET_OFF = steps.SetAttribute("i-1", "terminationProtection", False)
+NOTED, FORGOTTEN = steps.RecordFields(("terminationProtection",)), steps.RecordFields(())
+
+
+@pytest.mark.parametrize(
+    ("said", "applied", "shown", "expected"),
+    [
+        pytest.param(True, [], False, [NOTED, SET_ON], id="declared: noted first, then set"),
+        pytest.param(True, ["terminationProtection"], False, [SET_ON], id="noted already"),
+        pytest.param(True, [], True, [NOTED], id="it is so already: only noted"),
+        pytest.param(None, ["terminationProtection"], True, [SET_OFF], id="it has left the spec: undone"),
+        pytest.param(None, ["terminationProtection"], False, [FORGOTTEN], id="undone: forgotten"),
+        pytest.param(None, ["terminationProtection"], None, [], id="not looked at: waited for"),
+        pytest.param(None, [], True, [], id="somebody else's: left alone"),
+    ],
+)
+def test_what_leaves_the_spec_goes_back_if_it_was_ours(said, applied, shown, expected):
+    ec2 = {"instanceType": "t3.small", "tags": {"team": "web"}}
+    if said is not None:
+        ec2["terminationProtection"] = said
+    desired = ec2_machine(RUNNING | {"appliedFields": applied}, target={"ec2": ec2})
+    declared = declare(desired.spec.target.ec2, Resolved(applied=desired.applied_fields))
+    observed = cloud(
+        instance(termination_protection=shown, tags={"team": "web"}),
+        declared=DECLARED.but(terminationProtection=declared["terminationProtection"]),
+    )
+
+    assert list(planned(desired, seen(observed, host())).steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        pytest.param("Enforce", [SET_ON], id="Enforce"),
+        pytest.param("Report", [], id="Report"),
+    ],
+)
+def test_a_protection_taken_off_by_hand_is_put_back_or_told(policy, expected):
+    ec2 = {"instanceType": "t3.small", "tags": {"team": "web"}, "terminationProtection": True}
+    status = RUNNING | {"appliedFields": ["terminationProtection"]}
+    desired = ec2_machine(status, target={"ec2": ec2}, driftPolicy=policy)
+    shown = instance(termination_protection=False, tags={"team": "web"})
+    observed = seen(cloud(shown, declared=DECLARED.but(terminationProtection=True)), host())
+
+    assert list(planned(desired, observed).steps) == expected
+    told = {one["type"]: one for one in status_of(desired, observed)["conditions"]}
+    assert (told["UpToDate"]["status"], told["Ready"]["status"]) == ("False", "True")
+    assert "termination protection" in told["UpToDate"]["message"]

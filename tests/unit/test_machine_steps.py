@@ -11,7 +11,7 @@ import pytest
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict, OperatorError, OutcomeUnknown
-from nixops_operator.facts.cloud import InstanceState
+from nixops_operator.facts.cloud import InstanceAttribute, InstanceState, LaunchRequest
 from nixops_operator.machine import steps
 from nixops_operator.machine.desired import Desired
 from unit.builders import launch
@@ -85,6 +85,77 @@ def test_what_is_still_to_go_is_terminated():
         instance = await leaving(bench)
         await bench.take(steps.TerminateInstance(instance))
         assert not bench.ec2.instances[instance].state.is_live
+
+    living(test())
+
+
+def declare(bench: Bench, **ec2: Any) -> None:
+    bench.kube.edit(WEB, lambda body: body["spec"]["target"]["ec2"].update(ec2))
+
+
+@pytest.mark.parametrize(
+    ("field", "attribute"),
+    [
+        ("terminationProtection", InstanceAttribute.TERMINATION_PROTECTION),
+        ("stopProtection", InstanceAttribute.STOP_PROTECTION),
+    ],
+)
+def test_a_declared_protection_holds_until_the_spec_says_that_it_is_off(field: str, attribute: InstanceAttribute):
+    async def test() -> None:
+        bench = Bench()
+        instance = await leaving(bench)
+        bench.ec2.attributes[instance][attribute] = True
+        declare(bench, **{field: True})
+        with pytest.raises(Blocked, match=f"spec.target.ec2.{field}") as refused:
+            await bench.take(steps.TerminateInstance(instance))
+        assert refused.value.reason is Reason.CHANGE_FORBIDDEN
+        assert bench.ec2.effects.of("ec2.terminate_instance") == []
+
+        declare(bench, **{field: False})
+        await bench.take(steps.TerminateInstance(instance))
+        assert not bench.ec2.instances[instance].state.is_live
+
+    living(test())
+
+
+def test_a_protection_that_was_declared_once_goes_with_its_line():
+    async def test() -> None:
+        bench = Bench()
+        instance = await leaving(bench)
+        bench.ec2.attributes[instance][InstanceAttribute.TERMINATION_PROTECTION] = True
+        bench.tell({"appliedFields": ["terminationProtection"]})
+        await bench.take(steps.TerminateInstance(instance))
+        assert not bench.ec2.instances[instance].state.is_live
+
+    living(test())
+
+
+def test_a_protection_that_somebody_else_has_set_stays():
+    async def test() -> None:
+        bench = Bench()
+        instance = await leaving(bench)
+        bench.ec2.attributes[instance][InstanceAttribute.TERMINATION_PROTECTION] = True
+        with pytest.raises(Blocked, match="OperationNotPermitted") as refused:
+            await bench.take(steps.TerminateInstance(instance))
+        assert refused.value.reason is Reason.CHANGE_FORBIDDEN
+        assert bench.ec2.effects.of("ec2.set_attribute") == []
+
+    living(test())
+
+
+def test_what_a_launch_asked_for_is_written_down_to_be_undone():
+    async def test() -> None:
+        bench = Bench()
+        ec2 = {"instanceType": "t3.small", "terminationProtection": True, "userDataExtra": "# role: web\n"}
+        bench.machine(target={"ec2": ec2})
+        body = await bench.take(steps.RecordLaunch(1, bench.ec2.account, (await bench.seen()).declared))
+        assert body["status"]["appliedFields"] == ["terminationProtection"]
+        (text,) = [one.data["request"] for (_, name), one in bench.kube.secrets.items() if "launch" in name]
+        request = LaunchRequest.from_json(text.decode())
+        assert request.termination_protection is True
+        host_key, extra = request.user_data.splitlines()[:2], request.user_data.splitlines()[2:]
+        assert [line.partition(":")[0] for line in host_key] == ["SSH_HOST_ED25519_KEY_PUB", "SSH_HOST_ED25519_KEY"]
+        assert extra == ["# role: web"]
 
     living(test())
 

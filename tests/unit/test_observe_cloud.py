@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Coroutine
 from typing import Any
@@ -13,6 +14,9 @@ from fakes.kube import CLUSTER_ID
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
+from nixops_operator.facts.cloud import InstanceAttribute
+from nixops_operator.machine import steps
+from nixops_operator.machine.attributes import differences
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.ssh_keys import generate_ed25519
 from unit.builders import launch
@@ -197,3 +201,87 @@ def at_once(work: Coroutine[Any, Any, Any]) -> None:
     with contextlib.suppress(StopIteration):
         while True:
             work.send(None)
+
+
+def test_what_no_sweep_shows_is_asked_for_where_it_is_declared_and_for_an_hour():
+    """DescribeInstances shows neither protection nor shutdown behaviour."""
+
+    async def test() -> None:
+        bench = Bench()
+        bench.machine(target=ec2(terminationProtection=True, shutdownBehavior="Stop"))
+        instance = await bench.instance()
+        bench.tell(launch(instance=instance))
+        found = (await bench.seen()).instance(instance)
+        assert found is not None
+        assert (found.termination_protection, found.shutdown_behavior) == (False, "stop")
+        assert (found.stop_protection, found.credits) == (None, None)
+        assert len(bench.ec2.effects.of("attribute")) == 2
+
+        bench.ec2.attributes[instance][InstanceAttribute.TERMINATION_PROTECTION] = True
+        await asyncio.sleep(3500)
+        await bench.seen()
+        assert len(bench.ec2.effects.of("attribute")) == 2
+        await asyncio.sleep(200)
+        found = (await bench.seen()).instance(instance)
+        assert found is not None
+        assert found.termination_protection is True
+
+    run(test())
+
+
+def test_an_own_change_of_what_no_sweep_shows_is_looked_at_at_once():
+    async def test() -> None:
+        bench = Bench()
+        bench.machine(target=ec2(terminationProtection=True))
+        instance = await bench.instance()
+        bench.tell(launch(instance=instance))
+        found = await bench.seen()
+        (step,) = [
+            step
+            for one in differences(found.declared, found.instances[0])
+            for step in one.steps
+            if isinstance(step, steps.SetAttribute)
+        ]
+        await bench.take(step)
+        found = await bench.seen()
+        assert differences(found.declared, found.instances[0]) == ()
+
+    run(test())
+
+
+def test_a_machine_that_declares_none_of_it_costs_no_call():
+    async def test() -> None:
+        bench = Bench()
+        bench.machine()
+        bench.tell(launch(instance=await bench.instance()))
+        await bench.seen()
+        assert bench.ec2.effects.of("attribute") == []
+
+    run(test())
+
+
+def test_what_has_left_the_spec_is_asked_for_until_it_is_undone():
+    async def test() -> None:
+        bench = Bench()
+        bench.machine()
+        instance = await bench.instance(termination_protection=True)
+        bench.tell(launch(instance=instance) | {"appliedFields": ["terminationProtection"]})
+        found = await bench.seen()
+        assert (found.declared["terminationProtection"], found.instances[0].termination_protection) == (False, True)
+
+    run(test())
+
+
+def test_a_right_that_is_missing_for_it_is_told_and_hides_nothing_else():
+    async def test() -> None:
+        bench = Bench()
+        bench.machine(target=ec2(terminationProtection=True))
+        bench.tell(launch(instance=await bench.instance()))
+        bench.ec2.deny("attribute")
+        found = await bench.seen()
+        assert isinstance(found.declared_error, Blocked)
+        assert found.declared_error.reason is Reason.ACCESS_DENIED
+        assert found.instances[0].termination_protection is None
+        assert found.declared["instanceType"] == "t3.small"
+
+    run(test())

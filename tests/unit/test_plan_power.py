@@ -251,6 +251,16 @@ def test_what_is_declared_stopped_is_stopped():
     assert found.steps == (steps.StopInstance("i-1"),)
 
 
+def test_stop_protection_that_is_to_go_goes_before_the_stop():
+    observed = seen(cloud(instance(stop_protection=True), declared=DECLARED.but(stopProtection=False)))
+    desired = off(RUNS | {"appliedFields": ["stopProtection"]})
+
+    assert planned(desired, observed).steps == (
+        steps.SetAttribute("i-1", "stopProtection", False),
+        steps.StopInstance("i-1"),
+    )
+
+
 def test_a_machine_that_is_stopped_as_declared_is_ready():
     observed = seen(cloud(instance(state=STOPPED)))
 

@@ -81,7 +81,7 @@ _UNSAFE_PATH = "must be a path inside the source, without a leading / and withou
 _GROUP_ID = "must not begin with sg-, which marks ids of existing security groups"
 
 
-def _without_secret(text: str) -> str:
+def without_secret(text: str) -> str:
     if any(re.search(pattern, text) for pattern in SECRET_PATTERNS):
         raise ValueError(_SECRET)
     return text
@@ -109,7 +109,7 @@ def no_secret_in(field: str) -> list[CelRule]:
     ]
 
 
-FreeText = Annotated[str, AfterValidator(_without_secret)]
+FreeText = Annotated[str, AfterValidator(without_secret)]
 """Text that holds no key: what people paste here, others can read. Each use sets its own `max_length`, and the rules of
 `no_secret_in` stand at its owner."""
 
@@ -119,7 +119,7 @@ UNPRINTABLE = r"\x00-\x08\x0b\x0c\x0e-\x1f"
 TagValue = Annotated[
     str,
     StringConstraints(max_length=256, pattern=f"^[^{UNPRINTABLE}]*$"),
-    AfterValidator(_without_secret),
+    AfterValidator(without_secret),
 ]
 """Value of an EC2 tag, which many may read; their map has the rules NO_SECRET_IN_VALUES."""
 
@@ -129,7 +129,7 @@ NO_SECRET_IN_VALUES: list[CelRule] = [
 
 LongText = Annotated[
     str,
-    AfterValidator(_without_secret),
+    AfterValidator(without_secret),
     Field(json_schema_extra={"not": {"pattern": "|".join(SECRET_PATTERNS)}}),
 ]
 """As FreeText, where CEL rules for all machines of a deployment would be beyond the API server's limit. The words with

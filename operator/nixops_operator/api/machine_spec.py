@@ -18,6 +18,7 @@ from nixops_operator.api.field_types import (
     IN_ORDER,
     MERGED_BY_NAME,
     NO_SECRET_IN_VALUES,
+    SECRET_PATTERNS,
     SET,
     UNPRINTABLE,
     Duration,
@@ -31,6 +32,7 @@ from nixops_operator.api.field_types import (
     TagValue,
     cel_rules,
     no_secret_in,
+    without_secret,
 )
 from nixops_operator.api.health_check import HealthChecks
 
@@ -268,6 +270,20 @@ class Tenancy(StrEnum):
     DEDICATED = "Dedicated"
 
 
+class ShutdownBehavior(StrEnum):
+    """What EC2 does with an instance that was shut down from inside."""
+
+    STOP = "Stop"
+    TERMINATE = "Terminate"
+
+
+class CpuCredits(StrEnum):
+    """What a burstable instance does without CPU credits."""
+
+    STANDARD = "Standard"
+    UNLIMITED = "Unlimited"
+
+
 class MetadataTokens(StrEnum):
     """Whether the metadata service asks for session tokens (IMDSv2)."""
 
@@ -296,10 +312,41 @@ _METADATA_TAG_KEYS = (
 )
 _IN_METADATA = "^[0-9a-zA-Z_+=,.@:-]+$"
 _NOT_IN_METADATA = (".", "..", "_index")
+# EC2 User Guide, "Burstable performance instances": T2, T3, T3a and T4g.
+_BURSTABLE = "^t[0-9]"
+_CREDITS_NEED_A_BURSTABLE_TYPE = "credits are for burstable instance types alone: t2, t3, t3a, t4g"
 _TAGS_FIT_INTO_METADATA = (
     "!has(self.metadata) || !has(self.metadata.tags) || !self.metadata.tags || !has(self.tags)"
     f" || self.tags.all(key, key.matches('{_IN_METADATA}') && !(key in {list(_NOT_IN_METADATA)}))"
 )
+
+
+# EC2 User Guide, "Run commands when you launch an EC2 instance with user data input": 16 KB, before encoding; the host
+# key takes some 600 bytes. What NixOS' image does with which lines: nixpkgs, nixos/modules/virtualisation/ec2-data.nix
+# (a `|` makes any line a part of the key) and amazon-init.nix (whatever is no comment is a configuration).
+_OF_THE_HOST_KEY = "SSH_HOST_"
+
+
+def _without_host_key(text: str) -> str:
+    if _OF_THE_HOST_KEY in text:
+        raise ValueError(f"user data with {_OF_THE_HOST_KEY} would give the machine another host key")
+    return text
+
+
+# IAM API Reference, "CreateInstanceProfile".
+ProfileName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=128, pattern="^[A-Za-z0-9_+=,.@-]+$"),
+    AfterValidator(without_secret),
+]
+
+UserDataExtra = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=15 * 1024, pattern=r"^(#[ -{}~\t]*\n?)*$"),
+    AfterValidator(without_secret),
+    AfterValidator(_without_host_key),
+    Field(json_schema_extra={"not": {"pattern": "|".join((*SECRET_PATTERNS, _OF_THE_HOST_KEY))}}),
+]
 
 
 class Ec2Target(SpecModel):
@@ -310,6 +357,11 @@ class Ec2Target(SpecModel):
             always=(
                 *no_secret_in("keyPair"),
                 *no_secret_in("placementGroup"),
+                *no_secret_in("instanceProfile"),
+                (
+                    f"!has(self.credits) || !has(self.instanceType) || self.instanceType.matches('{_BURSTABLE}')",
+                    _CREDITS_NEED_A_BURSTABLE_TYPE,
+                ),
                 (_TAGS_FIT_INTO_METADATA, _METADATA_TAG_KEYS),
             )
         )
@@ -337,6 +389,20 @@ class Ec2Target(SpecModel):
     instance needs false. A change is carried out on the running instance."""
     metadata: InstanceMetadata = InstanceMetadata()
     """What the instance can read about itself at 169.254.169.254. A change is carried out on the running instance."""
+    instance_profile: ProfileName | None = None
+    """Name of an IAM instance profile that exists; the operator's identity needs iam:PassRole for its role. Absent:
+    none is given, and one that others give stays. A change is carried out on the running instance."""
+    termination_protection: bool | None = None
+    """Whether EC2 refuses to terminate the instance. With true, this object's deletion waits until it is false. Absent:
+    as EC2 does (false), and protection that others set stays. A change is carried out on the running instance."""
+    stop_protection: bool | None = None
+    """Whether EC2 refuses to stop the instance, and to terminate it: see terminationProtection."""
+    shutdown_behavior: ShutdownBehavior | None = None
+    """What EC2 does when the machine is shut down from inside. Absent: as EC2 does (Stop), and what others set stays. A
+    change is carried out on the running instance."""
+    credits: CpuCredits | None = None
+    """What an instance of a burstable type does without CPU credits: become slow, or cost more. Absent: as EC2 does
+    with this type; what was declared before stays. A change is carried out on the running instance."""
     public_ip: bool | None = None
     """Whether the instance gets a public IPv4 address of EC2's when it is launched. Absent: as its subnet says. A
     change counts at the next launch."""
@@ -348,6 +414,18 @@ class Ec2Target(SpecModel):
     the instance exists."""
     placement_group: Annotated[FreeText, StringConstraints(min_length=1, max_length=255)] | None = None
     """Name of a placement group that exists. Absent: none. Cannot be changed while the instance exists."""
+
+    user_data_extra: UserDataExtra | None = None
+    """Lines for programs on the machine, which read them in /etc/ec2-metadata/user-data; readable for everybody who may
+    read this object. Each begins with #, since NixOS' image takes anything else for a configuration to switch to; they
+    are printable ASCII without |, and without SSH_HOST_, by which it finds its host key. A change counts at the next
+    launch."""
+
+    @model_validator(mode="after")
+    def _credits_of_a_burstable_type(self) -> Self:
+        if self.credits is not None and not re.match(_BURSTABLE, self.instance_type):
+            raise ValueError(_CREDITS_NEED_A_BURSTABLE_TYPE)
+        return self
 
     @model_validator(mode="after")
     def _tag_keys_fit_into_metadata(self) -> Self:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -75,6 +75,8 @@ class DeletionView:
     the operator's own identity, never because what stands there is unreadable."""
     target: Literal["ec2", "host"] | None
     """Which kind of target a NixMachine has; None for a NixDeployment."""
+    protections: Mapping[str, bool] = field(default_factory=dict)
+    """terminationProtection and stopProtection of target.ec2, if they are said; what cannot be read protects."""
 
 
 def deletion_view(body: Mapping[str, Any]) -> DeletionView:
@@ -82,7 +84,7 @@ def deletion_view(body: Mapping[str, Any]) -> DeletionView:
     spec = body.get("spec")
     if not isinstance(spec, Mapping):
         return DeletionView(None, None, None)
-    return DeletionView(_deletion_policy(spec), _aws(spec), _kind_of_target(spec))
+    return DeletionView(_deletion_policy(spec), _aws(spec), _kind_of_target(spec), _protections(spec))
 
 
 def _deletion_policy(spec: Mapping[str, Any]) -> DeletionPolicy | None:
@@ -122,6 +124,15 @@ def _kind_of_target(spec: Mapping[str, Any]) -> Literal["ec2", "host"] | None:
     if not isinstance(target, Mapping) or ("ec2" in target) == ("host" in target):
         return None
     return "ec2" if "ec2" in target else "host"
+
+
+def _protections(spec: Mapping[str, Any]) -> Mapping[str, bool]:
+    try:
+        ec2 = _map(_map(spec.get("target", {})).get("ec2", {}))
+    except _UnreadableError:
+        return {}
+    said = {name: ec2.get(name) for name in ("terminationProtection", "stopProtection")}
+    return {name: value is not False for name, value in said.items() if value is not None}
 
 
 class _UnreadableError(Exception):

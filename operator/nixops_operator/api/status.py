@@ -292,6 +292,9 @@ class NixMachineStatus(StatusModel):
         tuple[Annotated[str, StringConstraints(max_length=128)], ...], Field(max_length=96, json_schema_extra=SET)
     ] = ()
     """Keys of spec.target.ec2.tags that the instance was given; the others on it are not ours to remove."""
+    applied_fields: Annotated[tuple[Word, ...], Field(max_length=16, json_schema_extra=SET)] = ()
+    """Fields of spec.target.ec2 that the instance was given and that go back to what EC2 does when they leave the spec;
+    what others set there is not ours to undo."""
     origin: OriginStatus | None = None
     """The deployment that made this machine; kept when it is orphaned, because names and groups go by it."""
     addresses: AddressesStatus | None = None

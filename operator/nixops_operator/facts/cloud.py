@@ -30,11 +30,17 @@ class InstanceState(StrEnum):
 
 
 class InstanceAttribute(StrEnum):
-    """What ModifyInstanceAttribute changes, one a call, by EC2's names."""
+    """What is changed one by one, by EC2's names (EC2 API Reference, "ModifyInstanceAttribute",
+    "ModifyInstanceCreditSpecification"). DescribeInstances shows the first three; the others are asked for one by one.
+    """
 
     SOURCE_DEST_CHECK = "sourceDestCheck"
     INSTANCE_TYPE = "instanceType"  # of a stopped instance
     EBS_OPTIMIZED = "ebsOptimized"  # of a stopped instance
+    TERMINATION_PROTECTION = "disableApiTermination"
+    STOP_PROTECTION = "disableApiStop"
+    SHUTDOWN_BEHAVIOR = "instanceInitiatedShutdownBehavior"  # stop or terminate
+    CREDITS = "creditSpecification"  # standard or unlimited
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,12 @@ class Instance:
     ebs_optimized: bool = False
     tenancy: str = "default"
     placement_group: str = ""  # its name; empty if in none
+    instance_profile: str = ""  # its name; empty if it has none
+    # What no sweep shows; None: not looked at.
+    termination_protection: bool | None = None
+    stop_protection: bool | None = None
+    shutdown_behavior: str | None = None
+    credits: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,11 @@ class LaunchRequest:
     ebs_optimized: bool | None = None
     tenancy: str | None = None
     placement_group: str | None = None
+    instance_profile: str | None = None
+    termination_protection: bool | None = None
+    stop_protection: bool | None = None
+    shutdown_behavior: str | None = None
+    credits: str | None = None
 
     def as_json(self) -> str:
         """One text for equal requests: sorted keys, no blanks. Group ids keep their order, which EC2 sees too."""
@@ -131,7 +148,17 @@ class LaunchRequest:
             raise ValueError(f"not a frozen launch request ({type(error).__name__})") from None
 
 
-_LATER = ("public_ip", "ebs_optimized", "tenancy", "placement_group")
+_LATER = (
+    "public_ip",
+    "ebs_optimized",
+    "tenancy",
+    "placement_group",
+    "instance_profile",
+    "termination_protection",
+    "stop_protection",
+    "shutdown_behavior",
+    "credits",
+)
 """Fields that the requests of some earlier release lack; each is a scalar."""
 
 

@@ -25,6 +25,7 @@ from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import (
     Image,
     Instance,
+    InstanceAttribute,
     InstanceState,
     KeyPair,
     SecurityGroup,
@@ -409,6 +410,14 @@ class CloudView:
         """As Cloud.architecture."""
         cloud = self._informer.cloud
         return self._fact(("type", instance_type), lambda: cloud.architecture(instance_type))
+
+    def attribute(self, uid: str, instance_id: str, attribute: InstanceAttribute) -> bool | str:
+        """As Cloud.attribute, of an instance of the owner `uid`; asked for again in an hour, and after own writes to
+        it."""
+        cloud = self._informer.cloud
+        name = ("attribute", attribute, instance_id)
+        question = self._informer.fact(self._key, name, lambda: cloud.attribute(instance_id, attribute))
+        return question.read(self._key, self._informer.written_at((uid,))).answer
 
     def _moving(self, name: tuple[str, ...], ask: Callable[[], Awaitable[T]]) -> Look[T]:
         newer_than = self._informer.written_at(self._informer.watched_by(self._key))

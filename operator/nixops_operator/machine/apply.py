@@ -12,6 +12,7 @@ from nixops_operator.api.parse import deletion_view
 from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import ActivationStatus, RestartsStatus, written
 from nixops_operator.errors import Blocked, Conflict
+from nixops_operator.facts.cloud import InstanceAttribute
 from nixops_operator.facts.kube import Body, Kind, OwnerReference, Secret
 from nixops_operator.machine import attributes, host_keys, keys, launch, observe_host, power, steps
 from nixops_operator.machine.desired import Desired, Leaving
@@ -22,6 +23,12 @@ from nixops_operator.world import World
 if TYPE_CHECKING:
     from nixops_operator.informers.cloud import CloudView
 
+PROTECTIONS = {
+    "terminationProtection": InstanceAttribute.TERMINATION_PROTECTION,
+    "stopProtection": InstanceAttribute.STOP_PROTECTION,
+}
+"""Field of spec.target.ec2 → what keeps EC2 from terminating an instance; stop protection does, too (EC2 User Guide,
+"Enable stop protection for your EC2 instances")."""
 PINS_SECRET_TYPE = "nixops.dev/host-keys"  # noqa: S105 - a type's name
 
 
@@ -54,6 +61,8 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             return await world.kube.write_intent(body, {"restarts": None})
         case steps.RecordTagKeys(tag_keys):
             return await world.kube.write_intent(body, {"appliedTagKeys": list(tag_keys)})
+        case steps.RecordFields(noted):
+            return await world.kube.write_intent(body, {"appliedFields": list(noted)})
         case steps.RecordActivation():
             fields = {"activation": written(_intent(step, world.now()))}
             reverts = {"reverts": written(step.reverts)} if step.reverts is not None else {}
@@ -182,14 +191,26 @@ async def _terminate(instance_id: str, leaving: Leaving, world: World) -> None:
     fresh = await world.kube.get(leaving.key)
     if fresh is None or fresh["metadata"]["uid"] != leaving.uid or not fresh["metadata"].get("deletionTimestamp"):
         raise Conflict(f"{leaving.key} is not in deletion any more; nothing is terminated")
-    if deletion_view(fresh).policy is not DeletionPolicy.DELETE:
+    spec = deletion_view(fresh)
+    if spec.policy is not DeletionPolicy.DELETE:
         raise Conflict(f"{leaving.key} is to be retained now; nothing is terminated")
+    if protected_by := [field for field, is_on in spec.protections.items() if is_on]:
+        message = (
+            f"{instance_id} is protected by spec.target.ec2.{protected_by[0]}: set it to false to have the instance "
+            "terminated, or spec.deletionPolicy to Retain to let it live"
+        )
+        raise Blocked(Reason.CHANGE_FORBIDDEN, message)
     view = await _view(leaving, world)
     shown = [one for one in await view.cloud.find_instances(instance_id=instance_id) if one.id == instance_id]
     tags = shown[0].tags if shown else {}
     if not names.is_ours(tags, world.cluster_id, leaving.uid) or names.is_retained(tags):
         raise Conflict(f"{instance_id} does not carry the tags of {leaving.key} any more; it is not terminated")
     try:
+        # What the spec says is off, and what it once had switched on. What others have set keeps the instance.
+        applied = (fresh.get("status") or {}).get("appliedFields") or ()
+        for field, attribute in PROTECTIONS.items():
+            if field in spec.protections or field in applied:
+                await view.cloud.set_attribute(instance_id, attribute, value=False)
         await view.cloud.terminate_instance(instance_id)
     finally:
         view.note_write(leaving.uid)

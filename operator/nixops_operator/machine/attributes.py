@@ -51,11 +51,21 @@ class Attribute:
     drift: Reason = Reason.INSTANCE_DRIFT
     is_pending: Callable[[Instance], bool] = lambda instance: False
     """Whether EC2 shows what was set and still works on it."""
+    hidden: InstanceAttribute | None = None
+    """Set where no sweep shows it: how it is asked for, once an hour, of instances alone for which it is declared."""
+    resets_to: Any = None
+    """What an instance is given again when the field has left the spec; None: it keeps what it has."""
+    is_told: bool = True
+    """Whether a difference can be seen at all."""
 
 
 def _missing_tags(declared: Mapping[str, str], shown: Mapping[str, str]) -> tuple[tuple[str, str], ...] | None:
     """Others may tag our instances, too: what is declared must be there, and nothing is said of the rest."""
     return tuple(sorted((key, value) for key, value in declared.items() if shown.get(key) != value)) or None
+
+
+def _nothing(declared: Any, shown: Any) -> None:
+    """Nobody can tell whether it differs."""
 
 
 def _other(declared: Any, shown: Any) -> Any:
@@ -77,6 +87,10 @@ def _other_metadata(declared: MetadataOptions, shown: MetadataOptions) -> Metada
     """A service that is off has nothing else to be set."""
     are_off = declared.endpoint == shown.endpoint == "disabled"
     return None if are_off or declared == shown else declared
+
+
+def _lower(word: str | None) -> str | None:
+    return word.lower() if word is not None else None
 
 
 def _set(attribute: InstanceAttribute) -> Callable[[Cloud, str, Any], Awaitable[None]]:
@@ -168,6 +182,63 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         is_pending=lambda instance: instance.metadata_pending,
     ),
     Attribute(
+        "instanceProfile",
+        "instance_profile",
+        "instance profile",
+        Change.ONLINE,
+        lambda ec2, resolved: ec2.instance_profile,
+        lambda instance: instance.instance_profile,
+        lambda cloud, instance_id, name: cloud.set_instance_profile(instance_id, name),
+        resets_to="",
+    ),
+    Attribute(
+        "terminationProtection",
+        "termination_protection",
+        "termination protection",
+        Change.ONLINE,
+        lambda ec2, resolved: ec2.termination_protection,
+        lambda instance: instance.termination_protection,
+        _set(InstanceAttribute.TERMINATION_PROTECTION),
+        _other,
+        hidden=InstanceAttribute.TERMINATION_PROTECTION,
+        resets_to=False,
+    ),
+    Attribute(
+        "stopProtection",
+        "stop_protection",
+        "stop protection",
+        Change.ONLINE,
+        lambda ec2, resolved: ec2.stop_protection,
+        lambda instance: instance.stop_protection,
+        _set(InstanceAttribute.STOP_PROTECTION),
+        _other,
+        hidden=InstanceAttribute.STOP_PROTECTION,
+        resets_to=False,
+    ),
+    Attribute(
+        "shutdownBehavior",
+        "shutdown_behavior",
+        "shutdown behaviour",
+        Change.ONLINE,
+        lambda ec2, resolved: _lower(ec2.shutdown_behavior),
+        lambda instance: instance.shutdown_behavior,
+        _set(InstanceAttribute.SHUTDOWN_BEHAVIOR),
+        _other,
+        hidden=InstanceAttribute.SHUTDOWN_BEHAVIOR,
+        resets_to="stop",
+    ),
+    Attribute(
+        "credits",
+        "credits",
+        "CPU credits",
+        Change.ONLINE,
+        lambda ec2, resolved: _lower(ec2.credits),
+        lambda instance: instance.credits,
+        _set(InstanceAttribute.CREDITS),
+        _other,
+        hidden=InstanceAttribute.CREDITS,
+    ),
+    Attribute(
         "publicIp",
         "public_ip",
         "public address",
@@ -190,7 +261,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "tenancy",
         "tenancy",
         Change.LAUNCH_ONLY,
-        lambda ec2, resolved: ec2.tenancy.lower() if ec2.tenancy is not None else None,
+        lambda ec2, resolved: _lower(ec2.tenancy),
         lambda instance: instance.tenancy,
     ),
     Attribute(
@@ -200,6 +271,17 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         Change.LAUNCH_ONLY,
         lambda ec2, resolved: ec2.placement_group,
         lambda instance: instance.placement_group,
+    ),
+    Attribute(
+        "userDataExtra",
+        None,
+        "user data",
+        Change.NEXT_LAUNCH,
+        lambda ec2, resolved: ec2.user_data_extra,
+        # Only to those who may read its first host key, which nobody has to.
+        lambda instance: None,
+        to_set=_nothing,
+        is_told=False,
     ),
 )
 
@@ -212,14 +294,30 @@ _BY_FIELD = {row.field: row for row in ATTRIBUTES}
 
 def declare(ec2: Ec2Target, resolved: Resolved) -> Declared:
     """What the spec asks for."""
-    return Declared({row.field: row.declared(ec2, resolved) for row in ATTRIBUTES})
+    declared = {row.field: row.declared(ec2, resolved) for row in ATTRIBUTES}
+    left = {row.field: row.resets_to for row in ATTRIBUTES if row.field in resolved.applied}
+    return Declared({field: left.get(field) if value is None else value for field, value in declared.items()})
+
+
+def to_remember(declared: Declared) -> frozenset[str]:
+    """Fields that go back to what EC2 does when they leave the spec: it has to be written down that they were set."""
+    return frozenset(row.field for row in ATTRIBUTES if row.resets_to is not None and declared[row.field] is not None)
+
+
+def hidden(declared: Declared) -> tuple[tuple[str, InstanceAttribute], ...]:
+    """(field of Instance, what EC2 is asked for) of what is declared and no sweep shows."""
+    return tuple(
+        (row.launched_as, row.hidden)
+        for row in ATTRIBUTES
+        if row.launched_as is not None and row.hidden is not None and declared[row.field] is not None
+    )
 
 
 def launch_request(declared: Declared, user_data: str) -> LaunchRequest:
     """RunInstances' parameters, all of them: what is not said at launch stays unsaid."""
     said = {row.launched_as: declared[row.field] for row in ATTRIBUTES if row.launched_as is not None}
     said = {name: value for name, value in said.items() if value is not None}
-    return LaunchRequest(user_data=user_data, **said)
+    return LaunchRequest(user_data=user_data + (declared["userDataExtra"] or ""), **said)
 
 
 def differences(declared: Declared, instance: Instance) -> tuple[Finding, ...]:
@@ -257,6 +355,11 @@ def _differing(declared: Declared, instance: Instance) -> Iterator[tuple[Attribu
         to_set = row.to_set(wanted, shown) if wanted is not None else None
         if wanted is not None and (to_set is not None or row.is_pending(instance)):
             yield row, to_set
+
+
+def is_as_declared(field: str, declared: Declared, instance: Instance) -> bool:
+    """Whether EC2 shows it so; False where it was not looked at."""
+    return bool(_BY_FIELD[field].shown(instance) == declared[field])
 
 
 async def carry_out(step: steps.SetAttribute | steps.ChangeStopped, cloud: Cloud) -> None:

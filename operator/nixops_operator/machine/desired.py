@@ -53,6 +53,11 @@ class _Remembered(ReconciledObject):
         """What is known of the machine's systems; all absent before the first look."""
         return read(SystemStatus, self.status.get("system")) or SystemStatus()
 
+    @property
+    def applied_fields(self) -> frozenset[str]:
+        """Fields of spec.target.ec2 that the instance was given and that go back when they leave the spec."""
+        return frozenset(self.status.get("appliedFields") or ())
+
     @cached_property
     def stop(self) -> StopStatus | None:
         """The stop for the sake of a change of the instance that is recorded now."""

@@ -12,6 +12,7 @@ from nixops_operator.api.machine_spec import ReplacePolicy
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.machine import attributes, launch, restarts, steps
+from nixops_operator.machine.declared import Resolved
 from nixops_operator.planning import SOON, Area, Finding, found_error
 from nixops_operator.verdict import Outcome
 
@@ -116,7 +117,29 @@ def as_declared(desired: Desired, cloud: ObservedCloud, now: datetime) -> Sequen
     found = [_with_keys_noted(one, desired) for one in attributes.differences(cloud.declared, instance)]
     if cloud.declared_error is not None:
         found.append(found_error(cloud.declared_error, ConditionType.UP_TO_DATE))
-    return (*found, *_tags_to_go(desired, cloud, instance))
+    return (*_with_fields_noted(found, desired, cloud, instance), *_tags_to_go(desired, cloud, instance))
+
+
+def _with_fields_noted(
+    found: Sequence[Finding], desired: Desired, cloud: ObservedCloud, instance: Instance
+) -> Sequence[Finding]:
+    """Which fields an instance was given is written down before they are set, and forgotten once they are back at what
+    EC2 does."""
+    ec2, applied = desired.spec.target.ec2, desired.applied_fields
+    wanted = attributes.to_remember(attributes.declare(ec2, Resolved())) if ec2 is not None else frozenset()
+    if not wanted <= applied:
+        note = steps.RecordFields(tuple(sorted(applied | wanted)))
+        noted = [_after(note, one) for one in found]
+        return noted if noted != list(found) else (*found, Finding(Outcome.IN_SYNC, steps=(note,)))
+    back = {field for field in applied - wanted if attributes.is_as_declared(field, cloud.declared, instance)}
+    if not back:
+        return found
+    return (*found, Finding(Outcome.IN_SYNC, steps=(steps.RecordFields(tuple(sorted(applied - back))),)))
+
+
+def _after(note: steps.RecordFields, finding: Finding) -> Finding:
+    is_setting = any(isinstance(step, steps.SetAttribute) and step.field in note.fields for step in finding.steps)
+    return replace(finding, steps=(note, *finding.steps)) if is_setting else finding
 
 
 def _with_keys_noted(finding: Finding, desired: Desired) -> Finding:

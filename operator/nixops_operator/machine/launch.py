@@ -29,7 +29,7 @@ from nixops_operator.errors import Blocked, Conflict, Lost, OperatorError, Outco
 from nixops_operator.facts.cloud import LaunchRequest
 from nixops_operator.facts.kube import Body, Kind, OwnerReference
 from nixops_operator.machine import host_keys, observe_host, restarts, steps
-from nixops_operator.machine.attributes import launch_request
+from nixops_operator.machine.attributes import launch_request, to_remember
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.planning import SOON, Finding, found_error
@@ -162,6 +162,7 @@ async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, 
         "system": {name: None for name in desired.status.get("system") or {} if name != "stateVersion"},
         "failedRevisions": None,
         "stop": None,
+        "appliedFields": sorted(to_remember(step.declared)) or None,
         "appliedTagKeys": sorted(desired.spec.target.ec2.tags) if desired.spec.target.ec2 is not None else None,
     }
     if step.restarts is not None:

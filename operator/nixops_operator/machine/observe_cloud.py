@@ -6,6 +6,7 @@ import contextlib
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from nixops_operator import names
 from nixops_operator.api.machine_spec import AwsSettings, Ec2Target, System
@@ -17,8 +18,8 @@ from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.informers.cloud import CloudView
 from nixops_operator.informers.snapshot import CloudSnapshot
 from nixops_operator.machine import host_keys
-from nixops_operator.machine.attributes import declare
-from nixops_operator.machine.declared import Resolved
+from nixops_operator.machine.attributes import declare, hidden
+from nixops_operator.machine.declared import Declared, Resolved
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observe_host import client_key
 from nixops_operator.machine.observed import ObservedCloud
@@ -134,15 +135,33 @@ def _of_live(
         key_name=key_name,
         security_group_ids=groups,
         tags=_tags(desired, ec2, names.attempt_of(instance.tags), world),
+        applied=desired.applied_fields,
         has_run=desired.system.activated_at is not None,
     )
+    declared = declare(ec2, resolved)
+    seen, error_of_hidden = _with_hidden(seen, instance, declared, desired, view)
     return replace(
         seen,
-        declared=declare(ec2, resolved),
-        declared_error=error,
+        declared=declared,
+        declared_error=error or error_of_hidden,
         image_name=image.name if image is not None else None,
         admits_ssh=_admits_ssh(instance, snapshot, view),
     )
+
+
+def _with_hidden(
+    seen: ObservedCloud, instance: Instance, declared: Declared, desired: Desired, view: CloudView
+) -> tuple[ObservedCloud, OperatorError | None]:
+    """The instance with what is declared of it and no sweep shows; and why some of that is not known."""
+    found: dict[str, Any] = {}
+    error: OperatorError | None = None
+    for field, attribute in hidden(declared):
+        try:
+            found[field] = view.attribute(desired.uid, instance.id, attribute)
+        except OperatorError as failure:
+            error = failure
+    known = tuple(replace(one, **found) if one.id == instance.id else one for one in seen.instances)
+    return replace(seen, instances=known), error
 
 
 async def _of_next(

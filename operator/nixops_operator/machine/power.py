@@ -59,7 +59,9 @@ def as_declared(desired: Desired, cloud: ObservedCloud, now: datetime) -> Findin
     changes = attributes.of_stopped(cloud.declared, instance_)
     match instance_.state:
         case InstanceState.RUNNING if is_to_be_stopped(desired):
-            return _to_be_stopped(desired, instance_, now)
+            stop = _to_be_stopped(desired, instance_, now)
+            # Stop protection that is to go goes first.
+            return (*instance.as_declared(desired, cloud, now), stop) if stop is not None else None
         case InstanceState.RUNNING if _is_stop_due(desired, changes, now):
             message = f"{_words(instance_, changes)}; stopping it for that, to start it again"
             return replace(_finding(Reason.STOPPING, message), steps=(steps.StopInstance(instance_.id),))

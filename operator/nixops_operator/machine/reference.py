@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from nixops_operator import generated
 from nixops_operator.machine.attributes import ATTRIBUTES, OF_OTHER_CHECKS, Attribute, Change
@@ -36,6 +37,14 @@ What was changed in EC2 by hand counts as a change, too: it is put back where th
 else told. `driftPolicy: Report` leaves it and tells it. An edit of the spec is carried out under either policy, and
 puts back what was left so far.
 
+A sweep shows each within `ec2.sweepPeriod`, but for
+{hidden}:
+these are asked for one by one, where the spec declares them, after an own change and once an hour.
+
+{resetting}
+go back to what EC2 does when they leave the spec, as tags do; what others have set there is left alone where the spec
+says nothing.
+
 No instance is ever replaced for the sake of an edit. To have one with other values, delete its NixMachine (a
 NixDeployment makes it anew), or terminate the instance under `disruption.replace: WhenLost`.
 """
@@ -44,11 +53,20 @@ NixDeployment makes it anew), or terminate the instance under `disruption.replac
 def files() -> dict[str, str]:
     """Path below the checkout → content."""
     others = (f"| `{field}` | {meaning} | {told} |\n" for field, (meaning, told) in OF_OTHER_CHECKS.items())
-    return {PAGE: "".join((_BEFORE, *map(_line, ATTRIBUTES), *others, _AFTER))}
+    hidden = _listed(row for row in ATTRIBUTES if row.hidden is not None)
+    resetting = _listed(row for row in ATTRIBUTES if row.resets_to is not None)
+    after = _AFTER.format(hidden=hidden, resetting=resetting)
+    return {PAGE: "".join((_BEFORE, *map(_line, ATTRIBUTES), *others, after))}
+
+
+def _listed(rows: Iterable[Attribute]) -> str:
+    *most, last = (f"`{row.field}`" for row in rows)
+    return f"{', '.join(most)} and {last}"
 
 
 def _line(row: Attribute) -> str:
-    return f"| `{row.field}` | {row.change.value} | {_TOLD[row.change].format(reason=row.drift)} |\n"
+    told = _TOLD[row.change].format(reason=row.drift) if row.is_told else "not told: EC2 does not show it"
+    return f"| `{row.field}` | {row.change.value} | {told} |\n"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -163,6 +163,14 @@ class RecordTagKeys(Step):
 
 
 @dataclass(frozen=True)
+class RecordFields(Step):
+    """Write down which fields the instance was given before they are set, so that they can go back when they leave the
+    spec."""
+
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RemoveTags(Step):
     instance_id: str
     keys: tuple[str, ...]

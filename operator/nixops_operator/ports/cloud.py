@@ -73,6 +73,12 @@ class Cloud(Protocol):
         empty answer."""
 
     @look
+    async def attribute(self, instance_id: str, attribute: InstanceAttribute) -> bool | str:
+        """One attribute of an instance (DescribeInstanceAttribute, DescribeInstanceCreditSpecifications). Raises Retry
+        (`NotFound`) for an instance that EC2 does not know, or not yet; InvalidSpec(`spec.target.ec2.credits`) for the
+        credits of one that is not burstable."""
+
+    @look
     async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
         """The group of that name in that VPC, whoever owns it; to judge an `InvalidGroup.Duplicate`."""
 
@@ -181,8 +187,8 @@ class Cloud(Protocol):
 
     @effect("ec2.terminate_instance")
     async def terminate_instance(self, instance_id: str) -> None:
-        """Terminate an instance. Repeating: safe; NotFound succeeds. The reply proves nothing: look for
-        `terminated`."""
+        """Terminate an instance. Repeating: safe; NotFound succeeds. The reply proves nothing: look for `terminated`.
+        Raises Blocked (`ChangeForbidden`) for one with termination or stop protection."""
 
     @effect("ec2.set_security_groups")
     async def set_security_groups(self, instance_id: str, group_ids: Sequence[str]) -> None:
@@ -195,8 +201,18 @@ class Cloud(Protocol):
 
     @effect("ec2.set_attribute")
     async def set_attribute(self, instance_id: str, attribute: InstanceAttribute, value: bool | str) -> None:
-        """Change one attribute of a live instance (ModifyInstanceAttribute). Repeating: safe. Raises Retry (`Stopping`)
-        where that takes a stopped instance and it is none, Blocked (`InvalidSpec`) for a value that it cannot have."""
+        """Change one attribute of a live instance (ModifyInstanceAttribute, ModifyInstanceCreditSpecification).
+        Repeating: safe. Raises Retry (`Stopping`) where that takes a stopped instance and it is none, Blocked
+        (`InvalidSpec`) for a value that it cannot have, as the credits of one that is not burstable."""
+
+    @effect("ec2.set_instance_profile")
+    async def set_instance_profile(self, instance_id: str, name: str) -> None:
+        """Give an instance that runs or is stopped that IAM instance profile in place of another; with an empty name,
+        none.
+
+        Changes: its association, by Associate-, Replace- or DisassociateIamInstanceProfile, as it stands now.
+        Repeating: safe. Raises Retry (`NotFound`) for a profile that EC2 does not know, or not yet.
+        """
 
     @effect("ec2.set_metadata")
     async def set_metadata(self, instance_id: str, options: MetadataOptions) -> None:

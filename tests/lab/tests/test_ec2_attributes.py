@@ -125,3 +125,115 @@ def test_placement_groups_are_made_shown_and_deleted_when_empty(cases, ec2):
     cases.until(instance_id, "terminated")
     ec2.delete_placement_group(GroupName="near")
     assert refusal(ec2.describe_placement_groups, GroupNames=["near"]) == "InvalidPlacementGroup.Unknown"
+
+
+@pytest.mark.parametrize("name", ["disableApiTermination", "disableApiStop"])
+def test_a_protected_instance_is_not_terminated_until_protection_is_off(name, cases, ec2):
+    parameter = name[0].upper() + name[1:]
+    instance_id = cases.running(**{parameter: True})
+    assert attribute(ec2, instance_id, name) is True
+    assert refusal(ec2.terminate_instances, InstanceIds=[instance_id]) == "OperationNotPermitted"
+
+    ec2.modify_instance_attribute(InstanceId=instance_id, **{parameter: {"Value": False}})
+
+    assert attribute(ec2, instance_id, name) is False
+    ec2.terminate_instances(InstanceIds=[instance_id])
+    cases.until(instance_id, "terminated")
+
+
+def test_a_stop_protected_instance_is_stopped_from_inside_alone(cases, ec2, layer):
+    instance_id = cases.running(DisableApiStop=True)
+    assert refusal(ec2.stop_instances, InstanceIds=[instance_id]) == "OperationNotPermitted"
+    layer.run(layer.machines.power_off_inside(instance_id))
+    cases.until(instance_id, "stopped")
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "option"),
+    [("t2.micro", "standard"), ("t3.small", "unlimited"), ("t3a.small", "unlimited")],
+)
+def test_a_burstable_instance_begins_with_what_its_family_does(instance_type, option, cases, ec2):
+    assert credits_of(ec2, cases.launch(InstanceType=instance_type)) == option
+
+
+def credits_of(ec2, instance_id):
+    (found,) = ec2.describe_instance_credit_specifications(InstanceIds=[instance_id])["InstanceCreditSpecifications"]
+    return found["CpuCredits"]
+
+
+def test_credits_are_changed_while_it_runs(cases, ec2):
+    instance_id = cases.running(CreditSpecification={"CpuCredits": "standard"})
+    assert credits_of(ec2, instance_id) == "standard"
+    ec2.modify_instance_credit_specification(
+        InstanceCreditSpecifications=[{"InstanceId": instance_id, "CpuCredits": "unlimited"}]
+    )
+    assert credits_of(ec2, instance_id) == "unlimited"
+
+
+def test_a_change_of_credits_succeeds_as_a_whole_and_tells_of_each_instance(cases, ec2):
+    burstable, other = cases.running(), cases.running(InstanceType="m5.large")
+    wanted = [{"InstanceId": each, "CpuCredits": "standard"} for each in (UNKNOWN, other, burstable)]
+
+    reply = ec2.modify_instance_credit_specification(InstanceCreditSpecifications=wanted)
+
+    assert reply["SuccessfulInstanceCreditSpecifications"] == [{"InstanceId": burstable}]
+    assert {
+        each["InstanceId"]: each["Error"]["Code"] for each in reply["UnsuccessfulInstanceCreditSpecifications"]
+    } == {UNKNOWN: "InvalidInstanceID.NotFound", other: "InstanceCreditSpecification.NotSupported"}
+    named = {"InstanceIds": [other]}
+    assert refusal(ec2.describe_instance_credit_specifications, **named) == "InstanceCreditSpecification.NotSupported"
+    credit = {"CpuCredits": "standard"}
+    assert refusal(cases.reply, InstanceType="m5.large", CreditSpecification=credit) == "InvalidParameterCombination"
+
+
+@pytest.fixture
+def profiles(layer):
+    """Two instance profiles in IAM; moto outlives the test."""
+    iam = layer.client("iam")
+    known = {each["InstanceProfileName"] for each in iam.list_instance_profiles()["InstanceProfiles"]}
+    for name in {"web", "db"} - known:
+        iam.create_instance_profile(InstanceProfileName=name, Path="/machines/")
+    return "web", "db"
+
+
+def profile_of(cases, instance_id):
+    return cases.describe(instance_id).get("IamInstanceProfile", {}).get("Arn")
+
+
+def test_an_instance_profile_is_associated_replaced_and_disassociated(profiles, cases, ec2):
+    instance_id = cases.running()
+    web, db = ({"IamInstanceProfile": {"Name": name}} for name in profiles)
+    assert profile_of(cases, instance_id) is None
+
+    first = ec2.associate_iam_instance_profile(InstanceId=instance_id, **web)["IamInstanceProfileAssociation"]
+    assert profile_of(cases, instance_id) == "arn:aws:iam::123456789012:instance-profile/machines/web"
+    assert refusal(ec2.associate_iam_instance_profile, InstanceId=instance_id, **db) == "IncorrectState"
+
+    ec2.replace_iam_instance_profile_association(AssociationId=first["AssociationId"], **db)
+    assert profile_of(cases, instance_id) == "arn:aws:iam::123456789012:instance-profile/machines/db"
+    gone = {"AssociationId": first["AssociationId"]}
+    assert refusal(ec2.disassociate_iam_instance_profile, **gone) == "InvalidAssociationID.NotFound"
+
+    of_instance = [{"Name": "instance-id", "Values": [instance_id]}]
+    (second,) = ec2.describe_iam_instance_profile_associations(Filters=of_instance)["IamInstanceProfileAssociations"]
+    assert (second["InstanceId"], second["State"]) == (instance_id, "associated")
+    ec2.disassociate_iam_instance_profile(AssociationId=second["AssociationId"])
+    assert profile_of(cases, instance_id) is None
+
+
+def test_an_instance_is_launched_with_a_profile_that_iam_knows(profiles, cases, ec2):
+    instance_id = cases.running(IamInstanceProfile={"Name": "web"})
+    assert profile_of(cases, instance_id) == "arn:aws:iam::123456789012:instance-profile/machines/web"
+    unknown = {"InstanceId": instance_id, "IamInstanceProfile": {"Name": "nobody"}}
+    assert refusal(ec2.associate_iam_instance_profile, **unknown) == "InvalidParameterValue"
+
+
+def test_a_stopped_instance_keeps_its_profile_until_it_is_disassociated(profiles, cases, ec2):
+    instance_id = cases.running(IamInstanceProfile={"Name": "web"})
+    ec2.stop_instances(InstanceIds=[instance_id])
+    cases.until(instance_id, "stopped")
+    (found,) = ec2.describe_iam_instance_profile_associations()["IamInstanceProfileAssociations"]
+    other = {"AssociationId": found["AssociationId"], "IamInstanceProfile": {"Name": "db"}}
+    assert refusal(ec2.replace_iam_instance_profile_association, **other) == "IncorrectInstanceState"
+    ec2.disassociate_iam_instance_profile(AssociationId=found["AssociationId"])
+    assert profile_of(cases, instance_id) is None

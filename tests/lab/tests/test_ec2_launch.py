@@ -43,7 +43,8 @@ def refusal(function, **params):
             "InvalidParameterValue",
             id="tags for what a launch does not create",
         ),
-        pytest.param({"IamInstanceProfile": {"Name": "web"}}, "UnsupportedOperation", id="what the lab lacks"),
+        pytest.param({"IamInstanceProfile": {"Name": "nobody"}}, "InvalidParameterValue", id="unknown profile"),
+        pytest.param({"HibernationOptions": {"Configured": True}}, "UnsupportedOperation", id="what the lab lacks"),
     ],
 )
 def test_a_launch_is_refused_for(params, code, cases, ec2, layer):

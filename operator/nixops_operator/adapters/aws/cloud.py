@@ -96,6 +96,20 @@ class Boto3Cloud:
             and (tags or {}).items() <= instance.tags.items()
         )
 
+    async def attribute(self, instance_id: str, attribute: InstanceAttribute) -> bool | str:
+        def look() -> bool | str:
+            client: Any = self._clients.reader()
+            if attribute is InstanceAttribute.CREDITS:
+                found = client.describe_instance_credit_specifications(InstanceIds=[instance_id])
+                return str(found["InstanceCreditSpecifications"][0]["CpuCredits"])
+            answer = client.describe_instance_attribute(InstanceId=instance_id, Attribute=attribute.value)
+            value: bool | str = answer[_parameter(attribute)]["Value"]
+            return value
+
+        is_credits = attribute is InstanceAttribute.CREDITS
+        operation = "DescribeInstanceCreditSpecifications" if is_credits else "DescribeInstanceAttribute"
+        return await self._calls.read(operation, look)
+
     async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
         found = await self._groups(_filters({"group-name": [name], "vpc-id": [vpc_id]}))
         return next((group for group in found if (group.name, group.vpc_id) == (name, vpc_id)), None)
@@ -332,11 +346,73 @@ class Boto3Cloud:
         await self._calls.write("MonitorInstances" if enabled else "UnmonitorInstances", call)
 
     async def set_attribute(self, instance_id: str, attribute: InstanceAttribute, value: bool | str) -> None:
-        parameters: dict[str, Any] = {attribute[0].upper() + attribute[1:]: {"Value": value}}
+        if attribute is InstanceAttribute.CREDITS:
+            await self._set_credits(instance_id, str(value))
+            return
+        parameters: dict[str, Any] = {_parameter(attribute): {"Value": value}}
         await self._calls.write(
             "ModifyInstanceAttribute",
             lambda: self._clients.writer().modify_instance_attribute(InstanceId=instance_id, **parameters),
         )
+
+    async def _set_credits(self, instance_id: str, credit: str) -> None:
+        operation = "ModifyInstanceCreditSpecification"
+
+        def call() -> None:
+            client: Any = self._clients.writer()
+            reply = client.modify_instance_credit_specification(
+                InstanceCreditSpecifications=[{"InstanceId": instance_id, "CpuCredits": credit}]
+            )
+            # It succeeds as a whole, and says of each instance whether it did.
+            for one in reply.get("UnsuccessfulInstanceCreditSpecifications", ()):
+                refusal: Any = {"Error": one["Error"], "ResponseMetadata": {"HTTPStatusCode": 400}}
+                raise ClientError(refusal, operation)
+
+        await self._calls.write(operation, call)
+
+    async def set_instance_profile(self, instance_id: str, name: str) -> None:
+        filters = _filters({"instance-id": [instance_id], "state": ["associating", "associated"]})
+        found = await self._calls.read(
+            "DescribeIamInstanceProfileAssociations",
+            lambda: list(
+                all_pages(
+                    self._clients.reader(),
+                    "describe_iam_instance_profile_associations",
+                    "IamInstanceProfileAssociations",
+                    Filters=filters,
+                )
+            ),
+        )
+        present = found[0] if found else {}
+        if conversion.profile_name(present) == name:
+            return
+        association_id = present.get("AssociationId")
+        if association_id is not None:
+            if name and await self._replace_profile(association_id, name):
+                return
+            await self._calls.write(
+                "DisassociateIamInstanceProfile",
+                lambda: self._clients.writer().disassociate_iam_instance_profile(AssociationId=association_id),
+                accepted=("InvalidAssociationID.NotFound",),
+            )
+        if name:
+            await self._calls.write(
+                "AssociateIamInstanceProfile",
+                lambda: self._clients.writer().associate_iam_instance_profile(
+                    InstanceId=instance_id, IamInstanceProfile={"Name": name}
+                ),
+            )
+
+    async def _replace_profile(self, association_id: str, name: str) -> bool:
+        """Whether it was replaced: of a running instance alone."""
+        reply = await self._calls.write(
+            "ReplaceIamInstanceProfileAssociation",
+            lambda: self._clients.writer().replace_iam_instance_profile_association(
+                AssociationId=association_id, IamInstanceProfile={"Name": name}
+            ),
+            accepted=("IncorrectInstanceState",),
+        )
+        return reply is not None
 
     async def set_metadata(self, instance_id: str, options: MetadataOptions) -> None:
         parameters = conversion.metadata_parameters(options)
@@ -411,6 +487,11 @@ class Boto3Cloud:
 
         operation = f"RevokeSecurityGroup{direction.value.capitalize()}"
         return await self._calls.write(operation, call, accepted=RULE_GONE) is not None
+
+
+def _parameter(attribute: InstanceAttribute) -> str:
+    """Its name in parameters and answers."""
+    return attribute.value[0].upper() + attribute.value[1:]
 
 
 def _instances(client: EC2Client, filters: list[FilterTypeDef]) -> list[Instance]:

@@ -63,7 +63,13 @@ def instance(answer: Answer) -> Instance:
         ebs_optimized=bool(answer.get("EbsOptimized", False)),
         tenancy=answer.get("Placement", {}).get("Tenancy", "default"),
         placement_group=answer.get("Placement", {}).get("GroupName", ""),
+        instance_profile=profile_name(answer),
     )
+
+
+def profile_name(answer: Answer) -> str:
+    """Of an instance, or an association. `arn:aws:iam::123456789012:instance-profile/path/name`; empty without one."""
+    return str(answer.get("IamInstanceProfile", {}).get("Arn", "")).rpartition("/")[2]
 
 
 def _metadata_options(answer: Answer) -> MetadataOptions:
@@ -123,6 +129,16 @@ def launch_parameters(request: LaunchRequest) -> dict[str, Any]:
         parameters["Monitoring"] = {"Enabled": True}
     if request.ebs_optimized is not None:
         parameters["EbsOptimized"] = request.ebs_optimized
+    if request.termination_protection is not None:
+        parameters["DisableApiTermination"] = request.termination_protection
+    if request.stop_protection is not None:
+        parameters["DisableApiStop"] = request.stop_protection
+    if request.shutdown_behavior is not None:
+        parameters["InstanceInitiatedShutdownBehavior"] = request.shutdown_behavior
+    if request.credits is not None:
+        parameters["CreditSpecification"] = {"CpuCredits": request.credits}
+    if request.instance_profile is not None:
+        parameters["IamInstanceProfile"] = {"Name": request.instance_profile}
     placement = {"Tenancy": request.tenancy, "GroupName": request.placement_group}
     if placement := {name: value for name, value in placement.items() if value is not None}:
         parameters["Placement"] = placement

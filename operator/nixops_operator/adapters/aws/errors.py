@@ -126,6 +126,7 @@ ANSWERS: dict[str, Answer] = {
     "UnsupportedOperation": _TYPE,
     "InvalidSubnetID.NotFound": _field("subnetId"),
     "InvalidSubnetID.Malformed": _field("subnetId"),
+    "InstanceCreditSpecification.NotSupported": _field("credits"),
     "InvalidPlacementGroup.Unknown": _field("placementGroup"),
     "InvalidVpcID.NotFound": _INVALID,
     "InvalidKeyPair.Format": _INVALID,
@@ -193,6 +194,9 @@ def _answer(code: str, message: str, operation: str) -> Answer | None:
         return _IMAGE  # RunInstances with an image that is not shared with the account
     if code == "InvalidParameterValue" and "instance type" in message.lower():
         return _TYPE
+    if code == "InvalidParameterValue" and "iam instance profile" in message.lower():
+        # Also one that IAM made a moment ago: IAM User Guide, "Changes that I make are not always immediately visible".
+        return _NOT_FOUND
     known = ANSWERS_OF.get(operation, {}).get(code) or ANSWERS.get(code)
     if known is not None:
         return known

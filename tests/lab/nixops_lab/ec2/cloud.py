@@ -6,12 +6,12 @@ from random import Random
 from typing import Any, Protocol
 
 from nixops_lab.ec2.addresses import AddressBook
-from nixops_lab.ec2.errors import Ec2Error
+from nixops_lab.ec2.errors import Ec2Error, invalid, unsupported
 from nixops_lab.ec2.ids import Ids
 from nixops_lab.ec2.knobs import Panel
 from nixops_lab.ec2.moto import Moto
 from nixops_lab.ec2.network import read_network
-from nixops_lab.ec2.records import InstanceType
+from nixops_lab.ec2.records import InstanceType, Profile
 from nixops_lab.ec2.region import Region
 from nixops_lab.machines import MachineSpec, Rule
 
@@ -66,6 +66,18 @@ class Cloud:
         """Read the network again after a call that moto answered."""
         if name in self.regions:
             self.regions[name].adopt_network(await read_network(self.moto, name))
+
+    async def profile(self, wanted: Mapping[str, str]) -> Profile:
+        """The IAM instance profile of an `IamInstanceProfileSpecification`. Raises `InvalidParameterValue`."""
+        if "Arn" in wanted:
+            raise unsupported("the lab knows IAM instance profiles by name")
+        name = wanted.get("Name", "")
+        found = await self.moto.instance_profile(name)
+        if found is None:
+            raise invalid(
+                f"Value ({name}) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name"
+            )
+        return Profile(found["InstanceProfileName"], found["Arn"], found["InstanceProfileId"])
 
     async def instance_type(self, region: str, name: str) -> InstanceType:
         """An instance type, as moto's copy of EC2's list says. Raises `InvalidParameterValue`."""

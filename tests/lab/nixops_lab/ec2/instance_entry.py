@@ -63,6 +63,9 @@ def instance_entry(region: Region, instance: Instance, shown_tags: Tags) -> dict
         "VirtualizationType": "hvm",
         "PlatformDetails": "Linux/UNIX",
         "UsageOperation": "RunInstances",
+        "IamInstanceProfile": {"Arn": instance.profile.profile.arn, "Id": instance.profile.profile.id}
+        if instance.profile
+        else None,
         "RootDeviceName": "/dev/xvda",
         "RootDeviceType": "ebs",
         "MetadataOptions": metadata_entry(region, instance),

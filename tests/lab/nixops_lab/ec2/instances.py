@@ -138,6 +138,8 @@ async def stop_instances(lifecycle: Lifecycle, _cloud: Cloud, region: Region, pa
         raise Ec2Error("UnsupportedHibernationConfiguration", "Hibernation is not enabled for this instance.")
     named = _named(region, params)
     _refuse(named, {"pending", "shutting-down", "terminated"}, "stopped")
+    if protected := [instance for instance in named if instance.is_stop_protected]:
+        raise _protected(protected[0], "stopped", "disableApiStop")
     for instance in named:
         if instance.state == "running":
             lifecycle.stop(region, instance.id)
@@ -160,18 +162,23 @@ async def terminate_instances(
 ) -> dict[str, Any]:
     """A protected instance blocks those of its own zone; the other zones' are terminated all the same."""
     named = _named(region, params)
-    protected = [instance for instance in named if instance.is_protected and instance.is_live]
+    # Stop protection also protects from this: EC2 User Guide, "Enable stop protection for your EC2 instances".
+    protected = [one for one in named if (one.is_protected or one.is_stop_protected) and one.is_live]
     blocked = {instance.subnet.zone for instance in protected}
     for instance in named:
         if instance.is_live and instance.subnet.zone not in blocked:
             lifecycle.terminate(region, instance.id)
     if protected:
-        raise Ec2Error(
-            "OperationNotPermitted",
-            f"The instance '{protected[0].id}' may not be terminated. Modify its 'disableApiTermination' instance "
-            "attribute and try again.",
-        )
+        by = "disableApiTermination" if protected[0].is_protected else "disableApiStop"
+        raise _protected(protected[0], "terminated", by)
     return {"TerminatingInstances": _changes(region, named)}
+
+
+def _protected(instance: Instance, verb: str, attribute: str) -> Ec2Error:
+    return Ec2Error(
+        "OperationNotPermitted",
+        f"The instance '{instance.id}' may not be {verb}. Modify its '{attribute}' instance attribute and try again.",
+    )
 
 
 async def describe_instance_attribute(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
@@ -180,10 +187,14 @@ async def describe_instance_attribute(_cloud: Cloud, region: Region, params: dic
     match params["Attribute"]:
         case "disableApiTermination":
             value: dict[str, Any] = {"DisableApiTermination": {"Value": instance.is_protected}}
+        case "disableApiStop":
+            value = {"DisableApiStop": {"Value": instance.is_stop_protected}}
         case "instanceInitiatedShutdownBehavior":
             value = {"InstanceInitiatedShutdownBehavior": {"Value": instance.shutdown_behavior}}
         case "instanceType":
             value = {"InstanceType": {"Value": instance.instance_type.name}}
+        case "ebsOptimized":
+            value = {"EbsOptimized": {"Value": instance.is_ebs_optimized}}
         case "groupSet":
             value = {"Groups": group_entries(region, region.group_ids_of(instance))}
         case "sourceDestCheck":
@@ -209,6 +220,8 @@ async def modify_instance_attribute(cloud: Cloud, region: Region, params: dict[s
         case "DisableApiTermination":
             is_protected = params["DisableApiTermination"].get("Value", False)
             region.change(instance.id, is_protected=is_protected)
+        case "DisableApiStop":
+            region.change(instance.id, is_stop_protected=params["DisableApiStop"].get("Value", False))
         case "SourceDestCheck":
             changed_check(region, region.interfaces[instance.interface_id], params["SourceDestCheck"])
         case "InstanceInitiatedShutdownBehavior":

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nixops_lab.ec2 import ids, metadata_options, tags
+from nixops_lab.ec2 import credit_options, ids, metadata_options, tags
 from nixops_lab.ec2.capacity import room
 from nixops_lab.ec2.cloud import ACCOUNT, Cloud
 from nixops_lab.ec2.errors import Ec2Error, combination, invalid, missing, unsupported
@@ -20,7 +20,16 @@ from nixops_lab.ec2.keys import key_pair_named
 from nixops_lab.ec2.lifecycle import Lifecycle
 from nixops_lab.ec2.network import Subnet
 from nixops_lab.ec2.placement import placement_of
-from nixops_lab.ec2.records import Image, Instance, InstanceType, Interface, KeyPair, Volume
+from nixops_lab.ec2.records import (
+    Image,
+    Instance,
+    InstanceType,
+    Interface,
+    KeyPair,
+    Profile,
+    ProfileAssociation,
+    Volume,
+)
 from nixops_lab.ec2.region import Region
 
 MAX_USER_DATA = 16 * 1024
@@ -32,9 +41,12 @@ _HONOURED = frozenset(
     {
         "BlockDeviceMappings",
         "ClientToken",
+        "CreditSpecification",
+        "DisableApiStop",
         "DisableApiTermination",
         "DryRun",
         "EbsOptimized",
+        "IamInstanceProfile",
         "ImageId",
         "InstanceInitiatedShutdownBehavior",
         "InstanceType",
@@ -88,6 +100,8 @@ class Plan:
     metadata_options: Mapping[str, object]
     tenancy: str
     placement_group: str
+    credits: str | None
+    profile: Profile | None
     tags: Mapping[str, Mapping[str, str]]
     count: int
 
@@ -99,11 +113,12 @@ async def run_instances(lifecycle: Lifecycle, cloud: Cloud, region: Region, para
     if launch is not None and params.get("ClientToken"):
         return _repeated(region, launch.reservation_id, launch.instance_ids)
     instance_type = await cloud.instance_type(region.name, params.get("InstanceType", DEFAULT_INSTANCE_TYPE))
+    profile = await cloud.profile(params["IamInstanceProfile"]) if params.get("IamInstanceProfile") else None
     # No await from here on: two requests with one token must not both get past the look into the ledger.
     launch = region.tokens.find(placed.token_scope, params.get("ClientToken", ""), params)
     if launch is not None and params.get("ClientToken"):
         return _repeated(region, launch.reservation_id, launch.instance_ids)
-    plan = _plan(region, params, placed, instance_type)
+    plan = _plan(region, params, placed, instance_type, profile)
     created = _create(cloud, region, params, placed, plan)
     if token := params.get("ClientToken"):
         region.tokens.record(
@@ -147,7 +162,9 @@ def _interface(params: Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(interfaces[0])
 
 
-def _plan(region: Region, params: Mapping[str, Any], placed: Placed, instance_type: InstanceType) -> Plan:
+def _plan(
+    region: Region, params: Mapping[str, Any], placed: Placed, instance_type: InstanceType, profile: Profile | None
+) -> Plan:
     if extra := sorted(set(params) - _HONOURED):
         raise unsupported(f"the lab does not model {extra[0]} of RunInstances")
     tenancy, placement_group = placement_of(region, params.get("Placement", {}))
@@ -182,6 +199,8 @@ def _plan(region: Region, params: Mapping[str, Any], placed: Placed, instance_ty
         metadata_options=metadata,
         tenancy=tenancy,
         placement_group=placement_group,
+        credits=credit_options.at_launch(instance_type.name, params.get("CreditSpecification")),
+        profile=profile,
         tags=given,
         # Last: there is room only for what nothing else forbids.
         count=room(region, instance_type, placed.subnet.zone, minimum, maximum),
@@ -282,6 +301,9 @@ def _create(cloud: Cloud, region: Region, params: Mapping[str, Any], placed: Pla
             placement_group=plan.placement_group,
             shutdown_behavior=params.get("InstanceInitiatedShutdownBehavior", "stop"),
             is_protected=params.get("DisableApiTermination", False),
+            is_stop_protected=params.get("DisableApiStop", False),
+            credits=plan.credits,
+            profile=ProfileAssociation(region.new_ids.new("iip-assoc"), plan.profile) if plan.profile else None,
             created_at=now,
             launch_time=now,
         )

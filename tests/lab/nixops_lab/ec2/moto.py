@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import aiohttp
 import botocore.parsers
@@ -121,6 +122,21 @@ class Moto:
         ) as reply:
             kept = {name: value for name, value in reply.headers.items() if name.lower() not in _HOP_BY_HOP}
             return reply.status, kept, await reply.read()
+
+    async def instance_profile(self, name: str) -> Mapping[str, str] | None:
+        """`InstanceProfileName`, `InstanceProfileId` and `Arn` of an IAM instance profile; None if there is none."""
+        form = {"Action": "GetInstanceProfile", "Version": "2010-05-08", "InstanceProfileName": name}
+        scope = "Credential=LAYER/20000101/us-east-1/iam/aws4_request"
+        headers = {"Authorization": f"AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"}
+        async with self._session.post(f"{self._url}/", data=form, headers=headers) as reply:
+            body = await reply.read()
+            if reply.status == 404:
+                return None
+            assert reply.status < 300, body
+        root = ET.fromstring(body)  # noqa: S314 - our own moto's reply
+        wanted = ("InstanceProfileName", "InstanceProfileId", "Arn")
+        found = {element.tag.rpartition("}")[2]: str(element.text) for element in root.iter()}
+        return {field: found[field] for field in wanted}
 
     async def call(self, region: str, operation: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Ask an EC2 operation for the layer itself. Raises Ec2Error with moto's code."""

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from nixops_lab.ec2 import (
+    credit_options,
     group_rules,
     groups,
     images,
@@ -14,6 +15,7 @@ from nixops_lab.ec2 import (
     launch,
     metadata_options,
     placement,
+    profiles,
     tags,
     volumes,
 )
@@ -61,6 +63,7 @@ FORWARDED = frozenset(
 def served(lifecycle: Lifecycle) -> dict[str, Operation]:
     """Operation name → function, for all that the layer answers itself."""
     operations: dict[str, Operation] = {
+        **credit_options.OPERATIONS,
         **group_rules.OPERATIONS,
         **groups.OPERATIONS,
         **images.OPERATIONS,
@@ -69,6 +72,7 @@ def served(lifecycle: Lifecycle) -> dict[str, Operation]:
         **keys.OPERATIONS,
         **metadata_options.OPERATIONS,
         **placement.OPERATIONS,
+        **profiles.OPERATIONS,
         **tags.OPERATIONS,
         **volumes.OPERATIONS,
     }

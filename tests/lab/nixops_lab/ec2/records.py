@@ -63,6 +63,9 @@ class Instance:
     placement_group: str
     shutdown_behavior: str
     is_protected: bool
+    is_stop_protected: bool
+    credits: str | None
+    profile: "ProfileAssociation | None"
     created_at: float
     launch_time: float
     state: str = "pending"
@@ -134,6 +137,23 @@ class GroupRule:
     key: RuleKey
     description: str | None
     created_at: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """An IAM instance profile."""
+
+    name: str
+    arn: str
+    id: str
+
+
+@dataclass(frozen=True)
+class ProfileAssociation:
+    """That an instance has an IAM instance profile."""
+
+    id: str
+    profile: Profile
 
 
 @dataclass(frozen=True)
