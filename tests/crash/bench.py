@@ -295,6 +295,9 @@ class Worlds:
                     one.state.value,
                     one.instance_type,
                     sorted(of_group.get(group, "gone") for group in one.security_group_ids),
+                    (one.monitoring, one.source_dest_check, one.metadata, one.instance_profile),
+                    sorted(cloud.attributes[one.id].items()),
+                    sorted(key for key in one.tags if not key.startswith("nixops.dev:")),
                 )
                 for one in cloud.instances.values()
             ),

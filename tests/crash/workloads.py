@@ -91,6 +91,30 @@ def resize(worlds: Worlds) -> None:
     worlds.kube.edit(SHOP, change)
 
 
+DECLARED_LATER: dict[str, Any] = {
+    "monitoring": True,
+    "sourceDestCheck": False,
+    "metadata": {"hopLimit": 2},
+    "instanceProfile": "web",
+    "terminationProtection": True,
+    "shutdownBehavior": "Terminate",
+    "credits": "Standard",
+    "tags": {"team": "web"},
+}
+
+
+def declare(worlds: Worlds) -> None:
+    """More of a running instance, and later less of it: what leaves the spec goes back."""
+    worlds.cloud.instance_profiles.add("web")
+    _edit_web(worlds, lambda ec2: ec2.update(DECLARED_LATER))
+    left = ("instanceProfile", "terminationProtection", "tags")
+    worlds.at_rest.append(lambda worlds: _edit_web(worlds, lambda ec2: [ec2.pop(field) for field in left]))
+
+
+def _edit_web(worlds: Worlds, change: Callable[[dict[str, Any]], object]) -> None:
+    worlds.kube.edit(SHOP, lambda body: change(body["spec"]["machines"][1]["target"]["ec2"]))
+
+
 def rotate(worlds: Worlds) -> None:
     """Other contents in the Secret, another key in place of one, and the machines are power-cycled."""
     worlds.rotate_tokens()
@@ -119,6 +143,7 @@ WORKLOADS: dict[str, Callable[[Worlds], None]] = {
     "create": create,
     "reconfigure": reconfigure,
     "replace": replace,
+    "declare": declare,
     "resize": resize,
     "rotate": rotate,
     "delete": delete,
