@@ -23,20 +23,19 @@ let
   # unit, waits for it. A key that comes after the activation is not waited for: the activation itself would be waiting.
   keyService =
     name: key:
-    let
-      wait = ''
-        until [ -e "${key.path}" ]; do sleep 1; done
-      '';
-    in
     lib.nameValuePair "${name}-key" {
       description = "The key ${name}, as long as it is there";
       path = [ pkgs.inotify-tools ];
-      preStart = lib.optionalString key.isFirst wait;
+      # What requires it would be restarted with it, for another inotify-tools.
+      restartIfChanged = false;
+      preStart = lib.optionalString key.isFirst ''
+        until [ -e "${key.path}" ]; do sleep 1; done
+      '';
       # A new content takes the place of the old one by rename(2): the name is never gone meanwhile. The time limit is for
       # a file that goes between the test and the watch.
       script = ''
         while [ -e "${key.path}" ]; do
-          inotifywait -qq -t 60 -e delete -e moved_from -e delete_self -e unmount "${dirOf key.path}" || true
+          inotifywait -qq -t 60 -e delete -e moved_from -e delete_self -e unmount "${dirOf key.path}" || sleep 1
         done
       '';
       serviceConfig = {
