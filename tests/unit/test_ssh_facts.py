@@ -17,7 +17,16 @@ from nixops_operator.adapters.ssh.facts import (
     parse_facts,
     parse_yes_or_no,
 )
-from nixops_operator.facts.host import ActivationFacts, ActivationState, BuildLook, BuildState, HostFacts, HostOwner
+from nixops_operator.facts.host import (
+    ActivationFacts,
+    ActivationState,
+    BuildLook,
+    BuildState,
+    DeliveredKey,
+    FoundFile,
+    HostFacts,
+    HostOwner,
+)
 
 BOOT = "97c00c3e-e169-4e1d-b900-64f43fb8259c"
 NOTHING = ""
@@ -102,6 +111,59 @@ def test_an_activation_that_waits_for_confirmation() -> None:
     )
     assert facts.failed_units == ("dev-disk-by\\x2did.mount", "zfs.service")
     assert facts.highest_attempt == 3
+
+
+WITH_KEYS = FRESH.replace(
+    "end\n",
+    f"""\
+key /run/keys/token 440 web keys {"d" * 64} whole {BOOT}
+key /run/keys/new 600 root root - whole {BOOT}
+key /srv/late 640 other other {"d" * 64} unowned {BOOT}
+key-file /run/keys/token 8120 web keys
+key-file /srv/late 81a0 root root
+key-content /run/keys/token {"c" * 64}
+key-user web
+key-user root
+key-group keys
+key-group root
+end
+""",
+)
+
+
+def test_keys_and_what_lies_in_their_places() -> None:
+    new, token, late = parse_facts(WITH_KEYS).keys
+    assert token == DeliveredKey(
+        path="/run/keys/token",
+        mode=0o440,
+        user="web",
+        group="keys",
+        digest="d" * 64,
+        boot_id=BOOT,
+        owes_restarts=False,
+        was_unowned=False,
+        has_owner=True,
+        file=FoundFile(0o100440, "web", "keys", "c" * 64),
+    )
+    assert (new.digest, new.file, new.has_owner) == ("", None, True)
+    assert (late.was_unowned, late.has_owner, late.file) == (True, False, FoundFile(0o100640, "root", "root", ""))
+    assert "c" * 64 not in repr(token)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param("whole", "broken", id="no such state"),
+        pytest.param("d" * 64, "d" * 63, id="a digest that is cut"),
+        pytest.param("/run/keys/token 440", "/run/keys/to ken 440", id="a blank in a path"),
+        pytest.param("8120", "8120x", id="a mode that is none"),
+        pytest.param("key-user web", "key-user $(reboot)", id="no name of a user"),
+    ],
+)
+def test_keys_of_another_form_are_refused_with_all_the_rest(old: str, new: str) -> None:
+    assert old in WITH_KEYS
+    with pytest.raises(MalformedAnswer):
+        parse_facts(WITH_KEYS.replace(old, new))
 
 
 @pytest.mark.parametrize(
