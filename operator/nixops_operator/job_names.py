@@ -1,6 +1,6 @@
 """The names of jobs: `<kind>:<what it produces>`. Whoever starts a job and whoever looks for it ask here.
 
-fetch:<hash of the tree>              the same for all who need that tree
+fetch:<hash of the tree> <URL>        the same for all who need that tree from there
 evaluate:<hash of the input>          the same for all who declare the same
 build:<.drv>                          the same for all whose system it is
 copy:<host>:<toplevel>                one system on one machine
@@ -25,8 +25,9 @@ HOST = "host"
 KINDS = (FETCH, EVALUATE, BUILD, COPY, REALISE, HOST)
 
 
-def fetch(tree_identity: str) -> str:
-    return f"{FETCH}:{tree_identity}"
+def fetch(origin: str) -> str:
+    """`origin`: of an archive or a folder."""
+    return f"{FETCH}:{origin}"
 
 
 def evaluate(input_hash: str) -> str:

@@ -207,7 +207,9 @@ def test_the_taken_default_is_written_down():
 def test_trees_are_fetched_before_anything_is_evaluated():
     desired = host_machine()
     system = with_default(desired, OTHER)
-    fetch = job_names.fetch(OTHER)
+    assert system.input is not None
+    (tree,) = system.input.trees
+    fetch = job_names.fetch(tree.origin)
 
     first = planned(desired, seen(host=host(), system=system, jobs={}))
     assert [step.job for step in first.steps if isinstance(step, steps.Fetch)] == [fetch]
@@ -219,3 +221,18 @@ def test_trees_are_fetched_before_anything_is_evaluated():
 
     fetched = planned(desired, seen(host=host(), system=system, jobs={fetch: Done(None)}))
     assert [step for step in fetched.steps if isinstance(step, steps.Evaluate)]
+
+
+def test_what_one_place_answers_is_not_told_of_another():
+    """A tenant who names a forbidden address beside the hash of a tree holds up nobody who names a good one."""
+    desired = host_machine()
+    elsewhere, here = (Archive(url, HASH) for url in ("http://10.0.0.1/x.tar.gz", "https://example.org/x.tar.gz"))
+
+    def fetches(tree: Archive, jobs: dict[str, Any]) -> list[steps.Fetch]:
+        plan = planned(desired, seen(host=host(), system=observed(desired, default=tree), jobs=jobs))
+        return [step for step in plan.steps if isinstance(step, steps.Fetch)]
+
+    (theirs,) = fetches(elsewhere, {})
+    refused = Failed(Blocked(Reason.SOURCE_FORBIDDEN, "10.0.0.1 is a private address"))
+
+    assert [step.tree for step in fetches(here, {theirs.job: refused})] == [here]

@@ -28,6 +28,11 @@ class Archive:
         """Equal for equal trees, wherever they come from."""
         return self.nar_hash
 
+    @property
+    def origin(self) -> str:
+        """Equal for equal trees from equal places: what one place answers says nothing of another."""
+        return f"{self.nar_hash} {self.url}{' (settings)' if self.is_administrators else ''}"
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -39,6 +44,11 @@ class Folder:
     def identity(self) -> str:
         """Equal for equal places: what lies there is known once it was read."""
         return f"path:{self.path}"
+
+    @property
+    def origin(self) -> str:
+        """As an archive's."""
+        return self.identity
 
 
 Tree = Archive | Folder

@@ -81,7 +81,7 @@ def fetch_steps(observed: Observed) -> tuple[steps.Fetch, ...]:
     """Those of the trees that the configuration is made of."""
     given = observed.system.input
     trees = given.trees if given is not None else ()
-    return tuple(steps.Fetch(job_names.fetch(tree.identity), tree) for tree in trees)
+    return tuple(steps.Fetch(job_names.fetch(tree.origin), tree) for tree in trees)
 
 
 def build_step(observed: Observed) -> steps.Build | None:
