@@ -725,8 +725,8 @@ lay_down_build() {
 }
 
 # The machine's daemon, where it has one, knows its proxies and its limits. A client that is killed ends its builds.
-# What a cache says of a path, or that it has none, holds for two minutes: Nix' own month and hour would outlast the
-# repair of a cache that said something wrong.
+# What a cache says of a path, or that it has none, holds for less than the pause before another try: Nix' own month and
+# hour would outlast the repair of a cache that said something wrong.
 start_build() {
     daemon=''
     [ ! -S /nix/var/nix/daemon-socket/socket ] || daemon=--setenv=NIX_REMOTE=daemon
@@ -734,8 +734,8 @@ start_build() {
         -p StandardOutput="append:$dir/out" -p StandardError="append:$dir/log" \
         -p ExecStopPost="$(shell) $dir/agent build-end $id" \
         "$(command -v nix-store)" --realise "$drv" --add-root "$ROOTS/next" \
-        --option max-silent-time "$silent" --option narinfo-cache-positive-ttl 120 \
-        --option narinfo-cache-negative-ttl 120 --log-format internal-json ||
+        --option max-silent-time "$silent" --option narinfo-cache-positive-ttl 20 \
+        --option narinfo-cache-negative-ttl 20 --log-format internal-json ||
         [ "$(state)" != building ] || is_active "nixops-build-$id.service"
 }
 
