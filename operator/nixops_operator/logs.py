@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType, TracebackType
 
-_SECRETS = re.compile(
-    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)"
-    r"|PuTTY-User-Key-File-.*?(?:Private-MAC: \w+|\Z)"
-    r"|\b(?:AKIA|ASIA)[A-Z0-9]{12,}"
-    r"|(?i:secret[-_]?access[-_]?key|(?:session|security)[-_]?token)\W{1,4}[^\s\"',}]+"
-    r"|(?i:bearer )[A-Za-z0-9._~+/=-]+"
-    r"|:[A-Za-z0-9+/]{86}==",  # the secret half of a key of nix-store(1), `--generate-binary-cache-key`
-    re.DOTALL,
-)
+from nixops_operator.redaction import without_secrets
+
 _KEPT = ("key", "reason", "effect", "seconds", "result", "pass_id")
 _LONGEST = 8_192
 """Characters of one text in a line. What foreign programs and tenants write has no bound, and is searched for secrets
@@ -30,7 +22,7 @@ def redacted(text: str) -> str:
     """The text, cut to 8 kB, without private keys, access key ids, tokens, and what stands behind the names of AWS
     secrets."""
     rest = len(text) - _LONGEST
-    short = _SECRETS.sub("[redacted]", text[:_LONGEST])
+    short = without_secrets(text[:_LONGEST])
     return f"{short} … ({rest} more)" if rest > 0 else short
 
 

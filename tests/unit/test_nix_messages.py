@@ -43,6 +43,11 @@ def frame(raw: str, file: str | None = None, line: int | None = None, column: in
             id="a place in a file of the source",
         ),
         pytest.param(
+            error("-----BEGIN RSA PRIVATE KEY-----\nb3BlbnNzaC1r\n-----END RSA PRIVATE KEY----- is wrong", USER, 1, 32),
+            "modules[0]:1:32: [redacted] is wrong",
+            id="a private key in what a module throws",
+        ),
+        pytest.param(
             error("undefined variable '\x1b[35;1mfooo\x1b[0m'", USER, 1, 32),
             "modules[0]:1:32: undefined variable 'fooo'",
             id="a place in a module given as text; colours go",

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from nixops_operator.redaction import without_secrets
+
 HEAD, TAIL = 4096, 4096
 """Characters kept of a longer text: what is wrong stands at the beginning, advice and cause at the end."""
 
@@ -19,9 +21,9 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def plain(text: str) -> str:
-    """`text` without terminal escapes and control characters; line feeds and tabs stay. At most HEAD + TAIL characters
-    and a sign between them."""
-    return _CONTROLS.sub("", _ESCAPES.sub("", bounded(text)))
+    """`text` without terminal escapes, control characters and secrets; line feeds and tabs stay. At most HEAD + TAIL
+    characters and a sign between them."""
+    return without_secrets(_CONTROLS.sub("", _ESCAPES.sub("", bounded(text))))
 
 
 def bounded(text: str) -> str:
