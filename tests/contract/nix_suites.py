@@ -14,14 +14,16 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from contract import nix_namespace
 from nixops_lab.binary_cache import contents
 
 FIXTURES = Path(__file__).parent / "in_private_store" / "conftest.py"
-SUITES = sorted(set(FIXTURES.parent.glob("*.py")) - {FIXTURES})
+ALL = tuple(sorted(path.stem for path in FIXTURES.parent.glob("*.py") if path != FIXTURES))
+OF_THE_BOX = ("attacks", "evaluation", "limits", "port", "purity")
+"""Those that depend on the box. Builds have one of their own, whatever evaluations run in."""
 LIMIT = 540  # s; far above what the suites take
 THE_POD_S_USER = 65532
 
@@ -29,20 +31,20 @@ Outcomes = Mapping[str, list[str]]
 """Behaviour → what went wrong in each of its cases ('' for nothing)."""
 
 
-def behaviours() -> list[str]:
-    """`<suite>::<test>` of all suites, read and not imported: importing them needs nothing of their world, but running
-    does."""
+def behaviours(suites: Sequence[str] = ALL) -> list[str]:
+    """`<suite>::<test>` of these suites, read and not imported: importing them needs nothing of their world, but
+    running does."""
     return [
-        f"{suite.stem}::{node.name}"
-        for suite in SUITES
-        for node in ast.parse(suite.read_text()).body
+        f"{suite}::{node.name}"
+        for suite in suites
+        for node in ast.parse(_file_of(suite).read_text()).body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
     ]
 
 
 @functools.cache
-def outcomes(uid: int, box: str, root: Path | None = None) -> Outcomes:
-    """All of them once, as this user, in this box, on the Nix of the root file system `root` or of this machine."""
+def outcomes(uid: int, box: str, root: Path | None = None, suites: Sequence[str] = ALL) -> Outcomes:
+    """Each of them once, as this user, in this box, on the Nix of the root file system `root` or of this machine."""
     with tempfile.TemporaryDirectory(prefix="nix-store-", dir="/var/tmp") as folder:
         place = Path(folder)
         place.chmod(0o755)
@@ -56,15 +58,22 @@ def outcomes(uid: int, box: str, root: Path | None = None) -> Outcomes:
         subprocess.run(["sh", str(assemble), f"{nixpkgs}/OF_2020", "20.09"], check=True)
         # The cache of this user may lie where other users may not look.
         shutil.copytree(contents.make(nixpkgs / "TODAY"), nixpkgs / "binary-cache")
-        return _run(place, nixpkgs, uid, box, root)
+        return _run(place, nixpkgs, uid, box, root, suites)
 
 
-def _run(place: Path, nixpkgs: Path, uid: int, box: str, root: Path | None) -> Outcomes:
+def _run(place: Path, nixpkgs: Path, uid: int, box: str, root: Path | None, suites: Sequence[str]) -> Outcomes:
     work, store, aside = place / "work", place / "store", place / "aside"
     report = work / "report.xml"
     pytest = [
         *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--junitxml={report}"),
-        *("-o", "junit_logging=no", "-o", "timeout=120", f"--basetemp={work / 'tmp'}", *map(str, SUITES)),
+        *(
+            "-o",
+            "junit_logging=no",
+            "-o",
+            "timeout=120",
+            f"--basetemp={work / 'tmp'}",
+            *(str(_file_of(suite)) for suite in suites),
+        ),
     ]
     if root is None:
         argv = nix_namespace.command(pytest, store=store, uid=uid, aside=aside)
@@ -87,6 +96,10 @@ def _run(place: Path, nixpkgs: Path, uid: int, box: str, root: Path | None) -> O
     )
     assert report.exists(), done.stdout + done.stderr
     return _outcomes(report)
+
+
+def _file_of(suite: str) -> Path:
+    return FIXTURES.with_name(f"{suite}.py")
 
 
 def _outcomes(report: Path) -> Outcomes:
