@@ -90,8 +90,8 @@ def test_agents_with_which_nobody_has_connected_for_a_month_go(tmp_path: Path) -
     home, month = tmp_path / "nixops", 31 * 24 * 3600
     for script in (b"#!/bin/sh\n# of today\n", b"#!/bin/sh\n# of an earlier release\n"):
         assert placed(script, home).returncode == 0
-        for file in home.iterdir():
-            os.utime(file, (time.time() - month, time.time() - month))
+    for file in home.iterdir():
+        os.utime(file, (time.time() - month, time.time() - month))
     (home / "machine").write_text("kept")
     os.utime(home / "machine", (0, 0))
 
