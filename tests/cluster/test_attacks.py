@@ -61,7 +61,7 @@ def findings(path: str) -> str:
       }} >$out/index.html 2>/dev/null"""
     root = f"""derivation {{
       name = "findings"; system = "x86_64-linux"; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
-      __noChroot = true; __impureHostDeps = [ "/etc" ]; NIX_CONFIG = "substituters = http://203.0.113.80";
+      NIX_CONFIG = "substituters = http://203.0.113.80";
       args = [ "-c" ''{builder}'' ];
     }}"""
     return specs.page(
@@ -75,6 +75,10 @@ def test_no_module_reads_what_another_tenant_has_in_the_store(place: Place, firs
         said = told(place, on_operator(place.lab, specs.page(f"${{{expression}}}")), "EvaluationFailed")
         assert MARK not in said
         assert "forbidden" in said or "not valid" in said or "not allowed" in said, said
+
+    hole = "environment.etc.hole.source = derivation { name = ''hole''; system = ''x86_64-linux''; __noChroot = true; "
+    hole += "builder = ''/bin/sh''; };"
+    assert "(__noChroot)" in told(place, on_operator(place.lab, specs.page("Never", hole)), "EvaluationFailed")
 
     place.apply(on_operator(place.lab, findings(first)))
     place.wait_ready(f"nixmachine/{HOST}")
