@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import yaml
 
 from nixops_lab import (
+    argocd,
     cluster,
     environment,
     gitops,
@@ -75,7 +76,13 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument("--seed", type=int, default=0, help="for ids and addresses (default 0)")
     start.add_argument("--node", action="store_true", help="with a node: kubelet, containerd, scheduler")
     start.add_argument("--gitops", action="store_true", help="and Flux with a git server (compiled: 8 minutes once)")
-    git = add(calls, "git", git_repository, "make a bare repository that Flux can read; print its path and its URL")
+    start.add_argument("--argocd", action="store_true", help="and Argo CD with a git server (compiled: 8 minutes once)")
+    git = add(
+        calls,
+        "git",
+        git_repository,
+        "make a bare repository for Flux and Argo CD; print its path and its URL",
+    )
     git.add_argument("name", metavar="NAME")
     add(calls, "env", env, 'print the environment: eval "$(lab env)"')
     add(calls, "run", run, "run -- CMD: a command with that environment, inside the lab's network")
@@ -133,6 +140,8 @@ def up(paths: LabPaths, given: argparse.Namespace) -> None:
     lifecycle.up(paths, given.seed, given.node)
     if given.gitops:
         gitops.start(paths)
+    if given.argocd:
+        argocd.start(paths)
     sys.stdout.write(f"{paths.environment}\n")
 
 
@@ -143,7 +152,7 @@ def down(paths: LabPaths, given: argparse.Namespace) -> None:
 def git_repository(paths: LabPaths, given: argparse.Namespace) -> None:
     lifecycle.running(paths)
     if not gitops.repositories(paths).is_dir():
-        raise LabError("there is no git server in this lab: `lab up --gitops` adds it")
+        raise LabError("there is no git server in this lab: `lab up --gitops` or `--argocd` adds it")
     sys.stdout.write(f"{gitops.repository(paths, given.name)}\n{gitops.url(given.name)}\n")
 
 

@@ -48,6 +48,7 @@ PER_RUN = (
     "archives",
     "git",
     "flux-storage",
+    "argocd",
     "audit.log",
     "ec2.log",
     "kubeconfig",

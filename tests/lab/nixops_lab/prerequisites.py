@@ -26,6 +26,7 @@ PACKAGES = {
     "nix-bin": "evaluation and builds",
     "openssh-client": "keys and logins",
     "procps": "sysctl",
+    "redis-server": "Argo CD's cache",
     "socat": "network tests by hand",
     "systemd-container": "systemd-nspawn",
     "util-linux": "nsenter, setpriv, mount",
