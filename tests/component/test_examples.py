@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,15 @@ import pytest
 import yaml
 
 from component.conftest import ROOT
+from component.test_chart import template
 from nixops_operator.api import crd
 from nixops_operator.api.machine_of_deployment import ChildMachine, machines_of
 
 if TYPE_CHECKING:
     from component.conftest import ApiServer
 
-EXAMPLE = ROOT / "examples/valgrind-docs"
+EXAMPLES = ROOT / "examples"
+EXAMPLE = EXAMPLES / "valgrind-docs"
 TARGETS = ("aws-security-groups", "aws-plain", "existing-host")
 
 
@@ -31,9 +34,96 @@ def webserver(server: ApiServer, target: str) -> ChildMachine:
     return child
 
 
-@pytest.mark.parametrize("folder", ["machine", *(f"targets/{target}" for target in TARGETS)])
-def test_the_api_server_takes_it(crds: ApiServer, folder: str) -> None:
-    crds.kubectl("apply", "--dry-run=server", "--validate=strict", "-k", str(EXAMPLE / folder))
+def _holds_our_objects(folder: Path) -> bool:
+    return any("apiVersion: nixops.dev/" in path.read_text() for path in folder.glob("**/*.yaml"))
+
+
+OURS = [
+    str(path.parent.relative_to(EXAMPLES))
+    for name in ("kustomization.yaml", "Chart.yaml")
+    for path in sorted(EXAMPLES.glob(f"**/{name}"))
+    if _holds_our_objects(path.parent) or "targets" in path.parts
+]
+"""Each folder of examples/ that kustomize or helm makes our objects of."""
+BESIDE = ["gitops/flux/secrets"]
+
+
+def manifests(server: ApiServer, folder: str) -> str:
+    path = EXAMPLES / folder
+    if (path / "Chart.yaml").exists():
+        done = server.run("helm", "template", "web", str(path))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    return server.kubectl("kustomize", str(path))
+
+
+def test_no_example_is_left_out() -> None:
+    written = {path for path in EXAMPLES.glob("**/*.yaml") if "apiVersion: nixops.dev/" in path.read_text()}
+
+    assert written
+    assert all(any(path.is_relative_to(EXAMPLES / folder) for folder in OURS) for path in written)
+
+
+APPLY = {"client-side": (), "server-side": ("--server-side",)}
+
+
+@pytest.fixture
+def _difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kubectl's note of what it applied last is its own affair: of an object without annotations its two ways write it
+    differently."""
+    program = tmp_path / "difference"
+    program.write_text('#!/bin/sh\nexec diff --unified --new-file --ignore-matching-lines=\'{"apiVersion":\' "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("KUBECTL_EXTERNAL_DIFF", str(program))
+
+
+@pytest.mark.usefixtures("_difference")
+@pytest.mark.parametrize("way", APPLY)
+@pytest.mark.parametrize("folder", [*OURS, *BESIDE])
+def test_the_api_server_keeps_it_as_it_is(crds: ApiServer, folder: str, way: str) -> None:
+    """What was applied differs from the example in nothing, whichever way one asks: who compares at each interval, as
+    Flux and Argo CD do, finds nothing to do."""
+    text = manifests(crds, folder)
+    namespace = "--namespace=example-" + re.sub("[^a-z0-9]+", "-", f"{folder} {way}")
+    crds.kubectl("create", "namespace", namespace.removeprefix("--namespace="))
+    crds.kubectl("apply", namespace, "--validate=strict", *APPLY[way], "--filename=-", stdin=text)
+
+    for asked in APPLY.values():
+        done = crds.run("kubectl", "diff", namespace, *asked, "--filename=-", stdin=text)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("_difference")
+@pytest.mark.parametrize("way", APPLY)
+def test_a_difference_would_be_seen(crds: ApiServer, way: str) -> None:
+    text = manifests(crds, "gitops/flux/machines")
+    crds.kubectl("create", "namespace", f"differs-{way}")
+    crds.kubectl("apply", f"--namespace=differs-{way}", *APPLY[way], "--filename=-", stdin=text)
+
+    edited = text.replace("instanceType: t2.micro", "instanceType: t3.small")
+    done = crds.run("kubectl", "diff", f"--namespace=differs-{way}", *APPLY[way], "--filename=-", stdin=edited)
+
+    assert done.returncode == 1
+    assert "+        instanceType: t3.small" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "where"),
+    [
+        pytest.param("flux/operator/helmrelease.yaml", ("values",), id="Flux"),
+        pytest.param("argocd/applications/operator.yaml", ("source", "helm", "valuesObject"), id="Argo CD"),
+    ],
+)
+def test_the_chart_takes_the_values_of(api_server: ApiServer, file: str, where: tuple[str, ...]) -> None:
+    *_, installation = yaml.safe_load_all((EXAMPLES / "gitops" / file).read_text())
+    values = installation["spec"]
+    for name in where:
+        values = values[name]
+
+    kinds = {document["kind"] for document in template(api_server, values)}
+
+    assert "ValidatingAdmissionPolicy" in kinds
+    assert "CustomResourceDefinition" not in kinds, "an earlier layer has them"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -157,8 +247,9 @@ def _paths_of_references(schema: dict[str, Any], path: str) -> Iterator[str]:
         yield from _paths_of_references(schema["items"], path)
 
 
-def test_kustomize_is_told_every_place_that_names_another_object() -> None:
-    text = (EXAMPLE / "machine/name-reference.yaml").read_text()
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("**/name-reference.yaml")), ids=lambda path: path.parts[-3])
+def test_kustomize_is_told_every_place_that_names_another_object(path: Path) -> None:
+    text = path.read_text()
     told = {
         (spec["kind"], spec["path"]) for entry in yaml.safe_load(text)["nameReference"] for spec in entry["fieldSpecs"]
     }
