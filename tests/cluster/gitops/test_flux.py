@@ -6,35 +6,34 @@ The tests of one site follow each other as commits do; each leaves it as it foun
 from __future__ import annotations
 
 import json
-import shutil
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from cluster.gitops.repository import Repository
-from cluster.place import Place, condition, is_ready, standing
+from cluster.gitops.site import EXAMPLES, MACHINES, TITLE, is_dry_run
+from cluster.gitops.site import Site as AnySite
+from cluster.place import Place, condition, is_ready
 from cluster.polling import eventually
 from judges import kstatus
-from nixops_lab.paths import CHECKOUT
+from nixops_lab import gitops
+from nixops_lab.paths import CHECKOUT, SOURCES
 
-EXAMPLE = CHECKOUT / "examples/gitops/flux"
+EXAMPLE = EXAMPLES / "flux"
 INTERVAL = 2  # seconds
-MACHINES = ("web-one", "web-two")
-TITLE = "Two machines from git"
 KUSTOMIZATION = "kustomization.kustomize.toolkit.fluxcd.io"
 FAILED = {"HealthCheckFailed", "ReconciliationFailed"}
-OURS = {"nixdeployments", "nixmachines", "configmaps"}
 
 
 @dataclass(frozen=True)
-class Site:
-    """A repository, and the place that Flux brings it to."""
-
-    place: Place
-    repository: Repository
+class Site(AnySite):
+    """Flux brings it to the place."""
 
     def sync(self, layer: str = "machines") -> dict[str, Any]:
         return self.place.get(KUSTOMIZATION, layer)
@@ -59,15 +58,7 @@ class Site:
         return eventually(look, f"Flux gives {revision} up", 120, self.told)
 
     def told(self) -> str:
-        syncs = json.loads(self.place.kubectl("get", KUSTOMIZATION, "--output=json"))["items"]
-        return "\n".join(f"{each['metadata']['name']}: {standing(each)}" for each in [*syncs, *self.place.objects()])
-
-    def address(self, machine: str) -> str:
-        found = self.place.find("nixmachine", machine)
-        return str(((found or {}).get("status") or {}).get("addresses", {}).get("ssh", ""))
-
-    def titles(self) -> set[str]:
-        return {self.place.title(self.address(machine)) for machine in MACHINES}
+        return self.standing(KUSTOMIZATION)
 
     def intervals(self, number: int) -> None:
         """Until Flux has looked at the same revision so many times more; each look of it asks the API server what an
@@ -76,22 +67,15 @@ class Site:
 
         def looks() -> int:
             return sum(
-                1
-                for entry in self.place.lab.audit_log()[since:]
-                if _is_dry_run(entry)
-                and (entry.get("objectRef") or {}).get("resource") == "nixdeployments"
-                and entry["objectRef"].get("namespace") == self.place.namespace
+                is_dry_run(entry) and entry["objectRef"]["resource"] == "nixdeployments"
+                for entry in self.requests(since)
             )
 
         eventually(lambda: looks() >= number, f"{number} looks of Flux", 30 + 3 * INTERVAL * number, self.told)
 
 
-def _is_dry_run(entry: dict[str, Any]) -> bool:
-    return "dryRun=All" in entry.get("requestURI", "")
-
-
 def layers(site: Site) -> list[dict[str, Any]]:
-    """The example's own, as its README says what to change: address, target, and here no SOPS and no Helm."""
+    """The example's own, as its README says what to change: address and target, and here no Helm."""
     found = []
     for name in ("source", "secrets", "machines"):
         layer = yaml.safe_load((EXAMPLE / f"layers/{name}.yaml").read_text())
@@ -102,7 +86,6 @@ def layers(site: Site) -> list[dict[str, Any]]:
             spec["url"] = site.repository.url
         else:
             spec["targetNamespace"] = site.place.namespace
-            spec.pop("decryption", None)
         if name == "machines":
             spec["retryInterval"] = f"{INTERVAL}s"
             # The operator of the lab is no pod that Flux could have made.
@@ -112,16 +95,28 @@ def layers(site: Site) -> list[dict[str, Any]]:
 
 
 def planted(place: Place, repository: Repository) -> Site:
-    """The example's files in the repository, with the lab's credentials, and its layers applied."""
+    """The example's files in the repository, with the lab's credentials, encrypted."""
     site = Site(place, repository)
-    for name in ("machines", "secrets"):
-        shutil.copytree(EXAMPLE / name, repository.folder / name)
+    site.copy(EXAMPLE / "machines", EXAMPLE / "secrets")
     key, secret = place.operator_identity
     secrets = repository.folder / "secrets/aws.yaml"
     content = yaml.safe_load(secrets.read_text())
     content["stringData"] = {"accessKeyId": key, "secretAccessKey": secret}
     secrets.write_text(yaml.safe_dump(content))
+    identity = encrypt(secrets)
+    assert secret not in secrets.read_text()
+    place.secret("sops-age", {"age.agekey": identity})
     return site
+
+
+def encrypt(file: Path) -> str:
+    """By the commands of the example, for a new key of age; the key."""
+    programs = gitops.compiled(SOURCES / "gitops" / "build.sh")
+    identity = subprocess.run([programs / "age-keygen"], capture_output=True, text=True, check=True).stdout
+    (recipient,) = re.findall("# public key: (.*)", identity)
+    encrypted = ["--encrypt", "--age", recipient, "--encrypted-regex", "^(data|stringData)$", "--in-place", file]
+    subprocess.run([programs / "sops", *encrypted], check=True)
+    return identity
 
 
 @pytest.fixture(scope="module")
@@ -170,22 +165,12 @@ def test_at_rest_nobody_writes(site: Site) -> None:
         "all rest",
         last=site.told,
     )
-    versions = {thing["metadata"]["name"]: thing["metadata"]["resourceVersion"] for thing in site.place.objects()}
-    since = site.place.mark()
+    versions, since = site.versions(), site.place.mark()
 
     site.intervals(10)
 
-    written = [
-        (entry["user"]["username"], entry["verb"], entry["objectRef"]["resource"])
-        for entry in site.place.lab.audit_log()[since:]
-        if (entry.get("objectRef") or {}).get("namespace") == site.place.namespace
-        and entry["objectRef"]["resource"] in OURS
-        and entry["verb"] not in {"get", "list", "watch"}
-        and not _is_dry_run(entry)
-    ]
-    assert written == []
-    after = {thing["metadata"]["name"]: thing["metadata"]["resourceVersion"] for thing in site.place.objects()}
-    assert after == versions
+    assert site.written(since) == []
+    assert site.versions() == versions
 
 
 def test_a_broken_commit_fails_with_its_reason_and_the_old_system_serves(site: Site) -> None:
@@ -207,7 +192,7 @@ def test_a_broken_commit_fails_with_its_reason_and_the_old_system_serves(site: S
 
 def test_changes_behind_git_s_back_are_put_right(site: Site) -> None:
     """G4: an instance stopped by hand, and a child's spec edited, which is not in git at all."""
-    before = {name: site.place.get("nixmachine", name)["status"]["instance"]["id"] for name in MACHINES}
+    before = {name: site.instance(name) for name in MACHINES}
     site.place.ec2.stop_instances(InstanceIds=[before["web-one"]])
     edit = {"op": "replace", "path": "/spec/target/ec2/instanceType", "value": "t3.small"}
     site.place.patch("nixmachine", "web-two", edit)
@@ -216,32 +201,23 @@ def test_changes_behind_git_s_back_are_put_right(site: Site) -> None:
         lambda: site.place.get("nixmachine", "web-two")["spec"]["target"]["ec2"]["instanceType"] == "t2.micro",
         "the child is as its deployment has it",
     )
-    eventually(lambda: _state(site, before["web-one"]) == "running", "the instance runs again", 180, site.told)
-    eventually(lambda: is_ready(site.place.get("nixdeployment", "web")), "all is ready again", 180, site.told)
-    after = {name: site.place.get("nixmachine", name)["status"]["instance"]["id"] for name in MACHINES}
-    assert after == before
+    site.runs_again(before["web-one"], site.told)
+    assert {name: site.instance(name) for name in MACHINES} == before
     eventually(lambda: is_ready(site.sync()), "the sync is ready again", last=site.told)
-
-
-def _state(site: Site, instance: str) -> str:
-    (reservation,) = site.place.ec2.describe_instances(InstanceIds=[instance])["Reservations"]
-    return str(reservation["Instances"][0]["State"]["Name"])
 
 
 def test_suspended_by_a_commit_nothing_moves(site: Site) -> None:
     """The sync becomes ready all the same; what is done by hand stays until the commit that resumes."""
-    instance = site.place.get("nixmachine", "web-one")["status"]["instance"]["id"]
+    instance = site.instance("web-one")
     site.repository.replace("machines/nixdeployment.yaml", "spec:\n  aws:", "spec:\n  suspend: true\n  aws:")
     site.applied(site.repository.commit("Suspend"))
 
-    site.place.ec2.stop_instances(InstanceIds=[instance])
-    eventually(lambda: _state(site, instance) == "stopped", "it is stopped")
+    site.stop(instance)
     site.intervals(3)
-    assert _state(site, instance) == "stopped"
+    assert site.state(instance) == "stopped"
 
     site.applied(site.repository.revert())
-    eventually(lambda: _state(site, instance) == "running", "it runs again", 180, site.told)
-    eventually(lambda: is_ready(site.place.get("nixdeployment", "web")), "all is ready again", 180, site.told)
+    site.runs_again(instance, site.told)
 
 
 def test_paused_as_documented_it_stays_so(site: Site) -> None:
@@ -278,7 +254,7 @@ def test_a_request_as_flux_makes_it_is_answered(site: Site) -> None:
 
 def test_a_machine_taken_out_of_git_goes_and_no_other(site: Site) -> None:
     """G4: with its instance; the deployment's other machine is not pruned."""
-    before = {name: site.place.get("nixmachine", name)["status"]["instance"]["id"] for name in MACHINES}
+    before = {name: site.instance(name) for name in MACHINES}
     site.repository.replace("machines/nixdeployment.yaml", "    - name: two\n", "")
     site.applied(site.repository.commit("One machine less"))
 
@@ -303,6 +279,39 @@ def test_the_end_of_a_layer_is_the_end_of_its_instances(site: Site) -> None:
     assert site.place.left_in_ec2() == []
     assert site.place.objects() == []
     assert site.place.find("secret", "aws") is not None, "the layer below is still there"
+
+
+@pytest.mark.parametrize("is_running", [True, False], ids=["the operator up", "the operator down"])
+def test_the_end_of_all_in_one_layer(
+    flux: Any, place: Place, new_repository: Callable[[str], Repository], is_running: bool
+) -> None:
+    """G7: the credentials are deleted beside what needs them, and stay until nothing does."""
+    site = planted(place, new_repository(place.namespace))
+    site.repository.replace("machines/nixdeployment.yaml", "    - name: two\n", "")
+    (site.repository.folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": ["secrets", "machines"]}))
+    revision = site.repository.commit("A machine and its credentials")
+    source, secrets, machines = layers(site)
+    machines["spec"] |= {"path": "./", "dependsOn": [], "decryption": secrets["spec"]["decryption"]}
+    place.apply(source, machines)
+    site.applied(revision)
+    assert place.live_instances()
+
+    if not is_running:
+        place.lab.operator.stop()
+    place.kubectl("delete", KUSTOMIZATION, "machines", "--wait=false")
+    if not is_running:
+        both = (("secret", "aws"), ("nixdeployment", "web"))
+        eventually(
+            lambda: all("deletionTimestamp" in place.get(*each)["metadata"] for each in both), "both are deleted", 60
+        )
+        assert place.find(KUSTOMIZATION, "machines") is not None
+        assert place.live_instances()
+        place.lab.operator.restart()
+
+    eventually(lambda: place.find(KUSTOMIZATION, "machines") is None, "the layer is gone", 180, site.told)
+    assert place.left_in_ec2() == []
+    assert place.objects() == []
+    assert place.find("secret", "aws") is None
 
 
 REFUSED = ("region: us-west-2", "region: us-east-1")
@@ -340,7 +349,7 @@ def test_what_flux_forces_is_lost_unless_it_is_protected(
         site.applied(site.repository.revert())
         place.kubectl("annotate", "nixd", "web", "nixops.dev/allow-deletion=true", "--field-manager=nixops-cli")
     else:
-        eventually(lambda: _state(site, instance["InstanceId"]) in ("shutting-down", "terminated"), "it is lost", 120)
+        eventually(lambda: site.state(instance["InstanceId"]) in ("shutting-down", "terminated"), "it is lost", 120)
         site.repository.revert()
     place.kubectl("delete", KUSTOMIZATION, "machines", "--wait", "--timeout=120s")
     assert place.left_in_ec2() == []

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Compiles what judges and applies in GitOps, from Go modules, once, into a cache outside the checkout: Flux'
-# source-controller and kustomize-controller with their CRDs, and kstatus (kstatus/main.go).
+# source-controller and kustomize-controller with their CRDs, kstatus (kstatus/main.go), and what encrypts for them: sops
+# and age-keygen, of the versions that kustomize-controller decrypts with.
 # Prints the folder that holds them on stdout; progress goes to stderr. About 8 minutes on two cores, then instant.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -9,7 +10,7 @@ say() { printf '[gitops] %s\n' "$*" >&2; }
 version=v1.9.5
 # The controller's own copy of it is replaced by a folder of its repository, which the module does not hold.
 artifact=github.com/fluxcd/pkg/artifact@v0.18.1
-programs=(source-controller kustomize-controller kstatus)
+programs=(source-controller kustomize-controller kstatus sops age-keygen)
 id=$( (cat "$here"/build.sh "$here"/kstatus/{go.mod,go.sum,main.go}; uname -m) | sha256sum | cut -c1-16)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/nixops-lab"
 out="$cache/gitops-$id"
@@ -36,8 +37,8 @@ again() { # again COMMAND…: a module proxy has bad minutes
   return 1
 }
 
-flux() { # flux NAME REPLACE…: one controller and its CRDs
-  local name=$1 module=github.com/fluxcd/$1 replacements=("${@:2}") began=$SECONDS
+flux() { # flux NAME REPLACEMENT PACKAGE…: one controller and its CRDs, and programs of modules that it needs anyway
+  local name=$1 module=github.com/fluxcd/$1 replacement=$2 began=$SECONDS package
   [ -x "$out/$name" ] && return
   say "compiling $name (3 to 4 minutes on two cores)"
   again "$go" mod download "$module@$version"
@@ -45,21 +46,24 @@ flux() { # flux NAME REPLACE…: one controller and its CRDs
   chmod -R u+w "$work/$name"
   (
     cd "$work/$name"
-    "$go" mod edit -dropreplace "$module/api" "${replacements[@]/#/-replace=}"
-    again "$go" list -mod=mod -deps . >/dev/null
-    "$go" build -mod=mod -trimpath -ldflags '-s -w' -o "$out/$name.new" .
+    "$go" mod edit -dropreplace "$module/api" ${replacement:+"-replace=$replacement"}
+    for package in . "${@:3}"; do
+      again "$go" list -mod=mod -deps "$package" >/dev/null
+      "$go" build -mod=mod -trimpath -ldflags '-s -w' -o "$out/new/" "$package"
+    done
   )
   mkdir -p "$out/crds.new"
   cp "$work/$name"/config/crd/bases/*.yaml "$out/crds.new/"
-  mv "$out/$name.new" "$out/$name"
+  for package in "${@:3}" "$name"; do mv "$out/new/${package##*/}" "$out/"; done
   say "$name done in $((SECONDS - began)) s"
 }
 flux source-controller "${artifact%@*}=$artifact"
-flux kustomize-controller
+flux kustomize-controller "" github.com/getsops/sops/v3/cmd/sops filippo.io/age/cmd/age-keygen
 if [ ! -x "$out/kstatus" ]; then
   again "$go" -C "$here/kstatus" list -mod=readonly -deps . >/dev/null
   "$go" -C "$here/kstatus" build -mod=readonly -trimpath -ldflags '-s -w' -o "$out/kstatus.new" .
   mv "$out/kstatus.new" "$out/kstatus"
 fi
+rmdir "$out/new"
 mv "$out/crds.new" "$out/crds"
 printf '%s\n' "$out"
