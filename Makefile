@@ -36,8 +36,9 @@ test: lab-parts lint ## everything: lint, and the tests of all levels; as root
 	@exec $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --ignore=$(GITOPS) $(ARGS) $(LEVELS)
 
 .PHONY: gitops
-gitops: lab-parts ## examples/gitops under Flux' own controllers, four minutes; compiles them the first time, in eight
+gitops: lab-parts ## examples/gitops under Flux, Argo CD and Helm, fifteen minutes; compiles them the first time, in as many
 	@tests/lab/gitops/build.sh >/dev/null
+	@tests/lab/gitops/argocd/build.sh >/dev/null
 	@exec $(PYTHON) -m pytest $(ARGS) --durations=0 --durations-min=1 $(GITOPS)
 
 .PHONY: check
