@@ -1,0 +1,122 @@
+"""Evaluations through the operator and by bare Nix, in the operator's own store: `python -m benchmarks.evaluations
+NIXPKGS MODULE`. The last line is what was measured, as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from contract.nix_bench import request
+from nixops_operator.adapters.nix.boxes.box import BoxKind, EvaluationLimits
+from nixops_operator.adapters.nix.evaluator import Evaluator
+from nixops_operator.adapters.nix.programs import trusted_environment
+from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
+from nixops_operator.adapters.nix.signing import generate_signing_key
+
+TIMES = 2  # of each: the first one is of a system that the store does not know
+TRIVIAL_TIMES = 15
+A_BUSY_MACHINE_S = timedelta(hours=1)
+
+# What evaluates to the same as through the operator; its options are Nix' defaults.
+BARE = """
+(import (nixpkgs + "/nixos/lib/eval-config.nix") {
+  system = "x86_64-linux";
+  modules = [
+    module
+    ({ pkgs, modulesPath, ... }: {
+      imports = [ (modulesPath + "/virtualisation/amazon-image.nix") ];
+      environment.systemPackages = [ pkgs.inotify-tools ];
+      networking.hostName = "webserver";
+      system.stateVersion = "20.03";
+    })
+  ];
+}).config.system.build.toplevel
+"""
+
+
+def cpu(usage: resource.struct_rusage) -> float:
+    return usage.ru_utime + usage.ru_stime
+
+
+def used() -> float:
+    """Seconds of CPU of this process and of its children that have ended."""
+    return cpu(resource.getrusage(resource.RUSAGE_SELF)) + cpu(resource.getrusage(resource.RUSAGE_CHILDREN))
+
+
+def figures(seconds: list[tuple[float, float]], memory: float, trivial: list[float]) -> dict[str, float]:
+    (first_cpu, first_wall), *others = seconds
+    return {
+        "s CPU": first_cpu,
+        "s CPU, the system known already": statistics.median(each for each, _ in others),
+        "s wall": first_wall,
+        "s wall, the system known already": statistics.median(each for _, each in others),
+        "MB at most, of one process": memory / 1024,
+        "ms wall for 1 + 1": statistics.median(trivial) * 1000,
+    }
+
+
+async def ours(nixpkgs: Path, module: str) -> tuple[dict[str, float], str]:
+    """The figures, and the store path of nixpkgs."""
+    scratch = Path(tempfile.mkdtemp())
+    nix = SandboxedNix(
+        scratch=scratch,
+        signing_key=await generate_signing_key("bench-1"),
+        box=BoxKind.LANDLOCK,
+        evaluation_limits=EvaluationLimits(timeout=A_BUSY_MACHINE_S),
+    )
+    tree = await nix.add_path(nixpkgs)
+    seconds = []
+    for _ in range(TIMES):
+        before, at = used(), time.monotonic()
+        await nix.evaluate(request(tree, module))
+        seconds.append((used() - before, time.monotonic() - at))
+    trivial = [await _trivial(nix._evaluator) for _ in range(TRIVIAL_TIMES)]
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return figures(seconds, memory, trivial), tree.store_path
+
+
+async def _trivial(evaluator: Evaluator) -> float:
+    at = time.monotonic()
+    await evaluator.value("1 + 1")
+    return time.monotonic() - at
+
+
+def bare(nixpkgs: str, module: Path) -> dict[str, float]:
+    """The same by Nix alone, in a store that lacks the system at first."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
+        environment = {**trusted_environment(None), "NIX_REMOTE": f"local?root={root}", "HOME": root}
+        text = f"let nixpkgs = {nixpkgs}; module = {module}; in {BARE}"
+        runs = [_run(("nix-instantiate", "--expr", text), environment) for _ in range(TIMES)]
+        trivial = [_run(("nix-instantiate", "--eval", "--expr", "1 + 1"), environment) for _ in range(TRIVIAL_TIMES)]
+    memory = max(usage.ru_maxrss for usage, _ in runs)
+    return figures([(cpu(usage), wall) for usage, wall in runs], memory, [wall for _, wall in trivial])
+
+
+def _run(argv: tuple[str, ...], environment: Mapping[str, str]) -> tuple[resource.struct_rusage, float]:
+    at = time.monotonic()
+    process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"nix-instantiate ended with {process.returncode}")
+    return usage, time.monotonic() - at
+
+
+def main() -> None:
+    nixpkgs, module = map(Path, sys.argv[1:])
+    through_the_operator, store_path = asyncio.run(ours(nixpkgs, module.read_text()))
+    print(json.dumps({"ours": through_the_operator, "bare Nix": bare(store_path, module)}))
+
+
+if __name__ == "__main__":
+    main()
