@@ -249,6 +249,20 @@ async def test_a_path_of_the_store_keeps_its_content(lying: Lying, nix: Sandboxe
     assert (Path(honest.store_path) / "a").read_bytes() == b"honest"
 
 
+async def test_a_derivation_that_was_taken_before_is_not_taken_without_its_source(lying: Lying) -> None:
+    source = text_path("source-of-t3", b"1", ())
+    inner = 'derivation { name = "t3"; system = "s"; builder = "b"; x = builtins.toFile "source-of-t3" "1"; }'
+    outer = f'derivation {{ name = "t4"; system = "s"; builder = "b"; x = {inner}; }}'
+    needed, drv = await store("nix-instantiate", "--expr", inner), await store("nix-instantiate", "--expr", outer)
+    out = await store("nix-store", "--query", "--outputs", drv)
+    paths = ((source, b"1", ()), (needed, content_of(needed), (source,)), (drv, content_of(drv), (needed,)))
+    announced = (source, needed, drv)
+    for _ in range(2):
+        assert (await lying.evaluate(output(drv, out, announced, export(*paths)))).toplevel == out
+    with pytest.raises(Blocked, match="it is built from source-of-t3, which this evaluation was not given"):
+        await lying.evaluate(output(drv, out, announced[1:], export(*paths[1:])))
+
+
 async def test_a_system_that_is_not_its_derivation_s_output_is_refused(lying: Lying) -> None:
     drv = await store("nix-instantiate", "--expr", 'derivation { name = "t2"; system = "s"; builder = "b"; }')
     other = text_path("t2", b"", ())

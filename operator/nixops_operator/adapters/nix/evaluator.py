@@ -40,6 +40,7 @@ _NEARLY_ALL = 0.8
 (kernel/time/posix-cpu-timers.c), the shell's `times` says what the scheduler measured; on a busy node they differ."""
 _AT_ONCE = 1000  # paths in one command line, which takes some 20,000
 _PATH_LIMIT = 256  # bytes of a store path
+_SOUND_LIMIT = 100_000  # paths that are remembered as judged, some 100 bytes each
 _PATHS_LIMIT = 200_000  # derivations and files of one system: a real one has some thousands
 
 
@@ -53,6 +54,7 @@ class Evaluator:
         self._limits = limits
         self._disk = disk
         self._slots = asyncio.Semaphore(slots)
+        self._sound: set[str] = set()  # paths that were judged, and found right
 
     async def evaluate(self, text: str, sources: Sequence[str], names: Names) -> Evaluation:
         """Evaluate an expression whose value is as entry.nix describes; its derivations are in the store afterwards.
@@ -218,12 +220,14 @@ class Evaluator:
                     if exported.path not in announced:
                         raise NotAnExportError(f"{exported.path} was not announced")
                     # What our store has already is judged all the same: an older release may have taken it unjudged.
-                    derivation = await asyncio.to_thread(_judged, exported, known)
+                    is_sound = exported.path in self._sound and exported.path != wanted
+                    derivation = await asyncio.to_thread(_judged, exported, known, is_sound)
                     if exported.path in missing:
                         await _store_one(store, exported)
                     if exported.path == wanted:
                         found = derivation
                     known.add(exported.path)
+                    self._remember(exported.path)
         except DaemonError as error:
             text = f"the operator's store refused a derivation: {error}"
             if (full := self._disk.explained(text)) is not None:
@@ -234,6 +238,11 @@ class Evaluator:
             raise Retry(Reason.EVALUATING, self._disk.explained(text) or text) from error
         return found
 
+    def _remember(self, path: str) -> None:
+        if len(self._sound) >= _SOUND_LIMIT:
+            self._sound.clear()
+        self._sound.add(path)
+
 
 async def _whole(output: asyncio.StreamReader, take: Callable[[asyncio.StreamReader], Awaitable[_T]]) -> _T:
     result = await take(output)
@@ -242,12 +251,17 @@ async def _whole(output: asyncio.StreamReader, take: Callable[[asyncio.StreamRea
     return result
 
 
-def _judged(exported: ExportedPath, known: Set[str]) -> Derivation | None:
-    """The derivation, if the path is one. Raises NotAnExportError for a path that does not follow from its content or
-    refers to what is not `known`; Blocked for a derivation that must not be built."""
+def _judged(exported: ExportedPath, known: Set[str], is_sound: bool) -> Derivation | None:
+    """The derivation, if the path is one, and not said to be sound. Raises NotAnExportError for a path that does not
+    follow from its content or refers to what is not `known`; Blocked for a derivation that must not be built.
+
+    `is_sound`: this path was judged before. As its content follows from it, only what is known may have changed.
+    """
     path, references = exported.path, exported.references
     if path not in (_text_path(exported), tree_path_of(name_of(path), exported.nar.digest, references)):
         raise NotAnExportError(f"{path} does not follow from its content")
+    if is_sound and references <= known:
+        return None
     if not path.endswith(".drv"):
         if foreign := min(references - known, default=None):
             raise NotAnExportError(f"{path} refers to {foreign}, which it was not given")
