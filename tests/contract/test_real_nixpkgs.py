@@ -1,4 +1,5 @@
-"""Configurations on a real nixpkgs, in a store of their own: on this machine's Nix and on that of the operator's image.
+"""Configurations on a real nixpkgs, in a store of their own: on this machine's Nix, and on that of the operator's image
+in both boxes.
 
 `LAB_REAL_NIXPKGS` names the folder, any checkout from 20.09 on; without it nothing of this runs. The tests themselves
 are in `on_a_real_nixpkgs/`, see nix_namespace.py.
@@ -16,10 +17,12 @@ import pytest
 
 from contract import nix_namespace
 from nixops_lab import image
+from nixops_operator.adapters.nix.boxes.box import BoxKind
 
 TREE = os.environ.get("LAB_REAL_NIXPKGS")
 SUITE = Path(__file__).parent / "on_a_real_nixpkgs" / "configurations.py"
 THE_POD_S_USER = 65532
+NAMESPACES, LANDLOCK = BoxKind.NAMESPACES, BoxKind.LANDLOCK
 LIMIT = 1500  # s; some thirty evaluations of 3 s of CPU each
 
 pytestmark = [
@@ -30,8 +33,17 @@ pytestmark = [
 
 
 @pytest.mark.timeout(LIMIT + 300)  # the image may have to be built first
-@pytest.mark.parametrize("is_image", [False, True], ids=["this machine's Nix", "the image's Nix"])
-def test_configurations_on_a_real_nixpkgs(tmp_path_factory: pytest.TempPathFactory, is_image: bool) -> None:
+@pytest.mark.parametrize(
+    ("is_image", "box"),
+    [
+        pytest.param(False, NAMESPACES, id="this machine's Nix"),
+        pytest.param(True, NAMESPACES, id="the image's Nix"),
+        pytest.param(True, LANDLOCK, id="the image's Nix in its own box"),
+    ],
+)
+def test_configurations_on_a_real_nixpkgs(
+    tmp_path_factory: pytest.TempPathFactory, is_image: bool, box: BoxKind
+) -> None:
     assert TREE is not None
     place = tmp_path_factory.mktemp("real-nixpkgs")
     for folder in (place, *place.parents[:2]):
@@ -59,6 +71,7 @@ def test_configurations_on_a_real_nixpkgs(tmp_path_factory: pytest.TempPathFacto
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONPATH": f"{repository}/operator:{repository}/tests",
         "LAB_REAL_NIXPKGS": TREE,
+        "BOX": box,
     }
     done = subprocess.run(
         argv, env=environment, cwd=repository, capture_output=True, text=True, timeout=LIMIT, check=False

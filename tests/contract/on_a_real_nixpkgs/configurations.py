@@ -48,13 +48,14 @@ DEFAULTS = """{ pkgs, deploymentName, ... }: {
   users.users.deployer = { isNormalUser = true; extraGroups = [ "wheel" ]; };
 }"""
 BALANCER = """{ resources, ... }: {
+  imports = [ <nixpkgs/nixos/modules/profiles/headless.nix> <nixpkgs/nixos/modules/virtualisation/amazon-image.nix> ];
   deployment.ec2.instanceType = "t2.small";
   deployment.ec2.keyPair = resources.ec2KeyPairs.main;
   deployment.ec2.securityGroups = [ resources.ec2SecurityGroups.web "default" ];
   deployment.ec2.elasticIPv4 = resources.elasticIPs.web;
   services.haproxy = { enable = true; config = "listen web\\n bind *:80\\n server a 10.0.0.2:80"; };
 }"""
-DATABASE = """{ config, pkgs, uuid, ... }: {
+DATABASE = """{ config, pkgs, uuid, ... }: with import <nixpkgs/lib>; {
   deployment.ec2 = { instanceType = "m4.large"; ebsInitialRootDiskSize = 50; associatePublicIpAddress = true; };
   deployment.hasFastConnection = true;
   deployment.keys.db-password = { user = "mysql"; group = "mysql"; permissions = "0640"; };
@@ -64,6 +65,7 @@ DATABASE = """{ config, pkgs, uuid, ... }: {
   };
   services.mysql = { enable = true; package = pkgs.mariadb; dataDir = "/data/mysql"; };
   systemd.services.mysql.after = [ "db-password-key.service" ];
+  environment.systemPackages = optional (versionAtLeast version "18.09") (import <nixpkgs> { }).jq;
   environment.etc.network.text = "${uuid} ${config.deployment.keys.db-password.path} ${config.deployment.ec2.tenancy}";
 }"""
 
