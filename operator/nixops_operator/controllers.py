@@ -16,7 +16,7 @@ from nixops_operator.deployment import plan as deployment_plan
 from nixops_operator.deployment import status as deployment_status
 from nixops_operator.deployment.observed import Observed as DeploymentObserved
 from nixops_operator.facts.kube import Body, Key, Kind
-from nixops_operator.job_names import BUILD, COPY, EVALUATE, REALISE
+from nixops_operator.job_names import BUILD, COPY, DRY_ACTIVATE, EVALUATE, REALISE
 from nixops_operator.machine import apply as machine_apply
 from nixops_operator.machine import observe as machine_observe
 from nixops_operator.machine import plan as machine_plan
@@ -29,7 +29,7 @@ from nixops_operator.reconcile import Controller
 from nixops_operator.step import Step
 from nixops_operator.world import World
 
-ABANDONABLE = (EVALUATE, BUILD, COPY, REALISE)
+ABANDONABLE = (EVALUATE, BUILD, COPY, REALISE, DRY_ACTIVATE)
 """Kinds of jobs that are cut when nobody wants them. Steps on hosts never are: the host would be left to its dead man's
 timer. A build on a machine goes on there; the plan ends one that is of no use (`StopBuild`)."""
 

@@ -8,6 +8,7 @@ copy:<host>:<.drv>                    one system's derivations on one machine
 realise:<host>:<.drv>                 one system, built by one machine
 host:<host>:<activation id>:<action>  one step of one activation
 host:<host>:keys:<hash>               brings the keys that differ, by what they are to be
+dry-activate:<host>:<toplevel>:<current>  what the one would do to a machine that runs the other
 host:<host>:adopt:<toplevel>          makes what runs the profile and boot entry
 host:<host>:stop-build                ends a build that the machine does for nobody any more
 host:<host>:own, host:<host>:disown   writes on a given host whose it is, and takes that off
@@ -20,9 +21,10 @@ EVALUATE = "evaluate"
 BUILD = "build"
 COPY = "copy"
 REALISE = "realise"
+DRY_ACTIVATE = "dry-activate"
 HOST = "host"
 
-KINDS = (FETCH, EVALUATE, BUILD, COPY, REALISE, HOST)
+KINDS = (FETCH, EVALUATE, BUILD, COPY, REALISE, DRY_ACTIVATE, HOST)
 
 
 def fetch(origin: str) -> str:
@@ -45,6 +47,10 @@ def copy(host_id: str, store_path: str) -> str:
 
 def realise(host_id: str, drv_path: str) -> str:
     return f"{REALISE}:{host_id}:{drv_path}"
+
+
+def dry_activate(host_id: str, toplevel: str, current: str) -> str:
+    return f"{DRY_ACTIVATE}:{host_id}:{toplevel}:{current}"
 
 
 def stop_build(host_id: str) -> str:

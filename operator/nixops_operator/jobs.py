@@ -25,7 +25,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from nixops_operator.api.durations import format_duration
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Lost, OperatorError, Retry
-from nixops_operator.job_names import BUILD, COPY, EVALUATE, FETCH, HOST, REALISE, kind_of
+from nixops_operator.job_names import BUILD, COPY, DRY_ACTIVATE, EVALUATE, FETCH, HOST, REALISE, kind_of
 
 
 class Waiter(Protocol):
@@ -64,6 +64,7 @@ DEADLINES: Mapping[str, timedelta] = {
     EVALUATE: timedelta(hours=1),
     BUILD: timedelta(hours=24),
     REALISE: timedelta(hours=24),
+    DRY_ACTIVATE: timedelta(hours=1),
     HOST: timedelta(hours=1),
     # 10 GB at 4 Mbit/s; the copy after it goes on with what has arrived.
     COPY: timedelta(hours=6),
@@ -75,6 +76,7 @@ _ENDED: Mapping[str, tuple[Reason, str]] = {
     BUILD: (Reason.BUILDING, "the build"),
     COPY: (Reason.COPY_FAILED, "the copy to the machine"),
     REALISE: (Reason.BUILDING, "following the build on the machine"),
+    DRY_ACTIVATE: (Reason.ACTIVATING, "the dry run on the machine"),
     HOST: (Reason.PROGRESSING_WITH_RETRY, "a step on the machine"),
 }
 

@@ -23,7 +23,7 @@ from nixops_lab import network
 from nixops_lab.machines import OPEN, Machines, MachineSpec, root_filesystem
 from nixops_operator.adapters.ssh.hosts import AsyncsshHosts
 from nixops_operator.errors import Retry
-from nixops_operator.facts.host import ActivationRequest, ActivationState, BuildRequest, HostFacts, HostTarget
+from nixops_operator.facts.host import ActivationRequest, ActivationState, BuildRequest, HostFacts, HostTarget, Mode
 from nixops_operator.ports.host import Host, Hosts
 
 ADDRESS = "192.0.2.10"
@@ -98,13 +98,19 @@ class Bench(Protocol):
 
 
 def request(
-    toplevel: str, facts: HostFacts, attempt: int | None = None, timeout: float = 30, confirm_timeout: float = 30
+    toplevel: str,
+    facts: HostFacts,
+    attempt: int | None = None,
+    timeout: float = 30,
+    confirm_timeout: float = 30,
+    mode: Mode = Mode.SWITCH,
+    returns: bool = True,
 ) -> ActivationRequest:
     """From what runs to `toplevel`, with the next attempt's number. Times in s."""
     assert facts.current_system is not None
     number = facts.highest_attempt + 1 if attempt is None else attempt
     times = timedelta(seconds=timeout), timedelta(seconds=confirm_timeout)
-    return ActivationRequest(toplevel, facts.current_system, number, *times)
+    return ActivationRequest(toplevel, facts.current_system, number, *times, mode, returns)
 
 
 def build_request(drv_path: str, toplevel: str, timeout: float = 600, silent: float = 600) -> BuildRequest:

@@ -35,11 +35,13 @@ from nixops_operator.facts.host import (
     BuildRequest,
     BuildState,
     DeliveredKey,
+    DryRun,
     FoundFile,
     HostFacts,
     HostOwner,
     HostTarget,
     MachineKey,
+    Mode,
 )
 from nixops_operator.ssh_keys import parse_private_key
 
@@ -79,6 +81,7 @@ class Switch:
     drops_network: bool = False
     hides_failed_script: bool = False  # only its output tells of one
     failed_units: tuple[str, ...] = ()
+    dry_run: str = "would activate the configuration...\n"
     boot_loader_error: str | None = None  # what `switch-to-configuration boot` then says
     makes_accounts: tuple[str, ...] = ()  # users, with groups of the same names
 
@@ -263,6 +266,8 @@ class FakeMachine:
             is_timer_armed=activation.deadman_at is not None,
             exit_status=activation.exit_status,
             service_result=activation.service_result,
+            mode=activation.request.mode,
+            returns=activation.request.returns,
             is_held=activation.is_held,
             failed_before=tuple(sorted(activation.failed_before)),
         )
@@ -292,8 +297,11 @@ class FakeMachine:
         if activation.boot_id != self.boot_id:
             raise _refused(self, "activate", f"the host has restarted since activation {activation_id} was claimed")
         request = activation.request
+        if request.mode is Mode.BOOT:
+            raise _refused(self, "activate", f"activation {activation_id} is for the next boot")
         timeout = request.timeout.total_seconds()
-        activation.deadman_at = self.now + timeout + request.confirm_timeout.total_seconds() + DEADMAN_MARGIN
+        if request.returns:
+            activation.deadman_at = self.now + timeout + request.confirm_timeout.total_seconds() + DEADMAN_MARGIN
         outcome = self.outcome(request.toplevel)
         activation.state = ActivationState.SWITCHING
         activation.was_touched = True
@@ -304,7 +312,7 @@ class FakeMachine:
     def hold(self, activation_id: str, budget: timedelta) -> bool:
         activation = self._known("hold", activation_id)
         is_switched = activation.state is ActivationState.SWITCHED and activation.boot_id == self.boot_id
-        if is_switched and not activation.is_held:
+        if is_switched and not activation.is_held and activation.request.returns:
             activation.is_held = True
             activation.deadman_at = self.now + budget.total_seconds()
         return is_switched or activation.state in (ActivationState.CONFIRMED, ActivationState.COMMITTED)
@@ -328,9 +336,12 @@ class FakeMachine:
             raise _refused(self, "commit", f"activation {self.active} has superseded {activation_id}")
         if activation.state is ActivationState.COMMITTED:
             return
-        if activation.state is not ActivationState.CONFIRMED:
+        mode = activation.request.mode
+        is_for_boot = activation.state is ActivationState.PREPARED and mode is Mode.BOOT
+        if activation.state is not ActivationState.CONFIRMED and not is_for_boot:
             raise _refused(self, "commit", f"activation {activation_id} is not confirmed")
-        self._install("commit", activation.request.toplevel)
+        if mode is not Mode.TEST:
+            self._install("commit", activation.request.toplevel)
         activation.state = ActivationState.COMMITTED
         if self.roots.get("next") == activation.request.toplevel:
             del self.roots["next"]
@@ -507,7 +518,8 @@ class FakeMachine:
         if is_current and (exit_status == 0 or (exit_status == 4 and not outcome.hides_failed_script)):
             self.lists_left = False
             activation.state = ActivationState.SWITCHED
-            activation.deadman_at = self.now + request.confirm_timeout.total_seconds()
+            if request.returns:
+                activation.deadman_at = self.now + request.confirm_timeout.total_seconds()
         elif exit_status not in (None, 0, 4) and self.current_system == request.previous and not outcome.is_begun:
             activation.state = ActivationState.FAILED
             activation.deadman_at = None
@@ -520,6 +532,10 @@ class FakeMachine:
         self._return_from(activation, ActivationState.PREPARED, ActivationState.SWITCHING, ActivationState.SWITCHED)
 
     def _return_from(self, activation: Activation, *states: ActivationState) -> None:
+        if activation.state in states and not activation.request.returns:
+            activation.state = ActivationState.FAILED
+            self.active = None
+            return
         if activation.state in states:
             activation.state = ActivationState.ROLLING_BACK
         if activation.state is ActivationState.ROLLING_BACK and activation.rollback_ends_at is None:
@@ -683,6 +699,13 @@ class FakeHost:
     @effect("host.rollback")
     async def rollback(self, activation_id: str) -> None:
         self._reached().rollback(activation_id)
+
+    @effect("dry_activate")
+    async def dry_activate(self, toplevel: str) -> DryRun:
+        machine = self._reached()
+        if toplevel not in machine.valid_paths:
+            raise _refused(machine, "dry-activate", f"{toplevel} has no bin/switch-to-configuration")
+        return DryRun(0, machine.outcome(toplevel).dry_run)
 
     @effect("activation_log")
     async def activation_log(self, activation_id: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from nixops_operator import names
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import Instance, InstanceState
-from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts
+from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts, Mode
 from nixops_operator.facts.nix import Evaluation, Module, SystemInput
 from nixops_operator.jobs import Done, JobState
 from nixops_operator.machine.declared import Declared
@@ -300,6 +300,8 @@ def on_host(
     exit_status: int | None = None,
     result: str = "",
     previous: str = OLD,
+    mode: Mode = Mode.SWITCH,
+    returns: bool = True,
     held: bool = False,
     failed_before: tuple[str, ...] = (),
 ) -> ActivationFacts:
@@ -315,6 +317,8 @@ def on_host(
         is_timer_armed=True,
         exit_status=exit_status,
         service_result=result,
+        mode=mode,
+        returns=returns,
         is_held=held,
         failed_before=failed_before,
     )

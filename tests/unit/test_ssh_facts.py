@@ -26,6 +26,7 @@ from nixops_operator.facts.host import (
     FoundFile,
     HostFacts,
     HostOwner,
+    Mode,
 )
 
 BOOT = "97c00c3e-e169-4e1d-b900-64f43fb8259c"
@@ -67,6 +68,8 @@ activation-unit no
 activation-timer yes
 activation-exit-status 4
 activation-service-result exit-code
+activation-mode test
+activation-returns no
 activation-held yes
 activation-failed-before zfs.service
 """,
@@ -106,6 +109,8 @@ def test_an_activation_that_waits_for_confirmation() -> None:
         is_timer_armed=True,
         exit_status=4,
         service_result="exit-code",
+        mode=Mode.TEST,
+        returns=False,
         is_held=True,
         failed_before=("zfs.service",),
     )

@@ -763,9 +763,32 @@ class Configuration(SpecModel):
         return self
 
 
+class ActivationMode(StrEnum):
+    """What becomes of a built system."""
+
+    SWITCH = "Switch"
+    BOOT = "Boot"
+    TEST = "Test"
+    DRY_ACTIVATE = "DryActivate"
+
+
+class RollbackPolicy(StrEnum):
+    """What a machine does whose new system goes wrong."""
+
+    AUTOMATIC = "Automatic"
+    NEVER = "Never"
+
+
 class Activation(SpecModel):
     """How a built system is made the running one."""
 
+    mode: ActivationMode = ActivationMode.SWITCH
+    """Switch: it runs, and is what the machine boots. Test: it runs until the machine is restarted. Boot: it is what
+    the machine boots next; nothing changes before. DryActivate: nothing is changed; what would be is told."""
+    rollback: RollbackPolicy = RollbackPolicy.AUTOMATIC
+    """Automatic: a machine whose new system goes wrong, or cannot be reached, returns to its previous one by itself.
+    Never: it stays as it is, out of reach if need be; a restart boots the previous system unless the new one was
+    confirmed."""
     timeout: Duration = timedelta(minutes=30)
     """How long switch-to-configuration may take; then the machine returns to its previous system."""
     confirm_timeout: Duration = timedelta(seconds=60)

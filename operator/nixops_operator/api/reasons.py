@@ -91,6 +91,8 @@ class Reason(StrEnum):
     COPY_FAILED = "CopyFailed"
     ACTIVATION_FAILED = "ActivationFailed"
     ROLLED_BACK = "RolledBack"
+    REBOOT_REQUIRED = "RebootRequired"
+    DRY_ACTIVATED = "DryActivated"
     HEALTH_CHECK_FAILED = "HealthCheckFailed"
     DELIVERING = "Delivering"
     DELIVERY_FAILED = "DeliveryFailed"

@@ -44,7 +44,7 @@ class ActivationState(StrEnum):
     COMMITTED = "committed"  # profile and boot entry are the new system's
     ROLLING_BACK = "rollingback"
     ROLLED_BACK = "rolledback"
-    FAILED = "failed"  # switch-to-configuration refused before changing anything
+    FAILED = "failed"  # switch-to-configuration refused before changing anything; or it failed, and must not return
 
 
 UNCONFIRMED = (
@@ -54,6 +54,14 @@ UNCONFIRMED = (
     ActivationState.ROLLING_BACK,
 )
 """Nobody has said yet that the machine stays on its new system; a restart ends these."""
+
+
+class Mode(StrEnum):
+    """What an activation does, as switch-to-configuration calls it."""
+
+    SWITCH = "switch"  # `test`, and once it is confirmed `boot`
+    TEST = "test"
+    BOOT = "boot"
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,18 @@ class ActivationFacts:
     is_timer_armed: bool  # one of nixops-deadman-<id>, nixops-confirm-<id> and nixops-hold-<id> waits
     exit_status: int | None  # of switch-to-configuration; None while it runs or if it was killed
     service_result: str  # systemd's $SERVICE_RESULT: success, exit-code, timeout, signal, …; empty while it runs
+    mode: Mode = Mode.SWITCH
+    returns: bool = True  # to the previous system, by itself, if it goes wrong or is not confirmed
     is_held: bool = False  # it was reached again after the switch, and waits for its health
     failed_before: tuple[str, ...] = ()  # units that were failed when the host was claimed; sorted
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What switch-to-configuration says that it would do."""
+
+    exit_status: int
+    output: str  # at most 16 KiB, ANSI stripped
 
 
 class BuildState(StrEnum):
@@ -190,6 +208,8 @@ class ActivationRequest:
     attempt: int
     timeout: timedelta  # for switch-to-configuration
     confirm_timeout: timedelta  # for the confirmation after it
+    mode: Mode = Mode.SWITCH
+    returns: bool = True  # to the previous system, by itself, if it goes wrong or is not confirmed
 
     @property
     def id(self) -> str:

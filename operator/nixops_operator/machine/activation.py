@@ -12,24 +12,34 @@ With health checks a switched host is first told to wait for them (health.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from nixops_operator import job_names
-from nixops_operator.api.machine_spec import BuildOn, DriftPolicy
+from nixops_operator.api.machine_spec import ActivationMode, BuildOn, DriftPolicy, RollbackPolicy
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import RevertsStatus
 from nixops_operator.errors import Blocked, OperatorError
-from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts
+from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts, Mode
 from nixops_operator.jobs import Done, Failed, Running
-from nixops_operator.machine import bad_revisions, health, steps
+from nixops_operator.machine import bad_revisions, health, modes, steps
 from nixops_operator.machine.bad_revisions import LOCK_HELD_EXIT
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import Observed
 from nixops_operator.planning import Area, Finding, found_error
 from nixops_operator.verdict import Outcome
 
-HostStep = steps.Activate | steps.Hold | steps.Confirm | steps.Commit | steps.RollBack | steps.Adopt | steps.Copy
+HostStep = (
+    steps.DryActivate
+    | steps.Activate
+    | steps.Hold
+    | steps.Confirm
+    | steps.Commit
+    | steps.RollBack
+    | steps.Adopt
+    | steps.Copy
+)
 
 FOLLOW_EVERY = timedelta(seconds=1)
 LOCK_HELD_WAIT = timedelta(seconds=15)
@@ -48,13 +58,15 @@ def followed(desired: Desired, observed: Observed, now: datetime) -> Finding | N
     return _go_on(desired, observed, running) if running is not None else None
 
 
-def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | Sequence[Finding] | None:
     """None when the desired system runs, is confirmed and is the profile."""
     facts, toplevel = observed.host.facts, observed.toplevel
     if facts is None or toplevel is None:
         return None  # the checks before have said why
-    if facts.current_system == toplevel and not facts.lists_left:
+    if facts.current_system == toplevel and not facts.lists_left and not bad_revisions.is_half_done(facts):
         return _keep(desired, observed, facts, toplevel)
+    if desired.spec.activation.mode is ActivationMode.BOOT and modes.is_staged(facts, toplevel):
+        return modes.staged(observed.host.address)
     if (refused := bad_revisions.refused(desired, observed, facts, toplevel)) is not None:
         return refused
     if (waiting := _lock_held(desired, observed, facts, now)) is not None:
@@ -77,7 +89,9 @@ def drift_of(desired: Desired, facts: HostFacts, toplevel: str) -> tuple[Reason,
     """Why another system than `toplevel` runs although it ran before; None if it never did (then it is simply new)."""
     if not has_run_before(desired, toplevel) or facts.current_system == toplevel:
         return None
-    if facts.profile_system == toplevel and desired.system.booted != facts.booted_system:
+    is_test = desired.spec.activation.mode is ActivationMode.TEST
+    has_booted = desired.system.booted != facts.booted_system and facts.profile_system == toplevel
+    if has_booted or (is_test and facts.current_system == facts.booted_system):
         return Reason.BOOT_DRIFT, "the machine booted another system than the declared one"
     return Reason.SYSTEM_DRIFT, "another system than the declared one runs, switched by hand"
 
@@ -126,7 +140,16 @@ def _go_on(desired: Desired, observed: Observed, running: ActivationFacts) -> Fi
     where, name = observed.host.address, running.id
     match running.state:
         case ActivationState.PREPARED:
-            request = _request(desired, running.toplevel, running.previous, running.attempt)
+            rules = desired.spec.activation
+            request = ActivationRequest(
+                running.toplevel,
+                running.previous,
+                running.attempt,
+                rules.timeout,
+                rules.confirm_timeout,
+                running.mode,
+                running.returns,
+            )
             working = _working(Reason.ACTIVATING, f"activating on {where}", FOLLOW_EVERY)
             return _on_host(observed, steps.Activate(_job(desired, name, "activate"), "", request), working)
         case ActivationState.SWITCHING if running.is_unit_active:
@@ -137,7 +160,10 @@ def _go_on(desired: Desired, observed: Observed, running: ActivationFacts) -> Fi
             working = _working(Reason.CONFIRMING, f"reaching {where} over a new connection", FOLLOW_EVERY)
             return _on_host(observed, steps.Confirm(_job(desired, name, "confirm"), name), working)
         case ActivationState.CONFIRMED:
-            text = f"making the new system the boot default of {where}"
+            is_test = running.mode is Mode.TEST
+            text = (
+                f"ending the activation on {where}" if is_test else f"making the new system the boot default of {where}"
+            )
             working = _working(Reason.CONFIRMING, text, FOLLOW_EVERY)
             return _on_host(observed, steps.Commit(_job(desired, name, "commit"), name), working)
         case ActivationState.ROLLING_BACK if running.is_unit_active:
@@ -174,7 +200,9 @@ def _cut(where: str | None) -> str:
 
 
 def _keep(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Finding | None:
-    """The desired system runs. Profile and boot entry follow it."""
+    """The desired system runs. Profile and boot entry follow it, unless they are not to."""
+    if desired.spec.activation.mode in (ActivationMode.TEST, ActivationMode.DRY_ACTIVATE):
+        return None
     if facts.profile_system == toplevel and not facts.boot_entry_unsure:
         return None
     found = Finding(
@@ -222,6 +250,8 @@ def _next_of_bringing(desired: Desired, observed: Observed, facts: HostFacts, to
         copying = _working(Reason.COPYING, f"{says}copying the system to {where}")
         if (move := _job_move(observed, steps.Copy(brought_by, toplevel), copying)) is not None:
             return move
+    if desired.spec.activation.mode is ActivationMode.DRY_ACTIVATE:
+        return _dry_run(desired, observed, facts, toplevel)
     if facts.current_system is None:
         message = f"{where} has no /run/current-system to return to; is NixOS booted there?"
         return Finding(Outcome.STALLED, Reason.ACTIVATION_FAILED, message, ConditionType.CONFIGURATION_ACTIVE)
@@ -237,9 +267,20 @@ def _next_of_bringing(desired: Desired, observed: Observed, facts: HostFacts, to
     return replace(_working(Reason.ACTIVATING, f"{says}activating on {where}"), steps=(record,))
 
 
+def _dry_run(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Finding:
+    job = job_names.dry_activate(desired.host_id, toplevel, facts.current_system or "nothing")
+    known = observed.jobs.get(job)
+    if isinstance(known, Done):
+        return modes.would(known.result)
+    asking = _working(Reason.ACTIVATING, f"asking {observed.host.address} what activating it would do")
+    return _on_host(observed, steps.DryActivate(job, toplevel), asking)
+
+
 def _request(desired: Desired, toplevel: str, previous: str, attempt: int) -> ActivationRequest:
     rules = desired.spec.activation
-    return ActivationRequest(toplevel, previous, attempt, rules.timeout, rules.confirm_timeout)
+    returns = rules.rollback is RollbackPolicy.AUTOMATIC
+    mode = modes.OF_HOST[rules.mode]
+    return ActivationRequest(toplevel, previous, attempt, rules.timeout, rules.confirm_timeout, mode, returns)
 
 
 def _job_move(observed: Observed, step: HostStep, working: Finding) -> Finding | None:

@@ -83,10 +83,23 @@ def refused(desired: Desired, observed: Observed, facts: HostFacts, toplevel: st
         message = f"it went wrong before: {found.message}; it is not tried again"
     else:
         words = f" ({observed.host.telling_line})" if observed.host.telling_line else ""
-        back = "nothing was changed" if last.state is ActivationState.FAILED else "the previous system runs again"
-        message = f"{found.message}{words}; {back}"
+        message = f"{found.message}{words}; {_what_runs(facts, last)}"
     condition = ConditionType.CONFIGURATION_ACTIVE
     return Finding(Outcome.STALLED, Reason(found.reason), f"{message}. {_ASK}", condition)
+
+
+def is_half_done(facts: HostFacts) -> bool:
+    """Whether what runs was not activated whole, and nobody may go back: activation.rollback is Never."""
+    last = facts.activation
+    if last is None or last.boot_id != facts.boot_id or last.returns:
+        return False
+    return last.state is ActivationState.FAILED and facts.current_system == last.toplevel
+
+
+def _what_runs(facts: HostFacts, last: ActivationFacts) -> str:
+    if is_half_done(facts):
+        return "it stays as it is, because activation.rollback is Never"
+    return "nothing was changed" if last.state is ActivationState.FAILED else "the previous system runs again"
 
 
 def is_repeat(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> bool:

@@ -84,7 +84,7 @@ def gate(
     """Between the switch and its confirmation; None: it may be confirmed. `hold`, `back`: how the host is told to wait
     for the health, and to return."""
     facts = observed.host.facts
-    if facts is None or not desired.spec.health_checks:
+    if facts is None or not desired.spec.health_checks or not running.returns:
         return None
     if not running.is_held:
         return hold

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
+from nixops_operator.facts.host import Mode
 from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Source, SystemInput
 from nixops_operator.machine import build_on_target_job, steps
 from nixops_operator.machine.desired import Desired, Leaving
@@ -36,6 +37,8 @@ def start_job(step: Step, desired: Desired, world: World) -> None:
             start(job, key, lambda _: build_on_target_job.stop(desired, world), keep=False)
         case steps.OwnHost(job):
             start(job, key, lambda _: _own(step, desired, world), keep=False)
+        case steps.DryActivate(job, toplevel):
+            start(job, key, lambda _: world.hosts.of(key).host().dry_activate(toplevel))
         case steps.Activate(job):
             start(job, key, lambda _: _activate(step, desired, world), keep=False)
         case steps.Hold(job):
@@ -118,7 +121,10 @@ async def _activate(step: steps.Activate, desired: Desired, world: World) -> Non
     if not await host.claim(step.request):
         await informer.refresh()
         raise Retry(Reason.ACTIVATING, "another activation holds the machine; following it")
-    await host.activate(step.request)
+    if step.request.mode is Mode.BOOT:
+        await host.commit(step.request.id)
+    else:
+        await host.activate(step.request)
     informer.hurry()
     await informer.refresh()
 

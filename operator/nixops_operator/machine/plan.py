@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from nixops_operator import account, in_use, job_names
-from nixops_operator.api.machine_spec import BuildOn, DriftPolicy
+from nixops_operator.api.machine_spec import ActivationMode, BuildOn, DriftPolicy
 from nixops_operator.api.reasons import Reason
 from nixops_operator.machine import (
     activation,
@@ -53,12 +53,21 @@ def wanted_jobs(desired: Desired, observed: Observed) -> frozenset[str] | None:
         return None
     wanted = {observed.system.evaluate_job, *(step.job for step in system.fetch_steps(observed))}
     if observed.system.build_on is BuildOn.TARGET:
-        return frozenset(wanted | build_on_target.wanted_jobs(desired, observed))
+        dry = _dry_run(desired, observed, observed.toplevel) if observed.toplevel is not None else set()
+        return frozenset(wanted | dry | build_on_target.wanted_jobs(desired, observed))
     if (build := system.build_step(observed)) is not None:
         wanted.add(build.job)
     if observed.toplevel is not None:
         wanted.add(job_names.copy(desired.host_id, observed.toplevel))
+        wanted |= _dry_run(desired, observed, observed.toplevel)
     return frozenset(wanted)
+
+
+def _dry_run(desired: Desired, observed: Observed, toplevel: str) -> set[str]:
+    if desired.spec.activation.mode is not ActivationMode.DRY_ACTIVATE:
+        return set()
+    current = observed.host.facts.current_system if observed.host.facts is not None else None
+    return {job_names.dry_activate(desired.host_id, toplevel, current or "nothing")}
 
 
 def _rules(desired: Desired, now: datetime, progress_deadline: timedelta) -> Rules:

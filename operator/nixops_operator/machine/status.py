@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from nixops_operator.api.conditions import Condition, Truth, merge_conditions
-from nixops_operator.api.machine_spec import BuildOn
+from nixops_operator.api.machine_spec import ActivationMode, BuildOn
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import InstanceState
@@ -66,7 +66,8 @@ def _serves(observed: Observed) -> bool:
         return False
     last = facts.activation
     is_confirmed = last is None or last.boot_id != facts.boot_id or last.state not in UNCONFIRMED
-    return toplevel is not None and facts.current_system == toplevel and not facts.lists_left and is_confirmed
+    is_whole = not facts.lists_left and not bad_revisions.is_half_done(facts)
+    return toplevel is not None and facts.current_system == toplevel and is_whole and is_confirmed
 
 
 def _conditions(desired: Desired, observed: Observed, plan: Plan) -> list[Condition]:
@@ -288,7 +289,8 @@ def _system(desired: Desired, observed: Observed, now: datetime) -> dict[str, An
         systems |= _links(facts)
         if desired.spec.target.host is None:
             systems.setdefault("stateVersion", facts.state_version or facts.version_id)
-        if _serves(observed) and facts.profile_system == toplevel:
+        is_kept = facts.profile_system == toplevel or desired.spec.activation.mode is ActivationMode.TEST
+        if _serves(observed) and is_kept:
             systems.setdefault("activatedAt", now.strftime("%Y-%m-%dT%H:%M:%SZ"))
     fields |= _activation(desired, observed)
     if systems:

@@ -282,6 +282,14 @@ class StopBuild(Step):
 
 
 @dataclass(frozen=True)
+class DryActivate(Step):
+    """Ask what activating it would do."""
+
+    job: str
+    toplevel: str
+
+
+@dataclass(frozen=True)
 class RecordActivation(Step):
     """Write the intent; the host is told afterwards, and by the same id after a crash."""
 
@@ -306,8 +314,8 @@ class RecordRevisions(Step):
 
 @dataclass(frozen=True)
 class Activate(Step):
-    """Root, claim, arm the dead man's timer, start the detached unit. `brought_by`: the job that put the system into
-    the machine's store; empty if another life of the operator did."""
+    """Root, claim, arm the dead man's timer, start the detached unit; or, for the next boot, commit. `brought_by`: the
+    job that put the system into the machine's store; empty if another life of the operator did."""
 
     job: str
     brought_by: str

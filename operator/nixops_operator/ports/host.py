@@ -17,6 +17,7 @@ from nixops_operator.facts.host import (
     BuildLook,
     BuildRequest,
     BuildState,
+    DryRun,
     HostFacts,
     HostOwner,
     HostTarget,
@@ -30,6 +31,7 @@ __all__ = [
     "BuildLook",
     "BuildRequest",
     "BuildState",
+    "DryRun",
     "Host",
     "HostFacts",
     "HostOwner",
@@ -135,7 +137,8 @@ class Host(Protocol):
 
     @effect("host.activate")
     async def activate(self, request: ActivationRequest) -> None:
-        """Arm the dead man's timer, then start the detached unit. Needs the claim; state `switching`.
+        """Arm the dead man's timer, unless the request does not return, then start the detached unit. Needs the claim;
+        state `switching`. Not of mode `boot`: what is committed is activated by the boot.
 
         Repeating: safe; a running or ended unit of this id is never started again.
         """
@@ -164,6 +167,7 @@ class Host(Protocol):
     @effect("host.commit")
     async def commit(self, activation_id: str) -> None:
         """Make the confirmed system the profile and the boot entry, drop roots `next` and link `active`. Limit 5 min.
+        In mode `test` only the latter; in mode `boot` of a claimed system, that need not run.
 
         Repeating: safe. Raises Retry (`ActivationFailed`) with the last useful line of the output if profile or boot
         loader refuse.
@@ -176,6 +180,11 @@ class Host(Protocol):
     @effect("host.rollback")
     async def rollback(self, activation_id: str) -> None:
         """Ask the host to return to the previous system now. Returns when it has begun; `facts` shows the end."""
+
+    @look
+    async def dry_activate(self, toplevel: str) -> DryRun:
+        """What activating this system would do. Changes nothing. Limit 2 min. Raises Retry (`ActivationFailed`) if the
+        system is not there."""
 
     @look
     async def activation_log(self, activation_id: str) -> str:

@@ -16,8 +16,10 @@
 #   keys                     <- lines `put <path> <mode> <user> <group> <digest> <units>` and `drop <path>`, then the
 #                            content of each put
 #   root-next                <- toplevel; `yes` if its closure is valid and now rooted, else `no`
-#   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds; `yes` or `no`
-#   activate ID              arms the dead man's timer, then starts the activation's unit
+#   dry-activate             <- toplevel; the exit status of its dry run, a newline, its output
+#   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds, mode (switch, test, boot),
+#                            whether it returns by itself (yes, no); `yes` or `no`
+#   activate ID              arms the dead man's timer, if it returns, then starts the activation's unit
 #   hold ID                  <- seconds; gives the dead man that long from now on; `yes` or `no`
 #   probe                    <- limit in seconds, kind, what the kind takes; one line that says why it fails, or nothing
 #   confirm ID               `yes` or `no`
@@ -73,6 +75,7 @@ UNIT_LISTS='/run/nixos/start-list /run/nixos/restart-list /run/nixos/reload-list
     /run/systemd/start-list /run/systemd/restart-list /run/systemd/reload-list'
 KEPT_ACTIVATIONS=5
 LOG_PART=524288        # bytes of a build's log in one answer
+DRY_SECONDS=100        # the operator waits 120 s
 LONGEST_HOLD=600       # s from the switch to good health
 COMMIT_SECONDS=280     # the operator waits 300 s
 STOP_SECONDS=30        # from SIGTERM to SIGKILL; also the limit of `finish`
@@ -168,9 +171,9 @@ system_behind() {
     case $path in /nix/store/*) printf '%s\n' "$path" ;; esac
 }
 
-# Sets $toplevel, $previous, $boot, $timeout, $confirm_timeout from <dir>/request.
+# Sets $toplevel, $previous, $boot, $timeout, $confirm_timeout, $mode, $returns from <dir>/request.
 load_request() {
-    toplevel='' previous='' boot='' timeout='' confirm_timeout=''
+    toplevel='' previous='' boot='' timeout='' confirm_timeout='' mode=switch returns=yes
     [ -f "$dir/request" ] || fail 20 "no activation $id on this host"
     while read -r key value; do
         case $key in
@@ -179,6 +182,8 @@ load_request() {
             boot-id) boot=$value ;;
             timeout) timeout=$value ;;
             confirm-timeout) confirm_timeout=$value ;;
+            mode) mode=$value ;;
+            returns) returns=$value ;;
         esac
     done <"$dir/request"
     [ -n "$toplevel" ] && [ -n "$previous" ] && [ -n "$boot" ] && [ -n "$timeout" ] && [ -n "$confirm_timeout" ] ||
@@ -457,6 +462,7 @@ activation_facts() {
     printf 'activation-timer %s\n' "$timer"
     printf 'activation-exit-status %s\n' "$exit_status"
     printf 'activation-service-result %s\n' "$service_result"
+    printf 'activation-mode %s\nactivation-returns %s\n' "$mode" "$returns"
     printf 'activation-held %s\n' "$(yes_if [ -e "$dir/held" ])"
     [ ! -f "$dir/failed-before" ] || sed 's/^/activation-failed-before /' "$dir/failed-before"
 }
@@ -775,11 +781,26 @@ build_look() {
     tail -c "+$((offset + 1))" "$dir/log" | head -c "$part"
 }
 
+# It holds switch-to-configuration's lock meanwhile, as any other run.
+dry_activate() {
+    take; check_store_path "$argument"
+    [ -x "$argument/bin/switch-to-configuration" ] || fail 20 "$argument has no bin/switch-to-configuration"
+    result=0
+    said=$(timeout --kill-after=5 "$DRY_SECONDS" "$argument/bin/switch-to-configuration" dry-activate 2>&1 </dev/null) ||
+        result=$?
+    printf '%s\n' "$result"
+    printf '%s\n' "$said" | head -c 16384
+}
+
 claim() {
     take; toplevel=$argument; check_store_path "$toplevel"
     take; previous=$argument; check_store_path "$previous"
     take; timeout=$argument; check_seconds "$timeout"
     take; confirm_timeout=$argument; check_seconds "$confirm_timeout"
+    take; mode=$argument
+    case $mode in switch | test | boot) ;; *) fail 64 "unknown mode" ;; esac
+    take; returns=$argument
+    case $returns in yes | no) ;; *) fail 64 "neither yes nor no" ;; esac
     for system in "$toplevel" "$previous"; do
         [ -x "$system/bin/switch-to-configuration" ] || fail 20 "$system has no bin/switch-to-configuration"
     done
@@ -846,6 +867,7 @@ lay_down() {
     {
         printf 'toplevel %s\nprevious %s\nboot-id %s\n' "$toplevel" "$previous" "$(boot_id)"
         printf 'timeout %s\nconfirm-timeout %s\n' "$timeout" "$confirm_timeout"
+        printf 'mode %s\nreturns %s\n' "$mode" "$returns"
     } >"$new/request"
     failed_units >"$new/failed-before"
     : >"$new/state.prepared"
@@ -870,7 +892,8 @@ activate() {
     [ "$(state)" = prepared ] || return 0
     [ "$(active_id)" = "$id" ] || fail 20 "activation $id does not hold the claim"
     [ "$boot" = "$(boot_id)" ] || fail 20 "the host has restarted since activation $id was claimed"
-    arm "nixops-deadman-$id" $((timeout + confirm_timeout + DEADMAN_MARGIN))
+    [ "$mode" != boot ] || fail 20 "activation $id is for the next boot"
+    [ "$returns" = no ] || arm "nixops-deadman-$id" $((timeout + confirm_timeout + DEADMAN_MARGIN))
     if is_active "nixops-activate-$id.service"; then
         return 0
     fi
@@ -888,7 +911,7 @@ hold() {
     load_request
     load_path
     if [ "$boot" = "$(boot_id)" ] && [ "$(state)" = switched ]; then
-        if [ ! -e "$dir/held" ]; then
+        if [ ! -e "$dir/held" ] && [ "$returns" = yes ]; then
             arm "nixops-hold-$id" "$seconds"
             : >"$dir/held"
         fi
@@ -1014,9 +1037,16 @@ rollback() {
     return_from prepared switching switched confirmed
 }
 
-# From one of these states to the rollback's unit; nothing from others. The states are in the order in which an
+# From one of these states to the rollback's unit, or, where it must not return, to the end; nothing from others. The states are in the order in which an
 # activation goes through them: one that moves on meanwhile is met further along.
 return_from() {
+    if [ "$returns" = no ]; then
+        for from in "$@"; do
+            ! move "$from" failed || break
+        done
+        tidy
+        return 0
+    fi
     for from in "$@"; do
         if move "$from" rollingback; then
             # Where switch-to-configuration never ran there is nothing to return from.
@@ -1032,9 +1062,10 @@ commit() {
     load_path
     holder=$(active_id)
     [ -z "$holder" ] || [ "$holder" = "$id" ] || fail 20 "activation $holder has superseded $id"
-    case $(state) in
-        confirmed) ;;
-        committed) settle; return 0 ;;
+    case $(state):$mode in
+        confirmed:test) move confirmed committed || true; settle; return 0 ;;
+        confirmed:* | prepared:boot) ;;
+        committed:*) settle; return 0 ;;
         *) fail 20 "activation $id is not confirmed" ;;
     esac
     run_install "nixops-commit-$id" "$dir/commit.log" "$dir/agent" install "$id"
@@ -1092,9 +1123,9 @@ finish() {
         good)
             # It has done what it knew of. What one of another release left where it does not look asks for no more.
             rm -f $UNIT_LISTS
-            arm "nixops-confirm-$id" "$confirm_timeout"
+            [ "$returns" = no ] || arm "nixops-confirm-$id" "$confirm_timeout"
             move switching switched || return 0
-            systemctl stop "nixops-deadman-$id.timer"
+            [ "$returns" = no ] || systemctl stop "nixops-deadman-$id.timer"
             ;;
         unchanged)
             move switching failed || return 0
@@ -1213,9 +1244,10 @@ open_sshd() {
 install_activated() {
     load_request
     load_path
-    [ "$(state)" = confirmed ] || return 0
+    now=$(state)
+    case $now:$mode in confirmed:* | prepared:boot) ;; *) return 0 ;; esac
     install_system
-    move confirmed committed
+    move "$now" committed
     settle
 }
 
@@ -1253,6 +1285,7 @@ case $command in
     build-stop) stop_build ;;
     keys) deliver_keys ;;
     root-next) root_next ;;
+    dry-activate) dry_activate ;;
     claim) claim ;;
     activate) activate ;;
     hold) hold ;;

@@ -16,9 +16,11 @@ from nixops_operator.facts.host import (
     BuildLook,
     BuildState,
     DeliveredKey,
+    DryRun,
     FoundFile,
     HostFacts,
     HostOwner,
+    Mode,
 )
 
 _STORE_PATH = r"/nix/store/[0-9a-z]{32}-[A-Za-z0-9+._?=-]{1,200}"
@@ -55,6 +57,8 @@ _ACTIVATION_LINES = {
     "activation-timer": _YES_OR_NO,
     "activation-exit-status": r"(?:[0-9]{1,3})?",
     "activation-service-result": r"[a-z-]{0,32}",
+    "activation-mode": "|".join(Mode),
+    "activation-returns": _YES_OR_NO,
     "activation-held": _YES_OR_NO,
 }
 _BUILD_LINES = {
@@ -162,6 +166,14 @@ def parse_build_state(text: str) -> BuildState | None:
     raise MalformedAnswer("none of built, building and missing")
 
 
+def parse_dry_run(text: str) -> DryRun:
+    """The answer to `dry-activate`. Raises MalformedAnswer."""
+    status, newline, output = text.partition("\n")
+    if re.fullmatch("[0-9]{1,3}", status) is None or not newline:
+        raise MalformedAnswer("no exit status")
+    return DryRun(int(status), for_people(output))
+
+
 def parse_probe(text: str) -> str:
     """Why a health check does not pass; empty if it does. Raises MalformedAnswer."""
     if re.fullmatch(r"(?:[ -~]{1,400}\n)?", text) is None:
@@ -234,6 +246,8 @@ def _activation(value: dict[str, str], failed_before: set[str]) -> ActivationFac
         is_timer_armed=value["activation-timer"] == "yes",
         exit_status=_number(value["activation-exit-status"]),
         service_result=value["activation-service-result"],
+        mode=Mode(value["activation-mode"]),
+        returns=value["activation-returns"] == "yes",
         is_held=value["activation-held"] == "yes",
         failed_before=tuple(sorted(failed_before)),
     )

@@ -21,6 +21,7 @@ from nixops_operator.adapters.ssh.facts import (
     last_useful_line,
     parse_build_look,
     parse_build_state,
+    parse_dry_run,
     parse_facts,
     parse_probe,
     parse_yes_or_no,
@@ -34,6 +35,7 @@ from nixops_operator.facts.host import (
     BuildLook,
     BuildRequest,
     BuildState,
+    DryRun,
     HostFacts,
     HostOwner,
     HostTarget,
@@ -46,6 +48,7 @@ LOG_BYTES = 16 << 10
 ANSWER_SECONDS = 30
 CLOSE_SECONDS = 5
 COMMIT_SECONDS = 300  # building a boot menu on a slow disk takes minutes
+DRY_SECONDS = 120
 ROOT_SECONDS = 120  # Nix waits for its own garbage collector
 KEYS_SECONDS = 120  # the largest of them, over 1 Mbit/s
 
@@ -164,6 +167,8 @@ class AsyncsshHost:
             request.previous,
             str(round(request.timeout.total_seconds())),
             str(round(request.confirm_timeout.total_seconds())),
+            request.mode,
+            "yes" if request.returns else "no",
         )
         return self._yes_or_no("claim", await self._change("claim", request.id, stdin=stdin))
 
@@ -200,6 +205,14 @@ class AsyncsshHost:
     async def rollback(self, activation_id: str) -> None:
         """See `ports.host.Host`."""
         await self._change("rollback", _checked(activation_id))
+
+    async def dry_activate(self, toplevel: str) -> DryRun:
+        """See `ports.host.Host`."""
+        answer = await self._look("dry-activate", stdin=frame(toplevel), limit=DRY_SECONDS)
+        try:
+            return parse_dry_run(answer.stdout)
+        except MalformedAnswer as error:
+            raise self._malformed("dry-activate", error) from error
 
     async def activation_log(self, activation_id: str) -> str:
         """See `ports.host.Host`."""
