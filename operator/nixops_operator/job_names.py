@@ -58,7 +58,7 @@ def stop_build(host_id: str) -> str:
 
 
 def on_host(host_id: str, activation_id: str, action: str) -> str:
-    """`action`: activate, hold, confirm, commit or rollback."""
+    """`action`: activate, hold, confirm, commit, restart or rollback."""
     return f"{HOST}:{host_id}:{activation_id}:{action}"
 
 

@@ -27,6 +27,7 @@ MACHINE_LABEL = "nixops.dev/machine"
 
 PAUSED_ANNOTATION = "nixops.dev/paused"
 RECONCILE_ANNOTATION = "nixops.dev/reconcile-requested-at"
+REBOOT_ANNOTATION = "nixops.dev/reboot-requested-at"
 FLUX_RECONCILE_ANNOTATION = "reconcile.fluxcd.io/requestedAt"
 
 SIGNING_KEY_SECRET = "nixops-signing-key"  # noqa: S105 - a name

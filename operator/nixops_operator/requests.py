@@ -31,6 +31,12 @@ class Requests:
         return {"lastHandledReconcileAt": self.new, "handledRequests": sorted(set(self.standing))}
 
 
+def reboot_of(annotations: Mapping[str, str], status: Mapping[str, Any]) -> str | None:
+    """A request to restart the machine that no activation has answered yet."""
+    value = annotations.get(names.REBOOT_ANNOTATION, "")[:LONGEST]
+    return value if value and value != status.get("lastHandledRebootAt") else None
+
+
 def requests_of(annotations: Mapping[str, str], status: Mapping[str, Any]) -> Requests:
     """The requests that stand in the annotations, compared with what the status says was handled."""
     # What is longer than a status field may be is told apart by its beginning.

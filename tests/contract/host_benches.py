@@ -63,8 +63,8 @@ class Bench(Protocol):
     async def kill_switch_and_finish(self, activation_id: str) -> None:
         """The same, and nothing records the end."""
 
-    async def let_dead_man_wake(self, activation_id: str) -> None:
-        """As if the time of the timer that was armed before the activation were over."""
+    async def let_dead_man_wake(self, activation_id: str, timer: str = "deadman") -> None:
+        """As if the time of the timer that was armed before the activation were over. `timer`: or of `confirm`."""
 
     async def stop_sshd(self) -> None:
         """By hand."""
@@ -189,7 +189,7 @@ class MemoryBench:
     async def kill_switch_and_finish(self, activation_id: str) -> None:
         self.machine.vanish_unit(activation_id)
 
-    async def let_dead_man_wake(self, activation_id: str) -> None:
+    async def let_dead_man_wake(self, activation_id: str, timer: str = "deadman") -> None:
         deadman_at = self.machine.activations[activation_id].deadman_at
         assert deadman_at is not None
         self.machine.advance(deadman_at - self.machine.now)
@@ -285,9 +285,10 @@ class MachineBench:
             await self.pause()
         await self.run("mv", f"{agent}.away", agent)
 
-    async def let_dead_man_wake(self, activation_id: str) -> None:
-        assert (await self.run("systemctl", "is-active", f"nixops-deadman-{activation_id}.timer")).strip() == "active"
-        await self.run("systemctl", "start", f"nixops-deadman-{activation_id}.service")
+    async def let_dead_man_wake(self, activation_id: str, timer: str = "deadman") -> None:
+        unit = f"nixops-{timer}-{activation_id}"
+        assert (await self.run("systemctl", "is-active", f"{unit}.timer")).strip() == "active"
+        await self.run("systemctl", "start", "--no-block", f"{unit}.service")
 
     async def stop_sshd(self) -> None:
         await self.run("systemctl", "stop", "sshd.service")

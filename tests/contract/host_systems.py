@@ -41,7 +41,22 @@ PERL = "test.stc.kind = ''perl'';"
 OF_2020 = "test.stc.kind = ''perl-2020'';"
 REFUSED = Switch(1, moves_link=False, is_begun=False)
 
+GUARD = """
+  systemd.services.nixops-guard = {
+    wantedBy = [ "multi-user.target" ];
+    unitConfig.ConditionPathExists = "/var/lib/nixops/activation/active/state.rebooting";
+    serviceConfig.Type = "oneshot";
+    script = "exec /bin/sh /var/lib/nixops/activation/active/agent guard";
+  };
+"""
+"""As the guest module has it."""
+OTHER_KERNEL = "boot.kernelParams = [ ''quiet'' ];"
+
 SYSTEMS: Mapping[str, System] = {
+    "guarded": System(f"{{ {GUARD} }}"),
+    "of another kernel": System(f"{{ {OTHER_KERNEL} }}"),
+    "for a boot alone": System("{ system.switch.inhibitors.init = ''new''; }", replace(REFUSED, needs_restart=True)),
+    "with an inhibitor": System("{ system.switch.inhibitors.init = ''old''; }"),
     "good": System("{ environment.etc.mark.text = ''good''; }"),
     "better": System("{ environment.etc.mark.text = ''better''; }"),
     "ends with 1": System("{ test.stc.exit = 1; }", REFUSED),

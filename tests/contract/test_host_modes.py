@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 
-from contract.host_benches import BENCHES, Bench, reached, request, seen
+from contract.host_benches import BENCHES, LIMIT, Bench, is_in_memory, reached, request, seen
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
-from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts, Mode
+from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts, Mode
 from nixops_operator.ports.host import Host
 
 SWITCHED, COMMITTED = ActivationState.SWITCHED, ActivationState.COMMITTED
+REBOOTING = ActivationState.REBOOTING
 ROLLED_BACK, FAILED = ActivationState.ROLLED_BACK, ActivationState.FAILED
 
 
@@ -155,3 +158,109 @@ async def test_a_dry_run_says_what_would_be_and_changes_nothing(bench: Bench, ho
     assert ((await host.facts()).activation, await bench.switches()) == (None, 0)
     with pytest.raises(Retry, match="has no bin/switch-to-configuration"):
         await host.dry_activate(bench.store_path("better"))
+
+
+async def restarted(bench: Bench, before: str) -> HostFacts:
+    """The first look that shows another boot."""
+    async with asyncio.timeout(LIMIT):
+        while True:
+            with suppress(Retry):
+                host = await reached(bench)
+                try:
+                    facts = await host.facts()
+                finally:
+                    await host.close()
+                if facts.boot_id != before:
+                    return facts
+            await bench.pause()
+
+
+async def armed(host: Host, bench: Bench) -> None:
+    """The new system's guard runs as it comes up; sshd may be there first."""
+    async with asyncio.timeout(LIMIT):
+        while not activation_of(await host.facts()).is_timer_armed:
+            await bench.pause()
+
+
+async def restart(bench: Bench, host: Host, name: str) -> ActivationRequest:
+    """Restarted into that system, and its guard waits."""
+    facts = await host.facts()
+    asked = request(await bench.deliver(host, name), facts, mode=Mode.RESTART)
+    assert await host.claim(asked)
+    with suppress(Retry):  # the reply may go down with the machine
+        await host.restart(asked.id)
+    facts = await restarted(bench, facts.boot_id)
+    state, booted = activation_of(facts).state, facts.booted_system
+    assert (state, facts.current_system, booted) == (REBOOTING, asked.toplevel, asked.toplevel)
+    return asked
+
+
+async def test_a_machine_restarts_into_a_new_system_and_waits_to_be_confirmed(bench: Bench, host: Host) -> None:
+    asked = await restart(bench, host, "guarded")
+    again = await reached(bench)
+    await armed(again, bench)
+    assert not await again.claim(request(bench.base, await again.facts()))
+    await again.restart(asked.id)
+    assert await again.hold(asked.id, timedelta(minutes=5))
+    assert await again.confirm(asked.id)
+    facts = await again.facts()
+    assert (activation_of(facts).state, activation_of(facts).is_timer_armed) == (COMMITTED, False)
+    assert await systems(bench, again) == (asked.toplevel,) * 3
+    assert await again.claim(request(bench.base, facts))
+    await again.close()
+
+
+@pytest.mark.parametrize("is_asked_for", [False, True], ids=["by itself", "when an operator says so"])
+async def test_what_was_booted_and_not_confirmed_is_left_by_another_boot(
+    bench: Bench, host: Host, is_asked_for: bool
+) -> None:
+    asked = await restart(bench, host, "guarded")
+    again = await reached(bench)
+    await armed(again, bench)
+    before = (await again.facts()).boot_id
+    if is_asked_for:
+        with suppress(Retry):
+            await again.rollback(asked.id)
+    else:
+        await bench.let_dead_man_wake(asked.id, "confirm")
+    facts = await restarted(bench, before)
+    assert (activation_of(facts).state, facts.current_system) == (ROLLED_BACK, bench.base)
+    late = await reached(bench)
+    assert await systems(bench, late) == (bench.base,) * 3
+    assert not await late.confirm(asked.id)
+    await late.close()
+
+
+async def test_a_restart_is_called_off_before_it_began(bench: Bench, host: Host) -> None:
+    asked = request(await bench.deliver(host, "guarded"), await host.facts(), mode=Mode.RESTART)
+    assert await host.claim(asked)
+    await host.rollback(asked.id)
+    await seen(bench, ROLLED_BACK)
+    with pytest.raises(Retry):
+        await host.restart(asked.id)
+    assert await systems(bench, host) == (bench.base,) * 3
+
+
+async def test_another_kernel_is_told(bench: Bench, host: Host) -> None:
+    assert (await host.facts()).restart_for == ()
+    other = await bench.deliver(host, "of another kernel")
+    if is_in_memory(host):
+        host.machine.kernels[other] = "another"  # type: ignore[attr-defined]
+    asked = request(other, await host.facts())
+    assert await host.claim(asked)
+    await host.activate(asked)
+    assert (await seen(bench, SWITCHED)).restart_for == ("kernel" if is_in_memory(host) else "kernel-params",)
+
+
+async def test_a_system_that_cannot_be_switched_to_says_so(bench: Bench, host: Host) -> None:
+    first = request(await bench.deliver(host, "with an inhibitor"), await host.facts())
+    assert await host.claim(first)
+    await host.activate(first)
+    await seen(bench, SWITCHED)
+    assert await host.confirm(first.id)
+    await host.commit(first.id)
+    for name in ("for a boot alone", "ends with 100"):
+        asked = request(await bench.deliver(host, name), await host.facts())
+        assert await host.claim(asked)
+        await host.activate(asked)
+        assert activation_of(await seen(bench, FAILED)).needs_restart, name

@@ -53,6 +53,7 @@ CLIENT_KEY = parse_private_key(
     ),
     "a key for tests",
 ).text
+GUARD_MARGIN = 240.0  # s; as the agent's
 DEADMAN_MARGIN = 60.0  # s; as the agent's
 KEPT_ACTIVATIONS = 5
 
@@ -79,6 +80,8 @@ class Switch:
     is_begun: bool = True  # it came as far as stopping units or activating
     stops_sshd: bool = False
     drops_network: bool = False
+    boots_silent: bool = False  # booted, it has no network
+    needs_restart: bool = False  # a running system cannot become this one
     hides_failed_script: bool = False  # only its output tells of one
     failed_units: tuple[str, ...] = ()
     dry_run: str = "would activate the configuration...\n"
@@ -184,6 +187,7 @@ class FakeMachine:
         self.under_build: UnderBuild | None = None
         self.built: list[str] = []  # .drvs whose builds were begun
         self.can_roll_back = True
+        self.kernels: dict[str, str] = {}  # toplevel → its kernel, if it is another than the others'
         self.rollback_seconds = 0.0
         self.owner: HostOwner | None = None
         self.accounts = {"root"}  # users and groups alike
@@ -199,6 +203,11 @@ class FakeMachine:
     @property
     def boot_id(self) -> str:
         return str(UUID(int=self.boots))
+
+    @property
+    def needs_restart(self) -> bool:
+        booted, current = (self.kernels.get(str(one)) for one in (self.booted_system, self.current_system))
+        return booted != current
 
     @property
     def building(self) -> str | None:
@@ -235,6 +244,10 @@ class FakeMachine:
             self.under_build.ends_at = None
         for activation in self.activations.values():
             activation.unit_ends_at = activation.deadman_at = activation.rollback_ends_at = None
+            request = activation.request
+            if self._waits_after_boot(activation) and request.returns and request.previous != request.toplevel:
+                activation.deadman_at = self.now + request.confirm_timeout.total_seconds() + GUARD_MARGIN
+        self.is_silent = self.is_silent or self.outcome(str(self.current_system)).boots_silent
 
     def cut_connections(self) -> None:
         """As a firewall would; new ones may be made."""
@@ -268,9 +281,13 @@ class FakeMachine:
             service_result=activation.service_result,
             mode=activation.request.mode,
             returns=activation.request.returns,
+            needs_restart=activation.state is ActivationState.FAILED and self._needs_restart(activation),
             is_held=activation.is_held,
             failed_before=tuple(sorted(activation.failed_before)),
         )
+
+    def _needs_restart(self, activation: Activation) -> bool:
+        return activation.exit_status == 100 or self.outcome(activation.request.toplevel).needs_restart
 
     def claim(self, request: ActivationRequest) -> bool:
         for system in (request.toplevel, request.previous):
@@ -312,6 +329,7 @@ class FakeMachine:
     def hold(self, activation_id: str, budget: timedelta) -> bool:
         activation = self._known("hold", activation_id)
         is_switched = activation.state is ActivationState.SWITCHED and activation.boot_id == self.boot_id
+        is_switched = is_switched or self._waits_after_boot(activation)
         if is_switched and not activation.is_held and activation.request.returns:
             activation.is_held = True
             activation.deadman_at = self.now + budget.total_seconds()
@@ -325,10 +343,33 @@ class FakeMachine:
         activation = self._known("confirm", activation_id)
         if activation.state is ActivationState.SWITCHED and activation.boot_id == self.boot_id:
             activation.state = ActivationState.CONFIRMED
+        elif self._waits_after_boot(activation):
+            activation.state = ActivationState.COMMITTED
+            self.active = None
         if activation.state not in (ActivationState.CONFIRMED, ActivationState.COMMITTED):
             return False
         activation.deadman_at = None
         return True
+
+    def restart(self, activation_id: str) -> None:
+        activation = self._known("restart", activation_id)
+        request = activation.request
+        if request.mode is not Mode.RESTART:
+            raise _refused(self, "restart", f"activation {activation_id} is not to restart the machine")
+        if activation.boot_id != self.boot_id:
+            return
+        if self.active != activation_id:
+            raise _refused(self, "restart", f"activation {activation_id} does not hold the claim")
+        if activation.state is ActivationState.PREPARED:
+            self._install("restart", request.toplevel)
+            activation.state = ActivationState.REBOOTING
+        if activation.state is not ActivationState.REBOOTING:
+            raise _refused(self, "restart", f"activation {activation_id} was called off")
+        self.reboot()
+
+    def _waits_after_boot(self, activation: Activation) -> bool:
+        is_rebooting = activation.state is ActivationState.REBOOTING and activation.boot_id != self.boot_id
+        return is_rebooting and self.current_system == activation.request.toplevel
 
     def commit(self, activation_id: str) -> None:
         activation = self._known("commit", activation_id)
@@ -355,7 +396,7 @@ class FakeMachine:
         self._install("adopt", toplevel)
 
     def rollback(self, activation_id: str) -> None:
-        self._return_from(self._known("rollback", activation_id), *CLAIMING)
+        self._return_from(self._known("rollback", activation_id), *CLAIMING, ActivationState.REBOOTING)
         self.advance(0)
 
     def own(self, owner: HostOwner, instead_of: HostOwner | None) -> bool:
@@ -529,7 +570,8 @@ class FakeMachine:
 
     def _expire(self, activation: Activation) -> None:
         activation.deadman_at = None
-        self._return_from(activation, ActivationState.PREPARED, ActivationState.SWITCHING, ActivationState.SWITCHED)
+        states = (ActivationState.PREPARED, ActivationState.SWITCHING, ActivationState.SWITCHED)
+        self._return_from(activation, *states, ActivationState.REBOOTING)
 
     def _return_from(self, activation: Activation, *states: ActivationState) -> None:
         if activation.state in states and not activation.request.returns:
@@ -545,6 +587,9 @@ class FakeMachine:
     def _rolled_back(self, activation: Activation) -> None:
         activation.rollback_ends_at = None
         self.is_sshd_running = True
+        if activation.request.mode is Mode.RESTART:
+            self._restart_back(activation)
+            return
         if activation.was_touched:
             self.switches.append(activation.request.previous)
             if not self.can_roll_back:
@@ -557,10 +602,19 @@ class FakeMachine:
         if self.active == activation.request.id:
             self.active = None
 
+    def _restart_back(self, activation: Activation) -> None:
+        activation.state = ActivationState.ROLLED_BACK
+        self.active = None
+        if self.boot_entry == activation.request.toplevel:
+            self._install("rollback", activation.request.previous)
+        if self.current_system != activation.request.previous:
+            self.is_silent = False
+            self.reboot()
+
     def _is_free(self, activation: Activation) -> bool:
         if activation.state in UNDER_WAY and activation.boot_id != self.boot_id:
             activation.state = ActivationState.ROLLED_BACK
-        return activation.state not in UNDER_WAY
+        return activation.state not in (*UNDER_WAY, ActivationState.REBOOTING)
 
     def _install(self, command: str, toplevel: str) -> None:
         self.boot_entry_unsure = True
@@ -632,6 +686,7 @@ class FakeHost:
             owner=machine.owner,
             building=machine.building,
             keys=machine.key_facts(),
+            restart_for=("kernel",) if machine.needs_restart else (),
         )
 
     @asynccontextmanager
@@ -695,6 +750,10 @@ class FakeHost:
     @effect("host.commit")
     async def adopt(self, toplevel: str) -> None:
         self._reached().adopt(toplevel)
+
+    @effect("host.restart")
+    async def restart(self, activation_id: str) -> None:
+        self._reached().restart(activation_id)
 
     @effect("host.rollback")
     async def rollback(self, activation_id: str) -> None:

@@ -156,10 +156,13 @@ def activation(
     }
 
 
-def failed(*toplevels: str) -> dict[str, Any]:
+def failed(
+    *toplevels: str,
+    reason: str = "ActivationFailed",
+    message: str = "switch-to-configuration ended with exit code 2",
+) -> dict[str, Any]:
     """`status.failedRevisions`, the newest last."""
-    message = "switch-to-configuration ended with exit code 2"
-    one = {"reason": "ActivationFailed", "message": message, "exitStatus": 2}
+    one = {"reason": reason, "message": message, "exitStatus": 2}
     return {"failedRevisions": [{"toplevel": toplevel, **one} for toplevel in toplevels]}
 
 
@@ -302,6 +305,7 @@ def on_host(
     previous: str = OLD,
     mode: Mode = Mode.SWITCH,
     returns: bool = True,
+    needs_restart: bool = False,
     held: bool = False,
     failed_before: tuple[str, ...] = (),
 ) -> ActivationFacts:
@@ -319,6 +323,7 @@ def on_host(
         service_result=result,
         mode=mode,
         returns=returns,
+        needs_restart=needs_restart,
         is_held=held,
         failed_before=failed_before,
     )

@@ -48,6 +48,7 @@ version-id 25.11
 state-version 25.11
 owner {NOTHING}
 building {NOTHING}
+restart-for {NOTHING}
 machine x86_64
 free-bytes 77151477760
 highest-attempt {NOTHING}
@@ -70,6 +71,7 @@ activation-exit-status 4
 activation-service-result exit-code
 activation-mode test
 activation-returns no
+activation-needs-restart no
 activation-held yes
 activation-failed-before zfs.service
 """,

@@ -798,9 +798,19 @@ class Activation(SpecModel):
     """What happens when another system runs than the desired one: Enforce puts it back, Report says so."""
 
 
+class RebootPolicy(StrEnum):
+    """Whether the operator restarts machines."""
+
+    NEVER = "Never"
+    WHEN_NEEDED = "WhenNeeded"
+
+
 class Disruption(SpecModel):
     """What the operator may do to a running machine."""
 
+    reboot: RebootPolicy = RebootPolicy.NEVER
+    """WhenNeeded: a machine is restarted where only that makes the declared system whole: another kernel, initrd,
+    modules or kernel parameters, a system that a running one cannot switch to, activation.mode Boot."""
     replace: ReplacePolicy = ReplacePolicy.NEVER
     """WhenLost: an instance that is gone for good is replaced by a new one."""
     stop: StopPolicy = StopPolicy.NEVER

@@ -41,6 +41,7 @@ class Reason(StrEnum):
     COPYING = "Copying"
     ACTIVATING = "Activating"
     CONFIRMING = "Confirming"
+    REBOOTING = "Rebooting"
     ROLLING_BACK = "RollingBack"
     DELETING = "Deleting"
     ROLLING_OUT = "RollingOut"

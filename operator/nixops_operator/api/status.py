@@ -215,6 +215,8 @@ class ActivationStatus(StatusModel):
     """How it ended; absent while it runs."""
     awaited: bool = False
     """Whether the operator was there for its end: it could not reach the machine, or asked it for the confirmation."""
+    restarts: bool = False
+    """Whether it restarts the machine."""
     repeated: bool = False
     """Whether it repeats one of the same system that went back because nobody was there to confirm it."""
 
@@ -270,6 +272,8 @@ class NixMachineStatus(StatusModel):
     """The annotation nixops.dev/reconcile-requested-at (or Flux' of the same meaning) that was handled last."""
     handled_requests: Annotated[tuple[Line, ...], Field(max_length=2, json_schema_extra=SET)] = ()
     """All such annotations that stood there then."""
+    last_handled_reboot_at: Line | None = None
+    """The annotation nixops.dev/reboot-requested-at that was handled last."""
     provider_id: Annotated[Line | None, Field(alias="providerID")] = None
     """As aws:///us-west-2a/i-…, for Kubernetes' cloud tools."""
     account_id: Word | None = None

@@ -42,6 +42,7 @@ class ActivationState(StrEnum):
     SWITCHED = "switched"  # it ended well; the dead man's timer waits for confirmation
     CONFIRMED = "confirmed"  # a new connection confirmed it; profile and boot entry may still be old
     COMMITTED = "committed"  # profile and boot entry are the new system's
+    REBOOTING = "rebooting"  # in mode `restart`: profile and boot entry are the new system's; nobody confirmed it yet
     ROLLING_BACK = "rollingback"
     ROLLED_BACK = "rolledback"
     FAILED = "failed"  # switch-to-configuration refused before changing anything; or it failed, and must not return
@@ -62,6 +63,7 @@ class Mode(StrEnum):
     SWITCH = "switch"  # `test`, and once it is confirmed `boot`
     TEST = "test"
     BOOT = "boot"
+    RESTART = "restart"  # `boot`, and the machine is restarted into it
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class ActivationFacts:
     service_result: str  # systemd's $SERVICE_RESULT: success, exit-code, timeout, signal, …; empty while it runs
     mode: Mode = Mode.SWITCH
     returns: bool = True  # to the previous system, by itself, if it goes wrong or is not confirmed
+    needs_restart: bool = False  # FAILED: a running system cannot switch to this one
     is_held: bool = False  # it was reached again after the switch, and waits for its health
     failed_before: tuple[str, ...] = ()  # units that were failed when the host was claimed; sorted
 
@@ -195,6 +198,7 @@ class HostFacts:
     activation: ActivationFacts | None  # the one that `active` names, else the newest; None if there never was one
     highest_attempt: int  # over all activation directories, 0 if none
     owner: HostOwner | None = None  # None: nobody's
+    restart_for: tuple[str, ...] = ()  # what of the running system only a restart brings: kernel, initrd, …
     building: str | None = None  # the derivation that a unit of ours builds there now
     keys: tuple[DeliveredKey, ...] = ()  # by path
 

@@ -23,7 +23,7 @@ from nixops_operator.api.status import RevertsStatus
 from nixops_operator.errors import Blocked, OperatorError
 from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts, Mode
 from nixops_operator.jobs import Done, Failed, Running
-from nixops_operator.machine import bad_revisions, health, modes, steps
+from nixops_operator.machine import bad_revisions, health, modes, reboot, steps
 from nixops_operator.machine.bad_revisions import LOCK_HELD_EXIT
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import Observed
@@ -36,6 +36,7 @@ HostStep = (
     | steps.Hold
     | steps.Confirm
     | steps.Commit
+    | steps.Restart
     | steps.RollBack
     | steps.Adopt
     | steps.Copy
@@ -55,7 +56,7 @@ def followed(desired: Desired, observed: Observed, now: datetime) -> Finding | N
     evaluated and built: nobody else confirms it, and unconfirmed the machine goes back."""
     facts = observed.host.facts
     running = under_way(facts) if facts is not None else None
-    return _go_on(desired, observed, running) if running is not None else None
+    return _go_on(desired, observed, facts, running) if facts is not None and running is not None else None
 
 
 def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | Sequence[Finding] | None:
@@ -64,9 +65,16 @@ def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | 
     if facts is None or toplevel is None:
         return None  # the checks before have said why
     if facts.current_system == toplevel and not facts.lists_left and not bad_revisions.is_half_done(facts):
-        return _keep(desired, observed, facts, toplevel)
+        kept = _keep(desired, observed, facts, toplevel)
+        is_due = kept is None and reboot.is_due(desired, facts, toplevel)
+        return _next_of_bringing(desired, observed, facts, toplevel, "", Mode.RESTART) if is_due else kept
     if desired.spec.activation.mode is ActivationMode.BOOT and modes.is_staged(facts, toplevel):
-        return modes.staged(observed.host.address)
+        if reboot.is_allowed(desired) or reboot.is_asked(desired, facts, toplevel):
+            return _next_of_bringing(desired, observed, facts, toplevel, "", Mode.RESTART)
+        return reboot.staged(desired, observed.host.address)
+    is_restarted = reboot.is_allowed(desired) or reboot.is_asked(desired, facts, toplevel)
+    if bad_revisions.needs_restart(desired, observed, toplevel) and is_restarted:
+        return _next_of_bringing(desired, observed, facts, toplevel, "", Mode.RESTART)
     if (refused := bad_revisions.refused(desired, observed, facts, toplevel)) is not None:
         return refused
     if (waiting := _lock_held(desired, observed, facts, now)) is not None:
@@ -81,7 +89,9 @@ def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | 
 def under_way(facts: HostFacts) -> ActivationFacts | None:
     """The activation that has not ended, of whatever system."""
     running = facts.activation
-    is_over = running is None or running.state in _ENDED or running.boot_id != facts.boot_id
+    if running is None or running.state in _ENDED:
+        return None
+    is_over = running.boot_id != facts.boot_id and running.state is not ActivationState.REBOOTING
     return None if is_over else running
 
 
@@ -135,7 +145,7 @@ def _counted(found: Finding, desired: Desired, now: datetime) -> Finding:
     return replace(found, steps=steps_then)
 
 
-def _go_on(desired: Desired, observed: Observed, running: ActivationFacts) -> Finding:
+def _go_on(desired: Desired, observed: Observed, facts: HostFacts, running: ActivationFacts) -> Finding:
     """An activation is under way, whoever started it: follow it to its end."""
     where, name = observed.host.address, running.id
     match running.state:
@@ -154,9 +164,15 @@ def _go_on(desired: Desired, observed: Observed, running: ActivationFacts) -> Fi
             return _on_host(observed, steps.Activate(_job(desired, name, "activate"), "", request), working)
         case ActivationState.SWITCHING if running.is_unit_active:
             return _working(Reason.ACTIVATING, f"switching to the new system on {where}", FOLLOW_EVERY)
-        case ActivationState.SWITCHED if (found := _until_healthy(desired, observed, running)) is not None:
-            return found
-        case ActivationState.SWITCHED:
+        case ActivationState.REBOOTING if running.boot_id == facts.boot_id:
+            working = _working(Reason.REBOOTING, f"restarting {where}", FOLLOW_EVERY)
+            return _on_host(observed, steps.Restart(_job(desired, name, "restart"), name), working)
+        case ActivationState.REBOOTING if facts.current_system != running.toplevel:
+            working = _working(Reason.ROLLING_BACK, f"{where} did not boot the new system", FOLLOW_EVERY)
+            return _on_host(observed, steps.RollBack(_job(desired, name, "rollback"), name), working)
+        case ActivationState.SWITCHED | ActivationState.REBOOTING:
+            if (found := _until_healthy(desired, observed, running)) is not None:
+                return found
             working = _working(Reason.CONFIRMING, f"reaching {where} over a new connection", FOLLOW_EVERY)
             return _on_host(observed, steps.Confirm(_job(desired, name, "confirm"), name), working)
         case ActivationState.CONFIRMED:
@@ -241,7 +257,10 @@ def _bring(
     return replace(found, differs=Area.HOST, is_drift=True)
 
 
-def _next_of_bringing(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str, says: str) -> Finding:
+def _next_of_bringing(
+    desired: Desired, observed: Observed, facts: HostFacts, toplevel: str, says: str, mode: Mode | None = None
+) -> Finding:
+    """`mode`: where it is not what the spec says."""
     where = observed.host.address
     if observed.system.build_on is BuildOn.TARGET and observed.evaluation is not None:
         brought_by = job_names.realise(desired.host_id, observed.evaluation.drv_path)
@@ -250,21 +269,28 @@ def _next_of_bringing(desired: Desired, observed: Observed, facts: HostFacts, to
         copying = _working(Reason.COPYING, f"{says}copying the system to {where}")
         if (move := _job_move(observed, steps.Copy(brought_by, toplevel), copying)) is not None:
             return move
-    if desired.spec.activation.mode is ActivationMode.DRY_ACTIVATE:
+    if mode is None and desired.spec.activation.mode is ActivationMode.DRY_ACTIVATE:
         return _dry_run(desired, observed, facts, toplevel)
     if facts.current_system is None:
         message = f"{where} has no /run/current-system to return to; is NixOS booted there?"
         return Finding(Outcome.STALLED, Reason.ACTIVATION_FAILED, message, ConditionType.CONFIGURATION_ACTIVE)
+    is_restart = mode is Mode.RESTART
+    # What runs already is no way back from itself; what was booted has shown that it boots.
+    previous = facts.current_system
+    if is_restart and previous == toplevel and facts.booted_system is not None:
+        previous = facts.booted_system
+    reason, doing = (Reason.REBOOTING, "restarting") if is_restart else (Reason.ACTIVATING, "activating on")
     intent = desired.activation
     attempt = intent.attempt if intent is not None else 0
     if intent is not None and intent.toplevel == toplevel and intent.result is None and attempt > facts.highest_attempt:
-        request = _request(desired, toplevel, facts.current_system, attempt)
-        working = _working(Reason.ACTIVATING, f"{says}activating on {where}", FOLLOW_EVERY)
+        request = _request(desired, toplevel, previous, attempt, mode)
+        working = _working(reason, f"{says}{doing} {where}", FOLLOW_EVERY)
         return _on_host(observed, steps.Activate(_job(desired, intent.id, "activate"), brought_by, request), working)
-    request = _request(desired, toplevel, facts.current_system, 1 + max(attempt, facts.highest_attempt))
+    request = _request(desired, toplevel, previous, 1 + max(attempt, facts.highest_attempt), mode)
     is_repeat = bad_revisions.is_repeat(desired, observed, facts, toplevel)
-    record = steps.RecordActivation(request, is_repeat=is_repeat)
-    return replace(_working(Reason.ACTIVATING, f"{says}activating on {where}"), steps=(record,))
+    asked = desired.reboot_requested if mode is Mode.RESTART else None
+    record = steps.RecordActivation(request, reboot_request=asked, is_repeat=is_repeat)
+    return replace(_working(reason, f"{says}{doing} {where}"), steps=(record,))
 
 
 def _dry_run(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Finding:
@@ -276,10 +302,10 @@ def _dry_run(desired: Desired, observed: Observed, facts: HostFacts, toplevel: s
     return _on_host(observed, steps.DryActivate(job, toplevel), asking)
 
 
-def _request(desired: Desired, toplevel: str, previous: str, attempt: int) -> ActivationRequest:
+def _request(desired: Desired, toplevel: str, previous: str, attempt: int, mode: Mode | None) -> ActivationRequest:
     rules = desired.spec.activation
     returns = rules.rollback is RollbackPolicy.AUTOMATIC
-    mode = modes.OF_HOST[rules.mode]
+    mode = modes.OF_HOST[rules.mode] if mode is None else mode
     return ActivationRequest(toplevel, previous, attempt, rules.timeout, rules.confirm_timeout, mode, returns)
 
 

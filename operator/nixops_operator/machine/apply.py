@@ -13,6 +13,7 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import ActivationStatus, RestartsStatus, written
 from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts.cloud import InstanceAttribute
+from nixops_operator.facts.host import Mode
 from nixops_operator.facts.kube import Body, Kind, OwnerReference, Secret
 from nixops_operator.machine import attributes, host_keys, keys, launch, observe_host, power, steps
 from nixops_operator.machine.desired import Desired, Leaving
@@ -66,7 +67,8 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
         case steps.RecordActivation():
             fields = {"activation": written(_intent(step, world.now()))}
             reverts = {"reverts": written(step.reverts)} if step.reverts is not None else {}
-            return await world.kube.write_intent(body, fields | reverts)
+            answered = {"lastHandledRebootAt": step.reboot_request} if step.reboot_request is not None else {}
+            return await world.kube.write_intent(body, fields | reverts | answered)
         case steps.RecordRevisions(failed, result):
             told = [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in failed]
             ended = {"activation": {"result": result}} if result is not None else {}
@@ -112,6 +114,7 @@ def _intent(step: steps.RecordActivation, now: datetime) -> ActivationStatus:
         attempt=request.attempt,
         started_at=now,
         repeated=step.is_repeat,
+        restarts=request.mode is Mode.RESTART,
     )
 
 

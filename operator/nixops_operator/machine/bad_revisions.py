@@ -10,9 +10,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from nixops_operator import job_names
+from nixops_operator.api.machine_spec import ActivationMode
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import MOST_FAILED_REVISIONS, FailedRevisionStatus
-from nixops_operator.facts.host import UNCONFIRMED, ActivationFacts, ActivationState, HostFacts
+from nixops_operator.facts.host import UNCONFIRMED, ActivationFacts, ActivationState, HostFacts, Mode
 from nixops_operator.machine import steps
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import Observed
@@ -75,8 +76,10 @@ def with_one(
 
 def refused(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str) -> Finding | None:
     """The declared system went wrong: not again, until something changes."""
-    found = next((one for one in known(desired, observed) if one.toplevel == toplevel), None)
+    found = _known_of(desired, observed, toplevel)
     if found is None:
+        return None
+    if found.reason == Reason.REBOOT_REQUIRED and desired.spec.activation.mode is ActivationMode.BOOT:
         return None
     last = facts.activation
     if last is None or last.toplevel != toplevel:
@@ -86,6 +89,16 @@ def refused(desired: Desired, observed: Observed, facts: HostFacts, toplevel: st
         message = f"{found.message}{words}; {_what_runs(facts, last)}"
     condition = ConditionType.CONFIGURATION_ACTIVE
     return Finding(Outcome.STALLED, Reason(found.reason), f"{message}. {_ASK}", condition)
+
+
+def needs_restart(desired: Desired, observed: Observed, toplevel: str) -> bool:
+    """Whether a running machine cannot switch to this system."""
+    found = _known_of(desired, observed, toplevel)
+    return found is not None and found.reason == Reason.REBOOT_REQUIRED
+
+
+def _known_of(desired: Desired, observed: Observed, toplevel: str) -> FailedRevisionStatus | None:
+    return next((one for one in known(desired, observed) if one.toplevel == toplevel), None)
 
 
 def is_half_done(facts: HostFacts) -> bool:
@@ -138,7 +151,7 @@ def _failure(desired: Desired, observed: Observed, facts: HostFacts) -> FailedRe
     if last.state is ActivationState.ROLLED_BACK:
         # What was written down before the way back says why it was taken.
         known_before = next((one for one in desired.failed_revisions if one.toplevel == last.toplevel), None)
-        if known_before is not None:
+        if known_before is not None and known_before.reason == Reason.HEALTH_CHECK_FAILED:
             return known_before
     if _was_cut_by_restart(desired, facts):
         message = _RESTARTED if intent.repeated else None
@@ -150,12 +163,19 @@ def _failure(desired: Desired, observed: Observed, facts: HostFacts) -> FailedRe
         message = _how_it_ended(last) if last.state is ActivationState.ROLLED_BACK else None
     if message is None:
         return None
-    return FailedRevisionStatus(
-        toplevel=last.toplevel, reason=Reason.ACTIVATION_FAILED, message=message, exit_status=last.exit_status
-    )
+    is_to_boot = last.needs_restart and last.state is ActivationState.FAILED
+    reason = Reason.REBOOT_REQUIRED if is_to_boot else Reason.ACTIVATION_FAILED
+    return FailedRevisionStatus(toplevel=last.toplevel, reason=reason, message=message, exit_status=last.exit_status)
 
 
 def _how_it_ended(last: ActivationFacts) -> str:
+    if last.mode is Mode.RESTART:
+        return "the machine was restarted, and the new system could not be reached over a new connection"
+    if last.needs_restart:
+        return (
+            "a running machine cannot switch to this system, it has to boot it: set disruption.reboot to WhenNeeded, "
+            "or activation.mode to Boot and restart it"
+        )
     if last.service_result == "timeout":
         return "switch-to-configuration did not end within activation.timeout"
     if last.is_held:

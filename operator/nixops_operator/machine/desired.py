@@ -27,7 +27,7 @@ from nixops_operator.api.status import (
 )
 from nixops_operator.facts.kube import Body, Kind, controller_of
 from nixops_operator.objects import LeavingObject, ReconciledObject, head, is_leaving, is_paused, leaving_head
-from nixops_operator.requests import Requests, requests_of
+from nixops_operator.requests import Requests, reboot_of, requests_of
 
 
 class _Remembered(ReconciledObject):
@@ -94,6 +94,7 @@ class Desired(_Remembered):
     deployment: str  # the deployment's name; its own if it has none
     deployment_uid: str | None  # of the NixDeployment that controls it, or did before it was orphaned
     requests: Requests  # to look now
+    reboot_requested: str | None = None  # by an annotation that was not answered yet
 
     @property
     def uids(self) -> frozenset[str]:
@@ -137,6 +138,7 @@ def read_machine(
         deployment=origin.deployment if origin is not None else known["key"].name,
         deployment_uid=origin.uid if origin is not None else None,
         requests=requests_of(body["metadata"].get("annotations") or {}, known["status"]),
+        reboot_requested=reboot_of(body["metadata"].get("annotations") or {}, known["status"]),
     )
 
 

@@ -49,6 +49,8 @@ def start_job(step: Step, desired: Desired, world: World) -> None:
             start(job, key, lambda _: _commit(activation_id, desired, world), keep=False)
         case steps.Adopt(job, toplevel):
             start(job, key, lambda _: _adopt(toplevel, desired, world), keep=False)
+        case steps.Restart(job, activation_id):
+            start(job, key, lambda _: _restart(activation_id, desired, world), keep=False)
         case steps.RollBack(job, activation_id):
             start(job, key, lambda _: _roll_back(activation_id, desired, world), keep=False)
         case _:
@@ -121,10 +123,13 @@ async def _activate(step: steps.Activate, desired: Desired, world: World) -> Non
     if not await host.claim(step.request):
         await informer.refresh()
         raise Retry(Reason.ACTIVATING, "another activation holds the machine; following it")
-    if step.request.mode is Mode.BOOT:
-        await host.commit(step.request.id)
-    else:
-        await host.activate(step.request)
+    match step.request.mode:
+        case Mode.BOOT:
+            await host.commit(step.request.id)
+        case Mode.RESTART:
+            await host.restart(step.request.id)
+        case _:
+            await host.activate(step.request)
     informer.hurry()
     await informer.refresh()
 
@@ -160,6 +165,13 @@ async def _commit(activation_id: str, desired: Desired, world: World) -> None:
 async def _adopt(toplevel: str, desired: Desired, world: World) -> None:
     informer = world.hosts.of(desired.key)
     await informer.host().adopt(toplevel)
+    await informer.refresh()
+
+
+async def _restart(activation_id: str, desired: Desired, world: World) -> None:
+    informer = world.hosts.of(desired.key)
+    await informer.host().restart(activation_id)
+    informer.hurry()
     await informer.refresh()
 
 

@@ -9,7 +9,7 @@ from nixops_operator.api.machine_spec import ActivationMode
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.host import DryRun, HostFacts, Mode
 from nixops_operator.machine.activation_log import telling_line
-from nixops_operator.planning import Area, Finding
+from nixops_operator.planning import Finding
 from nixops_operator.verdict import Outcome
 
 OF_HOST = {ActivationMode.SWITCH: Mode.SWITCH, ActivationMode.TEST: Mode.TEST, ActivationMode.BOOT: Mode.BOOT}
@@ -20,16 +20,6 @@ _LONGEST = 800  # characters of what a dry run says; a message holds 1,024
 def is_staged(facts: HostFacts, toplevel: str) -> bool:
     """Whether the machine boots this system next."""
     return facts.profile_system == toplevel and not facts.boot_entry_unsure
-
-
-def staged(where: str | None) -> list[Finding]:
-    """It is what the machine boots next, and somebody has to restart it."""
-    message = f"{where} boots the declared system when it is restarted (activation.mode is Boot)"
-    active, differs = ConditionType.CONFIGURATION_ACTIVE, ConditionType.UP_TO_DATE
-    return [
-        Finding(Outcome.DRIFT_REPORTED, Reason.REBOOT_REQUIRED, message, active),
-        Finding(Outcome.REPORTED, Reason.REBOOT_REQUIRED, message, differs, differs=Area.HOST, is_drift=False),
-    ]
 
 
 def would(run: DryRun) -> Finding:

@@ -24,6 +24,7 @@ from nixops_operator.machine import (
     keys,
     launch,
     power,
+    reboot,
     system,
 )
 from nixops_operator.machine.desired import Desired, Leaving
@@ -124,6 +125,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Repair(_in_cloud(power.changed)),
     Repair(_in_cloud(instance.undisturbed)),
     Repair(_in_cloud(instance.as_declared)),
+    Gate(reboot.coming_back),
     Gate(host.reachable),
     Gate(host.owned),
     Gate(host.of_declared_system),
@@ -136,6 +138,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(system.evaluated),
     Gate(system.built),
     Repair(health.kept),
+    Repair(reboot.told),
     Gate(keys.ready_for_activation),
     Gate(activation.next_move),
 )

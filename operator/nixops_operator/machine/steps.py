@@ -295,6 +295,7 @@ class RecordActivation(Step):
 
     request: ActivationRequest
     reverts: RevertsStatus | None = None  # set where it puts back what somebody else has switched
+    reboot_request: str | None = None  # the annotation that it answers
     is_repeat: bool = False  # of one that went back because nobody was there to confirm it
 
 
@@ -351,6 +352,14 @@ class Adopt(Step):
 
     job: str
     toplevel: str
+
+
+@dataclass(frozen=True)
+class Restart(Step):
+    """Have the host restart into what was made its boot entry."""
+
+    job: str
+    activation_id: str
 
 
 @dataclass(frozen=True)

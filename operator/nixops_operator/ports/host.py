@@ -161,7 +161,8 @@ class Host(Protocol):
     async def confirm(self, activation_id: str) -> bool:
         """Tell the host that it was reached again. To be called on a connection made after `switched`.
 
-        True if the state is now `confirmed` (or further); False if the dead man was faster. Repeating: safe.
+        True if the state is now `confirmed`, or further (of mode `restart` at once `committed`); False if the dead man
+        was faster. Repeating: safe.
         """
 
     @effect("host.commit")
@@ -176,6 +177,13 @@ class Host(Protocol):
     @effect("host.commit")
     async def adopt(self, toplevel: str) -> None:
         """Commit a system that runs already without an activation of ours (profile drift). As `commit`."""
+
+    @effect("host.restart")
+    async def restart(self, activation_id: str) -> None:
+        """Of a claim of mode `restart`: make its system the profile and the boot entry, and restart the machine; state
+        `rebooting`. In a machine that boots a system of ours for the first time a timer waits for `confirm`, else it
+        restarts into the previous one. Limit 5 min. Repeating: safe; a machine that has restarted since the claim is
+        not restarted again. Raises as `commit`."""
 
     @effect("host.rollback")
     async def rollback(self, activation_id: str) -> None:

@@ -17,19 +17,22 @@
 #                            content of each put
 #   root-next                <- toplevel; `yes` if its closure is valid and now rooted, else `no`
 #   dry-activate             <- toplevel; the exit status of its dry run, a newline, its output
-#   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds, mode (switch, test, boot),
+#   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds, mode (switch, test, boot,
+#                            restart),
 #                            whether it returns by itself (yes, no); `yes` or `no`
 #   activate ID              arms the dead man's timer, if it returns, then starts the activation's unit
 #   hold ID                  <- seconds; gives the dead man that long from now on; `yes` or `no`
 #   probe                    <- limit in seconds, kind, what the kind takes; one line that says why it fails, or nothing
 #   confirm ID               `yes` or `no`
 #   commit ID | adopt        adopt <- toplevel
+#   restart ID               makes it the boot entry, and restarts the machine
 #   rollback ID              starts the unit that returns to the previous system
 #   log ID                   the last 16 KiB of the activation's output
 # Commands of units on the host:
 #   begin ID, finish ID      before and after switch-to-configuration, in nixops-activate-ID.service
 #   expire ID                the dead man's timers, nixops-deadman-ID, nixops-confirm-ID and nixops-hold-ID
 #   return ID                nixops-rollback-ID.service
+#   guard                    nixops-guard.service of the guest module, at the first boot of a system
 #   install ID, install-adopted TOPLEVEL   nixops-commit-….service
 #   build-end BUILD          after the build, in nixops-build-BUILD.service
 #
@@ -82,6 +85,7 @@ STOP_SECONDS=30        # from SIGTERM to SIGKILL; also the limit of `finish`
 DEADMAN_MARGIN=60      # above timeout and confirm timeout: a slow start of the unit is no reason to return
 ROLLBACK_MARGIN=120    # above the request's timeout: stopping the activation's unit comes first
 KEY_BYTES=1048576      # more than a Secret holds is no key: not worth reading at each look
+GUARD_MARGIN=240       # above the confirm timeout: an operator that waits longer and longer between its knocks
 UNIT_STARTS=10         # somebody else's switch-to-configuration may hold the lock
 
 # Extended regular expressions. No path has a blank, a wildcard, or a part `.` or `..`.
@@ -315,6 +319,7 @@ facts() {
     printf 'state-version %s\n' "$(cat "$HOME_DIR/machine" 2>/dev/null || true)"
     printf 'owner %s\n' "$(owner)"
     printf 'building %s\n' "$(built_now)"
+    printf 'restart-for %s\n' "$(restart_for)"
     printf 'machine %s\n' "$(uname -m)"
     printf 'free-bytes %s\n' "$(free_bytes)"
     key_facts
@@ -328,6 +333,21 @@ failed_units() {
     printf '%s\n' "$failed" | while read -r unit rest; do
         [ -z "$unit" ] || printf '%s\n' "$unit"
     done
+}
+
+# What of the running system is not what was booted, and only a restart brings.
+restart_for() {
+    [ -e /run/booted-system ] && [ -e /run/current-system ] || return 0
+    differing=''
+    for part in kernel initrd kernel-modules; do
+        if [ "$(readlink -e "/run/booted-system/$part")" != "$(readlink -e "/run/current-system/$part")" ]; then
+            differing="$differing $part"
+        fi
+    done
+    if [ "$(boot_parameters /run/booted-system)" != "$(boot_parameters /run/current-system)" ]; then
+        differing="$differing kernel-params"
+    fi
+    printf '%s' "${differing# }"
 }
 
 # What is remembered of files with secrets, and what lies there now. SHA-256 of a content tells the operator, who has
@@ -350,6 +370,8 @@ known_keys() {
     form="$KEY_PATH [0-7]{3} $ACCOUNT $ACCOUNT (-|[0-9a-f]{64}) (whole|unowned|owed) [0-9a-f-]{36}"
     grep -xE "$form" "$KEYS" || true
 }
+
+boot_parameters() { cat "$1/kernel-params" 2>/dev/null || true; }
 
 free_bytes() { stat -f -c '%a %S' /nix/store | (read -r blocks size && echo $((blocks * size))); }
 
@@ -463,6 +485,7 @@ activation_facts() {
     printf 'activation-exit-status %s\n' "$exit_status"
     printf 'activation-service-result %s\n' "$service_result"
     printf 'activation-mode %s\nactivation-returns %s\n' "$mode" "$returns"
+    printf 'activation-needs-restart %s\n' "$(yes_if [ -e "$dir/needs-restart" ])"
     printf 'activation-held %s\n' "$(yes_if [ -e "$dir/held" ])"
     [ ! -f "$dir/failed-before" ] || sed 's/^/activation-failed-before /' "$dir/failed-before"
 }
@@ -798,7 +821,7 @@ claim() {
     take; timeout=$argument; check_seconds "$timeout"
     take; confirm_timeout=$argument; check_seconds "$confirm_timeout"
     take; mode=$argument
-    case $mode in switch | test | boot) ;; *) fail 64 "unknown mode" ;; esac
+    case $mode in switch | test | boot | restart) ;; *) fail 64 "unknown mode" ;; esac
     take; returns=$argument
     case $returns in yes | no) ;; *) fail 64 "neither yes nor no" ;; esac
     for system in "$toplevel" "$previous"; do
@@ -852,6 +875,7 @@ is_free() {
                 [ "$boot" != "$(boot_id)" ] && move "$now" rolledback
                 ;;
             confirmed) ! is_active "nixops-commit-$id.service" ;;
+            rebooting) false ;;
         esac
     )
 }
@@ -892,7 +916,7 @@ activate() {
     [ "$(state)" = prepared ] || return 0
     [ "$(active_id)" = "$id" ] || fail 20 "activation $id does not hold the claim"
     [ "$boot" = "$(boot_id)" ] || fail 20 "the host has restarted since activation $id was claimed"
-    [ "$mode" != boot ] || fail 20 "activation $id is for the next boot"
+    case $mode in switch | test) ;; *) fail 20 "activation $id is for the next boot" ;; esac
     [ "$returns" = no ] || arm "nixops-deadman-$id" $((timeout + confirm_timeout + DEADMAN_MARGIN))
     if is_active "nixops-activate-$id.service"; then
         return 0
@@ -910,7 +934,7 @@ hold() {
     [ "$seconds" -le "$LONGEST_HOLD" ] || fail 64 "longer than a machine may wait for its health"
     load_request
     load_path
-    if [ "$boot" = "$(boot_id)" ] && [ "$(state)" = switched ]; then
+    if waits_to_be_confirmed; then
         if [ ! -e "$dir/held" ] && [ "$returns" = yes ]; then
             arm "nixops-hold-$id" "$seconds"
             : >"$dir/held"
@@ -918,8 +942,17 @@ hold() {
         systemctl stop "nixops-confirm-$id.timer" 2>/dev/null || true
     fi
     case $(state) in
-        switched | confirmed | committed) printf 'yes\n' ;;
+        switched | rebooting | confirmed | committed) printf 'yes\n' ;;
         *) printf 'no\n' ;;
+    esac
+}
+
+# In the boot of the claim after the switch, else in a later one.
+waits_to_be_confirmed() {
+    case $(state) in
+        switched) [ "$boot" = "$(boot_id)" ] ;;
+        rebooting) [ "$boot" != "$(boot_id)" ] && [ "$(system_behind /run/current-system)" = "$toplevel" ] ;;
+        *) return 1 ;;
     esac
 }
 
@@ -1019,9 +1052,10 @@ probe_exec() {
 
 confirm() {
     load_request
-    if [ "$boot" = "$(boot_id)" ]; then
-        move switched confirmed || true
+    if waits_to_be_confirmed; then
+        move switched confirmed || move rebooting committed || true
     fi
+    tidy
     case $(state) in
         confirmed | committed)
             stop_timers "$id"
@@ -1034,7 +1068,7 @@ confirm() {
 rollback() {
     load_request
     load_path
-    return_from prepared switching switched confirmed
+    return_from prepared switching switched confirmed rebooting
 }
 
 # From one of these states to the rollback's unit, or, where it must not return, to the end; nothing from others. The states are in the order in which an
@@ -1080,6 +1114,21 @@ adopt() {
     [ -z "$holder" ] || is_free "$holder" || fail 20 "activation $holder is under way"
     name=${toplevel#/nix/store/}
     run_install "nixops-commit-${name%%-*}" "$HOME_DIR/adopt.log" "$0" install-adopted "$toplevel"
+}
+
+# Whoever calls this again meets a machine that is going down, or has come up.
+restart() {
+    load_request
+    load_path
+    [ "$mode" = restart ] || fail 20 "activation $id is not to restart the machine"
+    [ "$boot" = "$(boot_id)" ] || return 0
+    [ "$(active_id)" = "$id" ] || fail 20 "activation $id does not hold the claim"
+    case $(state) in
+        prepared) run_install "nixops-commit-$id" "$dir/commit.log" "$dir/agent" install "$id" ;;
+        rebooting) ;;
+        *) fail 20 "activation $id was called off" ;;
+    esac
+    systemctl --no-block reboot
 }
 
 # Runs `agent $4 $5` in unit $1 and waits; a unit that an earlier, cut call started is waited for first. The unit goes
@@ -1128,6 +1177,7 @@ finish() {
             [ "$returns" = no ] || systemctl stop "nixops-deadman-$id.timer"
             ;;
         unchanged)
+            ! needs_restart || : >"$dir/needs-restart"
             move switching failed || return 0
             tidy
             ;;
@@ -1155,6 +1205,12 @@ a_script_failed() {
         grep -e 'Failed to run activate script' -e "Activation script snippet '.*' failed (" >/dev/null
 }
 
+# Exit 100, and what NixOS 25.11 and later refuse before (nixpkgs, nixos/modules/system/activation/switchable-system.nix,
+# `switchInhibitors`): the running system cannot become this one, a booted one can.
+needs_restart() {
+    [ "$status" = 100 ] || grep -q "Pre-switch check 'switchInhibitors' failed" "$dir/log"
+}
+
 was_begun() {
     [ -e "$dir/log" ] && grep -q -e '^stopping the following units' -e '^activating the configuration' "$dir/log"
 }
@@ -1178,8 +1234,18 @@ build_end() {
 expire() {
     load_request
     load_path
-    return_from prepared switching switched
+    return_from prepared switching switched rebooting
     tidy
+}
+
+# Run by the new system as it comes up. There is nothing to return to where the machine booted what it had run.
+guard() {
+    check_id "$(active_id)"
+    load_request
+    load_path
+    [ "$(state)" = rebooting ] && [ "$boot" != "$(boot_id)" ] || return 0
+    [ "$returns" = yes ] && [ "$previous" != "$toplevel" ] || return 0
+    arm "nixops-confirm-$id" $((confirm_timeout + GUARD_MARGIN))
 }
 
 # Stopping the unit also frees the lock of a switch-to-configuration that hangs. systemd starts this again if it fails.
@@ -1195,10 +1261,18 @@ return_to_previous() {
 leave() {
     systemctl stop "nixops-activate-$id.service" 2>/dev/null || true
     returned=yes
-    [ -e "$dir/untouched" ] || switch_back || returned=no
+    if [ "$mode" = restart ]; then
+        restart_back || returned=no
+    else
+        [ -e "$dir/untouched" ] || switch_back || returned=no
+    fi
     open_sshd
     [ "$returned" = yes ] || fail 1 "could not return to $previous"
     move rollingback rolledback
+    if [ "$mode" = restart ] && [ "$(system_behind /run/current-system)" != "$previous" ]; then
+        tidy
+        systemctl --no-block reboot
+    fi
 }
 
 # NIXOS_NO_CHECK: a check that refuses the way back would lock everybody out. Where the previous system never switched
@@ -1211,6 +1285,15 @@ switch_back() {
     case $status in 11 | 129 | 1[3-8]? | 19[0-2]) return 1 ;; esac
     [ "$(system_behind /run/current-system)" = "$previous" ] || return 1
     rm -f $UNIT_LISTS
+}
+
+# What was booted and is not confirmed is left by another boot.
+restart_back() {
+    [ ! -e "$dir/untouched" ] || return 0
+    toplevel=$previous
+    NIXOS_NO_CHECK=1
+    export NIXOS_NO_CHECK
+    install_system
 }
 
 # What the new system's switch-to-configuration had stopped, the previous one's is to start, wherever it looks.
@@ -1245,10 +1328,14 @@ install_activated() {
     load_request
     load_path
     now=$(state)
-    case $now:$mode in confirmed:* | prepared:boot) ;; *) return 0 ;; esac
+    case $now:$mode in
+        confirmed:* | prepared:boot) after=committed ;;
+        prepared:restart) after=rebooting ;;
+        *) return 0 ;;
+    esac
     install_system
-    move "$now" committed
-    settle
+    move "$now" "$after"
+    [ "$after" = rebooting ] || settle
 }
 
 install_system() {
@@ -1271,7 +1358,7 @@ settle() {
 
 command=${1:-}
 case $command in
-    claim | activate | hold | confirm | commit | rollback | log | begin | finish | expire | return | install) check_id "${2:-}" ;;
+    claim | activate | hold | confirm | commit | restart | rollback | log | begin | finish | expire | return | install) check_id "${2:-}" ;;
     install-adopted) toplevel=${2:-}; check_store_path "$toplevel" ;;
     build | build-look | build-end) check_build_id "${2:-}" ;;
 esac
@@ -1293,11 +1380,13 @@ case $command in
     confirm) confirm ;;
     commit) commit ;;
     adopt) adopt ;;
+    restart) restart ;;
     rollback) rollback ;;
     log) show_log ;;
     begin) begin ;;
     finish) finish ;;
     expire) expire ;;
+    guard) guard ;;
     return) return_to_previous ;;
     build-end) build_end ;;
     install) install_activated ;;

@@ -43,6 +43,7 @@ _HOST_LINES = {
     "state-version": r"(?:[0-9]{2}\.[0-9]{2})?",
     "owner": r"(?:unreadable|(?:[A-Za-z0-9._/-]{1,320} ){2}[A-Za-z0-9._/-]{1,320})?",
     "building": rf"(?:{_STORE_PATH})?",
+    "restart-for": r"(?:[a-z-]{1,16}(?: [a-z-]{1,16}){0,7})?",
     "machine": r"[a-z0-9_]{1,32}",
     "free-bytes": _NUMBER,
     "highest-attempt": rf"(?:{_NUMBER})?",
@@ -59,6 +60,7 @@ _ACTIVATION_LINES = {
     "activation-service-result": r"[a-z-]{0,32}",
     "activation-mode": "|".join(Mode),
     "activation-returns": _YES_OR_NO,
+    "activation-needs-restart": _YES_OR_NO,
     "activation-held": _YES_OR_NO,
 }
 _BUILD_LINES = {
@@ -127,6 +129,7 @@ def parse_facts(text: str) -> HostFacts:
         owner=_owner(value["owner"]),
         building=value["building"] or None,
         keys=_keys(lines.repeated),
+        restart_for=tuple(value["restart-for"].split()),
     )
 
 
@@ -248,6 +251,7 @@ def _activation(value: dict[str, str], failed_before: set[str]) -> ActivationFac
         service_result=value["activation-service-result"],
         mode=Mode(value["activation-mode"]),
         returns=value["activation-returns"] == "yes",
+        needs_restart=value["activation-needs-restart"] == "yes",
         is_held=value["activation-held"] == "yes",
         failed_before=tuple(sorted(failed_before)),
     )

@@ -202,6 +202,10 @@ class AsyncsshHost:
         """See `ports.host.Host`."""
         await self._change("adopt", stdin=frame(toplevel), limit=COMMIT_SECONDS)
 
+    async def restart(self, activation_id: str) -> None:
+        """See `ports.host.Host`."""
+        await self._change("restart", _checked(activation_id), limit=COMMIT_SECONDS)
+
     async def rollback(self, activation_id: str) -> None:
         """See `ports.host.Host`."""
         await self._change("rollback", _checked(activation_id))

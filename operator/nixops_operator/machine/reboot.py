@@ -1,0 +1,89 @@
+"""When a machine has to be restarted, and whether the operator does it. Pure.
+
+A restart is an activation of mode `restart` (activation.py): claimed, made the boot entry, booted, confirmed over a new
+connection; a machine that nobody confirms restarts into its previous system (nixops-guard.service of the guest module).
+A kernel that does not come up at all is beyond that: nothing of ours runs then.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from nixops_operator.api.machine_spec import RebootPolicy
+from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.facts.host import ActivationState, HostFacts, Mode
+from nixops_operator.machine.desired import Desired
+from nixops_operator.machine.observed import Observed
+from nixops_operator.planning import SOON, Area, Finding
+from nixops_operator.verdict import Outcome
+
+COMES_BACK_WITHIN = timedelta(minutes=10)
+"""From the call to restart to sshd: shutting down may take the 90 s that systemd gives each unit."""
+
+_REMEDY = "restart it when that suits you, or let the operator do it: disruption.reboot: WhenNeeded"
+
+
+def is_allowed(desired: Desired) -> bool:
+    """Whether it may be restarted without being asked for."""
+    return desired.spec.disruption.reboot is RebootPolicy.WHEN_NEEDED
+
+
+def is_due(desired: Desired, facts: HostFacts, toplevel: str) -> bool:
+    """Whether the declared system, which runs, is to be booted now. Not twice for the same: what a restart did not
+    bring, another one does not bring either."""
+    if is_asked(desired, facts, toplevel):
+        return True
+    return bool(facts.restart_for) and is_allowed(desired) and not _was_restarted(facts, toplevel)
+
+
+def is_asked(desired: Desired, facts: HostFacts, toplevel: str) -> bool:
+    """Whether somebody wants the machine restarted, whatever the policy, or it was written down that it will be."""
+    intent = desired.activation
+    is_begun = intent is not None and intent.restarts and intent.toplevel == toplevel and intent.result is None
+    is_untold = intent is not None and intent.attempt > facts.highest_attempt
+    return desired.reboot_requested is not None or (is_begun and is_untold)
+
+
+def told(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """What runs serves, and is not what was booted."""
+    facts, toplevel = observed.host.facts, observed.toplevel
+    if facts is None or facts.current_system != toplevel or not facts.restart_for:
+        return None
+    what = ", ".join(facts.restart_for)
+    message = f"{what} of the running system differ from those that were booted; "
+    if toplevel is not None and is_allowed(desired):
+        message += "a restart did not change that" if _was_restarted(facts, toplevel) else "it is restarted for that"
+    else:
+        message += _REMEDY
+    kind = ConditionType.UP_TO_DATE
+    return Finding(Outcome.REPORTED, Reason.REBOOT_REQUIRED, message, kind, differs=Area.HOST, is_drift=False)
+
+
+def staged(desired: Desired, where: str | None) -> list[Finding]:
+    """The declared system is what the machine boots next, and somebody has to restart it."""
+    message = f"{where} boots the declared system when it is restarted (activation.mode is Boot); {_REMEDY}"
+    active, differs = ConditionType.CONFIGURATION_ACTIVE, ConditionType.UP_TO_DATE
+    return [
+        Finding(Outcome.DRIFT_REPORTED, Reason.REBOOT_REQUIRED, message, active),
+        Finding(Outcome.REPORTED, Reason.REBOOT_REQUIRED, message, differs, differs=Area.HOST, is_drift=False),
+    ]
+
+
+def coming_back(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """It does not answer because it was told to restart a moment ago."""
+    intent, host = desired.activation, observed.host
+    if host.error is None or intent is None or not intent.restarts or intent.result is not None:
+        return None
+    if host.error.reason not in (Reason.CONNECT_TIMEOUT, Reason.CONNECTION_REFUSED):
+        return None
+    if now - intent.started_at >= COMES_BACK_WITHIN:
+        return None
+    message = f"waiting for {host.address} to come back from its restart"
+    return Finding(Outcome.WORKING, Reason.REBOOTING, message, ConditionType.REACHABLE, look_again=SOON)
+
+
+def _was_restarted(facts: HostFacts, toplevel: str) -> bool:
+    last = facts.activation
+    if last is None or last.toplevel != toplevel or last.mode is not Mode.RESTART:
+        return False
+    return last.state is ActivationState.COMMITTED and facts.booted_system == toplevel
