@@ -12,7 +12,7 @@ import pytest
 from nixops_operator.api.machine_spec import MachineKey
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
-from nixops_operator.facts.host import ActivationState, DeliveredKey, FoundFile, HostOwner
+from nixops_operator.facts.host import ActivationState, DeliveredKey, FoundFile, HostOwner, Mode
 from nixops_operator.jobs import Failed, Running
 from nixops_operator.machine import steps
 from nixops_operator.machine.keys import DeliverKeys, ObservedKeys, WantedKey
@@ -249,6 +249,15 @@ def test_a_key_changed_by_hand_that_is_left_keeps_no_system_back() -> None:
 def test_a_system_that_makes_the_owner_is_activated_before_he_is_there() -> None:
     waiting = replace(KNOWN, was_unowned=True, has_owner=False, file=replace(KNOWN.file, user="root", group="root"))
     assert activates(machine(status={}), seen(host=on(waiting, current=OLD), keys=TOKEN))
+
+
+def test_a_machine_that_was_restarted_gets_its_keys_before_it_is_confirmed() -> None:
+    """They went with its memory, and its health may depend on them."""
+    waiting = on_host(ActivationState.REBOOTING, mode=Mode.RESTART, boot="boot-0")
+    still_up = on_host(ActivationState.REBOOTING, mode=Mode.RESTART)
+
+    assert deliveries(machine(), seen(host=on(activation=waiting), keys=TOKEN)) == [(("token",), ())]
+    assert deliveries(machine(), seen(host=on(activation=still_up), keys=TOKEN)) == []
 
 
 def test_an_owner_whom_the_declared_system_does_not_make_is_told() -> None:

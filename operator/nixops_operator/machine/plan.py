@@ -105,6 +105,13 @@ def _account_recorded(desired: Desired, cloud: ObservedCloud, now: datetime) -> 
     return account.to_record(desired, cloud.account_id)
 
 
+def _keys_of_the_new_boot(desired: Desired, observed: Observed, now: datetime) -> Iterable[Finding] | None:
+    """Keys in memory went with the restart, and the health of what was booted may depend on them: they are brought
+    before it is confirmed."""
+    facts = observed.host.facts
+    return keys.kept(desired, observed, now) if facts is not None and reboot.awaits_confirmation(facts) else None
+
+
 def _summary(desired: Desired, observed: Observed, now: datetime) -> Finding:
     """What is said when nothing else is."""
     return Finding(Outcome.IN_SYNC, Reason.SUCCEEDED, "the declared system runs")
@@ -130,6 +137,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(host.owned),
     Gate(host.of_declared_system),
     Repair(build_on_target.nothing_else_built),
+    Repair(_keys_of_the_new_boot),
     Gate(activation.followed),
     Repair(keys.kept),
     Repair(system.source_gone),

@@ -82,6 +82,14 @@ def coming_back(desired: Desired, observed: Observed, now: datetime) -> Finding 
     return Finding(Outcome.WORKING, Reason.REBOOTING, message, ConditionType.REACHABLE, look_again=SOON)
 
 
+def awaits_confirmation(facts: HostFacts) -> bool:
+    """Whether the machine has booted what it was restarted into."""
+    last = facts.activation
+    if last is None or last.state is not ActivationState.REBOOTING:
+        return False
+    return last.boot_id != facts.boot_id and last.toplevel == facts.current_system
+
+
 def _was_restarted(facts: HostFacts, toplevel: str) -> bool:
     last = facts.activation
     if last is None or last.toplevel != toplevel or last.mode is not Mode.RESTART:
