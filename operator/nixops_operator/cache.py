@@ -3,8 +3,10 @@ lists, and by the replies to our own writes."""
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
 
 from nixops_operator.facts.kube import Body, Key, Kind, controller_of
 
@@ -48,7 +50,7 @@ class Cache:
         version = resource_version(body)
         if version <= newest:
             return body
-        self._bodies[key] = body
+        self._bodies[key] = _with_shared_texts(body)
         self._gone.pop(key, None)
         self._newest[key.kind] = max(version, self._newest.get(key.kind, 0))
         self._index(key, known, body)
@@ -111,6 +113,24 @@ class Cache:
                 None if before is None else _claimed_owner(before),
                 None if after is None else _claimed_owner(after),
             )
+
+
+SHARED_TEXT = 200
+"""Characters up to which a text is worth looking up: reasons, messages, host names; no module."""
+
+
+def _with_shared_texts(part: Any) -> Any:
+    """The same, with equal texts once in memory. Each body comes with field names of its own, and a thousand of them
+    say much the same: it takes half the memory. How deep it goes, the CRDs' schemas bound."""
+    if isinstance(part, dict):
+        return {_shared(name): _with_shared_texts(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_with_shared_texts(value) for value in part]
+    return _shared(part)
+
+
+def _shared(one: Any) -> Any:
+    return sys.intern(one) if type(one) is str and len(one) <= SHARED_TEXT else one
 
 
 def _claimed_owner(body: Body) -> tuple[Key, str] | None:
