@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ PERIOD = 0.02  # seconds between samples; at 50 a second they cost about 0.2 % o
 
 @asynccontextmanager
 async def recorded() -> AsyncIterator[list[tuple[float, float]]]:
-    """(time.monotonic, seconds late), while inside; written to the file `LAGS` at the end, if that is set."""
+    """(the loop's time, seconds late), while inside; written to the file `LAGS` at the end, if that is set."""
     samples: list[tuple[float, float]] = []
     recorder = asyncio.create_task(_record(samples))
     try:
@@ -31,10 +30,11 @@ def _write(samples: list[tuple[float, float]]) -> None:
 
 
 async def _record(samples: list[tuple[float, float]]) -> None:
+    loop = asyncio.get_running_loop()
     while True:
-        due = time.monotonic() + PERIOD
+        due = loop.time() + PERIOD
         await asyncio.sleep(PERIOD)
-        now = time.monotonic()
+        now = loop.time()
         samples.append((now, now - due))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from benchmarks import b07_framework, b16_neighbours, fleet, lag, table
+from benchmarks import b07_framework, b16_neighbours, cpu_clock, fleet, lag, table
 
 from nixops_operator.api.parse import parse_machine
 from nixops_operator.errors import Blocked
@@ -32,6 +33,35 @@ def test_a_neighbour_can_do_its_harm(tmp_path: Path, neighbour: str) -> None:
         return there.ready
 
     assert Key(Kind.MACHINE, b16_neighbours.GOOD, "web") in run(life())
+
+
+def test_a_life_alone_and_beside_nobody_is_measured_on_a_clock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(b16_neighbours, "SECONDS", 2.0)
+    found = b16_neighbours.Found()
+
+    cpu_clock.run(b16_neighbours.live([], found))
+
+    assert min(len(found.alone), len(found.beside)) >= 2 * b16_neighbours.EDITS / 2
+    assert min(found.alone + found.beside) >= b16_neighbours.ANSWERS_AFTER
+
+
+def test_the_clock_of_a_processor_of_its_own_jumps_over_waits() -> None:
+    async def test() -> float:
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(3600)
+        return asyncio.get_running_loop().time() - began
+
+    assert cpu_clock.run(test()) >= 3600
+
+
+def test_it_does_not_jump_while_a_thread_works() -> None:
+    async def test() -> bool:
+        work = asyncio.create_task(asyncio.to_thread(sum, range(1_000_000)))
+        wait = asyncio.create_task(asyncio.sleep(3600))
+        done, _ = await asyncio.wait({work, wait}, return_when=asyncio.FIRST_COMPLETED)
+        return work in done
+
+    assert cpu_clock.run(test())
 
 
 def test_the_great_key_is_taken_for_an_rsa_key_of_that_size() -> None:
