@@ -61,17 +61,6 @@ in
     # Lets the host tell of a changed system by itself, instead of being asked.
     environment.systemPackages = [ pkgs.inotify-tools ];
 
-    # A system that was booted for the first time and that nobody confirms is left by another boot. The folder, with the
-    # agent in it, is the operator's; it is there only while a restart waits to be confirmed.
-    systemd.services.nixops-guard = {
-      description = "Return to the previous system unless the operator confirms this one";
-      wantedBy = [ "multi-user.target" ];
-      unitConfig.ConditionPathExists = "/var/lib/nixops/activation/active/state.rebooting";
-      restartIfChanged = false;
-      serviceConfig.Type = "oneshot";
-      script = "exec ${pkgs.runtimeShell} /var/lib/nixops/activation/active/agent guard";
-    };
-
     # nix.settings is of 22.05 (NixOS manual, "Release 22.05"); before, each setting had an option of its own.
     nix =
       if options.nix ? settings then
@@ -79,7 +68,18 @@ in
       else
         { binaryCachePublicKeys = [ request.trustedPublicKey ]; };
 
-    systemd.services = lib.mapAttrs' keyService request.keys;
+    systemd.services = lib.mapAttrs' keyService request.keys // {
+      # A system that was booted for the first time and that nobody confirms is left by another boot. The folder, with
+      # the agent in it, is the operator's; it is there only while a restart waits to be confirmed.
+      nixops-guard = {
+        description = "Return to the previous system unless the operator confirms this one";
+        wantedBy = [ "multi-user.target" ];
+        unitConfig.ConditionPathExists = "/var/lib/nixops/activation/active/state.rebooting";
+        restartIfChanged = false;
+        serviceConfig.Type = "oneshot";
+        script = "exec ${pkgs.runtimeShell} /var/lib/nixops/activation/active/agent guard";
+      };
+    };
     systemd.paths = lib.mapAttrs' keyPath request.keys;
 
     # A key may have come before its user, which this activation makes; units that read it are started after this. The
