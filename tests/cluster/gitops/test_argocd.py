@@ -61,7 +61,7 @@ class Site(AnySite):
             sync, operation = status.get("sync", {}), status.get("operationState", {})
             return (
                 (sync.get("status"), sync.get("revision")) == ("Synced", revision)
-                and (operation.get("phase"), operation["syncResult"]["revision"]) == ("Succeeded", revision)
+                and (operation.get("phase"), operation.get("syncResult", {}).get("revision")) == ("Succeeded", revision)
                 and status["health"]["status"] == health
             )
 
