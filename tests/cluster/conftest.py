@@ -73,32 +73,36 @@ def come_to_rest(lab: Lab) -> None:
         lab.operator.restart()
 
 
-@pytest.fixture(scope="session")
-def owner(started_lab: Lab) -> Any:
+def owner_of(lab: Lab) -> Any:
     """EC2 as the account's owner."""
     return cast("Any", boto3).client(
         "ec2",
-        endpoint_url=started_lab.env["AWS_ENDPOINT_URL"],
-        region_name=started_lab.env["AWS_DEFAULT_REGION"],
-        aws_access_key_id=started_lab.env["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=started_lab.env["AWS_SECRET_ACCESS_KEY"],
+        endpoint_url=lab.env["AWS_ENDPOINT_URL"],
+        region_name=lab.env["AWS_DEFAULT_REGION"],
+        aws_access_key_id=lab.env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=lab.env["AWS_SECRET_ACCESS_KEY"],
     )
 
 
-@pytest.fixture(scope="session")
-def new_place(running_operator: Lab, owner: Any) -> Callable[[str], Place]:
+def places_in(lab: Lab) -> Callable[[str], Place]:
     """Makes a namespace whose name begins with that of a test; whoever asks clears it."""
-    count = 0
+    owner, count = owner_of(lab), 0
 
     def make(name: str) -> Place:
         nonlocal count
         count += 1
         namespace = f"{re.sub('[^a-z0-9]+', '-', name.lower())[:40].strip('-')}-{os.getpid()}-{count}"
-        place = Place(running_operator, namespace, owner)
-        running_operator.kubectl("create", "namespace", namespace)
+        place = Place(lab, namespace, owner)
+        lab.kubectl("create", "namespace", namespace)
         return place
 
     return make
+
+
+@pytest.fixture(scope="session")
+def new_place(running_operator: Lab) -> Callable[[str], Place]:
+    """Of the session, so who brings another lab brings this, too."""
+    return places_in(running_operator)
 
 
 @pytest.fixture

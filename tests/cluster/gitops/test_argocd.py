@@ -38,7 +38,8 @@ class Site(AnySite):
     """Argo CD brings it to the place."""
 
     def application(self, name: str = "machines") -> dict[str, Any]:
-        return dict(json.loads(self.place.kubectl("get", APPLICATION, name, IN_ARGOCD, "--output=json")))
+        """Empty until it is there."""
+        return self.find(name) or {}
 
     def find(self, name: str) -> dict[str, Any] | None:
         text = self.place.kubectl("get", APPLICATION, name, IN_ARGOCD, "--output=json", "--ignore-not-found")

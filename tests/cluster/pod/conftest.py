@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.conftest import FOLDERS, PERIODS
+from cluster.conftest import FOLDERS, PERIODS, places_in
+from cluster.place import Place
 from nixops_lab.testing import Lab
 
 
@@ -32,6 +33,12 @@ def running_operator(started_lab: Lab) -> Lab:
     """The lab with the operator's pod in it."""
     started_lab.operator.start(settings=PERIODS, is_pod=True)
     return started_lab
+
+
+@pytest.fixture(scope="session")
+def new_place(running_operator: Lab) -> Callable[[str], Place]:
+    """In this lab. That of the other levels would be kept for them, with the lab of whoever asked first."""
+    return places_in(running_operator)
 
 
 @pytest.fixture
