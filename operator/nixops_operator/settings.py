@@ -307,7 +307,7 @@ class Settings(BaseSettings):
 
     cluster_id: str | None = None  # overrides the uid of kube-system after a cluster was rebuilt
     resync_period: Duration = timedelta(seconds=60)  # every object is looked at that often, whatever events said
-    workers: AtLeastOne = 8  # passes at once; a pass waits for the API server alone
+    workers: AtLeastOne = 16  # passes at once; a pass waits for the API server alone
     progress_deadline: Duration = timedelta(minutes=30)  # work without an end is reported as stalled after this
     log: Log = Log()
     server: Server = Server()

@@ -28,7 +28,7 @@ def test_without_a_file_the_defaults_hold(monkeypatch):
 
     chosen = settings.load()
 
-    assert (chosen.resync_period, chosen.workers, chosen.hosts.allowed_cidrs) == (timedelta(seconds=60), 8, ())
+    assert (chosen.resync_period, chosen.workers, chosen.hosts.allowed_cidrs) == (timedelta(seconds=60), 16, ())
 
 
 def test_the_file_is_camel_case(config):
