@@ -84,6 +84,8 @@ class Operator:
             asked.toplevel,
             asked.previous,
             *(str(int(t.total_seconds())) for t in (asked.timeout, asked.confirm_timeout)),
+            asked.mode,
+            "yes" if asked.returns else "no",
         )
         for _ in range(400):
             facts = await self.look()
