@@ -71,6 +71,10 @@ def keys(host_id: str, what: str) -> str:
     return f"{HOST}:{host_id}:keys:{what}"
 
 
+def host_key(host_id: str) -> str:
+    return f"{HOST}:{host_id}:host-key"
+
+
 def own(host_id: str) -> str:
     return f"{HOST}:{host_id}:own"
 

@@ -23,7 +23,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, cast
 
-from crash.invariants import CANARY, Broken, Judge
+from crash.invariants import CANARY, Broken, Judge, pinned_keys
 from fakes.cloud import NIXOS_OWNER, FakeCloud, FakeClouds
 from fakes.host import FakeHosts, FakeMachine
 from fakes.kube import CLUSTER_ID, FakeKube, Secret, key_of
@@ -222,14 +222,17 @@ class Worlds:
                     self.hosts.add(before)
                     continue
                 machine = self.machines[instance.id] = self.hosts.add(FakeMachine(address))
-                launch = next(one for one in self.cloud.launches.values() if one.instance_id == instance.id)
-                machine.host_keys = [public_key_of(launch.request.user_data)]
+                machine.host_keys = [self._first_host_key(instance.id)]
                 machine.client_keys = self._private_keys(instance.key_name)
         running = {one.public_address for one in self.cloud.instances.values()}
         for machine in self.hosts.machines.values():
             if machine.address not in running and not machine.is_silent:
                 machine.is_silent = True
                 machine.cut_connections()
+
+    def _first_host_key(self, instance_id: str) -> str:
+        launch = next(one for one in self.cloud.launches.values() if one.instance_id == instance_id)
+        return public_key_of(launch.request.user_data)
 
     def _private_keys(self, key_name: str | None) -> set[str]:
         if key_name is None:
@@ -313,6 +316,14 @@ class Worlds:
                     tuple(sorted(machine.keys)),
                 )
                 for machine in self.hosts.machines.values()
+            ),
+            "host keys": sorted(
+                (
+                    set(machine.host_keys) == pinned_keys(self.kube, instance_id),
+                    machine.host_keys == [self._first_host_key(instance_id)],
+                )
+                for instance_id, machine in self.machines.items()
+                if cloud.instances[instance_id].state.is_live
             ),
             "retained": sum(
                 names.RETAINED_TAG in one.tags

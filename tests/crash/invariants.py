@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -159,6 +160,7 @@ class Judge:
         for instance in instances:
             if instance.id not in self.by_hand:
                 self._can_be_reached(instance)
+                self._shows_a_pinned_key(instance)
         for machine in self._hosts.machines.values():
             under_way = [one for one in machine.activations.values() if one.state in UNDER_WAY]
             self._require(len(under_way) <= 1, f"two activations at once on {machine.address}")
@@ -178,6 +180,13 @@ class Judge:
             any(private_half_of(secret, public) for secret in self._kube.secrets.values()),
             f"the private key that {instance.id} admits is lost",
         )
+
+    def _shows_a_pinned_key(self, instance: Instance) -> None:
+        machine = self._hosts.machines.get(instance.public_address or "")
+        pinned = pinned_keys(self._kube, instance.id)
+        if machine is not None and pinned is not None:
+            is_pinned = not pinned.isdisjoint(machine.host_keys)
+            self._require(is_pinned, f"{instance.id} shows a host key that nobody pinned")
 
     def _event(self, what: str, body: Body) -> None:
         uid = body["metadata"]["uid"]
@@ -207,6 +216,14 @@ class Judge:
 def _is_held(body: Body | None) -> bool:
     """By our finalizer."""
     return body is not None and names.FINALIZER in body["metadata"].get("finalizers", ())
+
+
+def pinned_keys(kube: FakeKube, instance_id: str) -> set[str] | None:
+    """The host keys that are pinned of that instance; None if there is no such Secret."""
+    for secret in kube.secrets.values():
+        if secret.data.get("instanceId") == instance_id.encode():
+            return set(json.loads(secret.data["pinned"]))
+    return None
 
 
 def private_half_of(secret: Secret, public: str) -> bool:

@@ -141,6 +141,11 @@ def _pins_of_whomever(secret: Any, uid: str) -> host_keys.Pins:
 
 
 _PINS = host_keys.pins
+_WITH_STAGED = host_keys.with_staged
+
+
+def _pins_the_staged_alone(pinned: Any, staged: str) -> dict[str, bytes]:
+    return _WITH_STAGED((), staged)
 
 
 async def _terminate_unproven(instance_id: str, leaving: Any, world: Any) -> None:
@@ -249,6 +254,18 @@ MUTANTS = (
         faults.machine_deleted_by_hand,
         "of another life was written",
         id="the owner of a host key's Secret is not looked at",
+    ),
+    pytest.param(
+        _patched(host_keys, "with_staged", _pins_the_staged_alone),
+        "create/host.install_host_key.1/before~4-8",
+        "host key that nobody pinned",
+        id="the first host key is dropped before the other is shown",
+    ),
+    pytest.param(
+        _patched(host_keys, "with_staged", lambda pinned, staged: {}),
+        "create/host.install_host_key.1/not-recorded~4-8",
+        "host key that nobody pinned",
+        id="the other host key is shown before it is pinned",
     ),
     pytest.param(
         _terminated_for_its_id,

@@ -43,7 +43,7 @@ from nixops_operator.facts.host import (
     MachineKey,
     Mode,
 )
-from nixops_operator.ssh_keys import parse_private_key
+from nixops_operator.ssh_keys import generate_ed25519, parse_private_key
 
 BASE_SYSTEM = "/nix/store/00000000000000000000000000000000-nixos-system-base-25.11"
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG5vdC1hLWtleS1idXQtdGhpcnR5LXR3by1ieXRlcyE"
@@ -155,6 +155,7 @@ class FakeMachine:
         self.address = address
         self.port = 22
         self.host_keys = [HOST_KEY]
+        self.staged_host_key: str | None = None
         self.client_keys = {CLIENT_KEY}
         self.is_silent = False  # off, or a security group without a rule for us
         self.is_sshd_running = True
@@ -409,6 +410,16 @@ class FakeMachine:
             self.stop_build()
             self.owner = None
         return self.owner is None
+
+    def stage_host_key(self) -> str:
+        if self.staged_host_key is None:
+            self.staged_host_key = generate_ed25519().public
+        return self.staged_host_key
+
+    def install_host_key(self, public: str) -> bool:
+        if self.staged_host_key == public:
+            self.host_keys, self.staged_host_key = [public], None
+        return public in self.host_keys
 
     def deliver_keys(self, keys: Sequence[MachineKey], gone: Sequence[str]) -> None:
         for key in keys:
@@ -702,6 +713,14 @@ class FakeHost:
     @effect("host.disown")
     async def disown(self, owner: HostOwner) -> bool:
         return self._reached().disown(owner)
+
+    @effect("host.stage_host_key")
+    async def stage_host_key(self) -> str:
+        return self._reached().stage_host_key()
+
+    @effect("host.install_host_key")
+    async def install_host_key(self, public: str) -> bool:
+        return self._reached().install_host_key(public)
 
     @effect("host.root_next")
     async def root_next(self, toplevel: str) -> bool:

@@ -21,7 +21,13 @@ def secret(*owners: str, **data: bytes) -> Secret:
 def test_what_was_written_is_read_back():
     written = Secret("web-host-keys", "uid", "1", pins_secret("i-1", (KEY,), "client"), frozenset({UID}))
 
-    assert pins(written, UID) == Pins("i-1", (KEY,), launches_left=True, client_key="client")
+    assert pins(written, UID) == Pins("i-1", (KEY,), launches_left=True, client_key="client", is_known=True)
+
+
+def test_pins_of_an_earlier_release_are_kept():
+    earlier = {name: GOOD[name] for name in ("instanceId", "pinned", "launchesLeft")}
+
+    assert pins(Secret("web-host-keys", "uid", "1", earlier, frozenset({UID})), UID) == Pins("i-1", (KEY,), True)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,7 @@ def test_what_was_written_is_read_back():
         pytest.param({"pinned": b"7"}, id="a number"),
         pytest.param({"pinned": b"\xff"}, id="no text"),
         pytest.param({"instanceId": b"\xff"}, id="no id"),
+        pytest.param({"staged": b"\xff"}, id="no staged key"),
     ],
 )
 def test_a_damaged_secret_is_none_and_made_anew(damage: dict[str, bytes]):

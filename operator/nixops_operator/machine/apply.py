@@ -15,7 +15,7 @@ from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts.cloud import InstanceAttribute
 from nixops_operator.facts.host import Mode
 from nixops_operator.facts.kube import Body, Kind, OwnerReference, Secret
-from nixops_operator.machine import attributes, host_keys, keys, launch, observe_host, power, steps
+from nixops_operator.machine import attributes, host_key_rotation, host_keys, keys, launch, observe_host, power, steps
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.jobs import start_disowning, start_job
 from nixops_operator.step import Step
@@ -81,6 +81,8 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             await power.stop(step, desired, await _view(desired, world), world)
         case steps.ChangeStopped() | steps.StartChanged():
             await power.change(step, desired, body, await _view(desired, world), world)
+        case host_key_rotation.ReplaceHostKey():
+            host_key_rotation.start(step, desired, world)
         case keys.DeliverKeys():
             keys.start(step, desired, world)
         case steps.StartInstance() | steps.SetAttribute() | steps.RemoveTags():

@@ -3,12 +3,13 @@ instance id; and the client key that the instance was launched with. Pure.
 
 User data of only `SSH_HOST_…` lines is what NixOS' images read their host key from (nixpkgs
 `nixos/modules/virtualisation/ec2-data.nix`), before sshd starts; so the very first connection is checked, never trusted
-blindly.
+blindly. It is replaced right after that (host_key_rotation.py).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from nixops_operator.api.reasons import Reason
@@ -19,6 +20,8 @@ from nixops_operator.facts.kube import Secret
 PRIVATE_LINE = "SSH_HOST_ED25519_KEY:"
 PUBLIC_LINE = "SSH_HOST_ED25519_KEY_PUB:"
 LAUNCHES_LEFT = "launchesLeft"
+IS_KNOWN = "isKnown"
+STAGED = "staged"
 CLIENT_KEY = "clientKey"
 REQUEST = "request"
 
@@ -41,6 +44,8 @@ class Pins:
     keys: tuple[str, ...] = ()  # sorted
     launches_left: bool = False  # frozen launch requests, which hold the private host key, may still lie about
     client_key: str | None = field(default=None, repr=False)  # the private key that the instance was launched with
+    is_known: bool = False  # the key was in user data, where others may read it: it is replaced (host_key_rotation.py)
+    staged: str | None = None  # the one that takes its place; pinned, too
 
 
 def pins(secret: Secret | None, uid: str) -> Pins:
@@ -62,9 +67,13 @@ def pins(secret: Secret | None, uid: str) -> Pins:
     try:
         instance_id = secret.data["instanceId"].decode()
         keys = tuple(sorted(str(key) for key in json.loads(secret.data["pinned"])))
+        staged = secret.data.get(STAGED, b"").decode() or None
     except (KeyError, ValueError, TypeError):
         return Pins()
-    return Pins(instance_id, keys, bool(secret.data.get(LAUNCHES_LEFT)), _client_key(secret)) if keys else Pins()
+    if not keys:
+        return Pins()
+    launches_left, is_known = (bool(secret.data.get(mark)) for mark in (LAUNCHES_LEFT, IS_KNOWN))
+    return Pins(instance_id, keys, launches_left, _client_key(secret), is_known, staged)
 
 
 def _client_key(secret: Secret) -> str | None:
@@ -105,10 +114,26 @@ def restored(secret: Secret | None, instance_id: str, told: tuple[str, ...]) -> 
 
 
 def pins_secret(instance_id: str, pinned: tuple[str, ...], client_key: str | None) -> dict[str, bytes]:
-    """The Secret's data for these pins, as long as the launch requests are not removed."""
+    """The Secret's data for these pins, as long as the launch requests are not removed, and the key is not replaced."""
     data = {
         "instanceId": instance_id.encode(),
-        "pinned": json.dumps(sorted(pinned)).encode(),
+        "pinned": _listed(pinned),
         LAUNCHES_LEFT: b"true",
+        IS_KNOWN: b"true",
+        STAGED: b"",
     }
     return data if client_key is None else data | {CLIENT_KEY: client_key.encode()}
+
+
+def with_staged(pinned: tuple[str, ...], staged: str) -> dict[str, bytes]:
+    """What changes in it before the machine may show the staged key."""
+    return {"pinned": _listed({*pinned, staged}), STAGED: staged.encode()}
+
+
+def replaced_by(staged: str) -> dict[str, bytes]:
+    """What changes in it once the machine has shown the staged key."""
+    return {"pinned": _listed({staged}), STAGED: b"", IS_KNOWN: b""}
+
+
+def _listed(keys: Collection[str]) -> bytes:
+    return json.dumps(sorted(keys)).encode()

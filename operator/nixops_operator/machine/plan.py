@@ -20,6 +20,7 @@ from nixops_operator.machine import (
     deletion,
     health,
     host,
+    host_key_rotation,
     instance,
     keys,
     launch,
@@ -135,6 +136,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(reboot.coming_back),
     Gate(host.reachable),
     Gate(host.owned),
+    Gate(host_key_rotation.replaced),  # before a secret or a system goes there
     Gate(host.of_declared_system),
     Repair(build_on_target.nothing_else_built),
     Repair(_keys_of_the_new_boot),

@@ -87,6 +87,20 @@ class Host(Protocol):
         """Take this owner's name off the host, and end what it builds for him. True if it is nobody's now, False if
         another's. Repeating: safe."""
 
+    @effect("host.stage_host_key")
+    async def stage_host_key(self) -> str:
+        """Have the machine make a host key beside the one that it shows, and return its public half, `<type> <base64>`;
+        the private one never leaves the machine. Repeating: safe, the same key until it is installed."""
+
+    @effect("host.install_host_key")
+    async def install_host_key(self, public: str) -> bool:
+        """Have the machine show the staged key from now on. To be called once both keys are pinned: the old one is gone
+        then. Connections that are open stay.
+
+        True if sshd shows it to whoever comes next, a moment later at most; False if this key is neither staged nor
+        installed (nothing is changed). Repeating: safe.
+        """
+
     @effect("host.root_next")
     async def root_next(self, toplevel: str) -> bool:
         """Protect a copied system from the host's garbage collector.

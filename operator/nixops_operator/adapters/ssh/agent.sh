@@ -8,6 +8,8 @@
 #   daemon                   <- trusted public key; then the Nix daemon's protocol on stdin and stdout
 #   own | disown             <- cluster, uid, name, and for `own` cluster and uid of the owner to replace, or empty;
 #                            `yes` if the host is now this owner's (is not any more), else `no`
+#   stage-host-key           a new host key beside the one that is shown; its public half, `<type> <base64>`
+#   install-host-key         <- public half; `yes` once that is the key that sshd shows, `no` if no such one was staged
 #   build BUILD              <- derivation, toplevel, limit and silence limit in seconds; `built`, `building`, or
 #                            `missing` if the derivation is not in the store
 #   build-look BUILD         <- offset; how it stands as `key value` lines, then its log from there on; `none` if there
@@ -68,6 +70,7 @@ ROOTS=/nix/var/nix/gcroots/nixops
 PROFILE=/nix/var/nix/profiles/system
 OWNER=$HOME_DIR/owner # one line, `<cluster> <uid> <namespace>/<name>`; to remove it lets anybody have the host
 KEYS=$HOME_DIR/keys
+HOST_KEY=/etc/ssh/ssh_host_ed25519_key # where NixOS' image for EC2 puts the one of user data
 UNSURE=$HOME_DIR/boot-entry-unsure # exists while profile and boot entry are being moved
 FALLBACK_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 PATH=/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:$FALLBACK_PATH
@@ -552,6 +555,49 @@ disown() {
     fi
     if [ -e "$OWNER" ]; then printf 'no\n'; else printf 'yes\n'; fi
 }
+
+# A staged key stays until it is installed: whoever was cut gets the same one again.
+stage_host_key() {
+    exec 9>"$HOME_DIR/host-key.lock"
+    flock 9
+    staged=$(public_half "$HOST_KEY.nixops-new")
+    if [ -z "$staged" ]; then
+        rm -f "$HOST_KEY.nixops-new" "$HOST_KEY.nixops-new.pub"
+        ssh-keygen -q -t ed25519 -N '' -C '' -f "$HOST_KEY.nixops-new"
+        staged=$(public_half "$HOST_KEY.nixops-new")
+    fi
+    sync "$HOST_KEY.nixops-new" "${HOST_KEY%/*}"
+    printf '%s\n' "$staged"
+}
+
+# sshd is told each time: a cut call may have replaced the key and not have come as far.
+install_host_key() {
+    take; wanted=$argument
+    case $wanted in 'ssh-ed25519 '*) ;; *) fail 64 "not a host key" ;; esac
+    exec 9>"$HOME_DIR/host-key.lock"
+    flock 9
+    if [ "$(public_half "$HOST_KEY.nixops-new")" = "$wanted" ]; then
+        mv -T "$HOST_KEY.nixops-new" "$HOST_KEY"
+        sync "${HOST_KEY%/*}"
+    fi
+    if [ "$(public_half "$HOST_KEY")" != "$wanted" ]; then
+        printf 'no\n'
+        return 0
+    fi
+    rm -f "$HOST_KEY.nixops-new.pub"
+    printf '%s\n' "$wanted" >"$HOST_KEY.pub.nixops-new"
+    mv -T "$HOST_KEY.pub.nixops-new" "$HOST_KEY.pub"
+    for unit in sshd.service ssh.service; do
+        if is_active "$unit"; then
+            systemctl reload-or-restart "$unit"
+            break
+        fi
+    done
+    printf 'yes\n'
+}
+
+# Of a private key, without its comment; nothing if there is none, or a part of one.
+public_half() { ssh-keygen -y -P '' -f "$1" 2>/dev/null </dev/null | cut -d ' ' -f 1,2; }
 
 # Nothing is replaced before all has arrived. Then each file appears by one rename; what must not be forgotten if this is
 # killed stands in $KEYS before it: that a file is there, and that units are owed a restart.
@@ -1367,6 +1413,8 @@ case $command in
     daemon) daemon ;;
     own) own ;;
     disown) disown ;;
+    stage-host-key) stage_host_key ;;
+    install-host-key) install_host_key ;;
     build) build ;;
     build-look) build_look ;;
     build-stop) stop_build ;;

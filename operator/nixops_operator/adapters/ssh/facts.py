@@ -184,6 +184,13 @@ def parse_probe(text: str) -> str:
     return text.removesuffix("\n")
 
 
+def parse_host_key(text: str) -> str:
+    """A public host key of the kind that is staged, with its newline. Raises MalformedAnswer."""
+    if re.fullmatch(r"ssh-ed25519 [A-Za-z0-9+/]{68}\n", text) is None:
+        raise MalformedAnswer("not a public ed25519 key")
+    return text.removesuffix("\n")
+
+
 def parse_yes_or_no(text: str) -> bool:
     """`yes` or `no`, with its newline. Raises MalformedAnswer."""
     match text:

@@ -23,6 +23,7 @@ from nixops_operator.adapters.ssh.facts import (
     parse_build_state,
     parse_dry_run,
     parse_facts,
+    parse_host_key,
     parse_probe,
     parse_yes_or_no,
 )
@@ -54,6 +55,7 @@ KEYS_SECONDS = 120  # the largest of them, over 1 Mbit/s
 
 _REASONS = {
     **dict.fromkeys(("facts", "log", "own", "disown", "probe"), Reason.PROGRESSING_WITH_RETRY),
+    **dict.fromkeys(("stage-host-key", "install-host-key"), Reason.PROGRESSING_WITH_RETRY),
     **dict.fromkeys(("build", "build-look", "build-stop"), Reason.BUILDING),
     "keys": Reason.DELIVERY_FAILED,
 }
@@ -126,6 +128,19 @@ class AsyncsshHost:
         """See `ports.host.Host`."""
         stdin = frame(owner.cluster, owner.uid, owner.name)
         return self._yes_or_no("disown", await self._change("disown", stdin=stdin))
+
+    async def stage_host_key(self) -> str:
+        """See `ports.host.Host`."""
+        answer = await self._change("stage-host-key")
+        try:
+            return parse_host_key(answer.stdout)
+        except MalformedAnswer as error:
+            raise self._malformed("stage-host-key", error) from error
+
+    async def install_host_key(self, public: str) -> bool:
+        """See `ports.host.Host`."""
+        answer = await self._change("install-host-key", stdin=frame(public))
+        return self._yes_or_no("install-host-key", answer)
 
     async def root_next(self, toplevel: str) -> bool:
         """See `ports.host.Host`."""
