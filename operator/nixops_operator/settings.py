@@ -150,7 +150,7 @@ class Hosts(_Part):
     # default's: a list given replaces it.
     denied_cidrs: tuple[Network, ...] = NEVER_A_MACHINE
     allowed_ports: tuple[Port, ...] = (22,)  # which target.host.port may name: others would let it scan for services
-    facts_period: Duration = timedelta(seconds=5)  # how often a held connection is asked
+    facts_period: Duration = timedelta(seconds=5)  # looks at a machine that does not tell of changes
 
 
 class Evaluation(_Part):

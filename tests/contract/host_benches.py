@@ -29,6 +29,7 @@ from nixops_operator.ports.host import Host, Hosts
 ADDRESS = "192.0.2.10"
 SILENT_ADDRESS = "192.0.2.99"
 NAME = "given-host"
+LINKS = {"/run/current-system": "current_system", "/nix/var/nix/profiles/system": "profile_system"}
 LIMIT = 60  # s; what a machine may take for anything here. Far above what it needs
 
 
@@ -77,6 +78,9 @@ class Bench(Protocol):
 
     async def file(self, path: str) -> File | None:
         """None: there is none."""
+
+    async def point(self, link: str, toplevel: str) -> None:
+        """/run/current-system, or the profile, by hand."""
 
     async def write_file(self, path: str, file: File) -> None:
         """By hand."""
@@ -206,11 +210,17 @@ class MemoryBench:
     async def file(self, path: str) -> File | None:
         return self.machine.files.get(path)
 
+    async def point(self, link: str, toplevel: str) -> None:
+        setattr(self.machine, LINKS[link], toplevel)
+        self.machine.tell()
+
     async def write_file(self, path: str, file: File) -> None:
         self.machine.files[path] = file
+        self.machine.tell()
 
     async def remove_file(self, path: str) -> None:
         del self.machine.files[path]
+        self.machine.tell()
 
     async def add_account(self, name: str) -> None:
         self.machine.accounts.add(name)
@@ -311,6 +321,9 @@ class MachineBench:
             return None
         mode, user, group = found[0].split(" ")
         return File(base64.b64decode(found[1]), int(mode, 8), user, group)
+
+    async def point(self, link: str, toplevel: str) -> None:
+        await self.run("ln", "-sfn", toplevel, link)
 
     async def write_file(self, path: str, file: File) -> None:
         written = f'cat >"$0" && chmod {file.mode:o} "$0" && chown {file.user}:{file.group} "$0"'

@@ -10,6 +10,7 @@ hosts.receive(socket, toplevel)                             # what `nix copy` th
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import stat
@@ -156,6 +157,7 @@ class FakeMachine:
         self.port = 22
         self.host_keys = [HOST_KEY]
         self.staged_host_key: str | None = None
+        self.can_watch = False  # it has inotify-tools, and says by itself what changes: where a test calls `tell`
         self.client_keys = {CLIENT_KEY}
         self.is_silent = False  # off, or a security group without a rule for us
         self.is_sshd_running = True
@@ -250,10 +252,16 @@ class FakeMachine:
                 activation.deadman_at = self.now + request.confirm_timeout.total_seconds() + GUARD_MARGIN
         self.is_silent = self.is_silent or self.outcome(str(self.current_system)).boots_silent
 
+    def tell(self) -> None:
+        """Something has changed: whoever listens hears that."""
+        for connection in self.connections:
+            connection.news.set()
+
     def cut_connections(self) -> None:
         """As a firewall would; new ones may be made."""
         for connection in self.connections:
             connection.is_cut = True
+            connection.news.set()
         self.connections.clear()
 
     def kill_unit(self, activation_id: str) -> None:
@@ -668,6 +676,7 @@ class FakeHost:
     target: HostTarget
     effects: Effects
     is_cut: bool = field(default=False)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_open(self) -> bool:
@@ -699,6 +708,13 @@ class FakeHost:
             keys=machine.key_facts(),
             restart_for=("kernel",) if machine.needs_restart else (),
         )
+
+    async def changes(self) -> AsyncIterator[None]:
+        await self.effects.begin("changes", {})
+        while self.machine.can_watch and not self.is_cut:
+            yield
+            await self.news.wait()
+            self.news.clear()
 
     @asynccontextmanager
     async def nix_daemon(self, trusted_public_key: str) -> AsyncIterator[Path]:

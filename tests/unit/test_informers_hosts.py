@@ -280,6 +280,112 @@ def test_a_fault_of_ours_is_an_error_and_not_silence(caplog: pytest.LogCaptureFi
     assert facts is not None
 
 
+# --- a host that tells of changes ------------------------------------------------------------------------------------
+
+
+class Telling(Bench):
+    """Whose machine can watch itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.machine.can_watch = True
+
+    def switch_by_hand(self, name: str) -> None:
+        self.machine.current_system = f"/nix/store/{name}"
+        self.machine.tell()
+
+
+def test_a_change_that_is_told_is_seen_at_once_and_looks_are_rare_otherwise():
+    async def go() -> tuple[Telling, int]:
+        bench = Telling()
+        bench.watch()
+        await asyncio.sleep(100)
+        asked = bench.asked()
+        bench.switch_by_hand("by-hand")
+        await asyncio.sleep(10)
+        await bench.informers.close()
+        return bench, asked
+
+    bench, asked = run(go())
+    assert bench.woken == [0.0, 100.0]
+    assert asked <= 6
+
+
+def test_what_changes_during_a_look_is_looked_at_after_it():
+    async def go() -> Telling:
+        bench = Telling()
+        bench.watch()
+        await asyncio.sleep(10)
+        gate = bench.hosts.effects.gates["facts"] = asyncio.Event()
+        bench.switch_by_hand("first")
+        await asyncio.sleep(1)
+        bench.hosts.effects.gates.clear()
+        bench.machine.tell()
+        gate.set()
+        asked = bench.asked()
+        await asyncio.sleep(1)
+        assert bench.asked() == asked + 1
+        await bench.informers.close()
+        return bench
+
+    run(go())
+
+
+def test_a_host_that_tells_of_changes_all_the_time_is_asked_twice_a_second():
+    async def go() -> int:
+        bench = Telling()
+        bench.watch()
+        for number in range(1000):
+            bench.switch_by_hand(str(number))
+            await asyncio.sleep(0.01)
+        asked = bench.asked()
+        await bench.informers.close()
+        return asked
+
+    assert run(go()) <= 25
+
+
+def test_the_end_of_a_failed_unit_is_looked_for_as_often_as_ever():
+    """A host tells of units that fail, not of those that are well again."""
+
+    async def go() -> list[float]:
+        bench = Telling()
+        bench.machine.failed_units = ("httpd.service",)
+        bench.watch()
+        await asyncio.sleep(60)
+        bench.machine.failed_units = ()
+        await asyncio.sleep(60)
+        await bench.informers.close()
+        return bench.woken
+
+    _, well_again = run(go())
+    assert well_again <= 65
+
+
+def test_a_connection_that_ends_is_noticed_at_once():
+    async def go() -> list[float]:
+        bench = Telling()
+        bench.watch()
+        await asyncio.sleep(70)
+        bench.machine.cut_connections()
+        await asyncio.sleep(1)
+        await bench.informers.close()
+        return bench.woken
+
+    assert run(go())[1] == 70.0
+
+
+def test_a_host_that_cannot_watch_is_asked_for_it_more_and_more_slowly():
+    async def go() -> int:
+        bench = Bench()
+        bench.watch()
+        await asyncio.sleep(3600)
+        await bench.informers.close()
+        return len(bench.hosts.effects.of("changes"))
+
+    assert 12 <= run(go()) <= 25
+
+
 # --- names --------------------------------------------------------------------------------------------------------
 
 

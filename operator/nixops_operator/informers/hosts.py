@@ -4,8 +4,9 @@
         names: one question for each host name, asked again every minute while somebody reads it
     a pass reads the last answer or error, without waiting; the machine's key is woken when that has changed
 
-While something moves on the host (`hurry`) it is asked twice a second. Whatever a host does not answer has a deadline,
-and holds up nobody but its own look.
+A host that can watch itself tells of changes over the same connection, and is asked at once; then the period between
+two looks is longer. While something moves on the host (`hurry`) it is asked twice a second. Whatever a host does not
+answer has a deadline, and holds up nobody but its own look.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ipaddress import ip_address
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OperatorError, Retry
 from nixops_operator.facts.health import Check, CheckResult
-from nixops_operator.facts.host import HostFacts, HostTarget
+from nixops_operator.facts.host import UNCONFIRMED, HostFacts, HostTarget
 from nixops_operator.facts.kube import Key
 from nixops_operator.informers.health import HealthLook
 from nixops_operator.informers.questions import Fact
@@ -31,7 +32,11 @@ log = logging.getLogger(__name__)
 
 HURRIED_PERIOD = timedelta(milliseconds=500)
 HURRY_FOR = timedelta(seconds=5)
+TOLD_PERIOD = timedelta(seconds=30)  # of looks at a host that tells of changes: for what it did not notice
+TOLD_GAP = timedelta(milliseconds=500)  # a host where everything changes all the time is asked no more often than this
+SHORT_WATCH = timedelta(seconds=60)  # a watch that ends sooner is asked for more and more slowly
 FIRST_RETRY = timedelta(seconds=1)
+LONGEST_WATCH_RETRY = timedelta(minutes=5)  # no host can watch before its first activation brings inotify-tools
 LONGEST_RETRY = timedelta(seconds=30)  # a machine that comes back should not wait longer than its boot takes
 ANSWER_DEADLINE = timedelta(seconds=60)  # above the adapter's own 30 s for each of two commands
 CLOSE_DEADLINE = timedelta(seconds=10)
@@ -94,6 +99,8 @@ class HostInformer:
         self._log_asked_at = float("-inf")
         self._health: HealthLook | None = None
         self._nudge = asyncio.Event()
+        self._is_told = False  # by the host itself, of changes
+        self._listening: asyncio.Task[None] | None = None
         self._asking = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._look_for_ever(), name=f"host {target.address}")
@@ -157,12 +164,18 @@ class HostInformer:
 
     def _leave(self) -> None:
         host, self._host = self._host, None
+        listening, self._listening = self._listening, None
+        self._is_told = False
+        if listening is not None:
+            listening.cancel()
+            self._farewells.add(partial(asyncio.wait, (listening,)))
         if host is not None:
             self._farewells.add(host.close)
 
     async def _look_for_ever(self) -> None:
         retry = FIRST_RETRY
         while True:
+            self._nudge.clear()  # what is told from here on may be too late for the answer
             try:
                 is_answered = await self._connect() and await self._ask()
             except Exception as error:
@@ -186,7 +199,24 @@ class HostInformer:
             except OperatorError as error:
                 self._fail(error)
                 return False
+            self._listening = self._loop.create_task(self._listen(self._host), name=f"changes of {self.target.address}")
         return True
+
+    async def _listen(self, host: Host) -> None:
+        """Ask as soon as the host says that something changed, as long as the connection is up."""
+        retry = FIRST_RETRY
+        while True:
+            began = self._loop.time()
+            async for _ in host.changes():
+                self._is_told = True
+                self._nudge.set()
+                await asyncio.sleep(TOLD_GAP.total_seconds())
+            if self._is_told:
+                self._nudge.set()  # the connection may have ended with it
+            self._is_told = False
+            retry = FIRST_RETRY if self._loop.time() - began >= SHORT_WATCH.total_seconds() else retry
+            await asyncio.sleep(retry.total_seconds())
+            retry = min(retry * 2, LONGEST_WATCH_RETRY)
 
     async def _ask(self) -> bool:
         async with self._asking:
@@ -215,13 +245,17 @@ class HostInformer:
         self._wake()
 
     async def _pause(self) -> None:
-        period = HURRIED_PERIOD if self._loop.time() < self._hurried_until else self._period
-        self._nudge.clear()
         try:
-            async with asyncio.timeout(period.total_seconds()):
+            async with asyncio.timeout(self._next_period().total_seconds()):
                 await self._nudge.wait()
         except TimeoutError:
             return
+
+    def _next_period(self) -> timedelta:
+        if self._loop.time() < self._hurried_until:
+            return HURRIED_PERIOD
+        is_calm = self.answer.facts is not None and _is_calm(self.answer.facts)
+        return max(self._period, TOLD_PERIOD) if self._is_told and is_calm else self._period
 
     def _fail(self, error: OperatorError) -> None:
         self._leave()
@@ -231,6 +265,12 @@ class HostInformer:
         before, self.answer = self.answer, answer
         if _without_free_space(answer) != _without_free_space(before):
             self._wake()
+
+
+def _is_calm(facts: HostFacts) -> bool:
+    """Whether nothing is expected to change of which the host does not tell, as that a unit is well again."""
+    is_activating = facts.activation is not None and facts.activation.state in UNCONFIRMED
+    return not (facts.failed_units or facts.lists_left or facts.building or is_activating)
 
 
 def _without_free_space(answer: HostAnswer) -> HostAnswer:

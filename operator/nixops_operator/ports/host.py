@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
@@ -61,6 +61,13 @@ class Host(Protocol):
     async def facts(self) -> HostFacts:
         """One look. Changes nothing but, at first contact, /var/lib/nixops/machine (the state version, written
         once)."""
+
+    @look
+    def changes(self) -> AsyncIterator[None]:
+        """One item once the host watches what `facts` tells of, and then one whenever something of that may have
+        changed: links, profile, keys, the state of an activation, units that fail. What happened is for `facts` to
+        say. Ends with the connection; at once, without an item, on a host that cannot watch (it has no inotify-tools);
+        and where the host ends it. Raises nothing."""
 
     @effect("host.copy")
     def nix_daemon(self, trusted_public_key: str) -> AbstractAsyncContextManager[Path]:

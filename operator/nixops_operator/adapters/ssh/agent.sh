@@ -5,6 +5,8 @@
 #
 # Commands of the operator, over SSH; each may be repeated:
 #   facts                    one look, as `key value` lines (`facts.py` reads them)
+#   watch                    a line for each change of what `facts` tells, as far as the kernel and the journal say so,
+#                            until its input ends; nothing where there is no inotifywait
 #   daemon                   <- trusted public key; then the Nix daemon's protocol on stdin and stdout
 #   own | disown             <- cluster, uid, name, and for `own` cluster and uid of the owner to replace, or empty;
 #                            `yes` if the host is now this owner's (is not any more), else `no`
@@ -336,6 +338,52 @@ failed_units() {
     printf '%s\n' "$failed" | while read -r unit rest; do
         [ -z "$unit" ] || printf '%s\n' "$unit"
     done
+}
+
+# The group is ours alone: sshd makes a session for each command. Where one part ends, all end, and the operator asks
+# for a new watch.
+watch() {
+    command -v inotifywait >/dev/null || return 0
+    keys=$(known_keys | cut -d ' ' -f 1)
+    { watch_links; kill 0; } </dev/null &
+    { watch_home; kill 0; } </dev/null &
+    { watch_units; kill 0; } </dev/null &
+    cat >/dev/null
+    kill 0
+}
+
+# A path for each event. That all watches are there, inotifywait says on stderr; it counts as a change, so that nothing
+# is missed that came before.
+told() {
+    inotifywait -m -e create -e close_write -e attrib -e moved_to -e moved_from -e delete --format '%w%f' "$@" 2>&1
+}
+
+# The links, and keys, lie in folders where other things happen, too.
+watch_links() {
+    folders=$(for each in /run/. "$PROFILE" $keys; do printf '%s\n' "${each%/*}/"; done | sort -u)
+    told $(for each in $folders; do [ ! -d "$each" ] || printf '%s\n' "$each"; done) | while read -r path; do
+        case $path in
+            'Watches established.' | /run/current-system | /run/booted-system | "$PROFILE" | "$PROFILE"-*) say_changed ;;
+            *) case " $(printf '%s ' $keys)" in *" $path "*) say_changed ;; esac ;;
+        esac
+    done
+}
+
+# The folder of a new key is watched by the next watch.
+watch_home() {
+    told -r "$HOME_DIR" | while read -r path; do
+        case $path in 'Setting up watches.'*) continue ;; esac
+        say_changed
+        [ "$path" != "$KEYS" ] || [ "$keys" = "$(known_keys | cut -d ' ' -f 1)" ] || break
+    done
+}
+
+say_changed() { printf 'changed\n'; }
+
+# That a unit has failed, or could not be started (systemd, src/systemd/sd-messages.h).
+watch_units() {
+    journalctl --follow --lines=0 --quiet --output=cat MESSAGE_ID=d9b373ed55a64feb8242e02dbe79a49c \
+        MESSAGE_ID=be02cf6855d2428ba40df7e9d022f03d | while read -r line; do say_changed; done
 }
 
 # What of the running system is not what was booted, and only a restart brings.
@@ -1410,6 +1458,7 @@ case $command in
 esac
 case $command in
     facts) facts ;;
+    watch) watch ;;
     daemon) daemon ;;
     own) own ;;
     disown) disown ;;

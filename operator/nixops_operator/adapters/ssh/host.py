@@ -29,7 +29,7 @@ from nixops_operator.adapters.ssh.facts import (
 )
 from nixops_operator.adapters.ssh.failures import copy_failed, no_shell, not_root
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import OutcomeUnknown, Retry
+from nixops_operator.errors import OperatorError, OutcomeUnknown, Retry
 from nixops_operator.facts.health import ExecProbe, HttpProbe, Probe, TcpProbe, UnitsProbe
 from nixops_operator.facts.host import (
     ActivationRequest,
@@ -102,6 +102,28 @@ class AsyncsshHost:
             return parse_facts(answer.stdout)
         except MalformedAnswer as error:
             raise self._malformed("facts", error) from error
+
+    async def changes(self) -> AsyncIterator[None]:
+        """See `ports.host.Host`."""
+        call = self._agent.stream("watch")
+        begin, before = call.begin.encode(), b""
+        try:
+            await self._place_agent()
+            process = await self._connection.create_process(call.line, encoding=None, stderr=asyncssh.DEVNULL)
+        except (asyncssh.Error, OSError, OperatorError, TimeoutError, _Cut):
+            return  # `facts` says what is wrong
+        try:
+            while begin not in before and len(before) <= NOISE_BYTES:
+                before += await _some_of(process)
+            if before.partition(begin)[2]:
+                yield
+            while True:
+                await _some_of(process)
+                yield
+        except (asyncssh.Error, OSError, EOFError):
+            return
+        finally:
+            process.close()
 
     @asynccontextmanager
     async def nix_daemon(self, trusted_public_key: str) -> AsyncIterator[Path]:
@@ -418,6 +440,13 @@ async def _converse(process: asyncssh.SSHClientProcess[bytes], stdin: bytes, hea
     if process.exit_status is None or process.exit_status < 0:
         raise _Cut(LOST)
     return process.exit_status
+
+
+async def _some_of(process: asyncssh.SSHClientProcess[bytes]) -> bytes:
+    """What it has said since. Raises EOFError at its end."""
+    if chunk := await process.stdout.read(1 << 12):
+        return chunk
+    raise EOFError
 
 
 async def _write(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> None:
