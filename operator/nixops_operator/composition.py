@@ -171,6 +171,7 @@ def policy(chosen: Settings) -> Policy:
         build_on=chosen.nix.build.on,
         build_timeout=chosen.nix.build.timeout,
         build_silent=chosen.nix.build.silent,
+        namespaces=chosen.watch.namespaces,
     )
 
 

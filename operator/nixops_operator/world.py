@@ -41,6 +41,7 @@ class Policy:
     build_on: BuildOn = BuildOn.AUTO  # of machines that do not say
     build_timeout: timedelta = timedelta(hours=2)  # of a build on a machine, by the clock
     build_silent: timedelta = timedelta(minutes=30)  # of one derivation there without a line of log
+    namespaces: tuple[str, ...] = ()  # whose objects are watched; empty = the whole cluster's
 
 
 @dataclass(frozen=True)

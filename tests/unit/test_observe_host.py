@@ -15,6 +15,7 @@ from fakes.kube import FakeKube, Secret
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, NotYet, OperatorError, Retry
+from nixops_operator.facts.host import HostOwner
 from nixops_operator.facts.kube import Key, Kind
 from nixops_operator.host_policy import HostPolicy
 from nixops_operator.informers.hosts import HostInformers
@@ -122,3 +123,24 @@ def test_a_client_key_that_cannot_be_read_is_read_anew():
         return await observe_host.client_key("default", reference, world)
 
     assert run(go()) == LATER
+
+
+@pytest.mark.parametrize(
+    ("owner", "watched", "gone"),
+    [
+        pytest.param(HostOwner("here", "uid-1", "default/web"), (), False, id="it exists"),
+        pytest.param(HostOwner("here", "uid-0", "default/web"), (), True, id="another one has its name"),
+        pytest.param(HostOwner("here", "uid-1", "elsewhere/web"), (), True, id="deleted with its namespace"),
+        pytest.param(HostOwner("here", "uid-0", "default/web"), ("default",), True, id="of a watched namespace"),
+        pytest.param(HostOwner("here", "uid-1", "elsewhere/web"), ("default",), False, id="of one nobody watches"),
+        pytest.param(HostOwner("there", "uid-0", "default/web"), (), False, id="of another cluster"),
+        pytest.param(HostOwner("", "", ""), (), False, id="its file cannot be read"),
+        pytest.param(None, (), False, id="nobody's"),
+    ],
+)
+def test_a_host_whose_machine_was_deleted_is_nobody_s(owner: HostOwner | None, watched: tuple[str, ...], gone: bool):
+    """A machine was deleted in another namespace before the host was reached: it was refused to everybody for ever."""
+    known = {WEB: {"metadata": {"uid": "uid-1"}}}
+    world = SimpleNamespace(cluster_id="here", policy=SimpleNamespace(namespaces=watched), cache=known)
+
+    assert observe_host.has_gone(owner, cast("Any", world)) is gone

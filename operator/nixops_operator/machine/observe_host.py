@@ -79,16 +79,23 @@ def _as_last_seen(desired: Desired, world: World) -> ObservedHost:
 
 
 def _with_owner(seen: ObservedHost, desired: Desired, world: World) -> ObservedHost:
-    """Whose a given host is. One whose machine was deleted while the host could not be told is nobody's; that is known
-    of machines of the own namespace only, which is surely watched."""
-    ours = owner_of(desired, world)
-    has_gone = False
-    if seen.facts is not None and seen.facts.owner is not None and seen.facts.owner.cluster == ours.cluster:
-        namespace, _, name = seen.facts.owner.name.partition("/")
-        known = world.cache.get(Key(Kind.MACHINE, namespace, name))
-        is_known = known is not None and known["metadata"]["uid"] == seen.facts.owner.uid
-        has_gone = namespace == desired.key.namespace and not is_known
-    return replace(seen, ours=ours, owner_has_gone=has_gone)
+    """Whose a given host is."""
+    owner = seen.facts.owner if seen.facts is not None else None
+    return replace(seen, ours=owner_of(desired, world), owner_has_gone=has_gone(owner, world))
+
+
+def has_gone(owner: HostOwner | None, world: World) -> bool:
+    """Whether the machine that a given host names exists no more: it was deleted while the host could not be told.
+
+    That is known where machines are watched. Of another namespace, or another cluster, nothing is ever seen.
+    """
+    if owner is None or owner.cluster != world.cluster_id:
+        return False
+    namespace, _, name = owner.name.partition("/")
+    known = world.cache.get(Key(Kind.MACHINE, namespace, name))
+    is_there = known is not None and known["metadata"]["uid"] == owner.uid
+    watched = world.policy.namespaces
+    return not is_there and (not watched or namespace in watched)
 
 
 def owner_of(machine: Desired | Leaving, world: World) -> HostOwner:
