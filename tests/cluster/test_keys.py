@@ -131,6 +131,8 @@ def test_after_a_power_cut_the_keys_come_again_and_their_readers_wait_for_them(h
 def test_without_its_secret_no_system_is_activated_and_what_is_there_stays(host: Place) -> None:
     system = host.system_of(GIVEN_HOST)
     host.secret("tokens", {"late": "ümläut\n"})
+    host.ask_to_look(f"nixmachine/{HOST}")
+    host.await_condition("nixmachine", HOST, {"KeysPresent": "False/SecretNotFound"})
     host.apply(specs.on_host(host.lab, specs.page("Without a token", USES_THE_TOKEN), keys=KEYS))
     found = host.await_condition(
         "nixmachine", HOST, {"KeysPresent": "False/SecretNotFound", "Stalled": "True/SecretNotFound"}

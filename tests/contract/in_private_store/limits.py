@@ -154,6 +154,8 @@ async def test_the_operator_is_the_last_to_go(scratch: Path) -> None:
     await until(lambda: any(arguments_of(pid) == "sleep 100 " for pid in descendants()))
     scores = {oom_score_of(pid) for pid in descendants()}
     task.cancel()
+    with pytest.raises(asyncio.CancelledError):  # who does not wait leaves the process to the end of the loop, unreaped
+        await task
     assert scores == {"1000\n"}
 
 
@@ -180,6 +182,8 @@ async def test_no_more_at_once_than_there_are_places(scratch: Path) -> None:
     assert len(children()) == 1
     first.cancel()
     assert await second == "2"
+    with pytest.raises(asyncio.CancelledError):
+        await first
 
 
 async def test_cancelling_ends_every_process(scratch: Path) -> None:
