@@ -30,6 +30,7 @@ from nixops_operator.facts.nix import Folder
 from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.jobs import Jobs
+from nixops_operator.lifecycle import keep_for_good
 from nixops_operator.machine.host_keys import public_key_of
 from nixops_operator.reads import Reads
 from nixops_operator.reconcile import Reconciler
@@ -150,7 +151,8 @@ class Fleet:
         """The core, until the end of the block."""
         chosen = settings or Settings()
         outside = asyncio.all_tasks()
-        cache, queue = Cache(), WorkQueue[Key](lambda key: (key.kind, key.namespace), random.Random(1))
+        cache = Cache()
+        queue = WorkQueue[Key](lambda key: (key.kind, key.namespace), random.Random(1), workers=chosen.workers)
         intake = Intake(cache, queue)
 
         def hear(what: str, body: Body) -> None:
@@ -167,6 +169,7 @@ class Fleet:
         self.kube.watchers.append(hear)
         try:
             await resync(world.kube, cache, intake)
+            keep_for_good()
             for _ in range(chosen.workers):
                 _spawn(reconciler.work())
             _spawn(resync_for_ever(world.kube, cache, intake, chosen.resync_period, lambda: None))

@@ -212,7 +212,7 @@ Use = Callable[[KubernetesApi, Kind], Any]
 MACHINE_ONLY = {"create_machine", "replace_machine_spec", "delete_machine"}
 USES: dict[str, Use] = {
     "cluster_id": lambda kube, _: kube.cluster_id(),
-    "list": lambda kube, kind: kube.list(kind),
+    "list": lambda kube, kind: anext(kube.list(kind)),
     "get": lambda kube, kind: kube.get(Key(kind, "default", "x")),
     "add_finalizer": lambda kube, kind: kube.add_finalizer(body(kind)),
     "remove_finalizer": lambda kube, kind: kube.remove_finalizer(body(kind, ("nixops.dev/finalizer",))),

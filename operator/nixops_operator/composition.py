@@ -105,7 +105,7 @@ def wire(chosen: Settings, connection: Connection, lease: Lease, inner: Sequence
     metrics = Metrics()
     around = (layers.fence(lambda: _is_leading(chosen, lease)), layers.audit(metrics), *inner)
     cache = Cache()
-    queue: WorkQueue[Key] = WorkQueue(_lane, random.Random(), meter=metrics)  # noqa: S311 - jitter
+    queue: WorkQueue[Key] = WorkQueue(_lane, random.Random(), workers=chosen.workers, meter=metrics)  # noqa: S311
     return Core(
         chosen=chosen,
         lease=lease,
@@ -252,7 +252,10 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
 
 
 async def _machines(core: Core) -> list[Body]:
-    return (await patiently(lambda: core.kube.list(Kind.MACHINE)))[0]
+    async def listed() -> list[Body]:
+        return [body async for page in core.kube.list(Kind.MACHINE) for body in page.bodies]
+
+    return await patiently(listed)
 
 
 async def _scratch_folder(stack: contextlib.AsyncExitStack) -> Path:

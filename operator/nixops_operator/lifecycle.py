@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Coroutine
@@ -34,6 +35,13 @@ def take_signals(stop: asyncio.Event) -> None:
     """SIGTERM and SIGINT ask the process to stop."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+def keep_for_good() -> None:
+    """The garbage collector looks no more at what there is now, the modules and the first lists: a full collection of
+    the modules alone takes 80 ms, for which all passes stand still."""
+    gc.collect()
+    gc.freeze()
 
 
 class Lifecycle:
@@ -77,6 +85,7 @@ class Lifecycle:
         reconciler = Reconciler(core.kube, core.cache, core.queue, controllers(world), chosen.resync_period)
         self._spawn("watch", self._watch())
         await patiently(lambda: watch.resync(core.kube, core.cache, core.intake))
+        keep_for_good()
         probes.resynced()
         probes.passes = reconciler.running
         workers = [asyncio.create_task(reconciler.work(), name=f"worker {n}") for n in range(chosen.workers)]

@@ -222,18 +222,21 @@ class WatchDeadError(Exception):
 
 
 async def resync(kube: Kube, cache: Cache, intake: Intake) -> int:
-    """Compare everything that exists with the cache; wake what differs. Returns how many did. Raises what the port
-    raises, and WatchDeadError when versions have gone back, as they do when etcd is restored from a backup."""
+    """Compare everything that exists with the cache, page by page; wake what differs. Returns how many did. Raises what
+    the port raises, and WatchDeadError when versions have gone back, as they do when etcd is restored from a backup."""
     news = 0
     for kind in Kind:
-        newest = cache.newest_version(kind)
-        bodies, text = await kube.list(kind)
-        version = int(text)
-        if version < newest:
-            raise WatchDeadError(f"the API server lists version {version}, but {newest} was seen before")
-        listed = {Key(kind, body["metadata"]["namespace"], body["metadata"]["name"]) for body in bodies}
-        news += sum(intake.saw(kind, body) for body in bodies)
-        news += sum(intake.gone(key, version) for key in cache.known() if key.kind is kind and key not in listed)
+        newest, versions = cache.newest_version(kind), []
+        unlisted = {key for key in cache.known() if key.kind is kind}
+        async for page in kube.list(kind):
+            if page.version < newest:
+                raise WatchDeadError(f"the API server lists version {page.version}, but {newest} was seen before")
+            versions.append(page.version)
+            for body in page.bodies:
+                unlisted.discard(Key(kind, body["metadata"]["namespace"], body["metadata"]["name"]))
+                news += intake.saw(kind, body)
+        # What a list lacks did not exist at that list's version. Of several, the oldest holds for all.
+        news += sum(intake.gone(key, min(versions)) for key in unlisted)
     return news
 
 

@@ -6,8 +6,10 @@
 
 An add while the key runs gives one more run afterwards. `soon` (edits, finished work) goes before `later` (periodic
 looks), but for every fourth run: who edits without end must not keep others from ever being looked at. Inside of both,
-lanes take turns: with a lane for each kind in each namespace, a thousand objects of one tenant hold up another's edit
-by one run.
+lanes take turns: with a lane for each kind in each namespace, a thousand objects of one tenant do not hold up another's
+edit. Nor do their runs, however long they take: a lane gets one more worker only while it has fewer than twice as many
+as are free. One lane alone takes two thirds of them, the next two thirds of the rest, and there is one left for who
+comes now (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Generic, Protocol, TypeVar
@@ -28,6 +30,7 @@ LONGEST_BACKOFF = timedelta(minutes=5)
 JITTER = 0.2  # ± share of a delay, so that objects that failed together do not come back together
 OWNER_PACE = timedelta(seconds=1)
 """For an owner's look at its children: while a hundred of them come up, each has news several times a second."""
+SHARE = 2  # workers of a lane, by workers that are free
 SOON_IN_A_ROW = 3  # runs of `soon` after which one of `later` has its turn
 
 
@@ -61,6 +64,9 @@ class _Lanes(Generic[K]):
     def __len__(self) -> int:
         return sum(len(line) for line in self._lines.values())
 
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
     def put(self, key: K, since: float) -> None:
         self._lines.setdefault(self._lane_of(key), OrderedDict()).setdefault(key, since)
 
@@ -74,8 +80,12 @@ class _Lanes(Generic[K]):
             del self._lines[self._lane_of(key)]
         return since
 
-    def take(self) -> tuple[K, float]:
-        lane, line = next(iter(self._lines.items()))
+    def take(self, may_run: Callable[[Hashable], bool]) -> tuple[K, float] | None:
+        """The next key of the lanes that may, and since when it waited; None if they have none."""
+        lane = next(filter(may_run, self._lines), None)
+        if lane is None:
+            return None
+        line = self._lines[lane]
         key, since = line.popitem(last=False)
         if line:
             self._lines.move_to_end(lane)
@@ -96,13 +106,18 @@ class WorkQueue(Generic[K]):
         lane_of: Callable[[K], Hashable],
         chance: random.Random,
         longest_backoff: timedelta = LONGEST_BACKOFF,
+        workers: float = float("inf"),
         meter: Meter[K] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`workers`: how many will take keys, of which no lane gets all."""
+        self._lane_of = lane_of
         self._soon = _Lanes(lane_of)
         self._later = _Lanes(lane_of)
         self._soon_in_a_row = 0
         self._running: dict[K, float] = {}  # since when
+        self._workers = workers
+        self._held: Counter[Hashable] = Counter()  # workers, by lane
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._paced: dict[K, float] = {}  # the loop's time of the last paced add that counted
@@ -111,7 +126,7 @@ class WorkQueue(Generic[K]):
         self._longest = longest_backoff
         self._meter = meter
         self._clock = clock  # of what is measured; a loop's own, which timers follow, is the same
-        self._filled = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()  # workers that wait for a key
         self._closed = False
 
     def __len__(self) -> int:
@@ -133,7 +148,7 @@ class WorkQueue(Generic[K]):
             return
         waited_since = self._later.discard(key)
         self._soon.put(key, self._clock() if waited_since is None else waited_since)
-        self._filled.set()
+        self._wake_one()
 
     def add_paced(self, key: K, pace: timedelta) -> None:
         """As `add`, for news of which many may come: the first counts at once, and those that come within `pace` of it
@@ -199,18 +214,27 @@ class WorkQueue(Generic[K]):
         while True:
             if self._closed:
                 raise Closed
-            if len(self):
-                key, since = self._take()
+            if (taken := self._take()) is not None:
+                key, since = taken
                 self._running[key] = self._clock()
+                self._held[self._lane_of(key)] += 1
                 if self._meter is not None:
                     self._meter.waited(key, self._clock() - since)
                 return key
-            self._filled.clear()
-            await self._filled.wait()
+            idle = asyncio.get_running_loop().create_future()
+            self._idle.append(idle)
+            await idle
 
     def done(self, key: K) -> None:
         """The run of a key ended; adds that came meanwhile run it once more."""
         began = self._running.pop(key, None)
+        if began is not None:
+            lane = self._lane_of(key)
+            self._held[lane] -= 1
+            if not self._held[lane]:
+                del self._held[lane]
+            if self._soon or self._later:
+                self._wake_one()  # for a key whose lane was held back until now
         if self._meter is not None and began is not None:
             self._meter.ran(key, self._clock() - began)
         if key in self._again:
@@ -222,12 +246,24 @@ class WorkQueue(Generic[K]):
         self._closed = True
         for key in list(self._timers):
             self._cancel_timer(key)
-        self._filled.set()
+        while self._idle:
+            self._wake_one()
 
-    def _take(self) -> tuple[K, float]:
-        is_soon = bool(self._soon) and (self._soon_in_a_row < SOON_IN_A_ROW or not self._later)
-        self._soon_in_a_row = self._soon_in_a_row + 1 if is_soon else 0
-        return (self._soon if is_soon else self._later).take()
+    def _take(self) -> tuple[K, float] | None:
+        taken = self._soon.take(self._may_run) if self._soon_in_a_row < SOON_IN_A_ROW or not self._later else None
+        self._soon_in_a_row = 0 if taken is None else self._soon_in_a_row + 1
+        return taken or self._later.take(self._may_run) or self._soon.take(self._may_run)
+
+    def _may_run(self, lane: Hashable) -> bool:
+        return self._held[lane] < SHARE * (self._workers - len(self._running))
+
+    def _wake_one(self) -> None:
+        """One worker for one key: if all woke for each, most of an idle operator's time would go into that."""
+        while self._idle:
+            idle = self._idle.popleft()
+            if not idle.done():
+                idle.set_result(None)
+                return
 
     def _fire(self, key: K) -> None:
         del self._timers[key]
@@ -235,7 +271,7 @@ class WorkQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._soon:
             self._later.put(key, self._clock())
-            self._filled.set()
+            self._wake_one()
 
     def _fire_paced(self, key: K) -> None:
         self._paced[key] = asyncio.get_running_loop().time()

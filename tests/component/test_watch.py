@@ -360,9 +360,11 @@ async def test_the_lists_of_some_namespaces_hold_nothing_of_others(crds: ApiServ
         apply(crds, machine("there", namespace))
     connection = await Connection.open(str(crds.kubeconfig))
     try:
-        bodies, version = await KubernetesApi(connection, namespaces=("listed-1", "listed-2")).list(Kind.MACHINE)
+        api = KubernetesApi(connection, namespaces=("listed-1", "listed-2"))
+        pages = [page async for page in api.list(Kind.MACHINE)]
     finally:
         await connection.close()
 
-    assert {body["metadata"]["namespace"] for body in bodies} == {"listed-1", "listed-2"}
-    assert int(version) >= max(int(body["metadata"]["resourceVersion"]) for body in bodies)
+    assert [{body["metadata"]["namespace"] for body in page.bodies} for page in pages] == [{"listed-1"}, {"listed-2"}]
+    for page in pages:
+        assert page.version >= max(int(body["metadata"]["resourceVersion"]) for body in page.bodies)

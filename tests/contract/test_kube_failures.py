@@ -20,7 +20,7 @@ from nixops_operator.adapters.kube.events import EventPoster
 from nixops_operator.adapters.kube.rate import RateLimit
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OutcomeUnknown, Retry
-from nixops_operator.facts.kube import Kind, Secret
+from nixops_operator.facts.kube import Body, Kind, Secret
 
 Answer = Callable[[str], bytes | None]
 """Request line → reply; None cuts the connection."""
@@ -84,6 +84,10 @@ def writes(kube: KubernetesApi) -> list[Awaitable[Any]]:
         kube.delete_machine(BODY),
         kube.create_secret("shop", "keys", {"a": b"1"}, owner=None, type_="Opaque", immutable=True),
     ]
+
+
+async def listed(kube: KubernetesApi) -> list[Body]:
+    return [body async for page in kube.list(Kind.MACHINE) for body in page.bodies]
 
 
 async def test_a_cut_connection_leaves_a_write_open_and_a_look_not(tmp_path: Path) -> None:
@@ -188,13 +192,26 @@ async def test_a_reply_that_is_no_object_is_no_reply(tmp_path: Path, content: by
         with pytest.raises(OutcomeUnknown):
             await kube.patch_status(BODY, {"observedGeneration": 1})
         with pytest.raises(Retry):
-            await kube.list(Kind.MACHINE)
+            await listed(kube)
 
 
 async def test_a_list_without_items_is_not_an_empty_list(tmp_path: Path) -> None:
     async with server(lambda _: reply(200, {"metadata": {"resourceVersion": "1"}}), tmp_path) as (kube, _):
         with pytest.raises(Retry):
-            await kube.list(Kind.MACHINE)
+            await listed(kube)
+
+
+async def test_a_list_that_cannot_be_continued_is_none(tmp_path: Path) -> None:
+    """The API server continues a list for about five minutes, until etcd is compacted."""
+
+    def answer(request: str) -> bytes:
+        if "continue=" in request:
+            return reply(410, {"kind": "Status", "reason": "Expired", "message": "the continue parameter is too old"})
+        return reply(200, {"metadata": {"resourceVersion": "7", "continue": "there"}, "items": []})
+
+    async with server(answer, tmp_path) as (kube, _):
+        with pytest.raises(Retry, match="too old"):
+            await listed(kube)
 
 
 async def test_every_request_says_who_we_are(tmp_path: Path) -> None:
@@ -227,7 +244,7 @@ async def test_a_list_is_read_page_by_page(crds: ApiServer, monkeypatch: pytest.
         for number in range(5):
             await world.apply(machine(world.namespace, f"web-{number}"))
 
-        bodies, _ = await world.kube.list(Kind.MACHINE)
+        bodies = await listed(world.kube)
 
     ours = [body["metadata"]["name"] for body in bodies if body["metadata"]["namespace"] == world.namespace]
     assert ours == [f"web-{number}" for number in range(5)]
@@ -256,7 +273,7 @@ async def test_what_the_operator_may_not_do_is_told_as_such(crds: ApiServer, tmp
     opened = await Connection.open(str(tmp_path / "config"))
     kube = KubernetesApi(opened)
 
-    for call in [*writes(kube), kube.get(key("shop")), kube.list(Kind.MACHINE), kube.cluster_id()]:
+    for call in [*writes(kube), kube.get(key("shop")), listed(kube), kube.cluster_id()]:
         with pytest.raises(Blocked) as refused:
             await call
         assert refused.value.reason is Reason.ACCESS_DENIED

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OperatorError, OutcomeUnknown
 
-F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+F = TypeVar("F", bound=Callable[..., Awaitable[Any] | AsyncIterator[Any]])
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,28 @@ def effect(name: str) -> Callable[[F], F]:
     def mark(method: F) -> F:
         signature = inspect.signature(method)
 
+        def arguments_of(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            arguments = dict(signature.bind(*args, **kwargs).arguments)
+            del arguments["self"]
+            return arguments
+
         @functools.wraps(method)
         async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            arguments = dict(signature.bind(self, *args, **kwargs).arguments)
-            del arguments["self"]
-            await self.effects.begin(name, arguments)
+            await self.effects.begin(name, arguments_of(self, *args, **kwargs))
             result = await method(self, *args, **kwargs)
             self.effects.end(name)
             return result
 
-        call._effect_of_fake = name  # type: ignore[attr-defined]
-        return call  # type: ignore[return-value]
+        @functools.wraps(method)
+        async def parts(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            await self.effects.begin(name, arguments_of(self, *args, **kwargs))
+            async for part in method(self, *args, **kwargs):  # type: ignore[attr-defined]
+                yield part
+            self.effects.end(name)
+
+        marked = parts if inspect.isasyncgenfunction(method) else call
+        marked._effect_of_fake = name  # type: ignore[attr-defined]
+        return marked  # type: ignore[return-value]
 
     return mark
 

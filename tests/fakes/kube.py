@@ -8,7 +8,7 @@ kube.collect_garbage()
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -21,7 +21,7 @@ from fakes.kube_garbage import FINALIZERS, Propagation, Thing, collect
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts import kube as facts
-from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference, key_of
+from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference, Page, key_of
 from nixops_operator.names import FINALIZER, IN_USE_FINALIZER
 
 __all__ = ["CLUSTER_ID", "EVENT_WINDOW", "FakeKube", "PostedEvent", "Propagation", "Secret", "key_of", "merge_patch"]
@@ -67,6 +67,7 @@ class FakeKube:
     events: list[PostedEvent] = field(default_factory=list)
     watchers: list[Callable[[str, Body], None]] = field(default_factory=list)
     gc_delay: timedelta = timedelta(0)
+    page_size: int = 100
     _objects: dict[Key, dict[str, Any]] = field(default_factory=dict)
     _version: int = 1000
     _random: Random = field(default_factory=lambda: Random(1))
@@ -140,8 +141,11 @@ class FakeKube:
         return CLUSTER_ID
 
     @effect("list")
-    async def list(self, kind: Kind) -> tuple[list[Body], str]:
-        return self.bodies(kind), str(self._version)
+    async def list(self, kind: Kind) -> AsyncIterator[Page]:
+        """As many objects on a page as `page_size` says; what happens while they are read, they do not show."""
+        bodies, version = self.bodies(kind), self._version
+        for first in range(0, max(len(bodies), 1), self.page_size):
+            yield Page(bodies[first : first + self.page_size], version)
 
     @effect("get")
     async def get(self, key: Key) -> Body | None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import pytest
 
 from fakes.kube import FakeKube, key_of
 from nixops_operator.api.group import API_VERSION
+from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import GONE_KEPT, Cache, resource_version
-from nixops_operator.facts.kube import Body, Key, Kind, is_controlled_by
+from nixops_operator.errors import Retry
+from nixops_operator.facts.kube import Body, Key, Kind, Page, is_controlled_by
 from nixops_operator.watch import Intake, WatchDeadError, resync
 from nixops_operator.workqueue import WorkQueue
 from unit.builders import NOON
@@ -292,12 +294,15 @@ class SlowLists(FakeKube):
     def __init__(self) -> None:
         super().__init__(now=lambda: NOON)
         self.meanwhile: Callable[[], Any] = lambda: None
+        self.after_a_page: Callable[[], Any] = lambda: None
 
-    async def list(self, kind: Kind) -> tuple[list[Body], str]:
-        shown = await super().list(kind)
-        if kind is Kind.MACHINE:
-            self.meanwhile()
-        return shown
+    async def list(self, kind: Kind) -> AsyncIterator[Page]:
+        async for page in super().list(kind):
+            if kind is Kind.MACHINE:
+                self.meanwhile()
+            yield page
+            if kind is Kind.MACHINE:
+                self.after_a_page()
 
 
 class Bench:
@@ -350,6 +355,35 @@ def test_what_no_event_told_of_is_found():
     assert bench.resync() == 2
     assert bench.cache.known() == (WEB,)
     assert bench.resync() == 0
+
+
+def test_what_is_on_any_page_of_a_list_is_there():
+    bench = Bench()
+    bench.kube.page_size = 1
+    for name in ("a", "b", "c"):
+        bench.create(name)
+    bench.kube.watchers.clear()
+    bench.kube.delete(Key(Kind.MACHINE, "default", "b"))
+
+    assert bench.resync() == 1
+    assert [key.name for key in bench.cache.known()] == ["a", "c"]
+
+
+def test_a_list_that_ends_half_way_takes_nothing_away():
+    """Its continuation has expired, or the API server has gone."""
+
+    def expired() -> None:
+        raise Retry(Reason.PROGRESSING_WITH_RETRY, "the continue parameter is too old")
+
+    bench = Bench()
+    bench.kube.page_size = 1
+    for name in ("a", "b"):
+        bench.create(name)
+    bench.kube.after_a_page = expired
+
+    with pytest.raises(Retry):
+        bench.resync()
+    assert [key.name for key in bench.cache.known()] == ["a", "b"]
 
 
 def test_versions_that_have_gone_back_end_the_process():

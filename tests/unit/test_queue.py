@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -304,3 +305,85 @@ def test_edits_without_end_do_not_keep_others_from_being_looked_at():
         return ran
 
     assert run(go()) == [A, A, A, B, A, A, A, A]
+
+
+def working(waiting: Queue, workers: int, began: list[tuple[str, float]]) -> list[asyncio.Task[None]]:
+    """Workers whose runs take a second; a key that was run is added again for ever, so that its lane is never empty."""
+
+    async def work() -> None:
+        while True:
+            key = await waiting.get()
+            began.append((key[0], now()))
+            await asyncio.sleep(1)
+            waiting.done(key)
+            if key[0] != "modest":
+                waiting.add(key)
+
+    return [asyncio.create_task(work()) for _ in range(workers)]
+
+
+async def at_work(workers: int, *lanes: str) -> list[str]:
+    """Whose runs are under way when each of these lanes has more keys than there are workers."""
+    waiting: Queue = WorkQueue(lambda key: key[0], random.Random(1), workers=workers)
+    began: list[tuple[str, float]] = []
+    tasks = working(waiting, workers, began)
+    for lane in lanes:
+        for number in range(2 * workers):
+            waiting.add((lane, str(number)))
+    await asyncio.sleep(10.5)
+    for task in tasks:
+        task.cancel()
+    return [lane for lane, since in began if since > now() - 1]
+
+
+@pytest.mark.parametrize(
+    ("lanes", "runs"),
+    [
+        pytest.param(("a",), {"a": 6}, id="one alone leaves a third of the workers"),
+        pytest.param(("a", "b"), {"a": 4, "b": 4}, id="two take turns"),
+        pytest.param(tuple("abcd"), dict.fromkeys("abcd", 2), id="so do four, and one is left"),
+        pytest.param(tuple("abcdefghi"), dict.fromkeys("abcdefghi", 1), id="as many as there are workers"),
+    ],
+)
+def test_a_lane_gets_a_worker_while_it_has_fewer_than_twice_as_many_as_are_free(
+    lanes: tuple[str, ...], runs: dict[str, int]
+):
+    assert Counter(run(at_work(9, *lanes))) == runs
+
+
+def test_runs_that_take_long_do_not_hold_up_another_lane():
+    """Passes over 256 machines took 120 ms each, and all workers at once: an edit beside them waited for that long."""
+
+    async def go() -> list[float]:
+        waiting: Queue = WorkQueue(lambda key: key[0], random.Random(1), workers=8)
+        began: list[tuple[str, float]] = []
+        tasks = working(waiting, 8, began)
+        for number in range(100):
+            waiting.add(("greedy", str(number)))
+        await asyncio.sleep(3.5)
+        waiting.add(("modest", "web"))
+        await asyncio.sleep(3)
+        for task in tasks:
+            task.cancel()
+        return [since for lane, since in began if lane == "modest"]
+
+    assert run(go()) == [3.5]
+
+
+def test_the_end_of_a_run_wakes_a_worker_for_the_lane_that_was_held_back():
+    """Whoever ended it takes another lane's key."""
+
+    async def go() -> list[tuple[str, str]]:
+        waiting: Queue = WorkQueue(lambda key: key[0], random.Random(1), workers=5)
+        for number in "123":
+            waiting.add(("a", number))
+            waiting.add(("b", number))
+        workers = [asyncio.create_task(waiting.get()) for _ in range(5)]
+        await asyncio.sleep(1)
+        began = [worker.result() for worker in workers if worker.done()]
+        waiting.done(("b", "1"))
+        began.append(await waiting.get())
+        await asyncio.sleep(1)
+        return [*began, workers[-1].result()]
+
+    assert run(go()) == [("a", "1"), ("b", "1"), ("a", "2"), ("b", "2"), ("a", "3"), ("b", "3")]

@@ -78,6 +78,14 @@ def is_controlled_by(body: Body, owner: Body) -> bool:
 
 
 @dataclass(frozen=True)
+class Page:
+    """A part of a list; what is on none of its pages did not exist at `version`."""
+
+    bodies: list[Body]
+    version: int
+
+
+@dataclass(frozen=True)
 class Secret:
     """A Secret as it was when it was read. `data` is decoded; it is in no repr, and belongs in no log, status, Event,
     argv or environment."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
 from nixops_operator.effects import effect, look, port
-from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference, Secret
+from nixops_operator.facts.kube import Body, Event, Key, Kind, OwnerReference, Page, Secret
 
-__all__ = ["Body", "Event", "Key", "Kind", "Kube", "OwnerReference", "Secret"]
+__all__ = ["Body", "Event", "Key", "Kind", "Kube", "OwnerReference", "Page", "Secret"]
 
 
 @port
@@ -27,8 +27,10 @@ class Kube(Protocol):
         """The uid of the namespace kube-system; constant for a cluster's life."""
 
     @look
-    async def list(self, kind: Kind) -> tuple[list[Body], str]:
-        """All objects of that kind in the watched namespaces (paged, 500 each) and the list's resourceVersion."""
+    def list(self, kind: Kind) -> AsyncIterator[Page]:
+        """All objects of that kind in the watched namespaces, a page at a time, so that nobody need hold them all: one
+        list of the whole cluster, or one for each namespace, with versions of their own. At least one page. A list
+        that takes longer than the API server can still continue it (410) ends with Retry and is begun anew."""
 
     @look
     async def get(self, key: Key) -> Body | None:
