@@ -39,6 +39,7 @@ OPERATIONS = {
     "ec2.set_monitoring": "MonitorInstances",
     "ec2.set_attribute": "ModifyInstanceAttribute",
     "ec2.set_metadata": "ModifyInstanceMetadataOptions",
+    "ec2.set_placement_group": "ModifyInstancePlacement",
     "ec2.set_instance_profile": "AssociateIamInstanceProfile",
     "ec2.create_tags": "CreateTags",
     "ec2.delete_tags": "DeleteTags",

@@ -624,6 +624,24 @@ async def test_a_stopped_instance_gets_another_profile_too(world: World) -> None
     assert (await the_instance(world)).instance_profile == "db"
 
 
+async def test_a_stopped_instance_is_moved_between_placement_groups(world: World) -> None:
+    for name in ("near", "apart"):
+        await world.add_placement_group(name)
+    instance = await running(world)
+    with pytest.raises(Retry) as refused:
+        await world.cloud.set_placement_group(instance.id, "near")
+    assert (refused.value.reason, refused.value.is_refusal) == (Reason.STOPPING, True)
+    await world.stop(instance.id)
+
+    for name in ("near", "near", "apart", ""):
+        await world.cloud.set_placement_group(instance.id, name)
+        assert (await the_instance(world)).placement_group == name
+
+    with pytest.raises(InvalidSpec) as unknown:
+        await world.cloud.set_placement_group(instance.id, "nowhere")
+    assert (unknown.value.field, unknown.value.is_refusal) == ("spec.target.ec2.placementGroup", True)
+
+
 async def test_an_instance_profile_is_given_replaced_and_taken(world: World) -> None:
     instance = await running(world)
     for name in ("web", "db"):
@@ -965,6 +983,7 @@ async def test_what_is_not_shown_yet_cannot_be_named(world: World) -> None:
         (lambda: world.cloud.set_attribute(instance.id, SOURCE_DEST_CHECK, False), Reason.NOT_FOUND),
         (lambda: world.cloud.set_metadata(instance.id, MetadataOptions()), Reason.NOT_FOUND),
         (lambda: world.cloud.set_instance_profile(instance.id, "web"), Reason.NOT_FOUND),
+        (lambda: world.cloud.set_placement_group(instance.id, ""), Reason.NOT_FOUND),
         (lambda: launch(world, "n1-two", security_group_ids=(group_id,)), Reason.SECURITY_GROUP_NOT_READY),
         (lambda: launch(world, "n1-three", key_name="web"), Reason.KEY_PAIR_NOT_READY),
     ):
@@ -1054,8 +1073,14 @@ async def _prepare(world: World) -> tuple[str, str, dict[Rule, str]]:
     await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: ""})
     instance = await running(world, security_group_ids=(world.default_group,))
     await world.add_instance_profile("web")
+    await world.add_placement_group("near")
     ids = {one.rule: one.id for one in (await group(world, group_id)).rules}
     return group_id, instance.id, ids
+
+
+async def _placed(world: World, instance_id: str) -> None:
+    await world.stop(instance_id)
+    await world.cloud.set_placement_group(instance_id, "near")
 
 
 CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] = {
@@ -1085,6 +1110,7 @@ CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] =
     "ec2.set_metadata": lambda world, _, instance_id, __: world.cloud.set_metadata(
         instance_id, MetadataOptions(hop_limit=2)
     ),
+    "ec2.set_placement_group": lambda world, _, instance_id, __: _placed(world, instance_id),
     "ec2.create_tags": lambda world, _, instance_id, __: world.cloud.create_tags([instance_id], {"a": "b"}),
     "ec2.delete_tags": lambda world, _, instance_id, __: world.cloud.delete_tags([instance_id], ["Name"]),
 }

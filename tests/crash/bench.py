@@ -141,6 +141,7 @@ class Worlds:
     machines: dict[str, FakeMachine] = field(default_factory=dict)  # instance id → its disk, whatever its address
     becomes: Callable[[Instance], tuple[InstanceState, str]] = _boots  # of a pending instance: next state, and why
     when_gone: dict[Key, Callable[[], object]] = field(default_factory=dict)  # what a user does at once, then
+    stays_silent: bool = False  # what boots from now on for the first time does not answer
     collects: bool = False  # garbage in the operator's store, all the time
     at_rest: list[Callable[[Worlds], object]] = field(default_factory=list)  # what a user does later, one at each rest
 
@@ -224,6 +225,7 @@ class Worlds:
                 machine = self.machines[instance.id] = self.hosts.add(FakeMachine(address))
                 machine.host_keys = [self._first_host_key(instance.id)]
                 machine.client_keys = self._private_keys(instance.key_name)
+                machine.is_silent = self.stays_silent
         running = {one.public_address for one in self.cloud.instances.values()}
         for machine in self.hosts.machines.values():
             if machine.address not in running and not machine.is_silent:
@@ -299,6 +301,7 @@ class Worlds:
                     one.instance_type,
                     sorted(of_group.get(group, "gone") for group in one.security_group_ids),
                     (one.monitoring, one.source_dest_check, one.metadata, one.instance_profile),
+                    (one.tenancy, one.placement_group),
                     sorted(cloud.attributes[one.id].items()),
                     sorted(key for key in one.tags if not key.startswith("nixops.dev:")),
                 )

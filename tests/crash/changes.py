@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from crash.bench import HOWS, OURS, Worlds
-from crash.workloads import DEPLOYMENT, SHOP, WORKLOADS, create, reference
+from crash.workloads import DEPLOYMENT, SHOP, WORKLOADS, create, other_hardware, reference
 from fakes.kube import Propagation
 from nixops_operator import names
 from nixops_operator.facts.cloud import Instance, InstanceState, KeyPair, SecurityGroup
@@ -25,11 +25,13 @@ OTHER_SUBNET = "subnet-00000000000000003"
 
 @dataclass(frozen=True)
 class Change:
-    """`do` may return what `judge` has to know of the moment. `hows`: None is without a death."""
+    """`do` may return what `judge` has to know of the moment. `hows`: None is without a death. `within`: the workloads
+    in the middle of which it is done."""
 
     do: Callable[[Worlds], object]
     judge: Callable[[Worlds, Any], None]
     hows: tuple[str | None, ...] = (None, *HOWS)
+    within: tuple[str, ...] = ("create",)
 
 
 # --- deletion -----------------------------------------------------------------------------------------------------
@@ -115,6 +117,23 @@ def _type(spec: dict[str, Any]) -> None:
 def _resize(spec: dict[str, Any]) -> None:
     _type(spec)
     spec["machines"][1]["disruption"] = {"replace": "WhenLost", "stop": "WhenNeeded"}
+
+
+def _hardware(spec: dict[str, Any]) -> None:
+    other_hardware({"spec": spec})
+
+
+def _as_before(spec: dict[str, Any]) -> None:
+    _of_web(spec).pop("tenancy", None)
+
+
+def _one_or_the_other(worlds: Worlds, _: object) -> None:
+    """The former instance or the other one serves, as it came; the spec has nothing against either."""
+    web = worlds.kube.body(WEB)
+    assert web is not None
+    assert worlds.is_ready(), worlds.standing()
+    (instance,) = worlds.cloud.live(web["metadata"]["uid"])
+    assert instance.id == web["status"]["launch"]["instanceId"]
 
 
 def _power(spec: dict[str, Any]) -> None:
@@ -233,7 +252,7 @@ def _things(worlds: Worlds) -> Iterator[Instance | SecurityGroup | KeyPair]:
 
 
 CHANGES: dict[str, Change] = {
-    "delete": Change(_delete, _nothing_is_left),
+    "delete": Change(_delete, _nothing_is_left, within=("create", "substitute")),
     "delete_foreground": Change(partial(_delete, propagation=Propagation.FOREGROUND), _nothing_is_left),
     # Who dies before the Secret is held, and finds it gone, cannot look into the account: a person is asked.
     "delete_namespace": Change(_delete_namespace, _nothing_is_left, (None, "reply lost", "not recorded")),
@@ -244,6 +263,8 @@ CHANGES: dict[str, Change] = {
         partial(_edit, change=_type), partial(_new_or_refused, differs=lambda one: one.instance_type != "t3.medium")
     ),
     "resize": Change(partial(_edit, change=_resize), _as_edited(_resize)),
+    "take_back": Change(partial(_edit, change=_as_before), _one_or_the_other, within=("substitute",)),
+    "hardware": Change(partial(_edit, change=_hardware), _as_edited(_hardware)),
     "power": Change(partial(_edit, change=_power), _is_off),
     "subnet": Change(
         partial(_edit, change=_subnet), partial(_new_or_refused, differs=lambda one: one.subnet_id != OTHER_SUBNET)

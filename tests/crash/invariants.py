@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -117,11 +116,11 @@ class Judge:
             names.is_ours(tags, self._cluster_id, tags.get(names.UID_TAG, "")) and not names.is_retained(tags),
             f"{instance_id} was terminated, and does not carry our tags, or is retained",
         )
+        is_going = owner is not None and "deletionTimestamp" in owner["metadata"]
         self._require(
-            owner is not None and "deletionTimestamp" in owner["metadata"],
-            f"{instance_id} was terminated, and its machine is to stay",
+            is_going or instance_id == _other_of(owner), f"{instance_id} was terminated, and its machine is to stay"
         )
-        policy = owner["spec"].get("deletionPolicy", "Delete") if owner is not None else "Retain"
+        policy = owner["spec"].get("deletionPolicy", "Delete") if owner is not None and is_going else "Delete"
         self._require(policy == "Delete", f"{instance_id} was terminated, and is to be retained")
 
     def _write_to_machine(self, effect: str, body: Body) -> None:
@@ -155,8 +154,7 @@ class Judge:
                 self._require(
                     {names.CLUSTER_TAG, names.UID_TAG} <= one.tags.keys(), f"{one.id} carries no tags of ours"
                 )
-        live = Counter(one.tags[names.UID_TAG] for one in instances if names.UID_TAG in one.tags)
-        self._require(all(count <= 1 for count in live.values()), f"two live instances of one machine: {live}")
+        self._one_at_a_time(instances)
         for instance in instances:
             if instance.id not in self.by_hand:
                 self._can_be_reached(instance)
@@ -164,6 +162,20 @@ class Judge:
         for machine in self._hosts.machines.values():
             under_way = [one for one in machine.activations.values() if one.state in UNDER_WAY]
             self._require(len(under_way) <= 1, f"two activations at once on {machine.address}")
+
+    def _one_at_a_time(self, instances: list[Instance]) -> None:
+        """A machine has one live instance. It has two while its status names the other one, of which one serves."""
+        by_uid: dict[str, list[Instance]] = {}
+        for one in instances:
+            if names.UID_TAG in one.tags:
+                by_uid.setdefault(one.tags[names.UID_TAG], []).append(one)
+        for uid, live in by_uid.items():
+            owner, ids = self._owner(uid), {one.id for one in live}
+            others = ids & {_other_of(owner)}
+            self._require(len(live) - len(others) <= 1, f"two live instances of one machine: {sorted(ids)}")
+            there = {one.public_address for one in live}
+            serving = [host.address for host in self._hosts.machines.values() if host.switches]
+            self._require(len(there.intersection(serving)) <= 1, f"two instances serve as one machine: {sorted(ids)}")
 
     def _can_be_reached(self, instance: Instance) -> None:
         """The private half of a key that was made for it exists, as long as the instance is to stay; and somebody
@@ -211,6 +223,13 @@ class Judge:
 
     def _owner(self, uid: str | None) -> Body | None:
         return self._objects.get(uid or "")
+
+
+def _other_of(machine: Body | None) -> str | None:
+    """The instance that a machine's status names beside its own."""
+    status = (machine or {}).get("status") or {}
+    found: str | None = ((status.get("replacement") or {}).get("other") or {}).get("instanceId")
+    return found
 
 
 def _is_held(body: Body | None) -> bool:

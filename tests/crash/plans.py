@@ -113,12 +113,12 @@ def cuts(workload: str, how: str) -> list[Plan]:
     return found
 
 
-def interruptions(change: str, how: str | None) -> list[Plan]:
-    """That change before every effect of the creation that leaves something behind, at every lag."""
+def interruptions(change: str, how: str | None, workload: str = "create") -> list[Plan]:
+    """That change before every effect of the workload that leaves something behind, at every lag."""
     return [
-        Plan("create", effect, number, how, change, lags)
+        Plan(workload, effect, number, how, change, lags)
         for lags in LAGS
-        for effect, number in _calls("create", lags, TOLD)
+        for effect, number in _calls(workload, lags, TOLD)
         if effect not in TOLD
     ]
 
@@ -140,7 +140,8 @@ def everything() -> Iterator[Plan]:
             yield from cuts(workload, how)
     for name, change in CHANGES.items():
         for chosen_how in change.hows:
-            yield from interruptions(name, chosen_how)
+            for workload in change.within:
+                yield from interruptions(name, chosen_how, workload)
 
 
 def _chance(plan: object) -> int:

@@ -27,6 +27,7 @@ COUNT = {
     "declare": 12,
     "rotate": 8,
     "resize": 8,
+    "substitute": 12,
     "delete": 8,
     "retain": 6,
 }

@@ -1,4 +1,5 @@
-"""Deletions, edits and second lives begin in the middle of a creation, with a death at the same moment or without."""
+"""Deletions, edits and second lives begin in the middle of a creation, or of a replacement, with a death at the same
+moment or without."""
 
 from __future__ import annotations
 
@@ -19,7 +20,12 @@ ONCE_RED = (
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_in_the_middle_of_a_creation_ends_as_it_should(change):
-    plans = [plan for how in CHANGES[change].hows for plan in chosen(interruptions(change, how), COUNT)]
+    plans = [
+        plan
+        for workload in CHANGES[change].within
+        for how in CHANGES[change].hows
+        for plan in chosen(interruptions(change, how, workload), COUNT)
+    ]
     wrong = failures(plans)
     assert not wrong, "\n".join(wrong)
 

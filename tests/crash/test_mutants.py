@@ -25,7 +25,8 @@ from nixops_operator.deployment import deletion as deployment_deletion
 from nixops_operator.deployment.observed import ObservedKey
 from nixops_operator.errors import Retry
 from nixops_operator.facts.cloud import Instance, LaunchRequest
-from nixops_operator.machine import apply, deletion, host_keys, launch, observe_cloud, restarts, steps
+from nixops_operator.machine import apply, deletion, host_keys, launch, observe_cloud, replacement, restarts, steps
+from nixops_operator.machine import plan as machine_plan
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.planning import Finding, Plan
 from nixops_operator.verdict import Outcome
@@ -117,11 +118,11 @@ def _one_empty_look(last_call: object, looked_at: object, missing_for: object) -
     return looked_at is not None and missing_for is not None
 
 
-async def _closed(intent: Any, desired: Any, body: Any, world: Any) -> None:
+async def _closed(intent: Any, desired: Any, body: Any, world: Any, error: Any = None) -> None:
     await launch.close_launch(desired, body, world)
 
 
-async def _left_open(intent: Any, desired: Any, body: Any, world: Any) -> None:
+async def _left_open(intent: Any, desired: Any, body: Any, world: Any, error: Any = None) -> None:
     """Nothing is written down."""
 
 
@@ -163,6 +164,13 @@ def _terminated_for_its_id() -> Iterator[None]:
         mock.patch.object(deletion, "_untagged", _for_its_id_alone),
         mock.patch.object(apply, "_terminate", _terminate_unproven),
     ):
+        yield
+
+
+@contextmanager
+def _activated_beside_the_former_one() -> Iterator[None]:
+    checks = tuple(one for one in machine_plan.CHECKS if one.check is not replacement.taken_over)
+    with mock.patch.object(machine_plan, "CHECKS", checks):
         yield
 
 
@@ -290,6 +298,12 @@ MUTANTS = (
         faults.dead_while_starting,
         "",
         id="short lives are not counted",
+    ),
+    pytest.param(
+        _activated_beside_the_former_one,
+        "substitute/ec2.run_instances.1/not-recorded~4-8",
+        "two instances serve as one machine",
+        id="both instances of a replacement are activated",
     ),
     pytest.param(
         _patched(rules, "ALL_IPV6", None),

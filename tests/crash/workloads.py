@@ -81,14 +81,27 @@ def replace(worlds: Worlds) -> None:
 
 
 def resize(worlds: Worlds) -> None:
-    """Another type for one machine, which may be stopped for it."""
+    """Another type and a placement group for one machine, which may be stopped for it."""
+    worlds.cloud.placement_groups.add("near")
 
     def change(body: dict[str, Any]) -> None:
         machine = body["spec"]["machines"][1]
-        machine["target"]["ec2"]["instanceType"] = "t3.medium"
+        machine["target"]["ec2"] |= {"instanceType": "t3.medium", "placementGroup": "near"}
         machine["disruption"] = {"replace": "WhenLost", "stop": "WhenNeeded"}
 
     worlds.kube.edit(SHOP, change)
+
+
+def other_hardware(body: dict[str, Any]) -> None:
+    """What EC2 fixes at launch, of one machine, which may be replaced for it."""
+    machine = body["spec"]["machines"][1]
+    machine["target"]["ec2"]["tenancy"] = "Dedicated"
+    machine["disruption"] = {"replace": "WhenNeeded"}
+
+
+def substitute(worlds: Worlds) -> None:
+    """Another tenancy for one machine, which takes another instance."""
+    worlds.kube.edit(SHOP, other_hardware)
 
 
 DECLARED_LATER: dict[str, Any] = {
@@ -145,6 +158,7 @@ WORKLOADS: dict[str, Callable[[Worlds], None]] = {
     "replace": replace,
     "declare": declare,
     "resize": resize,
+    "substitute": substitute,
     "rotate": rotate,
     "delete": delete,
     "retain": retain,

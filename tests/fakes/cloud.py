@@ -484,6 +484,14 @@ class FakeCloud:
         before = self._instance(instance_id).metadata
         self._change(instance_id, metadata=replace(before, endpoint="disabled") if is_off else options)
 
+    @effect("ec2.set_placement_group")
+    async def set_placement_group(self, instance_id: str, name: str) -> None:
+        if self._instance(instance_id).state is not InstanceState.STOPPED:
+            text = f"The instance '{instance_id}' is not in the 'stopped' state."
+            raise Retry(Reason.STOPPING, f"ModifyInstancePlacement: IncorrectInstanceState: {text}").as_refusal()
+        self._judge_placement_group("ModifyInstancePlacement", name)
+        self._change(instance_id, placement_group=name)
+
     @effect("ec2.create_tags")
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         for resource_id in resource_ids:
@@ -571,6 +579,11 @@ class FakeCloud:
             text = f"InvalidParameterValue: Value ({name}) for parameter iamInstanceProfile.name is invalid."
             raise Retry(Reason.NOT_FOUND, f"{operation}: {text}").as_refusal()
 
+    def _judge_placement_group(self, operation: str, name: str | None) -> None:
+        if name and name not in self.placement_groups:
+            text = f"{operation}: InvalidPlacementGroup.Unknown: {name} is unknown"
+            raise InvalidSpec("spec.target.ec2.placementGroup", text).as_refusal()
+
     def _is_known_group(self, group_id: str) -> bool:
         return group_id in self.security_groups and self.is_shown(group_id)
 
@@ -639,11 +652,7 @@ class FakeCloud:
                 raise Blocked(
                     Reason.SECURITY_GROUP_NOT_READY, f"RunInstances: InvalidGroup.NotFound: {group_id} does not exist"
                 ).as_refusal()
-        if request.placement_group and request.placement_group not in self.placement_groups:
-            raise InvalidSpec(
-                "spec.target.ec2.placementGroup",
-                f"RunInstances: InvalidPlacementGroup.Unknown: {request.placement_group} is unknown",
-            ).as_refusal()
+        self._judge_placement_group("RunInstances", request.placement_group)
         self._judge_profile("RunInstances", request.instance_profile)
         number = self._number()
         return Instance(

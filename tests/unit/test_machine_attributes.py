@@ -145,20 +145,6 @@ def test_equal_declarations_have_one_digest_whatever_the_attempt():
             id="credits: put right",
         ),
         pytest.param(
-            DECLARED.but(tenancy="dedicated"),
-            Outcome.STALLED,
-            Reason.CHANGE_FORBIDDEN,
-            None,
-            id="tenancy: refused",
-        ),
-        pytest.param(
-            DECLARED.but(placementGroup="near"),
-            Outcome.STALLED,
-            Reason.CHANGE_FORBIDDEN,
-            None,
-            id="placement group: refused",
-        ),
-        pytest.param(
             DECLARED.but(publicIp=False), Outcome.IN_SYNC, Reason.SUCCEEDED, None, id="public address: next launch"
         ),
         pytest.param(DECLARED.but(image="ami-2"), Outcome.IN_SYNC, Reason.SUCCEEDED, None, id="image: next launch"),

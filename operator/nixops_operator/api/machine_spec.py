@@ -50,6 +50,7 @@ class DriftPolicy(StrEnum):
 class ReplacePolicy(StrEnum):
     NEVER = "Never"
     WHEN_LOST = "WhenLost"
+    WHEN_NEEDED = "WhenNeeded"
 
 
 class StopPolicy(StrEnum):
@@ -410,10 +411,11 @@ class Ec2Target(SpecModel):
     """Whether it has throughput of its own to its volumes, where the instance type leaves that open. Absent: as EC2
     does with this type. A change stops the instance and starts it again, as of instanceType."""
     tenancy: Tenancy | None = None
-    """Dedicated: on hardware that no other account uses, which costs. Absent: as its VPC says. Cannot be changed while
-    the instance exists."""
+    """Dedicated: on hardware that no other account uses, which costs. Absent: as its VPC says. A change replaces the
+    instance by another one, where disruption.replace is WhenNeeded."""
     placement_group: Annotated[FreeText, StringConstraints(min_length=1, max_length=255)] | None = None
-    """Name of a placement group that exists. Absent: none. Cannot be changed while the instance exists."""
+    """Name of a placement group that exists. Absent: none. A change stops the instance and starts it again, as of
+    instanceType."""
 
     user_data_extra: UserDataExtra | None = None
     """Lines for programs on the machine, which read them in /etc/ec2-metadata/user-data; readable for everybody who may
@@ -812,7 +814,9 @@ class Disruption(SpecModel):
     """WhenNeeded: a machine is restarted where only that makes the declared system whole: another kernel, initrd,
     modules or kernel parameters, a system that a running one cannot switch to, activation.mode Boot."""
     replace: ReplacePolicy = ReplacePolicy.NEVER
-    """WhenLost: an instance that is gone for good is replaced by a new one."""
+    """WhenLost: an instance that is gone for good is replaced by a new one. WhenNeeded: so is one that runs, for the
+    sake of what EC2 fixes at launch, as its tenancy; what is on its root volume is lost then. The former instance
+    serves until the new one answers and has its system, and stays if EC2 refuses the new one."""
     stop: StopPolicy = StopPolicy.NEVER
     """WhenNeeded: the instance is stopped and started again for what EC2 changes on a stopped instance only, as its
     type. Its public address changes by that. Never: such a change is told, and made when the instance is stopped."""

@@ -99,6 +99,10 @@ class LaunchStatus(StatusModel):
     doubted_at: Timestamp | None = None
     """A call was refused after one whose outcome is unknown: no further call until EC2 would show what that one
     made."""
+    refused_reason: Word | None = None
+    """Why EC2 refused it last, as a stable word for programs."""
+    refused_message: Line | None = None
+    """The same in EC2's words."""
     instance_id: Word | None = None
     """The answer."""
 
@@ -132,6 +136,26 @@ class StopStatus(StatusModel):
     """Why EC2 does not start it with the new values; set, it gets the former ones again."""
     reason: Word | None = None
     """The same as a stable word for programs."""
+
+
+class ReplacementStatus(StatusModel):
+    """Another instance in place of one that lives, under way or given up."""
+
+    wanted: Line
+    """What only another instance can have, by field, as JSON."""
+    attempt: int
+    """Number of the highest launch that was recorded for it."""
+    other: LaunchStatus | None = None
+    """The launch of the other instance: of the former one, until the new one takes over; with `refused`, of the new
+    one, until it is gone."""
+    host_keys: Annotated[tuple[Line, ...], Field(max_length=8, json_schema_extra=SET)] = ()
+    """Pinned public host keys of the former one."""
+    refused: Line | None = None
+    """Why the former one stays."""
+    reason: Word | None = None
+    """The same as a stable word for programs."""
+    at: Timestamp | None = None
+    """When it was begun, or given up."""
 
 
 class RestartsStatus(StatusModel):
@@ -288,6 +312,8 @@ class NixMachineStatus(StatusModel):
     """The launch that made it, or is under way."""
     stop: StopStatus | None = None
     """A stop for the sake of a change, under way or refused; absent when there is none."""
+    replacement: ReplacementStatus | None = None
+    """A replacement of an instance that lives; absent when there is none."""
     restarts: RestartsStatus | None = None
     """Starts and launches of late; absent when there were none."""
     reverts: RevertsStatus | None = None

@@ -12,10 +12,20 @@ from nixops_operator.api.parse import deletion_view
 from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import ActivationStatus, RestartsStatus, written
 from nixops_operator.errors import Blocked, Conflict
-from nixops_operator.facts.cloud import InstanceAttribute
 from nixops_operator.facts.host import Mode
 from nixops_operator.facts.kube import Body, Kind, OwnerReference, Secret
-from nixops_operator.machine import attributes, host_key_rotation, host_keys, keys, launch, observe_host, power, steps
+from nixops_operator.machine import (
+    attributes,
+    host_key_rotation,
+    host_keys,
+    keys,
+    launch,
+    observe_host,
+    power,
+    replacement,
+    steps,
+    termination,
+)
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.jobs import start_disowning, start_job
 from nixops_operator.step import Step
@@ -24,12 +34,6 @@ from nixops_operator.world import World
 if TYPE_CHECKING:
     from nixops_operator.informers.cloud import CloudView
 
-PROTECTIONS = {
-    "terminationProtection": InstanceAttribute.TERMINATION_PROTECTION,
-    "stopProtection": InstanceAttribute.STOP_PROTECTION,
-}
-"""Field of spec.target.ec2 → what keeps EC2 from terminating an instance; stop protection does, too (EC2 User Guide,
-"Enable stop protection for your EC2 instances")."""
 PINS_SECRET_TYPE = "nixops.dev/host-keys"  # noqa: S105 - a type's name
 
 
@@ -83,6 +87,13 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             await power.change(step, desired, body, await _view(desired, world), world)
         case host_key_rotation.ReplaceHostKey():
             host_key_rotation.start(step, desired, world)
+        case steps.GoBack():
+            return await replacement.go_back(step, desired, body, world)
+        case steps.RecordReplacement(recorded):
+            stands = written(recorded) if recorded is not None else None
+            return await world.kube.write_intent(body, {"replacement": stands})
+        case steps.TerminateOther():
+            await replacement.terminate(step, desired, await _view(desired, world), world)
         case keys.DeliverKeys():
             keys.start(step, desired, world)
         case steps.StartInstance() | steps.SetAttribute() | steps.RemoveTags():
@@ -181,6 +192,9 @@ async def _launched(step: steps.PinHostKey, desired: Desired, known: Secret | No
     found = host_keys.launched(secret, desired.uid)
     if found is not None:
         return found
+    given_up = desired.replacement
+    if given_up is not None and given_up.refused and host_keys.are_of_another(known, step.instance_id):
+        return host_keys.restored(known, step.instance_id, given_up.host_keys)
     told = tuple(desired.status.get("hostKeys") or ())
     if told and (desired.status.get("instance") or {}).get("id") == step.instance_id:
         return host_keys.restored(known, step.instance_id, told)
@@ -205,17 +219,7 @@ async def _terminate(instance_id: str, leaving: Leaving, world: World) -> None:
             "terminated, or spec.deletionPolicy to Retain to let it live"
         )
         raise Blocked(Reason.CHANGE_FORBIDDEN, message)
-    view = await _view(leaving, world)
-    shown = [one for one in await view.cloud.find_instances(instance_id=instance_id) if one.id == instance_id]
-    tags = shown[0].tags if shown else {}
-    if not names.is_ours(tags, world.cluster_id, leaving.uid) or names.is_retained(tags):
-        raise Conflict(f"{instance_id} does not carry the tags of {leaving.key} any more; it is not terminated")
-    try:
-        # What the spec says is off, and what it once had switched on. What others have set keeps the instance.
-        applied = (fresh.get("status") or {}).get("appliedFields") or ()
-        for field, attribute in PROTECTIONS.items():
-            if field in spec.protections or field in applied:
-                await view.cloud.set_attribute(instance_id, attribute, value=False)
-        await view.cloud.terminate_instance(instance_id)
-    finally:
-        view.note_write(leaving.uid)
+    # What the spec says is off, and what it once had switched on.
+    applied = (fresh.get("status") or {}).get("appliedFields") or ()
+    lifted = {*spec.protections, *applied}
+    await termination.terminate(instance_id, leaving, lifted, await _view(leaving, world), world)

@@ -7,7 +7,7 @@ rows; a field of Ec2Target that stands in no row cannot exist (a test compares).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ class Change(Enum):
     ONLINE = "carried out on the running instance"
     NEXT_LAUNCH = "counts at the next launch"
     STOPPED_ONLY = "stops the instance and starts it again, where `disruption.stop` is `WhenNeeded`"
-    LAUNCH_ONLY = "a live instance keeps what it was launched with"
+    LAUNCH_ONLY = "replaces the instance by another one, where `disruption.replace` is `WhenNeeded`"
     FIXED = "fixed for the instance's life"
 
 
@@ -268,9 +268,11 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "placementGroup",
         "placement_group",
         "placement group",
-        Change.LAUNCH_ONLY,
+        Change.STOPPED_ONLY,
         lambda ec2, resolved: ec2.placement_group,
         lambda instance: instance.placement_group,
+        lambda cloud, instance_id, name: cloud.set_placement_group(instance_id, name),
+        resets_to="",
     ),
     Attribute(
         "userDataExtra",
@@ -321,17 +323,18 @@ def launch_request(declared: Declared, user_data: str) -> LaunchRequest:
 
 
 def differences(declared: Declared, instance: Instance) -> tuple[Finding, ...]:
-    """One finding for each row in which the live instance is not as declared, but for what needs a stop (power.py)."""
+    """One finding for each row in which the live instance is not as declared, but for what needs a stop (power.py) or
+    another instance (replacement.py)."""
     return tuple(
         _finding(row, instance, declared[row.field], to_set) if to_set is not None else _pending(row, instance)
         for row, to_set in _differing(declared, instance)
-        if row.change is not Change.STOPPED_ONLY
+        if row.change not in (Change.STOPPED_ONLY, Change.LAUNCH_ONLY)
     )
 
 
 @dataclass(frozen=True)
-class StoppedChange:
-    """One value that EC2 sets on a stopped instance only."""
+class Difference:
+    """One value that a running instance cannot be given."""
 
     field: str
     words: str
@@ -339,13 +342,27 @@ class StoppedChange:
     shown: Any
 
 
-def of_stopped(declared: Declared, instance: Instance) -> tuple[StoppedChange, ...]:
+def of_stopped(declared: Declared, instance: Instance) -> tuple[Difference, ...]:
     """What is not as declared, and can be made so on a stopped instance only."""
+    return _of(Change.STOPPED_ONLY, declared, instance)
+
+
+def of_another(declared: Declared, instance: Instance) -> tuple[Difference, ...]:
+    """What is not as declared, and what only another instance can have."""
+    return _of(Change.LAUNCH_ONLY, declared, instance)
+
+
+def _of(change: Change, declared: Declared, instance: Instance) -> tuple[Difference, ...]:
     return tuple(
-        StoppedChange(row.field, row.words, to_set, row.shown(instance))
+        Difference(row.field, row.words, to_set, row.shown(instance))
         for row, to_set in _differing(declared, instance)
-        if row.change is Change.STOPPED_ONLY
+        if row.change is change
     )
+
+
+def told(instance: Instance, differences: Iterable[Difference]) -> str:
+    """For people."""
+    return f"{instance.id} has " + ", ".join(f"{one.words} {one.shown} instead of {one.wanted}" for one in differences)
 
 
 def _differing(declared: Declared, instance: Instance) -> Iterator[tuple[Attribute, Any]]:

@@ -68,6 +68,8 @@ def _terminated(cloud: ObservedCloud) -> Sequence[Finding]:
 def _answered(leaving: Leaving, cloud: ObservedCloud) -> Sequence[Finding]:
     """Nothing that lives is shown. What that proves of the last launch depends on what was asked of EC2, and when."""
     launch = leaving.launch
+    if not cloud.is_other_gone and cloud.other is None:
+        return (_deleting("waiting for EC2 to show the instance that was launched beside this machine's other one"),)
     if launch is None or launch.refused_generation is not None:
         return ()
     if any(one.client_token == launch.token or one.id == launch.instance_id for one in cloud.instances):

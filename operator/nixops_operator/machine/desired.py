@@ -19,6 +19,7 @@ from nixops_operator.api.status import (
     FailedRevisionStatus,
     LaunchStatus,
     OriginStatus,
+    ReplacementStatus,
     RestartsStatus,
     RevertsStatus,
     StopStatus,
@@ -63,6 +64,16 @@ class _Remembered(ReconciledObject):
         """The stop for the sake of a change of the instance that is recorded now."""
         stop = read(StopStatus, self.status.get("stop"))
         return stop if stop is not None and stop.instance_id == self.instance_id else None
+
+    @cached_property
+    def replacement(self) -> ReplacementStatus | None:
+        """The last replacement of an instance that lived, if it is not over."""
+        return read(ReplacementStatus, self.status.get("replacement"))
+
+    @property
+    def is_replacing(self) -> bool:
+        """Whether the instance that `launch` gives is to take over from one that is still there."""
+        return self.replacement is not None and self.replacement.other is not None and not self.replacement.refused
 
     @cached_property
     def restarts(self) -> RestartsStatus | None:

@@ -113,6 +113,11 @@ def restored(secret: Secret | None, instance_id: str, told: tuple[str, ...]) -> 
     return Launched(told, _client_key(secret) if secret is not None and is_its else None)
 
 
+def are_of_another(secret: Secret | None, instance_id: str) -> bool:
+    """Whether the pins are those of another instance."""
+    return secret is not None and secret.data.get("instanceId", instance_id.encode()) != instance_id.encode()
+
+
 def pins_secret(instance_id: str, pinned: tuple[str, ...], client_key: str | None) -> dict[str, bytes]:
     """The Secret's data for these pins, as long as the launch requests are not removed, and the key is not replaced."""
     data = {

@@ -95,6 +95,9 @@ def host_key_pinned(desired: Desired, cloud: ObservedCloud, now: datetime) -> Fi
     if cloud.pins_error is not None:
         return found_error(cloud.pins_error, ConditionType.REACHABLE)
     is_pinned = cloud.pins.instance_id == launched.instance_id
+    instance = cloud.instance(launched.instance_id)
+    if desired.is_replacing and instance is not None and instance.state is InstanceState.PENDING:
+        return None  # the pins are the former one's, until it is known that this one boots
     if is_pinned and not cloud.pins.launches_left:
         return None
     step = steps.PinHostKey(launched.instance_id, launched.attempt, is_pinned=is_pinned)

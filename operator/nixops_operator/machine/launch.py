@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from nixops_operator.informers.cloud import CloudView
 
 LAUNCH_SECRET_TYPE = "nixops.dev/launch"  # noqa: S105 - a type's name
+REFUSAL_SHOWN = 256
+"""Characters of EC2's words that a status holds."""
 OLDER_SECRETS = 20
 """How many earlier attempts' Secrets a pass looks for; each attempt removes the one before it."""
 
@@ -128,6 +130,7 @@ def _provisioning(message: str, *found: Step) -> Finding:
 
 async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, world: World) -> Body:
     """Freeze the request, then write the intent."""
+    ec2 = desired.spec.target.ec2
     host_key = generate_ed25519()
     client = await observe_host.known_client_key(desired, world)
     for attempt in itertools.count(step.first_attempt):
@@ -163,8 +166,18 @@ async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, 
         "failedRevisions": None,
         "stop": None,
         "appliedFields": sorted(to_remember(step.declared)) or None,
-        "appliedTagKeys": sorted(desired.spec.target.ec2.tags) if desired.spec.target.ec2 is not None else None,
+        "appliedTagKeys": sorted(ec2.tags) if ec2 is not None else None,
     }
+    if step.replacement is not None:
+        # With the launch in one write: whoever finds it knows which of two instances is which. What the former one was
+        # given counts again if it stays.
+        given = {*desired.applied_fields, *to_remember(step.declared)}
+        tag_keys = {*(desired.status.get("appliedTagKeys") or ()), *(ec2.tags if ec2 is not None else ())}
+        fields |= {
+            "replacement": written(step.replacement.model_copy(update={"attempt": attempt, "at": now})),
+            "appliedFields": sorted(given) or None,
+            "appliedTagKeys": sorted(tag_keys) or None,
+        }
     if step.restarts is not None:
         fields["restarts"] = written(RestartsStatus(count=step.restarts, last_at=now, generation=desired.generation))
     body = await world.kube.write_intent(body, fields)
@@ -189,12 +202,15 @@ async def drop_launch_secret(desired: Desired, attempt: int, world: World) -> No
         await world.kube.remove_secret(namespace, secret)
 
 
+_UNREFUSED = {"refusedGeneration": None, "doubtedAt": None, "refusedReason": None, "refusedMessage": None}
+
+
 async def record_call(step: steps.RecordCall, desired: Desired, body: Body, world: World) -> Body:
     """Note when the attempt is asked for. One whose calls were all refused starts over: nothing of it is unknown."""
     launch = desired.launch
     if launch is not None and launch.refused_generation is not None:
         world.answered_launches.add(launch.token)
-    fields = {"attempt": step.attempt, "calledAt": _stamp(world.now()), "refusedGeneration": None, "doubtedAt": None}
+    fields = {"attempt": step.attempt, "calledAt": _stamp(world.now()), **_UNREFUSED}
     return await world.kube.write_intent(body, {"launch": fields})
 
 
@@ -220,7 +236,7 @@ async def launch(intent: LaunchStatus, desired: Desired, body: Body, view: Cloud
         if is_answered and error.is_refusal:
             world.answered_launches.add(intent.token)
         if error.is_refusal and error.reason is not Reason.THROTTLED:
-            await _refused(intent, desired, body, world)
+            await _refused(intent, desired, body, world, error)
         if isinstance(error, Blocked) and error.reason in _MENDED_BY_DEPLOYMENT and desired.deployment_uid is not None:
             raise Retry(error.reason, error.message) from error
         raise
@@ -235,16 +251,24 @@ _MENDED_BY_DEPLOYMENT = frozenset({Reason.KEY_PAIR_NOT_READY, Reason.SECURITY_GR
 deployment puts back what was deleted by hand. The next attempt asks with what exists then."""
 
 
-async def _refused(intent: LaunchStatus, desired: Desired, body: Body, world: World) -> None:
+async def _refused(
+    intent: LaunchStatus, desired: Desired, body: Body, world: World, error: OperatorError | None = None
+) -> None:
     if intent.token in world.answered_launches:
-        await close_launch(desired, body, world)
+        await close_launch(desired, body, world, error)
     else:
         await _doubted(desired, body, world)
 
 
-async def close_launch(desired: Desired, body: Body, world: World) -> Body:
-    """Write down that the attempt made nothing that lives."""
-    return await _write_launch({"refusedGeneration": desired.generation, "doubtedAt": None}, desired, body, world)
+async def close_launch(desired: Desired, body: Body, world: World, error: OperatorError | None = None) -> Body:
+    """Write down that the attempt made nothing that lives, and what EC2 said."""
+    fields: dict[str, object] = {
+        "refusedGeneration": desired.generation,
+        "doubtedAt": None,
+        "refusedReason": error.reason.value if error is not None else None,
+        "refusedMessage": error.message[:REFUSAL_SHOWN] if error is not None else None,
+    }
+    return await _write_launch(fields, desired, body, world)
 
 
 async def _doubted(desired: Desired, body: Body, world: World) -> Body:
@@ -253,12 +277,7 @@ async def _doubted(desired: Desired, body: Body, world: World) -> Body:
 
 async def record_instance(instance_id: str, attempt: int, desired: Desired, body: Body, world: World) -> Body:
     """Write down the id; a write of its own, repeated until it stands."""
-    fields: dict[str, object] = {
-        "attempt": attempt,
-        "instanceId": instance_id,
-        "refusedGeneration": None,
-        "doubtedAt": None,
-    }
+    fields: dict[str, object] = {"attempt": attempt, "instanceId": instance_id, **_UNREFUSED}
     if desired.launch is None:
         # The status was lost or copied from another life; the instance's own tags are what is left of the intent.
         fields |= {

@@ -8,17 +8,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from nixops_operator import names
+from nixops_operator import absence, names
 from nixops_operator.api.machine_spec import AwsSettings, Ec2Target, System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import admits_port
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
-from nixops_operator.facts.cloud import Image, Instance, KeyPair
+from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.informers.cloud import CloudView
 from nixops_operator.informers.snapshot import CloudSnapshot
-from nixops_operator.machine import host_keys
-from nixops_operator.machine.attributes import declare, hidden
+from nixops_operator.machine import host_keys, replacement
+from nixops_operator.machine.attributes import declare, hidden, of_another
 from nixops_operator.machine.declared import Declared, Resolved
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observe_host import client_key
@@ -41,9 +41,14 @@ async def observe(desired: Desired, ec2: Ec2Target, world: World) -> ObservedClo
     instance = seen.instance(desired.instance_id)
     if instance is None and seen.untagged is not None:
         instance = seen.untagged
-    if instance is not None and instance.state.is_live:
-        return _of_live(seen, desired, ec2, instance, view, snapshot, world)
-    return await _of_next(seen, desired, ec2, view, snapshot, world)
+    if instance is None or not instance.state.is_live:
+        return await _of_next(seen, desired, ec2, view, snapshot, world)
+    seen = _of_live(seen, desired, ec2, instance, view, snapshot, world)
+    if not of_another(seen.declared, instance) or not replacement.is_allowed(desired):
+        return seen
+    another = await _of_next(seen, desired, replacement.beside(ec2, instance), view, snapshot, world)
+    known = another.declared if another.declared_error is None else None
+    return replace(seen, next_declared=known, next_error=another.declared_error)
 
 
 async def observe_leaving(leaving: Leaving, world: World) -> ObservedCloud:
@@ -65,6 +70,7 @@ def _instances(machine: Desired | Leaving, view: CloudView, snapshot: CloudSnaps
     ours = {i.id: i for i in mine if names.is_ours(i.tags, world.cluster_id, machine.uid)}
     launch, untagged, missing_for = machine.launch, None, None
     begun = [snapshot.instances_begun]
+    other, is_other_gone = _other(machine, view, ours, world)
     if launch is not None and launch.instance_id is not None and launch.instance_id not in ours:
         look = view.instance_by_id(launch.instance_id)
         begun.append(look.begun)
@@ -81,11 +87,37 @@ def _instances(machine: Desired | Leaving, view: CloudView, snapshot: CloudSnaps
         ours |= {i.id: i for i in look.answer if names.is_ours(i.tags, world.cluster_id, machine.uid)}
     return ObservedCloud(
         account_id=snapshot.account_id,
+        other=other,
+        is_other_gone=is_other_gone,
         instances=tuple(sorted(ours.values(), key=lambda i: (i.launch_time, i.id), reverse=True)),
         untagged=untagged,
         looked_at=world.now() - view.since(min(begun)),
         missing_for=missing_for,
     )
+
+
+def _other(
+    machine: Desired | Leaving, view: CloudView, ours: dict[str, Instance], world: World
+) -> tuple[Instance | None, bool]:
+    """Of two instances of which one replaces the other, the one that is not the machine's now, taken out of `ours`
+    while the machine is to stay; and whether it is gone."""
+    launch = machine.replacement.other if machine.replacement is not None else None
+    if launch is None or launch.instance_id is None:
+        return None, True
+    found = ours.get(launch.instance_id)
+    if found is None:
+        look = view.instance_by_id(launch.instance_id)
+        found = next(iter(look.answer), None)
+        if found is None:
+            looked_at = world.now() - view.since(look.begun)
+            return None, absence.is_gone(launch.last_call, looked_at, look.empty_for)
+        if not names.is_ours(found.tags, world.cluster_id, machine.uid):
+            return None, True  # somebody has made it his own
+    if isinstance(machine, Desired):
+        ours.pop(launch.instance_id, None)
+    else:
+        ours[found.id] = found
+    return found, found.state is InstanceState.TERMINATED
 
 
 def _has_token(instances: Iterable[Instance], token: str) -> bool:

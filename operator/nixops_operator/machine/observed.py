@@ -33,8 +33,12 @@ class ObservedCloud:
     untagged: Instance | None = None  # the recorded instance, found by its id alone: it does not carry our tags
     looked_at: datetime | None = None  # when the oldest of the looks that must show the launched instance began
     missing_for: timedelta | None = None  # complete looks in a row have missed it that long; None: it is shown
+    other: Instance | None = None  # while one replaces another, and after a way back: the other one of the two
+    is_other_gone: bool = True
     declared: Declared = field(default_factory=Declared)
     declared_error: OperatorError | None = None  # why `declared` is not whole; nothing is launched meanwhile
+    next_declared: Declared | None = None  # what another one in place of a live one is launched with, if due
+    next_error: OperatorError | None = None  # why that is not known
     pins: Pins = field(default_factory=Pins)
     pins_error: OperatorError | None = None
     image_name: str | None = None  # of the instance, or of the one to be launched

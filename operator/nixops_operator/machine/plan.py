@@ -26,6 +26,7 @@ from nixops_operator.machine import (
     launch,
     power,
     reboot,
+    replacement,
     system,
 )
 from nixops_operator.machine.desired import Desired, Leaving
@@ -126,9 +127,13 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(_in_cloud(_credentials_usable)),
     Gate(_in_cloud(_account_recorded)),
     Repair(in_use.others_released),
+    Repair(_in_cloud(replacement.other_to_go)),
     Gate(_in_cloud(launch.unanswered)),  # before `missing`, or a lost reply makes a second instance
+    Gate(replacement.given_up),
     Gate(_in_cloud(instance.missing)),
     Gate(_in_cloud(instance.host_key_pinned)),
+    Repair(_in_cloud(replacement.changed)),
+    Gate(_in_cloud(replacement.due)),
     Gate(_in_cloud(power.as_declared)),
     Repair(_in_cloud(power.changed)),
     Repair(_in_cloud(instance.undisturbed)),
@@ -150,5 +155,6 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Repair(health.kept),
     Repair(reboot.told),
     Gate(keys.ready_for_activation),
+    Gate(replacement.taken_over),
     Gate(activation.next_move),
 )

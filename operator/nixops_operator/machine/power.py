@@ -27,8 +27,8 @@ from nixops_operator.api.status import FormerStatus, StopStatus
 from nixops_operator.errors import Blocked, Conflict, OperatorError
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.kube import Body
-from nixops_operator.machine import attributes, instance, restarts, steps
-from nixops_operator.machine.attributes import StoppedChange
+from nixops_operator.machine import attributes, instance, launch, restarts, steps
+from nixops_operator.machine.attributes import Difference
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.planning import SOON, Area, Finding
@@ -63,7 +63,7 @@ def as_declared(desired: Desired, cloud: ObservedCloud, now: datetime) -> Findin
             # Stop protection that is to go goes first.
             return (*instance.as_declared(desired, cloud, now), stop) if stop is not None else None
         case InstanceState.RUNNING if _is_stop_due(desired, changes, now):
-            message = f"{_words(instance_, changes)}; stopping it for that, to start it again"
+            message = f"{attributes.told(instance_, changes)}; stopping it for that, to start it again"
             return replace(_finding(Reason.STOPPING, message), steps=(steps.StopInstance(instance_.id),))
         case InstanceState.RUNNING:
             return None
@@ -86,13 +86,13 @@ def as_declared(desired: Desired, cloud: ObservedCloud, now: datetime) -> Findin
 
 
 def _to_be_stopped(desired: Desired, instance_: Instance, now: datetime) -> Finding | None:
-    if _is_activating(desired, now):
+    if is_activating(desired, now):
         return None  # to be cut in the middle of that is no good start for the next life
     found = _finding(Reason.STOPPING, f"stopping {instance_.id}, as powerState says")
     return replace(found, steps=(steps.StopInstance(instance_.id),), differs=Area.CLOUD)
 
 
-def _is_stop_due(desired: Desired, changes: tuple[StoppedChange, ...], now: datetime) -> bool:
+def _is_stop_due(desired: Desired, changes: tuple[Difference, ...], now: datetime) -> bool:
     """Whether a stop is recorded, and still wanted and allowed."""
     stop = desired.stop
     return (
@@ -101,7 +101,7 @@ def _is_stop_due(desired: Desired, changes: tuple[StoppedChange, ...], now: date
         and stop.refused is None
         and stop.wanted == _wanted(changes)
         and desired.spec.disruption.stop is StopPolicy.WHEN_NEEDED
-        and not _is_activating(desired, now)
+        and not is_activating(desired, now)
     )
 
 
@@ -116,7 +116,7 @@ def changed(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | 
     if not changes:
         # What is not known now differs in nothing, and proves nothing.
         return Finding(Outcome.IN_SYNC, steps=forget) if forget and cloud.declared_error is None else None
-    kind, words = ConditionType.UP_TO_DATE, _words(instance_, changes)
+    kind, words = ConditionType.UP_TO_DATE, attributes.told(instance_, changes)
     if desired.spec.disruption.stop is StopPolicy.NEVER:
         message = (
             f"{words}; a running instance keeps that: put the old value back, or set spec.disruption.stop to "
@@ -128,14 +128,14 @@ def changed(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | 
         message = f"{words}, which was refused: {stop.refused}. Edit the spec, or ask to reconcile for another try"
         return Finding(Outcome.STALLED, reason, message, kind, differs=Area.CLOUD)
     message = f"{words}; it is stopped for that" + (
-        " as soon as its activation has ended" if _is_activating(desired, now) else ", and started again"
+        " as soon as its activation has ended" if is_activating(desired, now) else ", and started again"
     )
     found = Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, message, kind, look_again=SOON, differs=Area.CLOUD)
     recorded = StopStatus(instance_id=instance_.id, wanted=_wanted(changes), former=tuple(map(_former, changes)))
     return found if recorded == stop else replace(found, steps=(steps.RecordStop(recorded),))
 
 
-def _is_activating(desired: Desired, now: datetime) -> bool:
+def is_activating(desired: Desired, now: datetime) -> bool:
     """Whether a system is being activated, as far as anybody knows. One that nobody hears of is over when the machine
     has gone back by itself."""
     last, limits = desired.activation, desired.spec.activation
@@ -157,14 +157,14 @@ def _stopping(desired: Desired, instance_: Instance) -> Finding:
     return replace(_finding(Reason.STOPPING, message), differs=Area.CLOUD)
 
 
-def _kept_stopped(desired: Desired, instance_: Instance, changes: tuple[StoppedChange, ...]) -> Finding:
+def _kept_stopped(desired: Desired, instance_: Instance, changes: tuple[Difference, ...]) -> Finding:
     if not changes:
         forget = () if desired.stop is None else (steps.ForgetStop(),)
         return Finding(Outcome.IN_SYNC, message=f"{instance_.id} is stopped, as declared", steps=forget)
     return Finding(
         Outcome.REPAIRING,
         Reason.INSTANCE_DRIFT,
-        _words(instance_, changes),
+        attributes.told(instance_, changes),
         ConditionType.UP_TO_DATE,
         tuple(steps.SetAttribute(instance_.id, one.field, one.wanted) for one in changes),
         differs=Area.CLOUD,
@@ -188,7 +188,7 @@ def _to_be_started(desired: Desired, instance_: Instance, now: datetime) -> Find
     )
 
 
-def _to_be_started_changed(desired: Desired, instance_: Instance, changes: tuple[StoppedChange, ...]) -> Finding:
+def _to_be_started_changed(desired: Desired, instance_: Instance, changes: tuple[Difference, ...]) -> Finding:
     """Set what differs, then start it; or, where EC2 has refused that, give it back what it had."""
     stop = desired.stop
     if stop is not None and stop.refused and (not changes or stop.wanted == _wanted(changes)):
@@ -219,17 +219,12 @@ def _to_be_started_changed(desired: Desired, instance_: Instance, changes: tuple
     )
 
 
-def _former(change: StoppedChange) -> FormerStatus:
+def _former(change: Difference) -> FormerStatus:
     return FormerStatus(field=change.field, value=json.dumps(change.shown))
 
 
-def _wanted(changes: tuple[StoppedChange, ...]) -> str:
+def _wanted(changes: tuple[Difference, ...]) -> str:
     return json.dumps({one.field: one.wanted for one in changes}, sort_keys=True)
-
-
-def _words(instance_: Instance, changes: tuple[StoppedChange, ...]) -> str:
-    told = ", ".join(f"{one.words} {one.shown} instead of {one.wanted}" for one in changes)
-    return f"{instance_.id} has {told}"
 
 
 def _fields(stop: StopStatus) -> str:
@@ -265,15 +260,13 @@ async def change(
             await view.cloud.start_instance(step.instance_id)
     except OperatorError as error:
         if _is_for_good(step, error):
-            fields = {"refused": error.message[:REFUSAL_SHOWN], "reason": error.reason.value}
+            fields = {"refused": error.message[: launch.REFUSAL_SHOWN], "reason": error.reason.value}
             await world.kube.write_intent(body, {"stop": fields})
         raise
     finally:
         view.note_write(desired.uid)
 
 
-REFUSAL_SHOWN = 256
-"""Characters of EC2's words that status.stop holds."""
 _SAYS_NOTHING = frozenset({Reason.AUTH_FAILURE, Reason.EXPIRED, Reason.CREDENTIALS_FORBIDDEN})
 
 

@@ -16,7 +16,7 @@ _TOLD = {
     Change.ONLINE: "`UpToDate=False` with `{reason}` until it is done",
     Change.NEXT_LAUNCH: "a note in `UpToDate`, which stays True",
     Change.STOPPED_ONLY: "`Reconciling` with `Stopping`; without that permission `Stalled` with `ChangeForbidden`",
-    Change.LAUNCH_ONLY: "`Stalled` with `ChangeForbidden` until the old value is back",
+    Change.LAUNCH_ONLY: "`Reconciling` with `Provisioning`; without that permission `Stalled` with `ChangeForbidden`",
     Change.FIXED: "refused at once; through a NixDeployment `Stalled` with `InvalidSpec` until the old value is back",
 }
 
@@ -45,8 +45,11 @@ these are asked for one by one, where the spec declares them, after an own chang
 go back to what EC2 does when they leave the spec, as tags do; what others have set there is left alone where the spec
 says nothing.
 
-No instance is ever replaced for the sake of an edit. To have one with other values, delete its NixMachine (a
-NixDeployment makes it anew), or terminate the instance under `disruption.replace: WhenLost`.
+An instance that is replaced serves until the other one answers and has its system; then it is terminated, with all
+that is on its root volume, and the other one is activated. Where EC2 refuses the other one, or it does not answer
+within ten minutes, the former one stays, `Stalled` says so, and it is tried again every ten minutes
+([more](../how-to/replacement.md)). What counts at the next launch replaces nothing. To have an instance with such
+values now, terminate it under `disruption.replace: WhenLost`, or delete its NixMachine (a NixDeployment makes it anew).
 """
 
 

@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from nixops_operator import retain
-from nixops_operator.api.status import FailedRevisionStatus, LaunchStatus, RevertsStatus, StopStatus
+from nixops_operator.api.reasons import Reason
+from nixops_operator.api.status import FailedRevisionStatus, LaunchStatus, ReplacementStatus, RevertsStatus, StopStatus
 from nixops_operator.facts.host import ActivationRequest, HostOwner
 from nixops_operator.facts.nix import Evaluation, SystemInput, Tree
 from nixops_operator.machine.declared import Declared
@@ -25,6 +26,7 @@ class RecordLaunch(Step):
     account_id: str
     declared: Declared
     restarts: int | None = None  # how often it was started of late, this time included; None: it is the first life
+    replacement: ReplacementStatus | None = None  # set where it is launched in place of an instance that lives
 
     @property
     def held_with(self) -> tuple[Identity, ...]:
@@ -140,6 +142,35 @@ class StartChanged(Step):
 
     instance_id: str
     is_last_try: bool
+
+
+@dataclass(frozen=True)
+class GoBack(Step):
+    """Make the former instance the machine's again, and write down why, and what is to be terminated instead."""
+
+    instance_id: str
+    instead_of: str | None  # None: EC2 launched none
+    message: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class RecordReplacement(Step):
+    """Write down how a replacement stands; None: it is over."""
+
+    replacement: ReplacementStatus | None
+
+
+@dataclass(frozen=True)
+class TerminateOther(Step):
+    """Only after a fresh quorum read shows that it was replaced, or did not take over, and a fresh look that it carries
+    our tags."""
+
+    instance_id: str
+
+    @property
+    def subject(self) -> Identity:
+        return (self.instance_id,)
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,12 @@ class Cloud(Protocol):
         off, nothing else is changed. EC2 takes a moment to carry it out, see Instance.metadata_pending. Repeating:
         safe."""
 
+    @effect("ec2.set_placement_group")
+    async def set_placement_group(self, instance_id: str, name: str) -> None:
+        """Move a stopped instance into that placement group; with an empty name, out of the one it is in
+        (ModifyInstancePlacement). Repeating: safe. Raises Retry (`Stopping`) for an instance that is not stopped,
+        InvalidSpec(`spec.target.ec2.placementGroup`) for a group that EC2 does not know."""
+
     @effect("ec2.create_tags")
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         """Add or overwrite tags. Repeating: safe."""

@@ -127,6 +127,22 @@ def test_placement_groups_are_made_shown_and_deleted_when_empty(cases, ec2):
     assert refusal(ec2.describe_placement_groups, GroupNames=["near"]) == "InvalidPlacementGroup.Unknown"
 
 
+def test_a_stopped_instance_is_moved_between_placement_groups(cases, ec2):
+    ec2.create_placement_group(GroupName="near", Strategy="cluster")
+    instance_id = cases.running()
+    move = ec2.modify_instance_placement
+    assert refusal(move, InstanceId=instance_id, GroupName="near") == "IncorrectInstanceState"
+    ec2.stop_instances(InstanceIds=[instance_id])
+    cases.until(instance_id, "stopped")
+
+    for name in ("near", ""):
+        move(InstanceId=instance_id, GroupName=name)
+        assert cases.describe(instance_id)["Placement"]["GroupName"] == name
+
+    assert refusal(move, InstanceId=instance_id, GroupName="nowhere") == "InvalidPlacementGroup.Unknown"
+    assert refusal(move, InstanceId=instance_id, Tenancy="dedicated") == "UnsupportedOperation"
+
+
 @pytest.mark.parametrize("name", ["disableApiTermination", "disableApiStop"])
 def test_a_protected_instance_is_not_terminated_until_protection_is_off(name, cases, ec2):
     parameter = name[0].upper() + name[1:]

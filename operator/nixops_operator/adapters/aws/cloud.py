@@ -421,6 +421,12 @@ class Boto3Cloud:
             lambda: self._clients.writer().modify_instance_metadata_options(InstanceId=instance_id, **parameters),
         )
 
+    async def set_placement_group(self, instance_id: str, name: str) -> None:
+        await self._calls.write(
+            "ModifyInstancePlacement",
+            lambda: self._clients.writer().modify_instance_placement(InstanceId=instance_id, GroupName=name),
+        )
+
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         if not tags:
             return

@@ -153,6 +153,7 @@ _GROUPS_NAMED: dict[str, Answer] = {
 
 ANSWERS_OF: dict[str, dict[str, Answer]] = {
     "RunInstances": _GROUPS_NAMED | {"InvalidKeyPair.NotFound": _blocked(Reason.KEY_PAIR_NOT_READY)},
+    "ModifyInstancePlacement": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
     "ModifyInstanceAttribute": _GROUPS_NAMED | {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
     "StartInstances": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
 }

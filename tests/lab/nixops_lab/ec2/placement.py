@@ -7,8 +7,9 @@ lab has one, that a spread group takes instances of tenancy `default` or `dedica
 from collections.abc import Mapping
 from typing import Any
 
+from nixops_lab.ec2 import ids
 from nixops_lab.ec2.cloud import Cloud
-from nixops_lab.ec2.errors import Ec2Error, invalid, missing, unsupported
+from nixops_lab.ec2.errors import Ec2Error, incorrect_state, invalid, missing, unsupported
 from nixops_lab.ec2.records import PlacementGroup
 from nixops_lab.ec2.region import Region
 
@@ -72,8 +73,26 @@ def _entry(group: PlacementGroup) -> dict[str, Any]:
     return {"GroupName": group.name, "GroupId": group.id, "Strategy": group.strategy, "State": "available"}
 
 
+async def modify_instance_placement(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """Another placement group for a stopped instance; an empty name is none. EC2 API Reference,
+    "ModifyInstancePlacement"."""
+    if extra := sorted(set(params) - {"InstanceId", "GroupName", "DryRun"}):
+        raise unsupported(f"the lab does not model a change of {extra[0]}")
+    (instance,) = ids.pick(ids.INSTANCE, [params["InstanceId"]], region.visible(region.instances))
+    name = params.get("GroupName")
+    if name is None:
+        raise missing("groupName")
+    if instance.state != "stopped":
+        raise incorrect_state(f"The instance '{instance.id}' is not in the 'stopped' state.")
+    if name and name not in region.placement_groups:
+        raise _unknown(name)
+    region.change(instance.id, placement_group=name)
+    return {"Return": True}
+
+
 OPERATIONS = {
     "CreatePlacementGroup": create_placement_group,
     "DeletePlacementGroup": delete_placement_group,
     "DescribePlacementGroups": describe_placement_groups,
+    "ModifyInstancePlacement": modify_instance_placement,
 }

@@ -1,0 +1,126 @@
+"""What a running instance cannot be given: it is stopped for it, or replaced by another one, where that is allowed.
+How long each took is printed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from cluster import specs
+from cluster.place import GONE, Place, condition
+from cluster.polling import eventually
+
+DEPLOYMENT, MACHINE = "site", "site-web"
+OF_MACHINE = "/spec/machines/0"
+EC2 = f"{OF_MACHINE}/target/ec2"
+
+
+@pytest.fixture(scope="module")
+def site(shared_place: Place) -> Place:
+    """One machine on EC2, and a placement group."""
+    shared_place.aws_secret()
+    known = {each["GroupName"] for each in shared_place.ec2.describe_placement_groups()["PlacementGroups"]}
+    if "near" not in known:
+        shared_place.ec2.create_placement_group(GroupName="near", Strategy="cluster")
+    shared_place.apply(specs.on_ec2(specs.page("Site")))
+    shared_place.wait_ready(f"nixdeployment/{DEPLOYMENT}")
+    return shared_place
+
+
+def live(site: Place) -> list[dict[str, Any]]:
+    return [one for one in site.instances() if one["State"]["Name"] not in GONE]
+
+
+def the_instance(site: Place) -> dict[str, Any]:
+    (found,) = live(site)
+    return found
+
+
+def allow(site: Place, **disruption: str) -> None:
+    site.patch("nixdeployment", DEPLOYMENT, {"op": "add", "path": f"{OF_MACHINE}/disruption", "value": disruption})
+
+
+def declare(site: Place, field: str, value: Any) -> float:
+    """Returns when."""
+    site.patch("nixdeployment", DEPLOYMENT, {"op": "add", "path": f"{EC2}/{field}", "value": value})
+    return time.monotonic()
+
+
+def test_a_placement_group_is_given_and_taken_by_a_stop_where_that_is_allowed(
+    site: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = the_instance(site)["InstanceId"]
+    declare(site, "placementGroup", "near")
+    machine = site.await_condition("nixmachine", MACHINE, {"Stalled": "True/ChangeForbidden"})
+    assert "disruption.stop" in condition(machine, "Stalled")["message"]
+
+    begun = time.monotonic()
+    allow(site, stop="WhenNeeded")
+    group = lambda: the_instance(site)["Placement"].get("GroupName")  # noqa: E731
+    eventually(lambda: group() == "near", "it is in the group", last=group)
+    site.wait_ready(f"nixdeployment/{DEPLOYMENT}")
+    given = time.monotonic() - begun
+    begun = time.monotonic()
+    site.patch("nixdeployment", DEPLOYMENT, {"op": "remove", "path": f"{EC2}/placementGroup"})
+    eventually(lambda: not group(), "it is in none", last=group)
+    site.await_condition("nixmachine", MACHINE, {"Ready": "True/Succeeded", "UpToDate": "True/Succeeded"})
+
+    assert the_instance(site)["InstanceId"] == before
+    with capsys.disabled():
+        print(f"\nplacementGroup: in the spec {given:.1f} s, taken out {time.monotonic() - begun:.1f} s")
+
+
+def test_an_instance_without_permission_keeps_what_it_was_launched_with(site: Place) -> None:
+    before = the_instance(site)["InstanceId"]
+    allow(site, replace="WhenLost")
+    declare(site, "tenancy", "Dedicated")
+
+    machine = site.await_condition("nixmachine", MACHINE, {"Stalled": "True/ChangeForbidden"})
+
+    assert "disruption.replace" in condition(machine, "Stalled")["message"]
+    assert the_instance(site)["InstanceId"] == before
+
+
+def test_what_ec2_has_no_room_for_leaves_the_former_instance_serving(site: Place) -> None:
+    """Follows the one before: what was forbidden is allowed now, and there is no capacity."""
+    before = the_instance(site)
+    room = f"capacity.{before['InstanceType']}"
+    site.lab.set(**{room: 0})
+    try:
+        allow(site, replace="WhenNeeded")
+        site.await_condition("nixmachine", MACHINE, {"Stalled": "True/InsufficientCapacity"})
+        after = the_instance(site)
+        assert (after["InstanceId"], after["State"]["Name"]) == (before["InstanceId"], "running")
+        assert site.title(after["PublicIpAddress"]) == "Site"
+    finally:
+        site.lab.set(**{room: "unlimited"})
+
+
+def test_another_instance_takes_over_and_the_former_one_goes(site: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Follows the one before: somebody asks for another try."""
+    before = the_instance(site)["InstanceId"]
+    begun = time.monotonic()
+    site.ask_to_look(f"nixmachine/{MACHINE}")
+
+    last_served = begun
+    while True:
+        found = live(site)
+        assert len(found) <= 2, "a third instance"
+        if before not in {one["InstanceId"] for one in found}:
+            break
+        last_served = time.monotonic()
+    gone = time.monotonic()
+    site.await_condition("nixmachine", MACHINE, {"Ready": "True/Succeeded", "UpToDate": "True/Succeeded"})
+    ready = time.monotonic()
+
+    after = the_instance(site)
+    assert after["InstanceId"] != before
+    assert after["Placement"]["Tenancy"] == "dedicated"
+    assert site.title(after["PublicIpAddress"]) == "Site"
+    with capsys.disabled():
+        print(
+            f"\ntenancy: replaced in {ready - begun:.1f} s; the former one served for {last_served - begun:.1f} s of "
+            f"that, and {ready - gone:.1f} s passed without"
+        )
