@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from nixops_operator.api.parse import parse_machine
 from nixops_operator.deployment import apply as deployment_apply
 from nixops_operator.deployment import desired as deployment_desired
 from nixops_operator.deployment import observe as deployment_observe
+from nixops_operator.deployment import own_facts as deployment_facts
 from nixops_operator.deployment import plan as deployment_plan
 from nixops_operator.deployment import status as deployment_status
 from nixops_operator.deployment.observed import Observed as DeploymentObserved
@@ -19,6 +21,7 @@ from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.job_names import BUILD, COPY, DRY_ACTIVATE, EVALUATE, REALISE
 from nixops_operator.machine import apply as machine_apply
 from nixops_operator.machine import observe as machine_observe
+from nixops_operator.machine import own_facts as machine_facts
 from nixops_operator.machine import plan as machine_plan
 from nixops_operator.machine import status as machine_status
 from nixops_operator.machine.desired import Desired, Leaving, read_machine
@@ -54,7 +57,9 @@ class MachineController:
     async def observe(self, desired: Desired | Leaving) -> Observed | ObservedLeaving:
         if isinstance(desired, Leaving):
             return await machine_observe.observe_leaving(desired, self.world)
-        return await machine_observe.observe(desired, self.world)
+        observed = await machine_observe.observe(desired, self.world)
+        _wake(self.world, self.world.facts.tell_machine(desired.key, machine_facts.facts_of(desired, observed)))
+        return observed
 
     def plan(self, desired: Desired | Leaving, observed: Any, now: datetime) -> Plan:
         if isinstance(desired, Leaving):
@@ -83,6 +88,7 @@ class MachineController:
         self.world.jobs.release(key, frozenset(), ABANDONABLE)
         self.world.hosts.forget(key)
         self.world.clouds.drop(key)
+        _wake(self.world, self.world.facts.forget(key))
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,10 @@ class DeploymentController:
         return deployment_desired.read_deployment(body, self._parsed.of)
 
     async def observe(self, given: deployment_desired.Desired | deployment_desired.Leaving) -> DeploymentObserved:
-        return await deployment_observe.observe(given, self.world)
+        observed = await deployment_observe.observe(given, self.world)
+        if isinstance(given, deployment_desired.Desired):
+            _wake(self.world, self.world.facts.tell_deployment(given.key, deployment_facts.facts_of(given, observed)))
+        return observed
 
     def plan(
         self,
@@ -130,6 +139,12 @@ class DeploymentController:
     async def forget(self, key: Key) -> None:
         self._parsed.forget(key)
         self.world.clouds.drop(key)
+        _wake(self.world, self.world.facts.forget(key))
+
+
+def _wake(world: World, keys: Iterable[Key]) -> None:
+    for key in keys:
+        world.wake(key)
 
 
 def controllers(world: World) -> dict[Kind, Controller]:

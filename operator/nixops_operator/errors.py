@@ -3,10 +3,12 @@
 OperatorError
    ├── Retry(reason, message, after)     look again; nothing to change: throttled, no capacity, connection cut
    │   ├── NotYet                        asked; whoever asked is woken when the answer comes
+   │   ├── UnknownFact(path, told)       an evaluation needs what is not known yet
    │   ├── Conflict                      somebody wrote the object meanwhile: end the pass, start from the newest object
    │   └── OutcomeUnknown                the call may have been carried out: repeat the very same call, or look first
    ├── Blocked(reason, message)          useless until spec, Secret or policy changes; a person is told
    │   ├── InvalidSpec(field, message)   as Blocked; names the field
+   │   ├── EvaluationFailed(message, told)  as Blocked; or until a fact has changed that the evaluation read
    │   └── MissingReference(references)  as Blocked; or wait, where the caller has made one of them a moment ago
    └── Lost(reason, message)             something we own is gone; the next plan says whether to make it anew
 
@@ -16,7 +18,7 @@ do next; no request id, counter or clock in it (each would rewrite the status fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Self
 
@@ -56,6 +58,15 @@ class Retry(OperatorError):
         self.after = after
 
 
+class UnknownFact(Retry):
+    """An evaluation read a fact that is not known. `told`: all that it read (facts.nix.Told)."""
+
+    def __init__(self, path: str, told: Mapping[str, str | None]) -> None:
+        super().__init__(Reason.WAITING_FOR_FACTS, f"{path} is not known")
+        self.path = path
+        self.told = told
+
+
 class Conflict(Retry):
     """The object changed between reading and writing (HTTP 409, or a failed JSON-patch test, HTTP 422)."""
 
@@ -84,6 +95,15 @@ class InvalidSpec(Blocked):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(Reason.INVALID_SPEC, f"{field}: {message}")
         self.field = field
+
+
+class EvaluationFailed(Blocked):
+    """A configuration has no system. `told`: the facts that it read before it failed (facts.nix.Told); with others it
+    may have one."""
+
+    def __init__(self, message: str, told: Mapping[str, str | None]) -> None:
+        super().__init__(Reason.EVALUATION_FAILED, message)
+        self.told = told
 
 
 class MissingReference(Blocked):

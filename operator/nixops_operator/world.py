@@ -22,6 +22,7 @@ from nixops_operator.jobs import Jobs
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ports.nix import Nix
 from nixops_operator.reads import Reads
+from nixops_operator.shared_facts import SharedFacts
 from nixops_operator.store_room import stored_at
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class World:
     answered_launches: set[str] = field(default_factory=set)
     """Client tokens all of whose calls were made by this process and answered: what EC2 said of them is all there is.
     Other tokens may have been sent by a process that died before it heard the answer."""
+    facts: SharedFacts = field(default_factory=SharedFacts)
     _folders: dict[Path, Source] = field(default_factory=dict)
 
     async def tree(self, tree: Tree, progress: Callable[[str], None] = lambda _text: None) -> Source:

@@ -5,6 +5,7 @@ nix = FakeNix(receive=hosts.receive)
 nix.effects.gates["nix.build"] = asyncio.Event()                  # builds wait until it is set
 nix.effects.next_error["nix.evaluate"] = Blocked(Reason.EVALUATION_FAILED, "web.nix:3:5: syntax error")
 nix.warnings["webserver"] = ("…",)                                # of that machine's evaluations
+nix.reads["webserver"] = ("nodes.db",)                            # the facts that they read, in order
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pathlib import Path, PurePosixPath
 
 from fakes.effects import Effects, effect
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Blocked, InvalidSpec, Retry
-from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Source, StoreSpace
+from nixops_operator.errors import Blocked, InvalidSpec, Retry, UnknownFact
+from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Facts, Source, StoreSpace, Told
 from nixops_operator.nix.nar import nar_of
 from nixops_operator.nix.store_paths import digest_of, sri, text_path, tree_path, tree_path_of
 from nixops_operator.ports.nix import Progress
@@ -45,6 +46,8 @@ class FakeNix:
         self.lent: dict[str, float] = {}  # in the process: path → until when it stays for whoever was given it
         self.obstacles: dict[str, str] = {}  # system → why nothing can be built for it
         self.warnings: dict[str, tuple[str, ...]] = {}  # machine → warnings
+        self.reads: dict[str, tuple[str, ...]] = {}  # machine → paths of facts
+        self.told: dict[str, Told] = {}  # toplevel → what its evaluation read
 
     @effect("nix.push_derivations")
     async def copy_derivations(self, drv_path: str, daemon_socket: Path, progress: Progress) -> None:
@@ -101,11 +104,18 @@ class FakeNix:
             if source.store_path not in self.trees:
                 raise Blocked(Reason.SOURCE_NOT_FOUND, f"{source.store_path} is not in the operator's store")
         name = f"nixos-system-{request.name}-25.11"
-        canonical = repr((request, sorted(request.arguments.items()))).encode()
+        reads = self.reads.get(request.name, ())
+        told = request.facts.told(reads)
+        for place, path in enumerate(reads):
+            if told[path] is None:
+                raise UnknownFact(path, request.facts.told(reads[: place + 1]))
+        alone = replace(request, facts=Facts())
+        canonical = repr((alone, sorted(request.arguments.items()), *([told] if told else ()))).encode()
         drv = text_path(f"{name}.drv", canonical, ())
         self.systems[drv] = text_path(name, canonical, ())
+        self.told[self.systems[drv]] = told
         self._lend(drv)
-        return Evaluation(drv, self.systems[drv], self.warnings.get(request.name, ()))
+        return Evaluation(drv, self.systems[drv], self.warnings.get(request.name, ()), told)
 
     @effect("nix.build")
     async def build(self, drv_path: str, progress: Progress) -> str:

@@ -33,13 +33,13 @@ REQUEST = EvaluationRequest(
 
 def given(text: str) -> dict[str, object]:
     """The input of an expression, read back as Nix would."""
-    literal = re.search(r'input = "(.*)"; }$', text, re.DOTALL)
+    literal = re.search(r'input = "(.*?[^\\])"; facts = ', text, re.DOTALL)
     assert literal is not None
     return json.loads(re.sub(r"\\(.)", r"\1", literal[1]))
 
 
 def test_the_input_says_all_that_the_evaluation_depends_on() -> None:
-    assert given(expression(REQUEST, INLINE)) == {
+    assert given(expression(REQUEST, INLINE, {})) == {
         "name": "webserver",
         "deployment": "example",
         "uuid": "11111111-2222-3333-4444-555555555555",
@@ -68,7 +68,7 @@ def test_the_input_says_all_that_the_evaluation_depends_on() -> None:
 def test_equal_requests_give_equal_expressions() -> None:
     one = replace(REQUEST, arguments={"a": "1", "b": "2"})
     other = replace(REQUEST, arguments={"b": "2", "a": "1"})
-    assert expression(one, INLINE) == expression(other, INLINE)
+    assert expression(one, INLINE, {}) == expression(other, INLINE, {})
 
 
 def test_modules_given_as_text_are_files_named_by_their_place() -> None:
@@ -92,7 +92,7 @@ def test_a_string_stays_a_string(value: str, literal: str) -> None:
 @pytest.mark.parametrize("name", sorted(RESERVED_ARGUMENTS))
 def test_a_reserved_argument_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidSpec, match=rf"^spec\.configuration\.arguments: `{name}` is a name that NixOS"):
-        expression(replace(REQUEST, arguments={name: "x"}), INLINE)
+        expression(replace(REQUEST, arguments={name: "x"}), INLINE, {})
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_a_reserved_argument_name_is_refused(name: str) -> None:
 )
 def test_a_module_path_outside_of_the_source_is_refused(path: str) -> None:
     with pytest.raises(InvalidSpec) as refused:
-        expression(replace(REQUEST, modules=(Module("x", path=path),)), None)
+        expression(replace(REQUEST, modules=(Module("x", path=path),)), None, {})
     assert refused.value.field == "spec.configuration.modules[0].path"
 
 
 def test_a_module_path_without_a_source_is_refused() -> None:
     with pytest.raises(InvalidSpec, match=r"there is no spec\.configuration\.source"):
-        expression(replace(REQUEST, source=None), INLINE)
+        expression(replace(REQUEST, source=None), INLINE, {})

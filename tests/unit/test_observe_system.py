@@ -18,7 +18,7 @@ from nixops_operator.cache import Cache
 from nixops_operator.errors import Blocked, InvalidSpec
 from nixops_operator.facts.nix import Archive, Folder, Tree
 from nixops_operator.host_policy import HostPolicy
-from nixops_operator.jobs import Done, Failed
+from nixops_operator.jobs import Done, Failed, Jobs
 from nixops_operator.machine import observe_system, steps
 from nixops_operator.machine.observed import ObservedSystem
 from nixops_operator.reads import Reads
@@ -47,7 +47,7 @@ def observed(desired: Any, default: Tree = MOUNTED, **config_maps: dict[str, byt
             cache=Cache(),
             clouds=cast("Any", None),
             hosts=cast("Any", None),
-            jobs=cast("Any", None),
+            jobs=Jobs({}, lambda key: None),
             reads=Reads(cast("Any", kube), timedelta(seconds=30)),
             wake=lambda key: None,
             now=lambda: NOON,

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     WAITING_FOR_INSTANCE = "WaitingForInstance"
     WAITING_FOR_SSH = "WaitingForSSH"
     FETCHING = "Fetching"
+    WAITING_FOR_FACTS = "WaitingForFacts"
     EVALUATING = "Evaluating"
     BUILDING = "Building"
     COPYING = "Copying"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,6 +101,41 @@ class SystemInput:
 
 
 @dataclass(frozen=True)
+class Peer:
+    """Another machine of the deployment. `request`: for its own evaluation, its facts aside; `revision`: another one
+    for another request."""
+
+    request: EvaluationRequest
+    revision: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an evaluation is told of the deployment around its machine, to read as it needs it.
+
+    `values`: path, as `nodes.db.config.networking.privateIPv4` → JSON text. `peers`: name of another machine → what
+    `nodes.<name>` is made of. What is in neither is not known.
+    """
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    peers: Mapping[str, Peer] = field(default_factory=dict)
+
+    def told(self, paths: Iterable[str]) -> Told:
+        """What was said of these."""
+        revisions = {configuration_path(name): peer.revision for name, peer in self.peers.items()}
+        return {path: self.values.get(path, revisions.get(path)) for path in paths}
+
+
+Told = Mapping[str, str | None]
+"""Path of a fact → another text for another value; None: it is not known."""
+
+
+def configuration_path(machine: str) -> str:
+    """The fact that another machine's configuration is."""
+    return f"nodes.{machine}"
+
+
+@dataclass(frozen=True)
 class EvaluationRequest:
     """All that an evaluation depends on; equal requests have equal results."""
 
@@ -117,6 +152,7 @@ class EvaluationRequest:
     trusted_public_key: str  # added to the machine's nix.settings.trusted-public-keys
     arguments: Mapping[str, str] = field(default_factory=dict)
     keys: tuple[KeyFile, ...] = ()
+    facts: Facts = field(default_factory=Facts)
 
 
 @dataclass(frozen=True)
@@ -130,8 +166,17 @@ class StoreSpace:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a configuration is."""
+    """What a configuration is, as long as the facts that it read are as it was `told`."""
 
     drv_path: str
     toplevel: str
     warnings: tuple[str, ...] = ()
+    told: Told = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An evaluation that cannot be finished before the fact at `path` is known. `told`: as an Evaluation's."""
+
+    path: str
+    told: Told

@@ -95,7 +95,7 @@ def _is_useless(desired: Desired, observed: Observed, drv_path: str) -> bool:
         return True
     if system.build_on is BuildOn.OPERATOR and system.input is not None:
         return True
-    if isinstance(observed.jobs.get(system.evaluate_job), Failed):
+    if isinstance(observed.evaluating, Failed):
         return True
     return observed.evaluation is not None and observed.evaluation.drv_path != drv_path
 

@@ -113,6 +113,11 @@ class Desired(_Remembered):
         return frozenset(filter(None, (self.uid, self.deployment_uid)))
 
     @property
+    def uuid(self) -> str:
+        """Of its deployment; its own if it has none."""
+        return self.deployment_uid or self.uid
+
+    @property
     def origin(self) -> OriginStatus | None:
         if self.deployment_uid is None:
             return None

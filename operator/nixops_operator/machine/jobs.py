@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Retry
+from nixops_operator.errors import EvaluationFailed, Retry, UnknownFact
 from nixops_operator.facts.host import Mode
-from nixops_operator.facts.nix import Evaluation, EvaluationRequest, Source, SystemInput
+from nixops_operator.facts.nix import (
+    Evaluation,
+    EvaluationRequest,
+    Facts,
+    Peer,
+    Source,
+    SystemInput,
+    Told,
+    Waiting,
+    configuration_path,
+)
 from nixops_operator.machine import build_on_target_job, steps
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observe_host import owner_of
+from nixops_operator.machine.observe_system import reader_of
+from nixops_operator.shared_facts import Known
 from nixops_operator.step import Step
 from nixops_operator.world import World
 
@@ -23,8 +37,10 @@ def start_job(step: Step, desired: Desired, world: World) -> None:
     match step:
         case steps.Fetch(job, tree):
             start(job, key, lambda progress: world.tree(tree, progress))
-        case steps.Evaluate(job, given):
-            start(job, key, lambda _: _evaluate(given, world))
+        case steps.Evaluate(job, given, is_outdated):
+            if is_outdated:
+                world.jobs.forget(job)
+            start(job, key, lambda _: _evaluate(given, desired, world))
         case steps.Build(job, drv_path):
             start(job, key, lambda progress: world.nix.build(drv_path, progress))
         case steps.Copy(job, toplevel):
@@ -74,29 +90,70 @@ async def _disown(leaving: Leaving, world: World) -> None:
     await informer.refresh()
 
 
-async def _evaluate(given: SystemInput, world: World) -> Evaluation:
+async def _evaluate(given: SystemInput, desired: Desired, world: World) -> Evaluation | Waiting:
+    """What it reads of other machines is seen when it reads it: most configurations read nothing, and whatever is given
+    to an evaluation costs it something."""
+    known = world.facts.known_to(reader_of(desired, world))
+    peers = _mentioned(given, known.configurations)
+    while True:
+        request = await _request(given, world)
+        request = replace(request, facts=await _facts(known, peers, world))
+        told: Told
+        try:
+            evaluation: Evaluation | Waiting = await world.nix.evaluate(request)
+            told = evaluation.told
+        except UnknownFact as error:
+            evaluation, told = Waiting(error.path, error.told), error.told
+        except EvaluationFailed as error:
+            if not _lacking(known, peers, error.told):
+                raise
+            told = error.told
+        if not _lacking(known, peers, told):
+            return evaluation
+        peers = frozenset(known.configurations)
+
+
+_MENTION = re.compile(r"\b(?:nodes|machines)\.([a-z0-9-]+)")
+
+
+def _mentioned(given: SystemInput, configurations: Iterable[str]) -> frozenset[str]:
+    """Machines that the configuration's texts name as NixOps' networks do. A guess that saves an evaluation."""
+    texts = [module.text for module in given.modules if module.text is not None]
+    texts += [content.decode(errors="replace") for content in (given.files or {}).values()]
+    return frozenset(name for text in texts for name in _MENTION.findall(text)) & frozenset(configurations)
+
+
+def _lacking(known: Known, peers: frozenset[str], told: Told) -> bool:
+    """Whether another machine's configuration was read that is known, and was not given."""
+    return any(configuration_path(name) in told for name in known.configurations.keys() - peers)
+
+
+async def _facts(known: Known, peers: frozenset[str], world: World) -> Facts:
+    given = {name: known.configurations[name] for name in sorted(peers)}
+    return Facts(known.values, {name: Peer(await _request(one, world), why) for name, (one, why) in given.items()})
+
+
+async def _request(given: SystemInput, world: World) -> EvaluationRequest:
     source = await _source(given, world)
     if given.nixpkgs is not None:
         nixpkgs, folder = await world.tree(given.nixpkgs), ""
     else:
         assert source is not None and given.nixpkgs_path is not None  # noqa: S101, PT018 - shown by the spec
         nixpkgs, folder = source, given.nixpkgs_path.strip("/")
-    return await world.nix.evaluate(
-        EvaluationRequest(
-            name=given.name,
-            deployment=given.deployment,
-            uuid=given.uuid,
-            system=given.system,
-            is_ec2=given.is_ec2,
-            nixpkgs=nixpkgs,
-            nixpkgs_folder=folder,
-            source=source,
-            modules=given.modules,
-            state_version=given.state_version,
-            trusted_public_key=world.nix.public_key,
-            arguments=given.arguments,
-            keys=given.keys,
-        )
+    return EvaluationRequest(
+        name=given.name,
+        deployment=given.deployment,
+        uuid=given.uuid,
+        system=given.system,
+        is_ec2=given.is_ec2,
+        nixpkgs=nixpkgs,
+        nixpkgs_folder=folder,
+        source=source,
+        modules=given.modules,
+        state_version=given.state_version,
+        trusted_public_key=world.nix.public_key,
+        arguments=given.arguments,
+        keys=given.keys,
     )
 
 

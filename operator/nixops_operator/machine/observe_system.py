@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from nixops_operator import job_names
 from nixops_operator.api.machine_spec import KeyUpload, System
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Blocked, InvalidSpec, OperatorError
-from nixops_operator.facts.nix import Archive, KeyFile, Module, SystemInput, Tree
+from nixops_operator.api.status import OriginStatus, read
+from nixops_operator.errors import Blocked, EvaluationFailed, InvalidSpec, OperatorError
+from nixops_operator.facts.kube import Key, Kind, key_of
+from nixops_operator.facts.nix import Archive, Evaluation, KeyFile, Module, SystemInput, Tree, Waiting
+from nixops_operator.jobs import Done, Failed
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import ObservedCloud, ObservedHost, ObservedSystem
 from nixops_operator.machine.system import build_place, input_hash
 from nixops_operator.ready import was_reached
+from nixops_operator.shared_facts import Reader
 from nixops_operator.world import World, no_nixpkgs
 
 _ARCHITECTURES = {"x86_64": System.X86_64_LINUX.value, "arm64": System.AARCH64_LINUX.value}
@@ -37,7 +42,7 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, host: ObservedH
     given = SystemInput(
         name=desired.machine,
         deployment=desired.deployment,
-        uuid=desired.deployment_uid or desired.uid,
+        uuid=desired.uuid,
         system=system,
         is_ec2=desired.spec.target.ec2 is not None,
         files=files,
@@ -52,12 +57,50 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, host: ObservedH
     default_hash = world.hash_of(nixpkgs) if nixpkgs is not None and nixpkgs == world.policy.nixpkgs else None
     if (changed := _changed_default(desired, default_hash)) is not None:
         return ObservedSystem(error=changed, confirmed=desired.system.desired)
-    return ObservedSystem(
+    known = ObservedSystem(
         input=given,
         evaluate_job=job_names.evaluate(input_hash(given)),
         build_on=build_on,
         default_nixpkgs=default_hash,
     )
+    return _with_facts(desired, known, world)
+
+
+def _with_facts(desired: Desired, system: ObservedSystem, world: World) -> ObservedSystem:
+    """Whether the evaluation was told what is so now, and what it waits for."""
+    reader, known = reader_of(desired, world), world.facts
+    match world.jobs.states(desired.key).get(system.evaluate_job):
+        case Done(Evaluation(told=told)) | Failed(EvaluationFailed(told=told)):
+            return replace(system, is_outdated=known.told(reader, told) != told)
+        case Done(Waiting(path, told)):
+            awaited, is_unseen = known.awaited(reader, path)
+            is_outdated = known.told(reader, told) != told
+            return replace(system, is_outdated=is_outdated, awaited=awaited, is_unseen=is_unseen)
+        case _:
+            return system
+
+
+def reader_of(desired: Desired, world: World) -> Reader:
+    """The machine as one that reads facts. One without a deployment has only itself; those whose deployment has gone
+    without them still have each other."""
+    namespace, uid = desired.key.namespace, desired.deployment_uid
+    deployment = Key(Kind.DEPLOYMENT, namespace, desired.deployment) if uid is not None else None
+    owner = world.cache.get(deployment) if deployment is not None else None
+    siblings = None
+    if owner is None or owner["metadata"]["uid"] != uid:
+        siblings = {desired.machine: desired.key}
+        if uid is not None:
+            siblings = _orphans(namespace, uid, world) | siblings
+    return Reader(desired.key, desired.machine, desired.uuid, deployment, siblings)
+
+
+def _orphans(namespace: str, uid: str, world: World) -> dict[str, Key]:
+    found = {}
+    for body in world.cache.in_namespace(Kind.MACHINE, namespace):
+        origin = read(OriginStatus, (body.get("status") or {}).get("origin"))
+        if origin is not None and origin.uid == uid and not body["metadata"].get("deletionTimestamp"):
+            found[origin.machine] = key_of(body)
+    return found
 
 
 def _changed_default(desired: Desired, nar_hash: str | None) -> OperatorError | None:

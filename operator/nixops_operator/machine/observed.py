@@ -17,7 +17,7 @@ from nixops_operator.facts.health import CheckResult
 from nixops_operator.facts.host import HostFacts, HostOwner
 from nixops_operator.facts.nix import Evaluation, SystemInput
 from nixops_operator.in_use import SeenSecret
-from nixops_operator.jobs import Done, JobState
+from nixops_operator.jobs import Done, JobState, Running
 from nixops_operator.machine.declared import Declared
 from nixops_operator.machine.host_keys import Pins
 from nixops_operator.machine.keys import ObservedKeys
@@ -72,12 +72,19 @@ def ids(instances: tuple[Instance, ...] | list[Instance]) -> str:
 
 @dataclass(frozen=True)
 class ObservedSystem:
-    """The configuration, as far as it is resolved. At most one of `error`, `waits_for` and `input` is set."""
+    """The configuration, as far as it is resolved. At most one of `error`, `waits_for` and `input` is set.
+
+    `is_outdated`: what the evaluation was told is not so any more. `awaited`: what the fact that it needs waits for, in
+    words; `is_unseen`: only for somebody to look there, for the first time since this process began.
+    """
 
     error: OperatorError | None = None
     waits_for: str | None = None  # what must be known first, for people
     input: SystemInput | None = None
     evaluate_job: str = ""
+    is_outdated: bool = False
+    awaited: str = ""
+    is_unseen: bool = False
     build_on: BuildOn = BuildOn.OPERATOR  # Target or Operator
     default_nixpkgs: str | None = None  # NAR hash of the operator's nixpkgs, if `input` uses that
     confirmed: str | None = None
@@ -110,9 +117,15 @@ class Observed:
     keys: ObservedKeys = field(default_factory=ObservedKeys)
 
     @property
+    def evaluating(self) -> JobState | None:
+        """How the evaluation stands; None: what is known of it does not hold, or there was none."""
+        job = self.jobs.get(self.system.evaluate_job)
+        return None if self.system.is_outdated and not isinstance(job, Running) else job
+
+    @property
     def evaluation(self) -> Evaluation | None:
         """The configuration's, once it is known."""
-        job = self.jobs.get(self.system.evaluate_job)
+        job = self.evaluating
         return job.result if isinstance(job, Done) and isinstance(job.result, Evaluation) else None
 
     @property

@@ -165,7 +165,9 @@ def _built(desired: Desired, observed: Observed, plan: Plan) -> Condition:
         return say(kind, desired, error.reason, error.message)
     if _is_kept_stopped(desired, observed):
         return _is_unknown(kind, desired, Reason.STOPPED, _STOPPED)
-    evaluation = observed.jobs.get(observed.system.evaluate_job)
+    evaluation = observed.evaluating
+    if (awaiting := system.awaits_fact(desired, observed)) is not None:
+        return _told(awaiting, kind, desired)
     if isinstance(evaluation, Failed):
         return _is_not(kind, desired, evaluation.error.reason, evaluation.error.message)
     step = system.build_step(observed)

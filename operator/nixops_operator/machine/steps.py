@@ -266,8 +266,11 @@ class Fetch(Step):
 
 @dataclass(frozen=True)
 class Evaluate(Step):
+    """`is_outdated`: what is known of it does not hold any more."""
+
     job: str
     input: SystemInput
+    is_outdated: bool = False
 
     is_harmless: ClassVar[bool] = True
 

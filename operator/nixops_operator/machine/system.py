@@ -11,6 +11,7 @@ from nixops_operator import job_names
 from nixops_operator.api.machine_spec import BuildOn
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.errors import Blocked
+from nixops_operator.facts.nix import Waiting
 from nixops_operator.jobs import Done, Failed, JobState, Running
 from nixops_operator.machine import build_on_target, steps
 from nixops_operator.planning import Finding, found_error
@@ -67,10 +68,9 @@ def ahead(desired: Desired, observed: Observed, now: datetime) -> Finding | None
         return Finding(Outcome.IN_SYNC, steps=tuple(missing))
     if not all(isinstance(observed.jobs.get(step.job), Done) for step in fetch_steps(observed)):
         return None
-    job = observed.jobs.get(system.evaluate_job)
     step: Step | None = None
-    if job is None:
-        step = steps.Evaluate(system.evaluate_job, system.input)
+    if observed.evaluating is None:
+        step = steps.Evaluate(system.evaluate_job, system.input, system.is_outdated)
     elif system.build_on is BuildOn.OPERATOR:
         build = build_step(observed)
         step = build if build is not None and observed.jobs.get(build.job) is None else None
@@ -125,10 +125,21 @@ def evaluated(desired: Desired, observed: Observed, now: datetime) -> Finding | 
     system = observed.system
     if system.input is None:
         return None
+    if (awaiting := awaits_fact(desired, observed)) is not None:
+        return awaiting
     step = steps.Evaluate(system.evaluate_job, system.input)
     working = _building(Reason.EVALUATING, "evaluating the configuration")
     working = replace(working, is_first_look=_runs_as_recorded(desired, observed))
-    return _job_answer(observed.jobs.get(system.evaluate_job), step, working)
+    return _job_answer(observed.evaluating, step, working)
+
+
+def awaits_fact(desired: Desired, observed: Observed) -> Finding | None:
+    """The configuration reads what is not known yet; it is evaluated again by itself when it is."""
+    job = observed.evaluating
+    if not isinstance(job, Done) or not isinstance(job.result, Waiting):
+        return None
+    found = _building(Reason.WAITING_FOR_FACTS, f"waiting for {job.result.path}: {observed.system.awaited}")
+    return replace(found, is_first_look=observed.system.is_unseen and _runs_as_recorded(desired, observed))
 
 
 def built(desired: Desired, observed: Observed, now: datetime) -> Finding | None:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nixops_operator.nix.internal_json import errors, text_of
+from nixops_operator.nix.internal_json import errors, event, text_of
 from nixops_operator.nix.mentions import place_of, words_of
 from nixops_operator.nix.texts import cut, plain
 
 MESSAGE_LIMIT = 400
+_USED = re.compile(r"^(?:trace: )?@nixops-used (?P<path>\S{1,400})$")
+_UNKNOWN = re.compile(r"^@nixops-unknown (?P<path>\S{1,400})$")
 # Every pattern is linear: no two quantifiers beside each other could take the same characters, and what stands between
 # two signs is bounded, because a tenant may write the first sign a thousand times and never the second.
 _QUOTED = r"[`'‘“\"](?P<path>/nix/store/[^'’”\"]{1,400})['’”\"]"
@@ -102,6 +104,21 @@ class Names:
         if self.inline is not None and path.startswith(f"{self.inline}/"):
             return path[len(self.inline) + 1 :]
         return path.removeprefix("/nix/store/")[33:]
+
+
+def used_fact(line: str) -> str | None:
+    """The path of the fact that was read, if this line of stderr says that one was (see entry.nix)."""
+    if "@nixops-used " not in line or (found := event(line)) is None:
+        return None
+    match = _USED.match(text_of(found))
+    return match["path"] if match is not None else None
+
+
+def unknown_fact(lines: Iterable[str]) -> str | None:
+    """The path of the fact for whose sake the evaluation ended, if it did for one. As `evaluation_message`."""
+    found = list(errors(lines))
+    match = _UNKNOWN.match(text_of(found[-1])) if found else None
+    return match["path"] if match is not None else None
 
 
 def evaluation_message(lines: Iterable[str], names: Names) -> str:

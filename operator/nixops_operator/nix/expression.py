@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import PurePosixPath
+from typing import Any
 
 from nixops_operator.errors import InvalidSpec
 from nixops_operator.facts.nix import EvaluationRequest, KeyFile, Module, Source
@@ -36,18 +38,31 @@ def inline_name(index: int) -> str:
     return f"module-{index}.nix"
 
 
-def expression(request: EvaluationRequest, inline: Source | None) -> str:
+def expression(request: EvaluationRequest, inline: Source | None, peers: Mapping[str, Source | None]) -> str:
     """One Nix expression; its value is the set that entry.nix describes.
 
-    `inline` is the stored tree of `inline_files`, None if that is empty.
-    Raises InvalidSpec for a reserved argument name, and for a module path that is absolute, leaves the source, or has
-    no source.
+    `inline` is the stored tree of `inline_files`, None if that is empty; `peers` has those of the other machines, by
+    name. Raises InvalidSpec for a reserved argument name, and for a module path that is absolute, leaves the source, or
+    has no source.
     """
+    others = {name: _input(peer.request, peers[name]) for name, peer in request.facts.peers.items()}
+    facts = sorted(request.facts.values.items())
+    texts = {
+        "input": json.dumps(_input(request, inline), sort_keys=True),
+        "facts": "{" + ", ".join(f"{json.dumps(path)}: {value}" for path, value in facts) + "}",
+        "peers": json.dumps(others, sort_keys=True),
+    }
+    guests = " ".join(f"({_shipped(name)})" for name in ("guest.nix", "nixops.nix"))
+    given = " ".join(f"{name} = {nix_string(text)};" for name, text in texts.items())
+    return f"({_shipped('entry.nix')}) {{ guests = [ {guests} ]; ownFiles = ({_shipped('own_files.nix')}); {given} }}"
+
+
+def _input(request: EvaluationRequest, inline: Source | None) -> dict[str, Any]:
     if taken := sorted(RESERVED_ARGUMENTS & set(request.arguments)):
         raise InvalidSpec(
             "spec.configuration.arguments", f"`{taken[0]}` is a name that NixOS or the operator gives: choose another"
         )
-    given = {
+    return {
         "name": request.name,
         "deployment": request.deployment,
         "uuid": request.uuid,
@@ -63,10 +78,6 @@ def expression(request: EvaluationRequest, inline: Source | None) -> str:
         "arguments": dict(request.arguments),
         "keys": {key.name: _key(key) for key in request.keys},
     }
-    text = nix_string(json.dumps(given, sort_keys=True))
-    guests = " ".join(f"({_shipped(name)})" for name in ("guest.nix", "nixops.nix"))
-    own_files = f"({_shipped('own_files.nix')})"
-    return f"({_shipped('entry.nix')}) {{ guests = [ {guests} ]; ownFiles = {own_files}; input = {text}; }}"
 
 
 def nix_string(text: str) -> str:

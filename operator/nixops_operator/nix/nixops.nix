@@ -163,12 +163,21 @@ let
     disk != null && (disk.encrypt or false) && (disk.encryptionType or "luks") == "luks"
   ) (lib.attrNames config.fileSystems);
 
+  # A fact of the machine; `false`: one that nobody can find out.
   address =
     option:
+    let
+      found = request.fact "nodes.${request.name}.config.networking.${option}";
+    in
     mkOption {
       type = types.nullOr types.str;
-      default = throw "networking.${option} is not known in an evaluation: set it in a module";
-      description = "An IPv4 address of this machine, for other machines to use.";
+      default =
+        if found == false then
+          throw "networking.${option} of ${request.name} is not known, as it is a given host: set it in a module of that machine"
+        else
+          found;
+      defaultText = "what EC2 says of the machine";
+      description = "An IPv4 address of this machine, null if it has none.";
     };
 in
 {

@@ -53,9 +53,12 @@ class Nix(Protocol):
         that is neither one of the request's sources nor made by this evaluation. Limits: settings (300 s wall, 240 s
         CPU, 4 GiB, 4 MiB output).
 
-        Raises Blocked (`EvaluationFailed`): one message of at most 400 characters, `web.nix:3:5: syntax error, …`,
-        store paths mapped to the user's names (labels), ANSI stripped. Retry (`Evaluating`) when the configuration is
-        not the cause: the sandbox could not start, the operator's disk is full, somebody else killed the process.
+        The result, a failure too, holds as long as the facts that were read are as they were told.
+
+        Raises UnknownFact for one that is needed and not known. EvaluationFailed: one message of at most 400
+        characters, `web.nix:3:5: syntax error, …`, store paths mapped to the user's names (labels), ANSI stripped.
+        Retry (`Evaluating`) when the configuration is not the cause: the sandbox could not start, the operator's disk
+        is full, somebody else killed the process.
         """
 
     @effect("nix.build")

@@ -12,7 +12,7 @@ from contract.nix_bench import MODEL, request, store
 from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec
-from nixops_operator.facts.nix import Module, Source
+from nixops_operator.facts.nix import Facts, Module, Source
 from nixops_operator.nix.store_paths import is_store_path
 
 
@@ -56,8 +56,9 @@ async def test_modules_receive_what_the_operator_gives(nix: SandboxedNix, nixpkg
     seen = "${name} ${uuid} ${deploymentName} ${nodes.webserver.config.networking.hostName} ${site}"
     module = "{ name, uuid, deploymentName, nodes, site, resources, ... }: { assertions = [ { assertion = false; "
     module += f'message = "{seen}"; }} ]; }}'
+    alone = Facts({"nodes": '["webserver"]'})
     with pytest.raises(Blocked) as failed:
-        await nix.evaluate(replace(request(nixpkgs, module), arguments={"site": 'a$b"c'}))
+        await nix.evaluate(replace(request(nixpkgs, module), arguments={"site": 'a$b"c'}, facts=alone))
     assert failed.value.message == (
         'Failed assertions: webserver 11111111-2222-3333-4444-555555555555 example webserver a$b"c'
     )

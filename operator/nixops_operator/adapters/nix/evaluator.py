@@ -24,7 +24,7 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.nix import Evaluation
 from nixops_operator.nix.derivations import Derivation, NotADerivationError, derivation_of, objection
-from nixops_operator.nix.evaluation_errors import MESSAGE_LIMIT, Names, evaluation_message
+from nixops_operator.nix.evaluation_errors import MESSAGE_LIMIT, Names, evaluation_message, unknown_fact
 from nixops_operator.nix.store_paths import is_store_path, name_of, text_path, tree_path_of
 from nixops_operator.nix.texts import cut
 
@@ -44,6 +44,14 @@ _SOUND_LIMIT = 100_000  # paths that are remembered as judged, some 100 bytes ea
 _PATHS_LIMIT = 200_000  # derivations and files of one system: a real one has some thousands
 
 
+class MissingFactError(Exception):
+    """The fact at this path was needed, and is not known."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
 class Evaluator:
     """Runs evaluations, at most `slots` at once, each in `box`, which holds it to `limits`."""
 
@@ -56,10 +64,13 @@ class Evaluator:
         self._slots = asyncio.Semaphore(slots)
         self._sound: set[str] = set()  # paths that were judged, and found right
 
-    async def evaluate(self, text: str, sources: Sequence[str], names: Names) -> Evaluation:
+    async def evaluate(
+        self, text: str, sources: Sequence[str], names: Names, on_line: Callable[[str], None] | None = None
+    ) -> Evaluation:
         """Evaluate an expression whose value is as entry.nix describes; its derivations are in the store afterwards.
 
-        `sources`: store paths that it may read. Raises Blocked (`EvaluationFailed`), Retry (`Evaluating`).
+        `sources`: store paths that it may read. `on_line` is called with each line that Nix says meanwhile. Raises
+        Blocked (`EvaluationFailed`), Retry (`Evaluating`), MissingFactError.
         """
 
         async def take(output: asyncio.StreamReader) -> tuple[Evaluation, Derivation | None]:
@@ -70,7 +81,7 @@ class Evaluator:
             self._disk.check()
         except (DiskLowError, OSError) as error:
             raise Retry(Reason.EVALUATING, str(error)) from error
-        evaluation, derivation = await self._boxed(text, sources, names, take, None)
+        evaluation, derivation = await self._boxed(text, sources, names, take, None, on_line)
         if derivation is None:
             raise Blocked(Reason.EVALUATION_FAILED, "the system's derivation is missing")
         if evaluation.toplevel not in {output.path for output in derivation.outputs.values()}:
@@ -106,6 +117,7 @@ class Evaluator:
         names: Names,
         take: Callable[[asyncio.StreamReader], Awaitable[_T]],
         command: Sequence[str] | None,
+        on_line: Callable[[str], None] | None = None,
     ) -> _T:
         """What `take` makes of the output; only if the program then ended well, in time and within its limits."""
         async with self._slots:
@@ -115,7 +127,7 @@ class Evaluator:
                     asyncio.timeout(self._limits.timeout.total_seconds()),
                     self._box.run(command, sources, registration) as running,
                 ):
-                    return await self._taken(running, text, names, take)
+                    return await self._taken(running, text, names, take, Lines(on_line))
             except TimeoutError as error:
                 raise Blocked(
                     Reason.EVALUATION_FAILED,
@@ -131,10 +143,10 @@ class Evaluator:
         text: str,
         names: Names,
         take: Callable[[asyncio.StreamReader], Awaitable[_T]],
+        messages: Lines,
     ) -> _T:
         process = running.process
         assert process.stdout is not None  # noqa: S101 - child() makes pipes
-        messages = Lines()
         tasks = (
             asyncio.ensure_future(feed(process.stdin, text.encode())),
             asyncio.ensure_future(messages.read(process.stderr)),
@@ -163,13 +175,13 @@ class Evaluator:
             raise running.over
         memory = f"{self._limits.memory // 1024**2} MiB of memory (setting nix.evaluation.memory)"
         kept = [line.replace(running.root, "") for line in messages.kept] if running.root else messages.kept
+        if (path := await asyncio.to_thread(unknown_fact, kept)) is not None:
+            raise MissingFactError(path)
         said = await asyncio.to_thread(evaluation_message, kept, names)
-        if said == _OUT_OF_MEMORY:
-            raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation needs more than {memory}")
-        if said.endswith(_NO_SPACE):
-            raise Blocked(Reason.EVALUATION_FAILED, f"{self._limits.disk_message}: {said}")
         if said:
-            raise Blocked(Reason.EVALUATION_FAILED, said)
+            full = f"{self._limits.disk_message}: {said}" if said.endswith(_NO_SPACE) else said
+            too_large = f"the evaluation needs more than {memory}" if said == _OUT_OF_MEMORY else full
+            raise Blocked(Reason.EVALUATION_FAILED, too_large)
         lines, cpu = _without_cpu(kept)
         if any(line.startswith(_NO_MEMORY) for line in lines):
             raise Blocked(Reason.EVALUATION_FAILED, f"the evaluation needs more than {memory}")

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.resources import files as package_files
 from pathlib import Path, PurePosixPath
@@ -33,7 +33,7 @@ from nixops_operator.adapters.nix.child import KILLED_FROM_OUTSIDE, signal_of
 from nixops_operator.adapters.nix.collection import StoreCollection
 from nixops_operator.adapters.nix.daemon import DaemonError, local_store
 from nixops_operator.adapters.nix.disk import Disk, DiskLowError, free_bytes
-from nixops_operator.adapters.nix.evaluator import Evaluator
+from nixops_operator.adapters.nix.evaluator import Evaluator, MissingFactError
 from nixops_operator.adapters.nix.fetched_trees import FetchedTrees, SourceLimits
 from nixops_operator.adapters.nix.private_folder import private_folder
 from nixops_operator.adapters.nix.probe import SandboxUnsafe, probe
@@ -45,14 +45,23 @@ from nixops_operator.adapters.nix.substitution import Substituter, Substitution
 from nixops_operator.api.durations import format_duration
 from nixops_operator.api.reasons import Reason
 from nixops_operator.egress_policy import EgressPolicy
-from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
-from nixops_operator.facts.nix import Archive, Evaluation, EvaluationRequest, Source, StoreSpace
+from nixops_operator.errors import Blocked, EvaluationFailed, InvalidSpec, OperatorError, Retry, UnknownFact
+from nixops_operator.facts.nix import (
+    Archive,
+    Evaluation,
+    EvaluationRequest,
+    Facts,
+    Source,
+    StoreSpace,
+    configuration_path,
+)
 from nixops_operator.nix.build_errors import BuildStory
-from nixops_operator.nix.evaluation_errors import Names
+from nixops_operator.nix.evaluation_errors import MESSAGE_LIMIT, Names, used_fact
 from nixops_operator.nix.expression import expression, inline_files, inline_name
 from nixops_operator.nix.nar import nar_parts
 from nixops_operator.nix.progress import Counter
 from nixops_operator.nix.store_paths import SOURCE_NAME, is_store_path, name_of, sri, tree_path_of
+from nixops_operator.nix.texts import cut
 
 _STORE_DISK = Path("/nix")
 _BOXES = _STORE_DISK / "var/nixops/boxes"  # where sources can be moved from and need not be copied
@@ -62,6 +71,7 @@ _SOURCE_BYTES = 256 * 1024**2
 # Of a source, read where an error gives no line: enough for what people write by hand.
 _TEXTS_FILES = 1000
 _TEXTS_BYTES = 4 * 1024**2
+_FACTS_LIMIT = 4096  # that one evaluation is known to have read: four of each of 256 machines are about a thousand
 _PROGRESS_SECONDS = 1.0
 _SYSTEM = f"{os.uname().machine}-linux"
 
@@ -238,14 +248,14 @@ class SandboxedNix:
             return evaluation
 
     async def _evaluated(self, request: EvaluationRequest) -> Evaluation:
-        modules = inline_files(request.modules)
-        expression(request, None)  # refuse a bad request before anything is stored
-        inline = await self._stored(modules) if modules else None
-        user_files = {
-            f"{inline.store_path}/{inline_name(index)}": module.label
-            for index, module in enumerate(request.modules)
-            if inline is not None and module.text is not None
-        }
+        peers = {name: peer.request for name, peer in request.facts.peers.items()}
+        _judge(request, peers)  # refuse a bad request before anything is stored
+        inline = await self._inline(request)
+        inline_of_peers = {name: await self._inline(peer) for name, peer in peers.items()}
+        user_files: dict[str, str] = {}
+        for name, peer in peers.items():
+            user_files |= _labels(peer, inline_of_peers[name], f" of {name}")
+        user_files |= _labels(request, inline)
         names = Names(
             user_files=user_files,
             source=request.source.store_path if request.source else None,
@@ -253,8 +263,31 @@ class SandboxedNix:
             nixpkgs=str(PurePosixPath(request.nixpkgs.store_path, request.nixpkgs_folder)),
             texts=functools.partial(_texts, request),
         )
-        sources = {source.store_path for source in (request.nixpkgs, request.source, inline) if source is not None}
-        return await self._evaluator.evaluate(expression(request, inline), sorted(sources), names)
+        trees = {inline, *inline_of_peers.values()}
+        for one in (request, *peers.values()):
+            trees |= {one.nixpkgs, one.source}
+        sources = sorted({tree.store_path for tree in trees if tree is not None})
+        used: set[str] = set()
+
+        def listen(line: str) -> None:
+            if len(used) < _FACTS_LIMIT and (path := used_fact(line)) is not None:
+                used.add(path)
+
+        text = expression(request, inline, inline_of_peers)
+        try:
+            evaluation = await self._evaluator.evaluate(text, sources, names, listen)
+        except MissingFactError as error:
+            raise UnknownFact(error.path, request.facts.told({*used, error.path})) from error
+        except Blocked as error:
+            if error.reason is Reason.EVALUATION_FAILED:
+                raise EvaluationFailed(error.message, request.facts.told(used)) from error
+            raise
+        return replace(evaluation, told=request.facts.told(used))
+
+    async def _inline(self, request: EvaluationRequest) -> Source | None:
+        """The stored tree of the modules that are given as text; None if there are none."""
+        modules = inline_files(request.modules)
+        return await self._stored(modules) if modules else None
 
     async def build(self, drv_path: str, progress: Progress) -> str:
         if not (is_store_path(drv_path) and drv_path.endswith(".drv")):
@@ -418,6 +451,27 @@ def _digest_of(parts: Sequence[bytes]) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.digest()
+
+
+def _judge(request: EvaluationRequest, peers: Mapping[str, EvaluationRequest]) -> None:
+    """Raises InvalidSpec for what cannot be said in an expression; EvaluationFailed if another machine says it."""
+    alone = replace(request, facts=Facts())
+    expression(alone, None, {})
+    for name, peer in peers.items():
+        try:
+            expression(peer, None, {})
+        except InvalidSpec as error:
+            told = request.facts.told([configuration_path(name)])
+            raise EvaluationFailed(cut(f"{name}: {error.message}", MESSAGE_LIMIT), told) from error
+
+
+def _labels(request: EvaluationRequest, inline: Source | None, whose: str = "") -> dict[str, str]:
+    """Store path of each module that is given as text → what people call it."""
+    return {
+        f"{inline.store_path}/{inline_name(index)}": f"{module.label}{whose}"
+        for index, module in enumerate(request.modules)
+        if inline is not None and module.text is not None
+    }
 
 
 def _judge_files(files: Mapping[str, bytes]) -> None:
