@@ -71,6 +71,11 @@ def keys(host_id: str, what: str) -> str:
     return f"{HOST}:{host_id}:keys:{what}"
 
 
+def generations(host_id: str, which: str) -> str:
+    """`which`: the first and the last of those that are to go."""
+    return f"{HOST}:{host_id}:generations:{which}"
+
+
 def host_key(host_id: str) -> str:
     return f"{HOST}:{host_id}:host-key"
 

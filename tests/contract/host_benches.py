@@ -82,6 +82,9 @@ class Bench(Protocol):
     async def point(self, link: str, toplevel: str) -> None:
         """/run/current-system, or the profile, by hand."""
 
+    async def set_profile(self, toplevel: str) -> None:
+        """By hand, as another generation."""
+
     async def write_file(self, path: str, file: File) -> None:
         """By hand."""
 
@@ -214,6 +217,9 @@ class MemoryBench:
         setattr(self.machine, LINKS[link], toplevel)
         self.machine.tell()
 
+    async def set_profile(self, toplevel: str) -> None:
+        self.machine.set_profile(toplevel)
+
     async def write_file(self, path: str, file: File) -> None:
         self.machine.files[path] = file
         self.machine.tell()
@@ -324,6 +330,9 @@ class MachineBench:
 
     async def point(self, link: str, toplevel: str) -> None:
         await self.run("ln", "-sfn", toplevel, link)
+
+    async def set_profile(self, toplevel: str) -> None:
+        await self.run("nix-env", "--profile", "/nix/var/nix/profiles/system", "--set", toplevel)
 
     async def write_file(self, path: str, file: File) -> None:
         written = f'cat >"$0" && chmod {file.mode:o} "$0" && chown {file.user}:{file.group} "$0"'

@@ -291,7 +291,7 @@ async def test_a_commit_that_the_boot_loader_refuses_can_be_repeated_or_supersed
     for _ in range(2):
         with pytest.raises(Retry) as caught:
             await host.commit(asked.id)
-        assert caught.value.reason is Reason.ACTIVATION_FAILED
+        assert caught.value.reason is Reason.BOOT_ENTRY_FAILED
     facts = await host.facts()
     assert (activation_of(facts).state, facts.boot_entry_unsure, facts.current_system) == (
         CONFIRMED,

@@ -100,7 +100,7 @@ async def test_a_boot_entry_that_is_refused_can_be_tried_again(bench: Bench, hos
     for _ in range(2):
         with pytest.raises(Retry) as caught:
             await host.commit(asked.id)
-        assert caught.value.reason is Reason.ACTIVATION_FAILED
+        assert caught.value.reason is Reason.BOOT_ENTRY_FAILED
     facts = await host.facts()
     assert (activation_of(facts).state, facts.current_system) == (ActivationState.PREPARED, bench.base)
     await host.rollback(asked.id)

@@ -38,6 +38,7 @@ from nixops_operator.facts.host import (
     DeliveredKey,
     DryRun,
     FoundFile,
+    Generation,
     HostFacts,
     HostOwner,
     HostTarget,
@@ -174,6 +175,7 @@ class FakeMachine:
         self.booted_system: str | None = system
         self.profile_system: str | None = system
         self.profile_generation: int | None = 1
+        self.generations = {1: system}  # of the profile
         self.boot_entry: str | None = system
         self.boot_entry_unsure = False
         self.lists_left = False
@@ -419,6 +421,28 @@ class FakeMachine:
             self.owner = None
         return self.owner is None
 
+    def set_profile(self, toplevel: str) -> None:
+        """As another generation."""
+        self.profile_system = toplevel
+        self.profile_generation = max(self.generations, default=0) + 1
+        self.generations[self.profile_generation] = toplevel
+
+    def used_generations(self) -> set[int]:
+        needed = (self.current_system, self.booted_system, self.roots.get("previous"))
+        return {
+            number
+            for number, system in self.generations.items()
+            if system in needed or number == self.profile_generation
+        }
+
+    def remove_generations(self, numbers: Sequence[int]) -> None:
+        if self.active is not None and not self._is_free(self.activations[self.active]):
+            raise _refused(self, "remove-generations", f"activation {self.active} is under way")
+        gone = set(numbers) - self.used_generations()
+        self.generations = {number: system for number, system in self.generations.items() if number not in gone}
+        if gone:
+            self._install("remove-generations", str(self.profile_system))
+
     def stage_host_key(self) -> str:
         if self.staged_host_key is None:
             self.staged_host_key = generate_ed25519().public
@@ -638,11 +662,10 @@ class FakeMachine:
     def _install(self, command: str, toplevel: str) -> None:
         self.boot_entry_unsure = True
         if self.profile_system != toplevel:
-            self.profile_system = toplevel
-            self.profile_generation = (self.profile_generation or 0) + 1
+            self.set_profile(toplevel)
         error = self.outcome(toplevel).boot_loader_error
         if error is not None:
-            raise _refused(self, command, error)
+            raise Retry(Reason.BOOT_ENTRY_FAILED, f"{self.address}: {command}: {error}")
         self.boot_entry = toplevel
         self.boot_entry_unsure = False
 
@@ -706,6 +729,10 @@ class FakeHost:
             owner=machine.owner,
             building=machine.building,
             keys=machine.key_facts(),
+            generations=tuple(
+                Generation(number, is_used=number in machine.used_generations())
+                for number in sorted(machine.generations)
+            ),
             restart_for=("kernel",) if machine.needs_restart else (),
         )
 
@@ -785,6 +812,10 @@ class FakeHost:
     @effect("host.commit")
     async def adopt(self, toplevel: str) -> None:
         self._reached().adopt(toplevel)
+
+    @effect("host.remove_generations")
+    async def remove_generations(self, numbers: Sequence[int]) -> None:
+        self._reached().remove_generations(numbers)
 
     @effect("host.restart")
     async def restart(self, activation_id: str) -> None:

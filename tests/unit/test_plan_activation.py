@@ -308,9 +308,9 @@ def test_a_step_on_the_host_that_runs_is_not_asked_for_twice():
 def test_a_profile_that_refuses_to_follow_leaves_the_machine_serving():
     job = f"host:{UID}:adopt:{NEW}"
     for error, outcome in (
-        (Retry(Reason.ACTIVATION_FAILED, "boot loader"), Outcome.REPAIRING),
+        (Retry(Reason.BOOT_ENTRY_FAILED, "boot loader"), Outcome.REPAIRING),
         (Blocked(Reason.ACTIVATION_FAILED, "boot loader"), Outcome.STALLED),
     ):
         jobs = {**COPIED, job: Failed(error)}
         found = planned(host_machine(activation() | ran() | ready()), seen(host=host(NEW, OLD), jobs=jobs))
-        assert found.verdict.outcome is outcome
+        assert (found.verdict.outcome, found.verdict.reason) == (outcome, error.reason)

@@ -7,7 +7,7 @@ import errno
 import asyncssh
 import pytest
 
-from nixops_operator.adapters.ssh.failures import connecting_failed, host_key_mismatch
+from nixops_operator.adapters.ssh.failures import boot_entry_failed, connecting_failed, host_key_mismatch
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, OperatorError, Retry
 
@@ -59,3 +59,19 @@ def test_a_refused_key_names_the_remedy() -> None:
 def test_a_mismatch_shows_both_fingerprints() -> None:
     message = host_key_mismatch("192.0.2.10", "ssh-ed25519 SHA256:b", ["ssh-ed25519 SHA256:a"]).message
     assert "shows the host key ssh-ed25519 SHA256:b; pinned: ssh-ed25519 SHA256:a" in message
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        pytest.param("cp: No space left on device\nFailed to install bootloader\n", "make room in /boot", id="full"),
+        pytest.param(
+            "error: cannot find a GRUB drive\nFailed to install bootloader\n", "look at boot.loader", id="else"
+        ),
+    ],
+)
+def test_a_boot_entry_that_cannot_be_written_says_what_runs_and_what_to_do(said: str, advice: str) -> None:
+    answer = boot_entry_failed("192.0.2.10", said)
+    assert answer.reason is Reason.BOOT_ENTRY_FAILED
+    assert "would boot the one before (Failed to install bootloader)" in answer.message
+    assert advice in answer.message

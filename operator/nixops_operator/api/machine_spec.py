@@ -796,6 +796,10 @@ class Activation(SpecModel):
     confirm_timeout: Duration = timedelta(seconds=60)
     """How long a switched machine waits to be reached again over a new connection; then it returns to its previous
     system by itself."""
+    keep_generations: Annotated[int, Field(ge=1, le=1000)] = 10
+    """How many generations of the system profile stay on the machine, the newest ones. Older ones go with their boot
+    entries once the declared system runs and is the profile; never those that run, were booted, or ran before the last
+    activation. Nothing is collected from the store by this."""
     drift_policy: DriftPolicy = DriftPolicy.ENFORCE
     """What happens when another system runs than the desired one: Enforce puts it back, Report says so."""
 

@@ -93,6 +93,7 @@ class Reason(StrEnum):
     COPY_FAILED = "CopyFailed"
     ACTIVATION_FAILED = "ActivationFailed"
     ROLLED_BACK = "RolledBack"
+    BOOT_ENTRY_FAILED = "BootEntryFailed"
     REBOOT_REQUIRED = "RebootRequired"
     DRY_ACTIVATED = "DryActivated"
     HEALTH_CHECK_FAILED = "HealthCheckFailed"

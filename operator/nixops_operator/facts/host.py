@@ -177,6 +177,14 @@ class DeliveredKey:
     file: FoundFile | None  # None: nothing lies there
 
 
+@dataclass(frozen=True, order=True)
+class Generation:
+    """Of the system profile: system-<number>-link."""
+
+    number: int
+    is_used: bool  # the profile's own, or what runs, was booted, or ran before the last activation
+
+
 @dataclass(frozen=True)
 class HostFacts:
     """One look at a machine, one round trip. Store paths are full (`/nix/store/…`); None where a link does not
@@ -201,6 +209,7 @@ class HostFacts:
     restart_for: tuple[str, ...] = ()  # what of the running system only a restart brings: kernel, initrd, …
     building: str | None = None  # the derivation that a unit of ours builds there now
     keys: tuple[DeliveredKey, ...] = ()  # by path
+    generations: tuple[Generation, ...] = ()  # by number
 
 
 @dataclass(frozen=True)

@@ -326,7 +326,8 @@ def _job_move(observed: Observed, step: HostStep, working: Finding) -> Finding |
 def _failing(error: OperatorError, working: Finding) -> Finding:
     # A machine that serves goes on serving while its profile refuses to follow.
     if working.outcome is Outcome.REPAIRING and not isinstance(error, Blocked):
-        return replace(working, message=f"{working.message}: {error.message}")
+        reason = error.reason if error.reason is Reason.BOOT_ENTRY_FAILED else working.reason
+        return replace(working, reason=reason, message=f"{working.message}: {error.message}")
     return replace(found_error(error, ConditionType.CONFIGURATION_ACTIVE), differs=working.differs)
 
 

@@ -16,6 +16,7 @@ from nixops_operator.facts.host import Mode
 from nixops_operator.facts.kube import Body, Kind, OwnerReference, Secret
 from nixops_operator.machine import (
     attributes,
+    generations,
     host_key_rotation,
     host_keys,
     keys,
@@ -85,6 +86,8 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             await power.stop(step, desired, await _view(desired, world), world)
         case steps.ChangeStopped() | steps.StartChanged():
             await power.change(step, desired, body, await _view(desired, world), world)
+        case generations.RemoveGenerations():
+            generations.start(step, desired, world)
         case host_key_rotation.ReplaceHostKey():
             host_key_rotation.start(step, desired, world)
         case steps.GoBack():

@@ -191,13 +191,19 @@ class Host(Protocol):
         """Make the confirmed system the profile and the boot entry, drop roots `next` and link `active`. Limit 5 min.
         In mode `test` only the latter; in mode `boot` of a claimed system, that need not run.
 
-        Repeating: safe. Raises Retry (`ActivationFailed`) with the last useful line of the output if profile or boot
-        loader refuse.
+        Repeating: safe. Raises Retry (`BootEntryFailed`) with the last useful line of the output if profile or boot
+        loader refuse; (`ActivationFailed`) where another activation has superseded it.
         """
 
     @effect("host.commit")
     async def adopt(self, toplevel: str) -> None:
         """Commit a system that runs already without an activation of ours (profile drift). As `commit`."""
+
+    @effect("host.remove_generations")
+    async def remove_generations(self, numbers: Sequence[int]) -> None:
+        """Remove these generations of the system profile, which protects them from the garbage collector, and their
+        boot entries. Those that are in use by now stay. Limit 5 min. Repeating: safe. Raises as `commit`; then they are
+        gone, and the boot entries are written anew by the next `commit` or `adopt`."""
 
     @effect("host.restart")
     async def restart(self, activation_id: str) -> None:

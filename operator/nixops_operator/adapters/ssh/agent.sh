@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the operator has a host do: `sh agent <command> [<activation id>]`. POSIX sh; needs coreutils, grep, sed, awk,
-# cmp, getent, util-linux' flock (all of these are in NixOS' required packages, nixos/modules/config/system-path.nix),
+# find, cmp, getent, util-linux' flock (all of these are in NixOS' required packages, nixos/modules/config/system-path.nix),
 # systemd and Nix.
 #
 # Commands of the operator, over SSH; each may be repeated:
@@ -29,6 +29,8 @@
 #   probe                    <- limit in seconds, kind, what the kind takes; one line that says why it fails, or nothing
 #   confirm ID               `yes` or `no`
 #   commit ID | adopt        adopt <- toplevel
+#   remove-generations       <- numbers of the system profile; those that nothing runs or returns to go, and with them
+#                            their boot entries
 #   restart ID               makes it the boot entry, and restarts the machine
 #   rollback ID              starts the unit that returns to the previous system
 #   log ID                   the last 16 KiB of the activation's output
@@ -37,7 +39,7 @@
 #   expire ID                the dead man's timers, nixops-deadman-ID, nixops-confirm-ID and nixops-hold-ID
 #   return ID                nixops-rollback-ID.service
 #   guard                    nixops-guard.service of the guest module, at the first boot of a system
-#   install ID, install-adopted TOPLEVEL   nixops-commit-….service
+#   install ID, install-adopted TOPLEVEL, install-profile   nixops-commit-….service
 #   build-end BUILD          after the build, in nixops-build-BUILD.service
 #
 # Arguments (<-) come on stdin, each as its length in bytes, a newline, the bytes, a newline: a connection that is cut
@@ -315,6 +317,7 @@ facts() {
     generation=${generation%-link}
     case $generation in *[!0-9]*) generation='' ;; esac
     printf 'profile-generation %s\n' "$generation"
+    generations | sed 's/^/generation /'
     printf 'boot-entry-unsure %s\n' "$(yes_if [ -e "$UNSURE" ])"
     printf 'lists-left %s\n' "$(yes_if lists_left)"
     os_release
@@ -331,6 +334,19 @@ facts() {
     failed=$(failed_units)
     [ -z "$failed" ] || printf '%s\n' "$failed" | sed 's/^/failed-unit /'
     printf 'end\n'
+}
+
+# `<number> used` or `<number> free` of each generation of the profile. Used are its own, what runs, what was booted, and
+# what ran before the last activation.
+generations() {
+    used=$(for each in /run/current-system /run/booted-system "$ROOTS/previous"; do system_behind "$each"; done)
+    find "${PROFILE%/*}" -maxdepth 1 -name 'system-*-link' -printf '%f %l\n' |
+        awk -v own="$(readlink "$PROFILE" || true)" -v used="$(printf '%s' "$used" | tr '\n' ' ')" '
+            BEGIN { split(used, systems); for (each in systems) is_used[systems[each]] }
+            $1 ~ /^system-[0-9]+-link$/ {
+                number = substr($1, 8, length($1) - 12)
+                print number, ($1 == own || $2 in is_used ? "used" : "free")
+            }'
 }
 
 failed_units() {
@@ -1210,6 +1226,20 @@ adopt() {
     run_install "nixops-commit-${name%%-*}" "$HOME_DIR/adopt.log" "$0" install-adopted "$toplevel"
 }
 
+# Whatever the boot loader's menu names is there: it is written anew right after they have gone, and again if that fails.
+remove_generations() {
+    take
+    case $argument in '' | *[!0-9\ ]*) fail 64 "not numbers of generations" ;; esac
+    holder=$(active_id)
+    [ -z "$holder" ] || is_free "$holder" || fail 20 "activation $holder is under way"
+    free=$(generations | sed -n 's/ free$//p')
+    gone=$(for each in $argument; do printf '%s\n' "$free" | grep -x -e "$each" || true; done)
+    [ -n "$gone" ] || return 0
+    mark_unsure
+    nix-env -p "$PROFILE" --delete-generations $gone >/dev/null 2>&1 || fail 1 "nix-env cannot delete generations"
+    run_install nixops-commit-generations "$HOME_DIR/adopt.log" "$0" install-profile
+}
+
 # Whoever calls this again meets a machine that is going down, or has come up.
 restart() {
     load_request
@@ -1236,7 +1266,7 @@ run_install() {
     done
     rm -f "$2"
     if ! run_unit "$1" --wait -p RuntimeMaxSec="$COMMIT_SECONDS" -p StandardOutput="append:$2" \
-        -p StandardError="append:$2" "$(shell)" "$3" "$4" "$5"; then
+        -p StandardError="append:$2" "$(shell)" "$3" "$4" ${5:+"$5"}; then
         tail -c 4096 "$2" >&2 || true
         exit 1
     fi
@@ -1432,9 +1462,13 @@ install_activated() {
     [ "$after" = rebooting ] || settle
 }
 
-install_system() {
+mark_unsure() {
     : >"$UNSURE"
     sync "$UNSURE" "$HOME_DIR"
+}
+
+install_system() {
+    mark_unsure
     nix-env -p "$PROFILE" --set "$toplevel"
     "$toplevel/bin/switch-to-configuration" boot
     rm -f "$UNSURE"
@@ -1477,6 +1511,7 @@ case $command in
     confirm) confirm ;;
     commit) commit ;;
     adopt) adopt ;;
+    remove-generations) remove_generations ;;
     restart) restart ;;
     rollback) rollback ;;
     log) show_log ;;
@@ -1488,5 +1523,6 @@ case $command in
     build-end) build_end ;;
     install) install_activated ;;
     install-adopted) install_system ;;
+    install-profile) toplevel=$(system_behind "$PROFILE"); install_system ;;
     *) fail 64 "unknown command" ;;
 esac

@@ -18,6 +18,7 @@ from nixops_operator.facts.host import (
     DeliveredKey,
     DryRun,
     FoundFile,
+    Generation,
     HostFacts,
     HostOwner,
     Mode,
@@ -75,12 +76,14 @@ _BUILD_LINES = {
 }
 _UNIT = r"[A-Za-z0-9:_.\\@-]{1,255}"
 _FAILED_UNIT, _FAILED_BEFORE = "failed-unit", "activation-failed-before"
+_GENERATION = "generation"
 _KEY_PATH = r"/[A-Za-z0-9._/@+=:,-]{1,255}"
 _ACCOUNT = r"[A-Za-z0-9_.-]{1,64}"
 # These come as often as there is something to tell.
 _REPEATED = {
     _FAILED_UNIT: _UNIT,
     _FAILED_BEFORE: _UNIT,
+    _GENERATION: r"[0-9]{1,9} (?:used|free)",
     "key": rf"{_KEY_PATH} [0-7]{{3}} {_ACCOUNT} {_ACCOUNT} (?:-|[0-9a-f]{{64}}) (?:whole|owed|unowned) {_BOOT_ID}",
     "key-file": rf"{_KEY_PATH} [0-9a-f]{{1,8}} {_ACCOUNT} {_ACCOUNT}",
     "key-content": rf"{_KEY_PATH} [0-9a-f]{{64}}",
@@ -129,6 +132,7 @@ def parse_facts(text: str) -> HostFacts:
         owner=_owner(value["owner"]),
         building=value["building"] or None,
         keys=_keys(lines.repeated),
+        generations=_generations(lines.repeated[_GENERATION]),
         restart_for=tuple(value["restart-for"].split()),
     )
 
@@ -285,6 +289,11 @@ def _keys(lines: dict[str, set[str]]) -> tuple[DeliveredKey, ...]:
             file=files.get(path),
         )
     return tuple(found[path] for path in sorted(found))
+
+
+def _generations(lines: set[str]) -> tuple[Generation, ...]:
+    told = (line.split(" ") for line in lines)
+    return tuple(sorted(Generation(int(number), is_used=word == "used") for number, word in told))
 
 
 def _owner(text: str) -> HostOwner | None:

@@ -7,7 +7,7 @@ import re
 
 import asyncssh
 
-from nixops_operator.adapters.ssh.facts import first_useful_line
+from nixops_operator.adapters.ssh.facts import first_useful_line, last_useful_line
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, OperatorError, Retry
 
@@ -94,6 +94,15 @@ def not_root(where: str, user: str, said: str) -> Blocked:
         Reason.AUTHENTICATION_FAILED,
         f"the account {user} on {where} is not the superuser ({said}); to activate a system needs uid 0",
     )
+
+
+def boot_entry_failed(where: str, said: str) -> Retry:
+    """Profile or boot loader refused: `said` is the end of what they wrote. What runs goes on running."""
+    why = last_useful_line(said) or "without a word"
+    is_full = _DISK_FULL.lower() in said.lower()
+    advice = "make room in /boot, with a lower activation.keepGenerations" if is_full else "look at boot.loader there"
+    message = f"{where} cannot make the system its boot entry, and would boot the one before ({why}); {advice}"
+    return Retry(Reason.BOOT_ENTRY_FAILED, message)
 
 
 def copy_failed(where: str, error: Retry, said: str) -> Retry:

@@ -27,7 +27,7 @@ from nixops_operator.adapters.ssh.facts import (
     parse_probe,
     parse_yes_or_no,
 )
-from nixops_operator.adapters.ssh.failures import copy_failed, no_shell, not_root
+from nixops_operator.adapters.ssh.failures import boot_entry_failed, copy_failed, no_shell, not_root
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OperatorError, OutcomeUnknown, Retry
 from nixops_operator.facts.health import ExecProbe, HttpProbe, Probe, TcpProbe, UnitsProbe
@@ -57,10 +57,12 @@ _REASONS = {
     **dict.fromkeys(("facts", "log", "own", "disown", "probe"), Reason.PROGRESSING_WITH_RETRY),
     **dict.fromkeys(("stage-host-key", "install-host-key"), Reason.PROGRESSING_WITH_RETRY),
     **dict.fromkeys(("build", "build-look", "build-stop"), Reason.BUILDING),
+    **dict.fromkeys(("commit", "adopt", "restart", "remove-generations"), Reason.BOOT_ENTRY_FAILED),
     "keys": Reason.DELIVERY_FAILED,
 }
 """Of a failed command; all others are about an activation."""
 
+REFUSED = 20  # exit of the agent: nothing was changed
 LOST = "the connection was cut"
 TOO_LONG = "the answer was longer than 1 MiB"
 
@@ -239,6 +241,11 @@ class AsyncsshHost:
         """See `ports.host.Host`."""
         await self._change("adopt", stdin=frame(toplevel), limit=COMMIT_SECONDS)
 
+    async def remove_generations(self, numbers: Sequence[int]) -> None:
+        """See `ports.host.Host`."""
+        stdin = frame(" ".join(map(str, numbers)))
+        await self._change("remove-generations", stdin=stdin, limit=COMMIT_SECONDS)
+
     async def restart(self, activation_id: str) -> None:
         """See `ports.host.Host`."""
         await self._change("restart", _checked(activation_id), limit=COMMIT_SECONDS)
@@ -348,6 +355,9 @@ class AsyncsshHost:
     def _failed(self, word: str, answer: _Answer) -> Retry:
         why = last_useful_line(answer.stderr) or f"exit {answer.exit_status}"
         reason = _REASONS.get(word, Reason.ACTIVATION_FAILED)
+        if reason is Reason.BOOT_ENTRY_FAILED and answer.exit_status != REFUSED:
+            return boot_entry_failed(self._where, answer.stderr)
+        reason = Reason.ACTIVATION_FAILED if reason is Reason.BOOT_ENTRY_FAILED else reason
         return Retry(reason, f"{self._where}: {word}: {why}")
 
     def _malformed(self, word: str, error: MalformedAnswer) -> Retry:
