@@ -41,6 +41,10 @@ OPERATIONS = {
     "ec2.set_metadata": "ModifyInstanceMetadataOptions",
     "ec2.set_placement_group": "ModifyInstancePlacement",
     "ec2.set_instance_profile": "AssociateIamInstanceProfile",
+    "ec2.allocate_address": "AllocateAddress",
+    "ec2.associate_address": "AssociateAddress",
+    "ec2.disassociate_address": "DisassociateAddress",
+    "ec2.release_address": "ReleaseAddress",
     "ec2.create_tags": "CreateTags",
     "ec2.delete_tags": "DeleteTags",
 }
@@ -58,6 +62,9 @@ class World(Protocol):
     async def stop(self, instance_id: str) -> None: ...
 
     async def stopping(self, instance_id: str) -> None: ...
+
+    async def slow_boots(self) -> None:
+        """Whatever is launched from now on stays pending."""
 
     async def add_group(self, name: str, tags: Mapping[str, str]) -> str: ...
 
@@ -100,6 +107,9 @@ class FakeWorld:
 
     async def stopping(self, instance_id: str) -> None:
         self.cloud.set_state(instance_id, InstanceState.STOPPING, "Client.UserInitiatedShutdown")
+
+    async def slow_boots(self) -> None:
+        """Nothing here boots by itself."""
 
     async def add_group(self, name: str, tags: Mapping[str, str]) -> str:
         group_id = f"sg-by-hand-{name}"
@@ -163,6 +173,9 @@ class RealWorld:
     async def stopping(self, instance_id: str) -> None:
         self.layer.turn(stopping_seconds=3600)
         await asyncio.to_thread(self.owner.stop_instances, InstanceIds=[instance_id])
+
+    async def slow_boots(self) -> None:
+        await asyncio.to_thread(self.layer.turn, pending_seconds=3600)
 
     async def add_group(self, name: str, tags: Mapping[str, str]) -> str:
         reply = await asyncio.to_thread(

@@ -115,7 +115,8 @@ class _LagByName:
     salt: str
 
     def __call__(self, name: str) -> timedelta:
-        is_random = not name.startswith(("i-", "sg-"))  # a key pair's name ends with the hash of a generated key
+        # A key pair's name ends with the hash of a generated key.
+        is_random = not name.startswith(("i-", "sg-", "eipalloc-"))
         name = name.rpartition("-")[0] if is_random else name
         return timedelta(seconds=self.most * (1, 0.5, 1, 0.1)[zlib.crc32(f"{self.salt} {name}".encode()) % 4])
 
@@ -139,6 +140,7 @@ class Worlds:
     nix: FakeNix = field(init=False)
     judge: Judge = field(init=False)
     machines: dict[str, FakeMachine] = field(default_factory=dict)  # instance id → its disk, whatever its address
+    started_at: dict[str, datetime] = field(default_factory=dict)  # instance id → of the life that its machine is in
     becomes: Callable[[Instance], tuple[InstanceState, str]] = _boots  # of a pending instance: next state, and why
     when_gone: dict[Key, Callable[[], object]] = field(default_factory=dict)  # what a user does at once, then
     stays_silent: bool = False  # what boots from now on for the first time does not answer
@@ -219,10 +221,15 @@ class Worlds:
                 if (before := self.machines.get(instance.id)) is not None:
                     del self.hosts.machines[before.address]
                     before.address, before.is_silent = address, False
-                    before.reboot()
+                    if self.started_at[instance.id] == instance.launch_time:
+                        before.cut_connections()  # it has another address, and runs on
+                    else:
+                        before.reboot()
+                    self.started_at[instance.id] = instance.launch_time
                     self.hosts.add(before)
                     continue
                 machine = self.machines[instance.id] = self.hosts.add(FakeMachine(address))
+                self.started_at[instance.id] = instance.launch_time
                 machine.host_keys = [self._first_host_key(instance.id)]
                 machine.client_keys = self._private_keys(instance.key_name)
                 machine.is_silent = self.stays_silent
@@ -276,6 +283,7 @@ class Worlds:
         cloud = self.cloud
         of_group = {one.id: one.tags.get(names.ENTRY_TAG, "default") for one in cloud.security_groups.values()}
         of_machine = {body["metadata"]["uid"]: body["metadata"]["name"] for body in self.bodies(Kind.MACHINE)}
+        holders = {one.id: one.tags.get(names.UID_TAG, "") for one in cloud.instances.values()}
         return {
             "objects": {
                 str(key_of(body)): {
@@ -292,6 +300,15 @@ class Worlds:
             "groups": sorted(
                 (of_group[one.id], one.description, sorted(str(rule.rule) for rule in one.rules))
                 for one in cloud.security_groups.values()
+            ),
+            "addresses": sorted(
+                (
+                    of_machine.get(one.tags.get(names.UID_TAG, ""), "nobody's"),
+                    one.id in self.judge.by_hand,
+                    names.is_retained(one.tags),
+                    of_machine.get(holders.get(one.instance_id or "", ""), "nobody's"),
+                )
+                for one in cloud.addresses.values()
             ),
             "key pairs": sorted(one.tags[names.ENTRY_TAG] for one in cloud.key_pairs.values()),
             "instances": sorted(
@@ -330,7 +347,7 @@ class Worlds:
             ),
             "retained": sum(
                 names.RETAINED_TAG in one.tags
-                for things in (cloud.instances, cloud.security_groups, cloud.key_pairs)
+                for things in (cloud.instances, cloud.security_groups, cloud.key_pairs, cloud.addresses)
                 for one in things.values()  # type: ignore[attr-defined]  # all have tags
             ),
             "secrets of nobody": sorted(

@@ -14,7 +14,7 @@ from crash.bench import HOWS, OURS, Worlds
 from crash.workloads import DEPLOYMENT, SHOP, WORKLOADS, create, other_hardware, reference
 from fakes.kube import Propagation
 from nixops_operator import names
-from nixops_operator.facts.cloud import Instance, InstanceState, KeyPair, SecurityGroup
+from nixops_operator.facts.cloud import Address, Instance, InstanceState, KeyPair, SecurityGroup
 from nixops_operator.facts.kube import Key, Kind, key_of
 
 LATE = timedelta(seconds=90)
@@ -136,6 +136,10 @@ def _one_or_the_other(worlds: Worlds, _: object) -> None:
     assert instance.id == web["status"]["launch"]["instanceId"]
 
 
+def _address(spec: dict[str, Any]) -> None:
+    _of_web(spec)["elasticIp"] = {"allocate": True}
+
+
 def _power(spec: dict[str, Any]) -> None:
     _of_web(spec)["powerState"] = "Stopped"
 
@@ -240,15 +244,16 @@ def _uid(worlds: Worlds) -> str:
     return str(body["metadata"]["uid"]) if body is not None else ""
 
 
-def _ours(worlds: Worlds) -> list[Instance | SecurityGroup | KeyPair]:
+def _ours(worlds: Worlds) -> list[Instance | SecurityGroup | KeyPair | Address]:
     """Everything in EC2 that is not the account's from the beginning, and not terminated."""
     return list(_things(worlds))
 
 
-def _things(worlds: Worlds) -> Iterator[Instance | SecurityGroup | KeyPair]:
+def _things(worlds: Worlds) -> Iterator[Instance | SecurityGroup | KeyPair | Address]:
     yield from (one for one in worlds.cloud.instances.values() if one.state.is_live)
     yield from (one for one in worlds.cloud.security_groups.values() if one.name != "default")
     yield from worlds.cloud.key_pairs.values()
+    yield from (one for one in worlds.cloud.addresses.values() if one.id not in worlds.judge.by_hand)
 
 
 CHANGES: dict[str, Change] = {
@@ -265,6 +270,7 @@ CHANGES: dict[str, Change] = {
     "resize": Change(partial(_edit, change=_resize), _as_edited(_resize)),
     "take_back": Change(partial(_edit, change=_as_before), _one_or_the_other, within=("substitute",)),
     "hardware": Change(partial(_edit, change=_hardware), _as_edited(_hardware)),
+    "address": Change(partial(_edit, change=_address), _as_edited(_address)),
     "power": Change(partial(_edit, change=_power), _is_off),
     "subnet": Change(
         partial(_edit, change=_subnet), partial(_new_or_refused, differs=lambda one: one.subnet_id != OTHER_SUBNET)

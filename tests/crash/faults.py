@@ -20,7 +20,7 @@ from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.kube import Key, Kind
 
 DB = Key(Kind.MACHINE, OURS, "shop-db")
-RUN, TAG = "ec2.run_instances", "ec2.create_tags"
+RUN, TAG, ALLOCATE = "ec2.run_instances", "ec2.create_tags", "ec2.allocate_address"
 NO_CAPACITY = Retry(Reason.INSUFFICIENT_CAPACITY, "RunInstances: InsufficientInstanceCapacity").as_refusal()
 DENIED = Blocked(Reason.ACCESS_DENIED, "CreateTags: not allowed")
 SIX_MINUTES = 360
@@ -122,6 +122,24 @@ def refused_after_an_unknown_outcome() -> None:
 def refused_after_an_unknown_outcome_and_deleted() -> None:
     worlds = _lost_then_denied(LONGEST_LAG, is_deleted=True)
     assert worlds.is_empty(), worlds.standing()
+
+
+def address_lost_and_deleted() -> None:
+    """The reply to AllocateAddress is lost, EC2 shows the address late, and the machine is deleted meanwhile."""
+
+    async def script(worlds: Worlds) -> None:
+        worlds.cloud.effects.drop_reply.add(ALLOCATE)
+        worlds.kube.edit(SHOP, lambda body: _with_address(body["spec"]["machines"][1]))
+        await _until(lambda: worlds.cloud.addresses)
+        delete(worlds)
+
+    worlds = follow(script, LONGEST_LAG, from_rest=True)
+    assert worlds.is_empty(), worlds.standing()
+    assert not worlds.cloud.addresses
+
+
+def _with_address(machine: dict[str, Any]) -> None:
+    machine["target"]["ec2"]["elasticIp"] = {"allocate": True}
 
 
 # --- instances ----------------------------------------------------------------------------------------------------

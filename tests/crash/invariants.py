@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from fakes.kube import FakeKube, Secret, key_of
 from nixops_operator import names
 from nixops_operator.deployment.rules import QUOTA
 from nixops_operator.errors import OperatorError
-from nixops_operator.facts.cloud import Instance, InstanceState, KeyPair, SecurityGroup
+from nixops_operator.facts.cloud import Address, Instance, InstanceState, KeyPair, SecurityGroup
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.facts.kube import Secret as SeenSecret
 from nixops_operator.machine.host_keys import CLIENT_KEY
@@ -54,7 +55,7 @@ class Judge:
         self.public_keys: dict[str, str] = {}  # name of a key pair that was ever imported → its key
         self.has_terminated = False
         self.may_leave_untagged = False  # EC2 refuses to tag, for ever; or somebody takes tags off
-        self.by_hand: set[str] = set()  # ids of instances that somebody has taken into his own hands
+        self.by_hand: set[str] = set()  # ids of instances and addresses that are in somebody else's hands
         self._objects: dict[str, Body] = {}  # by uid, as the last event told
         kube.watchers.append(self._event)
         kube.effects = _Judged(self)
@@ -81,6 +82,8 @@ class Judge:
                 self._launch(arguments["token"], arguments["request"])
             case "ec2.terminate_instance":
                 self._termination(arguments["instance_id"])
+            case "ec2.release_address":
+                self._release(arguments["allocation_id"])
             case "ec2.import_key_pair":
                 self._import(arguments["name"], " ".join(arguments["public_key"].split()[:2]), arguments["tags"])
             case "ec2.authorize_rules":
@@ -123,6 +126,20 @@ class Judge:
         policy = owner["spec"].get("deletionPolicy", "Delete") if owner is not None and is_going else "Delete"
         self._require(policy == "Delete", f"{instance_id} was terminated, and is to be retained")
 
+    def _release(self, allocation_id: str) -> None:
+        """What is ours alone, once its machine is to have it no more."""
+        address = self._cloud.addresses.get(allocation_id)
+        if address is None:
+            return
+        uid = address.tags.get(names.UID_TAG, "")
+        owner = self._owner(uid)
+        is_ours = names.is_ours(address.tags, self._cluster_id, uid) and not names.is_retained(address.tags)
+        self._require(is_ours and owner is not None, f"{allocation_id} was released, and is not ours")
+        assert owner is not None
+        is_going = "deletionTimestamp" in owner["metadata"] and owner["spec"].get("deletionPolicy") != "Retain"
+        is_declared = owner["spec"]["target"]["ec2"].get("elasticIp") == {"allocate": True}
+        self._require(is_going or not is_declared, f"{allocation_id} was released, and is to stay")
+
     def _write_to_machine(self, effect: str, body: Body) -> None:
         """Deployments alone write to machines so, and only to those that are theirs by place and uid."""
         metadata = body["metadata"]
@@ -155,6 +172,9 @@ class Judge:
                     {names.CLUSTER_TAG, names.UID_TAG} <= one.tags.keys(), f"{one.id} carries no tags of ours"
                 )
         self._one_at_a_time(instances)
+        addresses = Counter(one.tags.get(names.UID_TAG) for one in self._cloud.addresses.values())
+        del addresses[None]  # whoever allocated it
+        self._require(all(count <= 1 for count in addresses.values()), f"two addresses of one machine: {addresses}")
         for instance in instances:
             if instance.id not in self.by_hand:
                 self._can_be_reached(instance)
@@ -217,9 +237,10 @@ class Judge:
         ]
         self._require(not left or self.may_leave_untagged, f"{key_of(body)} was let go while {left} was left")
 
-    def _things(self, instances: list[Instance]) -> list[Instance | SecurityGroup | KeyPair]:
+    def _things(self, instances: list[Instance]) -> list[Instance | SecurityGroup | KeyPair | Address]:
         groups = [one for one in self._cloud.security_groups.values() if one.name != "default"]
-        return [*instances, *groups, *self._cloud.key_pairs.values()]
+        addresses = [one for one in self._cloud.addresses.values() if one.id not in self.by_hand]
+        return [*instances, *groups, *self._cloud.key_pairs.values(), *addresses]
 
     def _owner(self, uid: str | None) -> Body | None:
         return self._objects.get(uid or "")

@@ -25,6 +25,8 @@ COUNT = {
     "reconfigure": 8,
     "replace": 8,
     "declare": 12,
+    "settle": 10,
+    "leave": 8,
     "rotate": 8,
     "resize": 8,
     "substitute": 12,

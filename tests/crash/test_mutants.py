@@ -25,7 +25,17 @@ from nixops_operator.deployment import deletion as deployment_deletion
 from nixops_operator.deployment.observed import ObservedKey
 from nixops_operator.errors import Retry
 from nixops_operator.facts.cloud import Instance, LaunchRequest
-from nixops_operator.machine import apply, deletion, host_keys, launch, observe_cloud, replacement, restarts, steps
+from nixops_operator.machine import (
+    addresses,
+    apply,
+    deletion,
+    host_keys,
+    launch,
+    observe_cloud,
+    replacement,
+    restarts,
+    steps,
+)
 from nixops_operator.machine import plan as machine_plan
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.planning import Finding, Plan
@@ -292,6 +302,24 @@ MUTANTS = (
         faults.capacity_returns_after_an_edit,
         "",
         id="the intent stays open when it is refused",
+    ),
+    pytest.param(
+        _patched(addresses, "_is_absent", lambda record, seen: True),
+        "settle/ec2.allocate_address.1/reply-lost~60-300",
+        "two addresses of one machine",
+        id="an address is asked for again after a lost reply",
+    ),
+    pytest.param(
+        _patched(addresses, "_is_absent", lambda record, seen: True),
+        faults.address_lost_and_deleted,
+        "was let go while",
+        id="a lost reply about an address is not waited for",
+    ),
+    pytest.param(
+        _patched(addresses, "way_out", lambda leaving, cloud: ()),
+        "leave/ec2.terminate_instance.1/before~4-8",
+        "was let go while",
+        id="an address is left behind",
     ),
     pytest.param(
         _patched(restarts, "waiting", lambda desired, now, died_of: None),

@@ -128,6 +128,29 @@ def _edit_web(worlds: Worlds, change: Callable[[dict[str, Any]], object]) -> Non
     worlds.kube.edit(SHOP, lambda body: change(body["spec"]["machines"][1]["target"]["ec2"]))
 
 
+def settle_down(worlds: Worlds) -> None:
+    """An elastic address for one machine, which loses it by hand; then one of the user's in its place; then none."""
+    given = worlds.cloud.allocate()
+    worlds.judge.by_hand.add(given)
+    _edit_web(worlds, lambda ec2: ec2.update(elasticIp={"allocate": True}))
+    worlds.at_rest += [
+        _take_address_off,
+        lambda worlds: _edit_web(worlds, lambda ec2: ec2.update(elasticIp={"id": given})),
+        lambda worlds: _edit_web(worlds, lambda ec2: ec2.pop("elasticIp")),
+    ]
+
+
+def _take_address_off(worlds: Worlds) -> None:
+    ours = next(one for one in worlds.cloud.addresses.values() if one.instance_id is not None)
+    worlds.cloud.associate(ours.id, None)
+
+
+def leave(worlds: Worlds) -> None:
+    """kubectl delete, once a machine has an elastic address."""
+    _edit_web(worlds, lambda ec2: ec2.update(elasticIp={"allocate": True}))
+    worlds.at_rest.append(delete)
+
+
 def rotate(worlds: Worlds) -> None:
     """Other contents in the Secret, another key in place of one, and the machines are power-cycled."""
     worlds.rotate_tokens()
@@ -157,6 +180,8 @@ WORKLOADS: dict[str, Callable[[Worlds], None]] = {
     "reconfigure": reconfigure,
     "replace": replace,
     "declare": declare,
+    "settle": settle_down,
+    "leave": leave,
     "resize": resize,
     "substitute": substitute,
     "rotate": rotate,

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from fakes.effects import Effects, effect
@@ -28,6 +29,7 @@ from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
 from nixops_operator.errors import Blocked, InvalidSpec, Lost, MissingReference, Retry
 from nixops_operator.facts.cloud import (
+    Address,
     Image,
     Instance,
     InstanceAttribute,
@@ -83,7 +85,7 @@ class Launch:
         return self.request.user_data
 
 
-Thing = TypeVar("Thing", Instance, SecurityGroup, KeyPair)
+Thing = TypeVar("Thing", Instance, SecurityGroup, KeyPair, Address)
 
 
 class FakeCloud:
@@ -105,6 +107,8 @@ class FakeCloud:
             DEFAULT_GROUP: SecurityGroup(DEFAULT_GROUP, "default", "default VPC security group", DEFAULT_VPC, {}, ())
         }
         self.key_pairs: dict[str, KeyPair] = {}
+        self.addresses: dict[str, Address] = {}
+        self.most_addresses = 5
         self.subnets: dict[str, Subnet] = {
             f"subnet-0000000000000000{n}": Subnet(f"subnet-0000000000000000{n}", DEFAULT_VPC, f"{region}{zone}")
             for n, zone in enumerate("abc", start=1)
@@ -143,21 +147,49 @@ class FakeCloud:
     def set_state(self, instance_id: str, state: InstanceState, reason: str = "") -> None:
         """What EC2 does to addresses goes along: a start brings a public address, a stop takes it."""
         instance = self.instances[instance_id]
-        public = instance.public_address
-        if state is InstanceState.RUNNING and instance_id not in self._without_public_address:
-            public = public or str(IPv4Address("198.51.100.0") + self._number())
-        else:
-            public = None
         if state is InstanceState.TERMINATED:
             self._terminated_at.setdefault(instance_id, self.now())
+            if (address := self._address_of(instance_id)) is not None:
+                self.addresses[address.id] = replace(address, association_id=None, instance_id=None)
         self.instances[instance_id] = replace(
             instance,
             state=state,
             state_reason=reason,
-            public_address=public,
-            public_ip=public is not None if state is InstanceState.RUNNING else None,
             private_address=None if state is InstanceState.TERMINATED else instance.private_address,
         )
+        self._set_public_address(instance_id)
+
+    def _set_public_address(self, instance_id: str) -> None:
+        """Its elastic one as long as it has one; else, while it runs, EC2's own."""
+        instance, elastic = self.instances[instance_id], self._address_of(instance_id)
+        is_running = instance.state is InstanceState.RUNNING
+        if elastic is not None:
+            public, is_own = elastic.public_address, None
+        elif is_running and instance_id not in self._without_public_address:
+            is_kept = instance.public_ip is True and instance.public_address is not None
+            public = instance.public_address if is_kept else str(IPv4Address("198.51.100.0") + self._number())
+            is_own = True
+        else:
+            public, is_own = None, False if is_running else None
+        self.instances[instance_id] = replace(instance, public_address=public, public_ip=is_own)
+
+    def associate(self, allocation_id: str, instance_id: str | None) -> None:
+        """Associate an elastic address by hand, wherever it was before; with None, with nothing."""
+        address = self.addresses[allocation_id]
+        association_id = self._new_id("eipassoc") if instance_id is not None else None
+        self.addresses[allocation_id] = replace(address, association_id=association_id, instance_id=instance_id)
+        for one in {address.instance_id, instance_id} & self.instances.keys():
+            self._set_public_address(one)
+
+    def allocate(self, tags: Mapping[str, str] = MappingProxyType({})) -> str:
+        """Allocate an elastic address by hand."""
+        number = self._number()
+        address = Address(self._new_id("eipalloc"), str(IPv4Address("198.51.101.0") + number), dict(tags))
+        self.addresses[address.id] = address
+        return address.id
+
+    def _address_of(self, instance_id: str) -> Address | None:
+        return next((one for one in self.addresses.values() if one.instance_id == instance_id), None)
 
     def settle(self) -> None:
         """Every instance that is on its way arrives."""
@@ -215,6 +247,29 @@ class FakeCloud:
     @effect("sweep_key_pairs")
     async def sweep_key_pairs(self, cluster_id: str) -> Mapping[str, KeyPair]:
         return {one.name: one for one in self._indexed(self.key_pairs.values(), {CLUSTER_TAG: cluster_id})}
+
+    @effect("sweep_addresses")
+    async def sweep_addresses(self, cluster_id: str) -> Mapping[str, Address]:
+        return {one.id: one for one in self._indexed(self.addresses.values(), {CLUSTER_TAG: cluster_id})}
+
+    @effect("find_addresses")
+    async def find_addresses(
+        self,
+        *,
+        allocation_id: str | None = None,
+        public_address: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> tuple[Address, ...]:
+        if allocation_id is None and public_address is None and not tags:
+            raise ValueError("find_addresses without a filter would read the whole account")
+        found = [
+            one
+            for one in self.addresses.values()
+            if allocation_id in (None, one.id)
+            and public_address in (None, one.public_address)
+            and self.is_shown(one.id)
+        ]
+        return tuple(sorted(self._indexed(found, tags) if tags else found, key=lambda one: one.id))
 
     @effect("find_instances")
     async def find_instances(
@@ -492,6 +547,44 @@ class FakeCloud:
         self._judge_placement_group("ModifyInstancePlacement", name)
         self._change(instance_id, placement_group=name)
 
+    @effect("ec2.allocate_address")
+    async def allocate_address(self, tags: Mapping[str, str]) -> str:
+        if len(self.addresses) >= self.most_addresses:
+            text = "AddressLimitExceeded: The maximum number of addresses has been reached."
+            raise Blocked(Reason.QUOTA_EXCEEDED, f"AllocateAddress: {text}").as_refusal()
+        allocation_id = self.allocate(tags)
+        self._made(allocation_id)
+        return allocation_id
+
+    @effect("ec2.associate_address")
+    async def associate_address(self, allocation_id: str, instance_id: str) -> None:
+        address, instance = self._address(allocation_id), self._instance(instance_id)
+        if instance.state not in (InstanceState.RUNNING, InstanceState.STOPPED):
+            text = f"The {instance.state.value} instance '{instance_id}' is not in a valid state for this operation."
+            raise Retry(Reason.PENDING, f"AssociateAddress: InvalidInstanceID: {text}").as_refusal()
+        if address.instance_id == instance_id:
+            return
+        if address.association_id is not None or self._address_of(instance_id) is not None:
+            text = f"Resource.AlreadyAssociated: resource {allocation_id} is already associated"
+            raise Blocked(Reason.ADOPTION_CONFLICT, f"AssociateAddress: {text}").as_refusal()
+        self.associate(allocation_id, instance_id)
+
+    @effect("ec2.disassociate_address")
+    async def disassociate_address(self, association_id: str) -> None:
+        for address in self.addresses.values():
+            if address.association_id == association_id:
+                self.associate(address.id, None)
+                return
+
+    @effect("ec2.release_address")
+    async def release_address(self, allocation_id: str) -> None:
+        if allocation_id not in self.addresses or not self.is_shown(allocation_id):
+            return
+        if self.addresses[allocation_id].association_id is not None:
+            text = f"InvalidIPAddress.InUse: Address {allocation_id} is in use."
+            raise Retry(Reason.DELETING, f"ReleaseAddress: {text}").as_refusal()
+        del self.addresses[allocation_id]
+
     @effect("ec2.create_tags")
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         for resource_id in resource_ids:
@@ -513,6 +606,10 @@ class FakeCloud:
             group = self._group(resource_id)
             self._tags_change(group.id, group.tags)
             self.security_groups[group.id] = replace(group, tags=change(group.tags))
+        elif resource_id in self.addresses:
+            address = self._address(resource_id)
+            self._tags_change(address.id, address.tags)
+            self.addresses[address.id] = replace(address, tags=change(address.tags))
         else:
             instance = self._instance(resource_id)
             self._tags_change(instance.id, instance.tags)
@@ -541,12 +638,12 @@ class FakeCloud:
         self.chance.shuffle(found)
         return found
 
-    def _is_indexed(self, thing: Instance | SecurityGroup | KeyPair) -> bool:
+    def _is_indexed(self, thing: Instance | SecurityGroup | KeyPair | Address) -> bool:
         name = _name(thing)
         is_late = self._indexed_from.get(name, self.now()) > self.now() and name not in self._tags_of_old
         return self.is_shown(name) and not is_late
 
-    def _filtered_by(self, thing: Instance | SecurityGroup | KeyPair) -> Mapping[str, str]:
+    def _filtered_by(self, thing: Instance | SecurityGroup | KeyPair | Address) -> Mapping[str, str]:
         name = _name(thing)
         if self._indexed_from.get(name, self.now()) <= self.now():
             return thing.tags
@@ -565,6 +662,12 @@ class FakeCloud:
                 Reason.NOT_FOUND, f"InvalidInstanceID.NotFound: instance {instance_id} does not exist"
             ).as_refusal()
         return self.instances[instance_id]
+
+    def _address(self, allocation_id: str) -> Address:
+        if allocation_id not in self.addresses or not self.is_shown(allocation_id):
+            text = f"InvalidAllocationID.NotFound: The allocation ID '{allocation_id}' does not exist"
+            raise Retry(Reason.NOT_FOUND, text).as_refusal()
+        return self.addresses[allocation_id]
 
     def _change(self, instance_id: str, **fields: Any) -> None:
         self.instances[instance_id] = replace(self._instance(instance_id), **fields)
@@ -737,7 +840,7 @@ def _lag(lag: Lag, name: str) -> timedelta:
     return lag if isinstance(lag, timedelta) else lag(name)
 
 
-def _name(thing: Instance | SecurityGroup | KeyPair) -> str:
+def _name(thing: Instance | SecurityGroup | KeyPair | Address) -> str:
     """What it is known by: a key pair's name, another's id."""
     return thing.name if isinstance(thing, KeyPair) else thing.id
 

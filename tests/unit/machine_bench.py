@@ -153,7 +153,7 @@ class Bench:
             assert ec2 is not None
             return await observe_cloud.observe(desired, ec2, self.world)
 
-        return await answered(look, lambda found: (found.error, found.declared_error))
+        return await answered(look, lambda found: (found.error, found.declared_error, found.addresses.error))
 
     async def take(self, step: Step, known: Desired | Leaving | None = None, body: Body | None = None) -> Body:
         """Carry the step out, as a pass does; one that began with an earlier object, if that is given."""

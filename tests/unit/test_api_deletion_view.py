@@ -46,6 +46,20 @@ def test_the_policy_is_read_or_unknown(spec: dict[str, Any], policy: DeletionPol
 
 
 @pytest.mark.parametrize(
+    ("target", "declares"),
+    [
+        ({"ec2": {}}, False),
+        ({"ec2": {"elasticIp": {"allocate": True}}}, True),
+        ({"ec2": {"elasticIp": "of a later release"}}, True),
+        ({"ec2": 1}, False),
+        (None, False),
+    ],
+)
+def test_whether_an_address_is_declared_is_read(target: object, declares: bool) -> None:
+    assert deletion_view({"spec": {"target": target}}).declares_address is declares
+
+
+@pytest.mark.parametrize(
     ("target", "protections"),
     [
         pytest.param({"ec2": {"instanceType": "t3.small"}}, {}, id="nothing said"),

@@ -350,6 +350,33 @@ UserDataExtra = Annotated[
 ]
 
 
+_ONE_ADDRESS = "an elastic address is exactly one of allocate: true, id and address"
+
+
+class ElasticIp(SpecModel):
+    """A public IPv4 address that stays when the instance is stopped or replaced."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            ("[has(self.allocate) && self.allocate, has(self.id), has(self.address)].exists_one(x, x)", _ONE_ADDRESS)
+        )
+    )
+
+    allocate: bool = False
+    """The operator allocates one for this machine, and releases it when this leaves the spec or the machine goes."""
+    id: Annotated[str, StringConstraints(max_length=32, pattern="^eipalloc-[0-9a-f]{8,17}$")] | None = None
+    """Allocation id of one that exists; it is associated, and never released. One that somebody else uses is left to
+    them."""
+    address: Annotated[str, StringConstraints(max_length=15, pattern="^[0-9]{1,3}([.][0-9]{1,3}){3}$")] | None = None
+    """The same by the address itself."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if [self.allocate, self.id is not None, self.address is not None].count(True) != 1:
+            raise ValueError(_ONE_ADDRESS)
+        return self
+
+
 class Ec2Target(SpecModel):
     """An instance on Amazon EC2."""
 
@@ -407,6 +434,9 @@ class Ec2Target(SpecModel):
     public_ip: bool | None = None
     """Whether the instance gets a public IPv4 address of EC2's when it is launched. Absent: as its subnet says. A
     change counts at the next launch."""
+    elastic_ip: ElasticIp | None = None
+    """An address that the machine keeps for good, in place of EC2's own. Absent: none is associated, and one that
+    others associate stays. A change is carried out on the running instance."""
     ebs_optimized: bool | None = None
     """Whether it has throughput of its own to its volumes, where the instance type leaves that open. Absent: as EC2
     does with this type. A change stops the instance and starts it again, as of instanceType."""

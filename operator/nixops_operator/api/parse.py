@@ -77,6 +77,8 @@ class DeletionView:
     """Which kind of target a NixMachine has; None for a NixDeployment."""
     protections: Mapping[str, bool] = field(default_factory=dict)
     """terminationProtection and stopProtection of target.ec2, if they are said; what cannot be read protects."""
+    declares_address: bool = False
+    """Whether target.ec2 has elasticIp, whatever stands there."""
 
 
 def deletion_view(body: Mapping[str, Any]) -> DeletionView:
@@ -84,7 +86,8 @@ def deletion_view(body: Mapping[str, Any]) -> DeletionView:
     spec = body.get("spec")
     if not isinstance(spec, Mapping):
         return DeletionView(None, None, None)
-    return DeletionView(_deletion_policy(spec), _aws(spec), _kind_of_target(spec), _protections(spec))
+    policy, aws, target, protections = _deletion_policy(spec), _aws(spec), _kind_of_target(spec), _protections(spec)
+    return DeletionView(policy, aws, target, protections, _ec2(spec).get("elasticIp") is not None)
 
 
 def _deletion_policy(spec: Mapping[str, Any]) -> DeletionPolicy | None:
@@ -126,11 +129,15 @@ def _kind_of_target(spec: Mapping[str, Any]) -> Literal["ec2", "host"] | None:
     return "ec2" if "ec2" in target else "host"
 
 
-def _protections(spec: Mapping[str, Any]) -> Mapping[str, bool]:
+def _ec2(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
-        ec2 = _map(_map(spec.get("target", {})).get("ec2", {}))
+        return _map(_map(spec.get("target", {})).get("ec2", {}))
     except _UnreadableError:
         return {}
+
+
+def _protections(spec: Mapping[str, Any]) -> Mapping[str, bool]:
+    ec2 = _ec2(spec)
     said = {name: ec2.get(name) for name in ("terminationProtection", "stopProtection")}
     return {name: value is not False for name, value in said.items() if value is not None}
 

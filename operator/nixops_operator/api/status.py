@@ -178,6 +178,17 @@ class RevertsStatus(StatusModel):
     """When the first of them was."""
 
 
+class ElasticIpStatus(StatusModel):
+    """The elastic address; written before EC2 is asked for one, and before a given one is associated."""
+
+    called_at: Timestamp
+    """When EC2 was asked for it, or when a given one was written down."""
+    allocation_id: Word | None = None
+    """EC2's id; absent while nobody knows whether EC2 gave one."""
+    given: bool = False
+    """Whether the spec named it: then it is never released."""
+
+
 class AddressesStatus(StatusModel):
     """Where the machine is reached."""
 
@@ -327,6 +338,8 @@ class NixMachineStatus(StatusModel):
     what others set there is not ours to undo."""
     origin: OriginStatus | None = None
     """The deployment that made this machine; kept when it is orphaned, because names and groups go by it."""
+    elastic_ip: ElasticIpStatus | None = None
+    """The elastic address that was allocated or associated; absent when there is none."""
     addresses: AddressesStatus | None = None
     """Where the machine is reached."""
     host_keys: Annotated[

@@ -199,6 +199,17 @@ class KeyPair:
 
 
 @dataclass(frozen=True)
+class Address:
+    """One elastic address. Associated with an interface that is no instance's it has an `association_id` alone."""
+
+    id: str  # eipalloc-…
+    public_address: str
+    tags: Mapping[str, str]
+    association_id: str | None = None
+    instance_id: str | None = None
+
+
+@dataclass(frozen=True)
 class Subnet:
     """Where an instance is to live."""
 

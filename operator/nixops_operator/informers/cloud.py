@@ -23,6 +23,7 @@ from nixops_operator import names
 from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.errors import NotYet, OperatorError
 from nixops_operator.facts.cloud import (
+    Address,
     Image,
     Instance,
     InstanceAttribute,
@@ -145,6 +146,15 @@ class CloudInformer:
         self.instances = _Sweep(self, lambda: cloud.sweep_instances(cluster_id), self.pace)
         self.security_groups = _Sweep(self, lambda: cloud.sweep_security_groups(cluster_id), lambda: network_period)
         self.key_pairs = _Sweep(self, lambda: cloud.sweep_key_pairs(cluster_id), lambda: network_period)
+        self._addresses: _Sweep[Address] | None = None
+        self._of_addresses = (lambda: cloud.sweep_addresses(cluster_id), lambda: network_period)
+
+    @property
+    def addresses(self) -> _Sweep[Address]:
+        """Looked at from the first reading on: few machines have one, and whoever has none needs no right to it."""
+        if self._addresses is None:
+            self._addresses = _Sweep(self, *self._of_addresses)
+        return self._addresses
 
     @property
     def is_watched(self) -> bool:
@@ -266,7 +276,8 @@ class CloudInformer:
         return (self.security_groups,) if thing.startswith("sg-") else (self.security_groups, self.key_pairs)
 
     def _sweeps(self) -> tuple[Question[Any], ...]:
-        return (self.account, self.instances, self.security_groups, self.key_pairs)
+        asked_for = () if self._addresses is None else (self._addresses,)
+        return (self.account, self.instances, self.security_groups, self.key_pairs, *asked_for)
 
     def _unindex(self, key: Key) -> None:
         for uid in self._watched.pop(key, ()):
@@ -341,6 +352,10 @@ class CloudView:
         """The same of key pairs, by name."""
         return self._informer.key_pairs.read(self._key, self._informer.written_at(uids))
 
+    def addresses(self, uids: frozenset[str]) -> Look[Swept[Address]]:
+        """The same of elastic addresses, by allocation id."""
+        return self._informer.addresses.read(self._key, self._informer.written_at(uids))
+
     def missing_for(self, thing: str) -> timedelta | None:
         """From the first to the last of the complete sweeps in a row that missed a thing: an instance or group of that
         id (`i-…`, `sg-…`), or else a group or key pair of that name. Zero after one; None where the last one showed it.
@@ -361,6 +376,22 @@ class CloudView:
         """The instances that were launched with a client token, whatever their tags."""
         cloud = self._informer.cloud
         return self._moving(("token", token), lambda: cloud.find_instances(client_token=token))
+
+    def address_by_id(self, allocation_id: str) -> Look[tuple[Address, ...]]:
+        """The elastic address of that allocation id, whatever its tags; empty where EC2 shows none."""
+        cloud = self._informer.cloud
+        return self._moving(("address", allocation_id), lambda: cloud.find_addresses(allocation_id=allocation_id))
+
+    def address_by_number(self, public_address: str) -> Look[tuple[Address, ...]]:
+        """The elastic address of that IP address, whatever its tags; empty where the account has none."""
+        cloud = self._informer.cloud
+        name = ("public address", public_address)
+        return self._moving(name, lambda: cloud.find_addresses(public_address=public_address))
+
+    def addresses_of(self, uid: str) -> Look[tuple[Address, ...]]:
+        """The elastic addresses that are tagged with that owner; empty where EC2 shows none."""
+        cloud = self._informer.cloud
+        return self._moving(("addresses", uid), lambda: cloud.find_addresses(tags={names.UID_TAG: uid}))
 
     def interfaces_in_group(self, group_id: str) -> tuple[str, ...]:
         """As Cloud.interfaces_in_group."""

@@ -15,6 +15,7 @@ from nixops_operator.errors import Blocked, Conflict
 from nixops_operator.facts.host import Mode
 from nixops_operator.facts.kube import Body, Kind, OwnerReference, Secret
 from nixops_operator.machine import (
+    addresses,
     attributes,
     generations,
     host_key_rotation,
@@ -97,6 +98,8 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             return await world.kube.write_intent(body, {"replacement": stands})
         case steps.TerminateOther():
             await replacement.terminate(step, desired, await _view(desired, world), world)
+        case addresses.AddressStep():
+            return await addresses.apply(step, desired, body, await _view(desired, world), world)
         case keys.DeliverKeys():
             keys.start(step, desired, world)
         case steps.StartInstance() | steps.SetAttribute() | steps.RemoveTags():
@@ -114,6 +117,10 @@ async def _apply_leaving(step: Step, leaving: Leaving, body: Body, world: World)
             view = await _view(leaving, world)
             await view.cloud.create_tags([instance_id], {names.RETAINED_TAG: "true"})
             view.note_write(leaving.uid)
+        case addresses.AddressStep():
+            if isinstance(step, addresses.ReleaseAddress):
+                await _proof_of_deletion(leaving, world)
+            return await addresses.apply(step, leaving, body, await _view(leaving, world), world)
         case steps.DisownHost():
             start_disowning(step, leaving, world)
         case _:
@@ -208,14 +215,20 @@ async def _launched(step: steps.PinHostKey, desired: Desired, known: Secret | No
     raise Blocked(Reason.HOST_KEY_UNKNOWN, message)
 
 
-async def _terminate(instance_id: str, leaving: Leaving, world: World) -> None:
-    """Destruction needs fresh proof: of the object, its policy, and the instance's tags."""
+async def _proof_of_deletion(leaving: Leaving, world: World) -> Body:
+    """The object as it is now, in deletion, with things that are to go along. Raises Conflict."""
     fresh = await world.kube.get(leaving.key)
     if fresh is None or fresh["metadata"]["uid"] != leaving.uid or not fresh["metadata"].get("deletionTimestamp"):
-        raise Conflict(f"{leaving.key} is not in deletion any more; nothing is terminated")
+        raise Conflict(f"{leaving.key} is not in deletion any more; nothing is destroyed")
+    if deletion_view(fresh).policy is not DeletionPolicy.DELETE:
+        raise Conflict(f"{leaving.key} is to be retained now; nothing is destroyed")
+    return fresh
+
+
+async def _terminate(instance_id: str, leaving: Leaving, world: World) -> None:
+    """Destruction needs fresh proof: of the object, its policy, and the instance's tags."""
+    fresh = await _proof_of_deletion(leaving, world)
     spec = deletion_view(fresh)
-    if spec.policy is not DeletionPolicy.DELETE:
-        raise Conflict(f"{leaving.key} is to be retained now; nothing is terminated")
     if protected_by := [field for field, is_on in spec.protections.items() if is_on]:
         message = (
             f"{instance_id} is protected by spec.target.ec2.{protected_by[0]}: set it to false to have the instance "

@@ -287,9 +287,15 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
 )
 
-OF_OTHER_CHECKS = {"powerState": ("the instance is stopped, or started", "`InfrastructureReady` with `Stopping`")}
-"""Fields of Ec2Target that are no attribute of an instance: what a change means, and how it is told. power.py has the
-check."""
+OF_OTHER_CHECKS = {
+    "powerState": ("the instance is stopped, or started", "`InfrastructureReady` with `Stopping`"),
+    "elasticIp": (
+        "allocated, associated, disassociated and released beside the running instance",
+        "`UpToDate` with `InstanceDrift`",
+    ),
+}
+"""Fields of Ec2Target that are no attribute of an instance: what a change means, and how it is told. power.py and
+addresses.py have the checks."""
 
 _BY_FIELD = {row.field: row for row in ATTRIBUTES}
 

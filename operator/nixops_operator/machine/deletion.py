@@ -12,7 +12,7 @@ from nixops_operator import absence, account, job_names, names, retain
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.jobs import Failed
-from nixops_operator.machine import steps
+from nixops_operator.machine import addresses, steps
 from nixops_operator.machine.desired import Leaving
 from nixops_operator.machine.observed import ObservedCloud, ObservedLeaving, ids
 from nixops_operator.planning import SOON, Finding
@@ -33,7 +33,7 @@ def way_out(leaving: Leaving, observed: ObservedLeaving, now: datetime) -> Seque
         retains = leaving.retains and cloud.error is not None
         return (account.unreachable(leaving, error, told, retains=retains, is_over=is_over),)
     going = _retained(cloud, is_over) if leaving.retains else _terminated(cloud)
-    return going or _answered(leaving, cloud) or (_GONE,)
+    return going or _answered(leaving, cloud) or addresses.way_out(leaving, cloud) or (_GONE,)
 
 
 _GONE = Finding(Outcome.GONE)
@@ -49,10 +49,13 @@ def _host_released(leaving: Leaving, observed: ObservedLeaving) -> Sequence[Find
 
 def _retained(cloud: ObservedCloud, is_over: bool) -> Sequence[Finding]:
     untagged = [instance for instance in cloud.live if not names.is_retained(instance.tags)]
-    if untagged and is_over:
-        return (retain.let_go_untagged(Reason.ACCESS_DENIED, ids(untagged)),)
-    return tuple(
-        _deleting(f"tagging {instance.id} as retained", steps.RetainInstance(instance.id)) for instance in untagged
+    kept = addresses.retained(cloud)
+    if (untagged or kept) and is_over:
+        left = ", ".join(sorted((*(one.id for one in untagged), *(one.id for one in kept))))
+        return (retain.let_go_untagged(Reason.ACCESS_DENIED, left),)
+    return (
+        *(_deleting(f"tagging {one.id} as retained", steps.RetainInstance(one.id)) for one in untagged),
+        *(_deleting(f"tagging {one.id} as retained", addresses.RetainAddress(one.id)) for one in kept),
     )
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from nixops_operator import names
 from nixops_operator.api.machine_spec import NixMachineSpec
-from nixops_operator.api.parse import parse_machine
+from nixops_operator.api.parse import deletion_view, parse_machine
 from nixops_operator.api.status import (
     ActivationStatus,
+    ElasticIpStatus,
     FailedRevisionStatus,
     LaunchStatus,
     OriginStatus,
@@ -76,6 +77,11 @@ class _Remembered(ReconciledObject):
         return self.replacement is not None and self.replacement.other is not None and not self.replacement.refused
 
     @cached_property
+    def elastic_ip(self) -> ElasticIpStatus | None:
+        """The elastic address that was asked for, or associated."""
+        return read(ElasticIpStatus, self.status.get("elasticIp"))
+
+    @cached_property
     def restarts(self) -> RestartsStatus | None:
         return read(RestartsStatus, self.status.get("restarts"))
 
@@ -128,6 +134,8 @@ class Desired(_Remembered):
 class Leaving(_Remembered, LeavingObject):
     """One NixMachine in deletion."""
 
+    declares_address: bool = False  # its spec names elasticIp
+
     @property
     def uids(self) -> frozenset[str]:
         return frozenset({self.uid})
@@ -142,7 +150,7 @@ def read_machine(
     Raises InvalidSpec for a living one that this release refuses.
     """
     if is_leaving(body):
-        return Leaving(**leaving_head(body, Kind.MACHINE))
+        return Leaving(**leaving_head(body, Kind.MACHINE), declares_address=deletion_view(body).declares_address)
     known = head(body, Kind.MACHINE)
     spec = spec_of(body)
     origin = _origin(body, known["status"], has_owner)

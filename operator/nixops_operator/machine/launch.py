@@ -22,10 +22,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from nixops_operator import absence, names
+from nixops_operator import absence, names, written_answers
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import LaunchStatus, RestartsStatus, written
-from nixops_operator.errors import Blocked, Conflict, Lost, OperatorError, OutcomeUnknown, Retry
+from nixops_operator.errors import Blocked, Lost, OperatorError, OutcomeUnknown, Retry
 from nixops_operator.facts.cloud import LaunchRequest
 from nixops_operator.facts.kube import Body, Kind, OwnerReference
 from nixops_operator.machine import host_keys, observe_host, restarts, steps
@@ -292,18 +292,7 @@ async def record_instance(instance_id: str, attempt: int, desired: Desired, body
 
 
 async def _write_launch(fields: dict[str, object], desired: Desired, body: Body, world: World) -> Body:
-    """A write that must not be lost to somebody else's: it says what EC2 has said."""
-    while True:
-        try:
-            body = await world.kube.write_intent(body, {"launch": fields})
-        except Conflict:
-            fresh = await world.kube.get(desired.key)
-            if fresh is None or fresh["metadata"]["uid"] != desired.uid:
-                raise
-            body = fresh
-        else:
-            world.cache.put(desired.key, body)
-            return body
+    return await written_answers.write({"launch": fields}, desired, body, world)
 
 
 def request_of(text: str) -> LaunchRequest:

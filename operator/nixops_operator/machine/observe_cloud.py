@@ -17,7 +17,8 @@ from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.informers.cloud import CloudView
 from nixops_operator.informers.snapshot import CloudSnapshot
-from nixops_operator.machine import host_keys, replacement
+from nixops_operator.machine import addresses, host_keys, replacement
+from nixops_operator.machine.addresses import ObservedAddresses
 from nixops_operator.machine.attributes import declare, hidden, of_another
 from nixops_operator.machine.declared import Declared, Resolved
 from nixops_operator.machine.desired import Desired, Leaving
@@ -37,7 +38,7 @@ async def observe(desired: Desired, ec2: Ec2Target, world: World) -> ObservedClo
         seen = _instances(desired, view, snapshot, world)
     except OperatorError as error:
         return ObservedCloud(error=error)
-    seen = await _with_pins(seen, desired, world)
+    seen = replace(await _with_pins(seen, desired, world), addresses=_addresses(desired, ec2, view, world))
     instance = seen.instance(desired.instance_id)
     if instance is None and seen.untagged is not None:
         instance = seen.untagged
@@ -52,10 +53,12 @@ async def observe(desired: Desired, ec2: Ec2Target, world: World) -> ObservedClo
 
 
 async def observe_leaving(leaving: Leaving, world: World) -> ObservedCloud:
-    """EC2 for one in deletion: its instances alone."""
+    """EC2 for one in deletion: its instances and its address alone."""
     try:
         view = await world.cloud(leaving.key, leaving.uids, leaving.aws or AwsSettings(), is_leaving=True)
-        return _instances(leaving, view, view.snapshot(leaving.uids), world)
+        seen = _instances(leaving, view, view.snapshot(leaving.uids), world)
+        found = addresses.observe(leaving, None, view, world, is_declared=leaving.declares_address)
+        return replace(seen, addresses=found)
     except OperatorError as error:
         return ObservedCloud(error=error)
 
@@ -118,6 +121,13 @@ def _other(
     else:
         ours[found.id] = found
     return found, found.state is InstanceState.TERMINATED
+
+
+def _addresses(desired: Desired, ec2: Ec2Target, view: CloudView, world: World) -> ObservedAddresses:
+    try:
+        return addresses.observe(desired, ec2.elastic_ip, view, world, is_declared=ec2.elastic_ip is not None)
+    except OperatorError as error:
+        return ObservedAddresses(error=error)
 
 
 def _has_token(instances: Iterable[Instance], token: str) -> bool:

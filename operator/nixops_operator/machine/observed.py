@@ -18,6 +18,7 @@ from nixops_operator.facts.host import HostFacts, HostOwner
 from nixops_operator.facts.nix import Evaluation, SystemInput
 from nixops_operator.in_use import SeenSecret
 from nixops_operator.jobs import Done, JobState, Running
+from nixops_operator.machine.addresses import ObservedAddresses
 from nixops_operator.machine.declared import Declared
 from nixops_operator.machine.host_keys import Pins
 from nixops_operator.machine.keys import ObservedKeys
@@ -42,6 +43,7 @@ class ObservedCloud:
     pins: Pins = field(default_factory=Pins)
     pins_error: OperatorError | None = None
     image_name: str | None = None  # of the instance, or of the one to be launched
+    addresses: ObservedAddresses = field(default_factory=ObservedAddresses)
     admits_ssh: bool | None = None  # whether a rule of its groups admits SSH; None: not all of them are known
 
     @property

@@ -15,6 +15,7 @@ from nixops_operator.api.machine_spec import ActivationMode, BuildOn, DriftPolic
 from nixops_operator.api.reasons import Reason
 from nixops_operator.machine import (
     activation,
+    addresses,
     bad_revisions,
     build_on_target,
     deletion,
@@ -135,6 +136,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(_in_cloud(instance.host_key_pinned)),
     Repair(_in_cloud(replacement.changed)),
     Gate(_in_cloud(replacement.due)),
+    Repair(_in_cloud(addresses.kept)),
     Gate(_in_cloud(power.as_declared)),
     Repair(_in_cloud(power.changed)),
     Repair(_in_cloud(instance.undisturbed)),

@@ -9,6 +9,7 @@ from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Direction, Rule
 from nixops_operator.effects import effect, look, port
 from nixops_operator.facts.cloud import (
+    Address,
     Image,
     Instance,
     InstanceAttribute,
@@ -22,6 +23,7 @@ from nixops_operator.facts.cloud import (
 )
 
 __all__ = [
+    "Address",
     "AwsIdentity",
     "Cloud",
     "Clouds",
@@ -64,6 +66,20 @@ class Cloud(Protocol):
     @look
     async def sweep_key_pairs(self, cluster_id: str) -> Mapping[str, KeyPair]:
         """All key pairs with that tag; name → key pair."""
+
+    @look
+    async def sweep_addresses(self, cluster_id: str) -> Mapping[str, Address]:
+        """All elastic addresses with that tag; allocation id → address."""
+
+    @look
+    async def find_addresses(
+        self,
+        *,
+        allocation_id: str | None = None,
+        public_address: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> tuple[Address, ...]:
+        """Elastic addresses of the account that match every filter given, whoever owns them."""
 
     @look
     async def find_instances(
@@ -225,6 +241,32 @@ class Cloud(Protocol):
         """Move a stopped instance into that placement group; with an empty name, out of the one it is in
         (ModifyInstancePlacement). Repeating: safe. Raises Retry (`Stopping`) for an instance that is not stopped,
         InvalidSpec(`spec.target.ec2.placementGroup`) for a group that EC2 does not know."""
+
+    @effect("ec2.allocate_address")
+    async def allocate_address(self, tags: Mapping[str, str]) -> str:
+        """Get an elastic address, return its allocation id.
+
+        Changes: one address with its tags, in one call.
+        Repeating: never; it gives a second one, since EC2 knows no token here. Raises Blocked (`QuotaExceeded`) where
+        the account has as many as it may have.
+        """
+
+    @effect("ec2.associate_address")
+    async def associate_address(self, allocation_id: str, instance_id: str) -> None:
+        """Associate an elastic address with a running or stopped instance, in place of its public address of EC2's; an
+        association that stands is never moved. Repeating: safe. Raises Blocked (`AdoptionConflict`) where the address
+        or the instance is associated otherwise, Retry (`NotFound`) for an address or instance that EC2 does not know,
+        or not yet, Retry (`Pending`) for an instance that has not started yet."""
+
+    @effect("ec2.disassociate_address")
+    async def disassociate_address(self, association_id: str) -> None:
+        """Take an elastic address off its instance, which gets a public address of EC2's again if it had one before.
+        Repeating: safe, an unknown association is accepted."""
+
+    @effect("ec2.release_address")
+    async def release_address(self, allocation_id: str) -> None:
+        """Give an elastic address back to EC2. Repeating: safe, an unknown one is accepted. Raises Retry (`Deleting`)
+        while it is associated."""
 
     @effect("ec2.create_tags")
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule
 from nixops_operator.errors import Blocked, InvalidSpec, MissingReference, OutcomeUnknown, Retry
 from nixops_operator.facts.cloud import (
+    Address,
     Image,
     Instance,
     InstanceAttribute,
@@ -74,6 +75,33 @@ class Boto3Cloud:
         filters = _filters({f"tag:{CLUSTER_TAG}": [cluster_id]})
         key_pairs = await self._calls.read("DescribeKeyPairs", lambda: _key_pairs(self._clients.reader(), filters))
         return {pair.name: pair for pair in key_pairs if pair.tags.get(CLUSTER_TAG) == cluster_id}
+
+    async def sweep_addresses(self, cluster_id: str) -> Mapping[str, Address]:
+        found = await self._addresses(_filters({f"tag:{CLUSTER_TAG}": [cluster_id]}))
+        return {address.id: address for address in found if address.tags.get(CLUSTER_TAG) == cluster_id}
+
+    async def find_addresses(
+        self,
+        *,
+        allocation_id: str | None = None,
+        public_address: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> tuple[Address, ...]:
+        wanted = {f"tag:{key}": [value] for key, value in (tags or {}).items()}
+        if allocation_id is not None:
+            wanted["allocation-id"] = [allocation_id]
+        if public_address is not None:
+            wanted["public-ip"] = [public_address]
+        if not wanted:
+            raise ValueError("find_addresses without a filter would read the whole account")
+        return tuple(
+            address
+            for address in sorted(await self._addresses(_filters(wanted)), key=lambda address: address.id)
+            # Filter values may hold wildcards; what is asked for is meant literally.
+            if allocation_id in (None, address.id)
+            and public_address in (None, address.public_address)
+            and (tags or {}).items() <= address.tags.items()
+        )
 
     async def find_instances(
         self, *, instance_id: str | None = None, client_token: str | None = None, tags: Mapping[str, str] | None = None
@@ -427,6 +455,40 @@ class Boto3Cloud:
             lambda: self._clients.writer().modify_instance_placement(InstanceId=instance_id, GroupName=name),
         )
 
+    async def allocate_address(self, tags: Mapping[str, str]) -> str:
+        allocation_id = await self._calls.write(
+            "AllocateAddress",
+            lambda: self._clients.writer().allocate_address(
+                Domain="vpc", TagSpecifications=conversion.tag_specifications("elastic-ip", tags)
+            )["AllocationId"],
+        )
+        if not allocation_id:
+            raise OutcomeUnknown(Reason.PROGRESSING_WITH_RETRY, "AllocateAddress: the reply names no address")
+        return allocation_id
+
+    async def associate_address(self, allocation_id: str, instance_id: str) -> None:
+        await self._calls.write(
+            "AssociateAddress",
+            # EC2 would move an association that stands.
+            lambda: self._clients.writer().associate_address(
+                AllocationId=allocation_id, InstanceId=instance_id, AllowReassociation=False
+            ),
+        )
+
+    async def disassociate_address(self, association_id: str) -> None:
+        await self._calls.write(
+            "DisassociateAddress",
+            lambda: self._clients.writer().disassociate_address(AssociationId=association_id),
+            accepted=("InvalidAssociationID.NotFound",),
+        )
+
+    async def release_address(self, allocation_id: str) -> None:
+        await self._calls.write(
+            "ReleaseAddress",
+            lambda: self._clients.writer().release_address(AllocationId=allocation_id),
+            accepted=("InvalidAllocationID.NotFound",),
+        )
+
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         if not tags:
             return
@@ -453,6 +515,16 @@ class Boto3Cloud:
             return [conversion.security_group(answer, rules[answer["GroupId"]]) for answer in answers]
 
         return await self._calls.read("DescribeSecurityGroups", look)
+
+    async def _addresses(self, filters: list[FilterTypeDef]) -> list[Address]:
+        # EC2 has no pages for addresses. Those of EC2-Classic, which is no more, had no allocation id.
+        return await self._calls.read(
+            "DescribeAddresses",
+            lambda: [
+                conversion.address(answer)
+                for answer in self._clients.reader().describe_addresses(Filters=filters)["Addresses"]
+            ],
+        )
 
     async def _subnets(self, filters: list[FilterTypeDef]) -> list[Subnet]:
         return await self._calls.read(

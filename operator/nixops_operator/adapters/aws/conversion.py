@@ -11,6 +11,7 @@ from typing import Any
 
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, canonical_rule
 from nixops_operator.facts.cloud import (
+    Address,
     Image,
     Instance,
     InstanceState,
@@ -253,6 +254,16 @@ def key_pair(answer: Answer) -> KeyPair:
 def without_comment(public_key: str) -> str:
     """`<type> <base64>` of an OpenSSH public key line."""
     return " ".join(public_key.split()[:2])
+
+
+def address(answer: Answer) -> Address:
+    return Address(
+        id=answer["AllocationId"],
+        public_address=answer["PublicIp"],
+        tags=tags(answer),
+        association_id=answer.get("AssociationId") or None,
+        instance_id=answer.get("InstanceId") or None,
+    )
 
 
 def subnet(answer: Answer) -> Subnet:

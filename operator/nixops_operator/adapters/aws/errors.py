@@ -128,6 +128,9 @@ ANSWERS: dict[str, Answer] = {
     "InvalidSubnetID.Malformed": _field("subnetId"),
     "InstanceCreditSpecification.NotSupported": _field("credits"),
     "InvalidPlacementGroup.Unknown": _field("placementGroup"),
+    "InvalidAllocationID.NotFound": _NOT_FOUND,
+    "InvalidIPAddress.InUse": _IN_USE,
+    "Resource.AlreadyAssociated": _blocked(Reason.ADOPTION_CONFLICT),
     "InvalidVpcID.NotFound": _INVALID,
     "InvalidKeyPair.Format": _INVALID,
     "InvalidKey.Format": _INVALID,
@@ -155,6 +158,8 @@ ANSWERS_OF: dict[str, dict[str, Answer]] = {
     "RunInstances": _GROUPS_NAMED | {"InvalidKeyPair.NotFound": _blocked(Reason.KEY_PAIR_NOT_READY)},
     "ModifyInstancePlacement": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
     "ModifyInstanceAttribute": _GROUPS_NAMED | {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
+    # "The pending instance 'i-…' is not in a valid state for this operation."
+    "AssociateAddress": {"InvalidInstanceID": _retry(Reason.PENDING, DEPENDENCY_PAUSE)},
     "StartInstances": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
 }
 """Operation → code → what it means there, before what it means everywhere."""

@@ -40,11 +40,14 @@ INTERFACE = Kind(
     "networkInterface ID",
 )
 VOLUME = Kind("vol", "volume", "InvalidVolumeID.Malformed", "InvalidVolume.NotFound", "volume")
+ADDRESS = Kind(
+    "eipalloc", "elastic-ip", "InvalidAllocationID.Malformed", "InvalidAllocationID.NotFound", "allocation ID"
+)
 IMAGE = Kind("ami", "image", "InvalidAMIID.Malformed", "InvalidAMIID.NotFound", "image id")
 SUBNET = Kind("subnet", "subnet", "InvalidSubnetID.Malformed", "InvalidSubnetID.NotFound", "subnet ID")
 VPC = Kind("vpc", "vpc", "InvalidVpcID.Malformed", "InvalidVpcID.NotFound", "vpc ID")
 
-TAGGABLE = (INSTANCE, GROUP, RULE, KEY_PAIR, INTERFACE, VOLUME)
+TAGGABLE = (INSTANCE, GROUP, RULE, KEY_PAIR, INTERFACE, VOLUME, ADDRESS)
 
 # Old ids have 8 digits, all newer ones 17: EC2 User Guide, "Resource IDs".
 _DIGITS = re.compile(r"[0-9a-f]{8}([0-9a-f]{9})?")

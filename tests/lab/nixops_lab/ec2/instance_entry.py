@@ -29,11 +29,12 @@ def group_entries(region: Region, group_ids: tuple[str, ...]) -> list[dict[str, 
     return [{"GroupId": group_id, "GroupName": region.groups[group_id].name} for group_id in group_ids]
 
 
-def association(region: Region, address: str | None) -> dict[str, Any] | None:
-    """The public address of an interface, None without one."""
-    if address is None:
+def association(region: Region, instance: Instance | None) -> dict[str, Any] | None:
+    """The public address of an instance's interface, None without one."""
+    if instance is None or instance.public_address is None:
         return None
-    return {"IpOwnerId": "amazon", "PublicDnsName": public_dns(region, address), "PublicIp": address}
+    address, owner = instance.public_address, ACCOUNT if instance.has_elastic_address else "amazon"
+    return {"IpOwnerId": owner, "PublicDnsName": public_dns(region, address), "PublicIp": address}
 
 
 def instance_entry(region: Region, instance: Instance, shown_tags: Tags) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _device(volume: Volume) -> dict[str, Any]:
 
 
 def _interface_member(region: Region, instance: Instance, interface: Interface) -> dict[str, Any]:
-    public = association(region, instance.public_address)
+    public = association(region, instance)
     return {
         "NetworkInterfaceId": interface.id,
         "Status": "in-use",

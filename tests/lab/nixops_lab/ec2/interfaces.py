@@ -84,7 +84,7 @@ async def describe_network_interfaces(_cloud: Cloud, region: Region, params: dic
 
 def _interface_entry(region: Region, interface: Interface) -> dict[str, Any]:
     instance = region.instances.get(interface.instance_id)
-    public = association(region, instance.public_address if instance else None)
+    public = association(region, instance)
     private_name = private_dns(region, interface.private_address)
     entry: dict[str, Any] = {
         "NetworkInterfaceId": interface.id,

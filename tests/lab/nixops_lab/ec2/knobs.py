@@ -53,6 +53,10 @@ class Knobs:
     boot_poweroff: float | None = field(default=None, metadata=_knob("boot.poweroff", delay))
     # Most vCPUs that may be in use in a region.
     quota_vcpus: int | None = field(default=None, metadata=_knob("quota.vcpus", count))
+    # Most elastic addresses of a region: EC2 User Guide, "Elastic IP address quota".
+    quota_addresses: int | None = field(default=5, metadata=_knob("quota.addresses", count))
+    # How long it takes until an instance is reached, and shown, at its new public address.
+    address_seconds: float = field(default=1.0, metadata=_knob("address_seconds", seconds))
     # Instance type, or type and zone as `t3.small.us-west-2a` → how many EC2 has room for.
     capacity: Mapping[str, int] = field(default_factory=dict, metadata=_family("capacity", count))
     # How long temporary credentials last, whatever was asked for.

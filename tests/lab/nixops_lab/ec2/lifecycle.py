@@ -36,6 +36,7 @@ _MESSAGES = {
     "Server.InsufficientInstanceCapacity": "There was insufficient capacity available to satisfy the launch request",
     "Server.InternalError": "Internal error on launch",
 }
+_ON = frozenset({"pending", "running"})
 NOT_BOOTED = ("Server.InternalError", "Server.InternalError: Internal error on launch")
 
 
@@ -97,6 +98,10 @@ class Lifecycle:
             transition_reason=user_initiated(now),
         )
         self._spawn(self._remove(region, instance_id))
+
+    def readdress(self, region: Region, instance_id: str) -> None:
+        """Its elastic address has come or gone: answers and packets follow in a moment."""
+        self._spawn(self._readdress(region, instance_id))
 
     def reboot(self, instance_id: str) -> None:
         """The state stays running."""
@@ -173,10 +178,8 @@ class Lifecycle:
             self._change(region, instance_id, state="stopped", state_reason=NOT_BOOTED)
 
     async def _power_on(self, region: Region, instance_id: str, *, is_new: bool) -> bool:
+        self._set_public_address(region, instance_id)
         instance = region.instances[instance_id]
-        if instance.has_public_address:
-            self._change(region, instance_id, public_address=self._cloud.addresses.public())
-            instance = region.instances[instance_id]
         hosts = self._cloud.hosts
         if is_new:
             await hosts.create(_spec(instance))
@@ -209,6 +212,7 @@ class Lifecycle:
             # First: a machine that is half gone cannot take rules.
             await self._firewall.forget(instance_id)
             await self._cloud.hosts.destroy(instance_id)
+            self._disassociate(region, instance_id)
             self._release_public(region, instance_id)
         await self._cloud.panel.elapsed("shutting_down_seconds", since)
         self._end(region, instance_id)
@@ -232,10 +236,46 @@ class Lifecycle:
         async with self._turn(instance_id):
             await self._cloud.hosts.reboot(instance_id)
 
+    async def _readdress(self, region: Region, instance_id: str) -> None:
+        await self._cloud.panel.elapsed("address_seconds", self._cloud.panel.clock())
+        async with self._turn(instance_id):
+            instance = region.instances.get(instance_id)
+            if instance is None or not instance.is_live:
+                return
+            self._set_public_address(region, instance_id)
+            if instance.state in _ON:
+                address = region.instances[instance_id].public_address
+                await self._cloud.hosts.set_public_address(instance_id, address)
+
+    def _set_public_address(self, region: Region, instance_id: str) -> None:
+        """Show what it is to have now: its elastic address, or else, while it is on, one of EC2's."""
+        instance, elastic = region.instances[instance_id], region.elastic_address_of(instance_id)
+        if elastic is not None:
+            if instance.public_address != elastic.public_address:
+                self._release_public(region, instance_id)
+                self._change(region, instance_id, public_address=elastic.public_address, has_elastic_address=True)
+            return
+        if instance.has_elastic_address:
+            self._change(region, instance_id, public_address=None, has_elastic_address=False)
+        if (
+            instance.state in _ON
+            and instance.has_public_address
+            and region.instances[instance_id].public_address is None
+        ):
+            self._change(region, instance_id, public_address=self._cloud.addresses.public())
+
     def _release_public(self, region: Region, instance_id: str) -> None:
-        if address := region.instances[instance_id].public_address:
+        """An elastic one stays."""
+        instance = region.instances[instance_id]
+        if instance.public_address is not None and not instance.has_elastic_address:
             self._change(region, instance_id, public_address=None)
-            self._cloud.addresses.release_public(address)
+            self._cloud.addresses.release_public(instance.public_address)
+
+    def _disassociate(self, region: Region, instance_id: str) -> None:
+        if (elastic := region.elastic_address_of(instance_id)) is not None:
+            region.addresses[elastic.id] = replace(elastic, association_id=None, instance_id=None)
+        if region.instances[instance_id].has_elastic_address:
+            self._change(region, instance_id, public_address=None, has_elastic_address=False)
 
     def _change(self, region: Region, instance_id: str, **changes: object) -> None:
         region.change(instance_id, **changes)

@@ -6,6 +6,7 @@ from typing import Any
 
 from nixops_lab.ec2 import (
     credit_options,
+    elastic_addresses,
     group_rules,
     groups,
     images,
@@ -41,7 +42,6 @@ FORWARDED = frozenset(
         "DeleteSubnet",
         "DeleteVpc",
         "DescribeAccountAttributes",
-        "DescribeAddresses",
         "DescribeAvailabilityZones",
         "DescribeInstanceTypeOfferings",
         "DescribeInstanceTypes",
@@ -64,6 +64,7 @@ def served(lifecycle: Lifecycle) -> dict[str, Operation]:
     """Operation name → function, for all that the layer answers itself."""
     operations: dict[str, Operation] = {
         **credit_options.OPERATIONS,
+        **elastic_addresses.OPERATIONS,
         **group_rules.OPERATIONS,
         **groups.OPERATIONS,
         **images.OPERATIONS,
@@ -76,7 +77,7 @@ def served(lifecycle: Lifecycle) -> dict[str, Operation]:
         **tags.OPERATIONS,
         **volumes.OPERATIONS,
     }
-    transitions = {"RunInstances": launch.run_instances, **instances.TRANSITIONS}
+    transitions = {"RunInstances": launch.run_instances, **instances.TRANSITIONS, **elastic_addresses.TRANSITIONS}
     return operations | {name: functools.partial(function, lifecycle) for name, function in transitions.items()}
 
 

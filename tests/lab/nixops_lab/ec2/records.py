@@ -72,6 +72,7 @@ class Instance:
     state_reason: tuple[str, str] | None = ("pending", "pending")
     transition_reason: str = ""
     public_address: str | None = None
+    has_elastic_address: bool = False  # that one is
     terminated_at: float | None = None
     metadata_changed_at: float | None = None
 
@@ -99,6 +100,17 @@ class Interface:
     def mac(self) -> str:
         """A locally administered address that follows from the private one."""
         return "0a:00:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(self.private_address).packed)
+
+
+@dataclass(frozen=True)
+class ElasticAddress:
+    """A public address of the account's own."""
+
+    id: str
+    public_address: str
+    created_at: float
+    association_id: str | None = None
+    instance_id: str | None = None
 
 
 @dataclass(frozen=True)

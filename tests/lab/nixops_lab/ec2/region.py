@@ -9,7 +9,16 @@ from nixops_lab.ec2 import ids
 from nixops_lab.ec2.filters import page
 from nixops_lab.ec2.knobs import Panel
 from nixops_lab.ec2.network import Network
-from nixops_lab.ec2.records import Group, GroupRule, Instance, Interface, KeyPair, PlacementGroup, Volume
+from nixops_lab.ec2.records import (
+    ElasticAddress,
+    Group,
+    GroupRule,
+    Instance,
+    Interface,
+    KeyPair,
+    PlacementGroup,
+    Volume,
+)
 from nixops_lab.ec2.rules import ALL_IPV4_OUT, ALL_IPV6_OUT, RuleKey
 from nixops_lab.ec2.tag_book import TagBook, Tags
 from nixops_lab.ec2.tokens import TokenLedger
@@ -41,6 +50,7 @@ class Region:
     volumes: dict[str, Volume] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     rules: dict[str, GroupRule] = field(default_factory=dict)
+    addresses: dict[str, ElasticAddress] = field(default_factory=dict)
     key_pairs: dict[str, KeyPair] = field(default_factory=dict)
     placement_groups: dict[str, PlacementGroup] = field(default_factory=dict)
     tags: TagBook = field(default_factory=TagBook)
@@ -91,6 +101,10 @@ class Region:
     def default_group(self, vpc_id: str) -> Group:
         """The group named `default` of a VPC."""
         return next(g for g in self.groups.values() if g.vpc_id == vpc_id and g.name == "default")
+
+    def elastic_address_of(self, instance_id: str) -> ElasticAddress | None:
+        """The elastic address that is associated with an instance."""
+        return next((one for one in self.addresses.values() if one.instance_id == instance_id), None)
 
     # What answers show: EC2 is eventually consistent.
 

@@ -37,6 +37,7 @@ _NO_DELAYS = {
     "shutting_down_seconds": 0,
     "interface_release_seconds": 0,
     "metadata_seconds": 0,
+    "address_seconds": 0,
 }
 
 
