@@ -67,8 +67,8 @@ TO_HOST = {"ec2": None, "host": {"address": "192.0.2.10"}}
 TO_EC2 = {"host": None, "ec2": {"instanceType": "t2.micro"}}
 
 
-def subnet(name: str | None) -> dict[str, Any]:
-    return spec(target={"ec2": {"subnetId": name}})
+def subnet(name: str | None, *several: str) -> dict[str, Any]:
+    return spec(target={"ec2": {"subnetId": name} | ({"subnetIds": list(several)} if several else {})})
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,13 @@ def subnet(name: str | None) -> dict[str, Any]:
             id="subnet",
         ),
         pytest.param("nixm/box", instance_in(FIRST_SUBNET), subnet(None), "subnetId cannot", id="subnet removed"),
+        pytest.param(
+            "nixm/box",
+            instance_in(FIRST_SUBNET),
+            subnet(None, OTHER_SUBNET),
+            "subnetId cannot",
+            id="subnet exchanged for others",
+        ),
         pytest.param(
             "nixm/box", instance_in(OTHER_SUBNET), subnet("subnet-76543210"), "subnetId cannot", id="a third subnet"
         ),
@@ -148,6 +155,15 @@ def test_what_was_carried_out_cannot_be_written_differently(
             "nixm/box", instance_in(OTHER_SUBNET), subnet(OTHER_SUBNET), id="subnet: to where the instance is"
         ),
         pytest.param("nixm/box", instance_in(OTHER_SUBNET), subnet(None), id="subnet: what never was, taken back"),
+        pytest.param(
+            "nixm/box",
+            instance_in(FIRST_SUBNET),
+            subnet(None, OTHER_SUBNET, FIRST_SUBNET),
+            id="subnet: exchanged for a list that holds it",
+        ),
+        pytest.param(
+            "nixm/plain", instance_in(OTHER_SUBNET), subnet(OTHER_SUBNET), id="subnet: where it is, said at last"
+        ),
         pytest.param("nixm/box", IN_USE, spec(target={"ec2": {"instanceType": "t3.large"}}), id="instance type"),
         pytest.param("nixm/box", IN_USE, spec(target={"ec2": {"image": None, "tags": None}}), id="image and tags"),
         pytest.param("nixm/given", ACTIVATED, spec(target={"host": {"address": "192.0.2.11"}}), id="address of a host"),

@@ -316,6 +316,7 @@ class Worlds:
                     of_machine.get(one.tags[names.UID_TAG], "gone"),
                     one.state.value,
                     one.instance_type,
+                    one.subnet_id,
                     sorted(of_group.get(group, "gone") for group in one.security_group_ids),
                     (one.monitoring, one.source_dest_check, one.metadata, one.instance_profile),
                     (one.tenancy, one.placement_group),

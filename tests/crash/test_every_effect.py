@@ -27,6 +27,7 @@ COUNT = {
     "declare": 12,
     "settle": 10,
     "leave": 8,
+    "crowd": 10,
     "rotate": 8,
     "resize": 8,
     "substitute": 12,

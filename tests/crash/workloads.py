@@ -145,6 +145,22 @@ def _take_address_off(worlds: Worlds) -> None:
     worlds.cloud.associate(ours.id, None)
 
 
+def crowd(worlds: Worlds) -> None:
+    """A machine may live in three subnets; its instance is lost while the first two have no room for another one."""
+    _edit_web(worlds, lambda ec2: ec2.update(subnetIds=sorted(worlds.cloud.subnets)))
+    worlds.at_rest.append(_lose_web)
+
+
+def _lose_web(worlds: Worlds) -> None:
+    first, second, _ = sorted(worlds.cloud.subnets)
+    worlds.cloud.zones_without_capacity.add(worlds.cloud.subnets[first].zone)
+    worlds.cloud.subnets_without_addresses.add(second)
+    web = worlds.kube.body(Key(Kind.MACHINE, "default", "shop-web"))
+    assert web is not None
+    (instance,) = worlds.cloud.live(web["metadata"]["uid"])
+    worlds.cloud.set_state(instance.id, InstanceState.TERMINATED, "Client.UserInitiatedShutdown")
+
+
 def leave(worlds: Worlds) -> None:
     """kubectl delete, once a machine has an elastic address."""
     _edit_web(worlds, lambda ec2: ec2.update(elasticIp={"allocate": True}))
@@ -182,6 +198,7 @@ WORKLOADS: dict[str, Callable[[Worlds], None]] = {
     "declare": declare,
     "settle": settle_down,
     "leave": leave,
+    "crowd": crowd,
     "resize": resize,
     "substitute": substitute,
     "rotate": rotate,

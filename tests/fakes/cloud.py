@@ -120,6 +120,8 @@ class FakeCloud:
         self.attributes: dict[str, dict[InstanceAttribute, bool | str]] = {}  # what no sweep shows; by instance
         self.instance_types = {"t3.small": "x86_64", "t3.medium": "x86_64", "m7i.large": "x86_64", "t4g.small": "arm64"}
         self.types_without_capacity: set[str] = set()  # none is started anew
+        self.zones_without_capacity: set[str] = set()  # none is launched there
+        self.subnets_without_addresses: set[str] = set()
         self.images = {
             NIXOS_IMAGE: PublishedImage(
                 Image(NIXOS_IMAGE, "nixos/25.11.20261101.abcdef-x86_64-linux"),
@@ -451,6 +453,12 @@ class FakeCloud:
         # A token counts in the zone of the request's subnet.
         if (launch := self.launches.get((subnet.zone, token))) is not None:
             return self._repeated(launch, request)
+        if subnet.zone in self.zones_without_capacity:
+            text = f"We currently do not have sufficient {request.instance_type} capacity in {subnet.zone}."
+            raise _no_room(f"RunInstances: InsufficientInstanceCapacity: {text}")
+        if subnet.id in self.subnets_without_addresses:
+            text = f"There are not enough free addresses in subnet '{subnet.id}'."
+            raise _no_room(f"RunInstances: InsufficientFreeAddressesInSubnet: {text}")
         instance = self._new_instance(request, token, subnet)
         self.instances[instance.id] = instance
         self._made(instance.id)
@@ -817,6 +825,10 @@ class _Refused(FakeCloud):
     def __init__(self, region: str) -> None:
         super().__init__(region=region)
         self.effects = _RefusedEffects()
+
+
+def _no_room(text: str) -> Retry:
+    return Retry(Reason.INSUFFICIENT_CAPACITY, text, timedelta(seconds=30)).as_refusal()
 
 
 def _protected(operation: str, instance_id: str) -> Blocked:

@@ -164,15 +164,16 @@ _KIND_OF_TARGET_IS_FIXED = (
 )
 
 _SUBNET = "spec.target.ec2.subnetId"
+_SUBNETS = "spec.target.ec2.subnetIds"
 _MADE_IN = "status.instance.subnetId"
 _SUBNET_IS_FIXED = (
     (
-        f"!({_has('oldSelf', _MADE_IN)})"
-        f" || ({_has('oldSelf', _SUBNET)}"
+        f"!({_has('oldSelf', _MADE_IN)}) || {_same(_SUBNET)}"
+        f" || !({_has('oldSelf', _SUBNET)}) && !({_has('self', _SUBNET)})"
+        f" || {_has('self', _SUBNET)} && self.{_SUBNET} == oldSelf.{_MADE_IN}"
+        f" || !({_has('self', _SUBNET)}) && {_has('self', _SUBNETS)} && oldSelf.{_MADE_IN} in self.{_SUBNETS}"
         # Another one than the instance's, written while the launch was under way, may be taken back.
-        f" ? {_same(_SUBNET)} || oldSelf.{_SUBNET} != oldSelf.{_MADE_IN}"
-        f" && (!({_has('self', _SUBNET)}) || self.{_SUBNET} == oldSelf.{_MADE_IN})"
-        f" : !({_has('self', _SUBNET)}))"
+        f" || {_has('oldSelf', _SUBNET)} && !({_has('self', _SUBNET)}) && oldSelf.{_SUBNET} != oldSelf.{_MADE_IN}"
     ),
     (
         "spec.target.ec2.subnetId cannot be changed any more, since the instance exists: put the old value back, and"

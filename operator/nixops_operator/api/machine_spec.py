@@ -377,6 +377,10 @@ class ElasticIp(SpecModel):
         return self
 
 
+SubnetId = Annotated[str, StringConstraints(max_length=32, pattern="^subnet-[0-9a-f]{8,17}$")]
+_ONE_PLACE_OR_SEVERAL = "name subnetId or subnetIds, not both"
+
+
 class Ec2Target(SpecModel):
     """An instance on Amazon EC2."""
 
@@ -391,6 +395,7 @@ class Ec2Target(SpecModel):
                     _CREDITS_NEED_A_BURSTABLE_TYPE,
                 ),
                 (_TAGS_FIT_INTO_METADATA, _METADATA_TAG_KEYS),
+                ("!has(self.subnetId) || !has(self.subnetIds) || size(self.subnetIds) == 0", _ONE_PLACE_OR_SEVERAL),
             )
         )
     )
@@ -405,8 +410,12 @@ class Ec2Target(SpecModel):
     launch."""
     security_groups: Annotated[tuple[Label, ...], Field(max_length=16, json_schema_extra=SET)] = ()
     """Names of the deployment's securityGroups, or ids sg-… of existing ones. Empty: the VPC's default group."""
-    subnet_id: Annotated[str, StringConstraints(max_length=32, pattern="^subnet-[0-9a-f]{8,17}$")] | None = None
+    subnet_id: SubnetId | None = None
     """Absent: the default VPC's default subnet in its lowest zone. Cannot be changed while the instance exists."""
+    subnet_ids: Annotated[tuple[SubnetId, ...], Field(max_length=8, json_schema_extra=IN_ORDER)] = ()
+    """In place of subnetId: several of one VPC, tried in this order where EC2 has no room for the instance, or no
+    address left. An instance in a subnet that leaves the list is told, or replaced where disruption.replace allows it;
+    other changes count at the next launch."""
     monitoring: bool = False
     """Whether CloudWatch gets the instance's figures every minute instead of every five (detailed
     monitoring, which costs). A change is carried out on the running instance."""
@@ -452,6 +461,12 @@ class Ec2Target(SpecModel):
     read this object. Each begins with #, since NixOS' image takes anything else for a configuration to switch to; they
     are printable ASCII without |, and without SSH_HOST_, by which it finds its host key. A change counts at the next
     launch."""
+
+    @model_validator(mode="after")
+    def _one_place_or_several(self) -> Self:
+        if self.subnet_id is not None and self.subnet_ids:
+            raise ValueError(_ONE_PLACE_OR_SEVERAL)
+        return self
 
     @model_validator(mode="after")
     def _credits_of_a_burstable_type(self) -> Self:

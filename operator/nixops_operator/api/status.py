@@ -112,6 +112,19 @@ class LaunchStatus(StatusModel):
         return self.called_at or self.requested_at
 
 
+class FullSubnetStatus(StatusModel):
+    """A subnet in which EC2 had no room for the instance."""
+
+    subnet_id: Word
+    """The subnet."""
+    zone: Word
+    """Its availability zone."""
+    instance_type: Word
+    """What was asked for there."""
+    at: Timestamp
+    """When EC2 said so; for three minutes the others of spec.target.ec2.subnetIds are tried before it."""
+
+
 class FormerStatus(StatusModel):
     """What an attribute was."""
 
@@ -321,6 +334,8 @@ class NixMachineStatus(StatusModel):
     """The EC2 instance."""
     launch: LaunchStatus | None = None
     """The launch that made it, or is under way."""
+    full_subnets: Annotated[tuple[FullSubnetStatus, ...], Field(max_length=8, json_schema_extra=IN_ORDER)] = ()
+    """Subnets in which EC2 had no room of late, the newest last."""
     stop: StopStatus | None = None
     """A stop for the sake of a change, under way or refused; absent when there is none."""
     replacement: ReplacementStatus | None = None

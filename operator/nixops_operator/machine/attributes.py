@@ -124,6 +124,15 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         lambda instance: instance.subnet_id,
     ),
     Attribute(
+        "subnetIds",
+        None,
+        "subnet",
+        Change.LAUNCH_ONLY,
+        lambda ec2, resolved: ec2.subnet_ids or None,
+        lambda instance: instance.subnet_id,
+        to_set=lambda declared, shown: None if shown in declared else declared,
+    ),
+    Attribute(
         "keyPair",
         "key_name",
         "key pair",

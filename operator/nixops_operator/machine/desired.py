@@ -18,6 +18,7 @@ from nixops_operator.api.status import (
     ActivationStatus,
     ElasticIpStatus,
     FailedRevisionStatus,
+    FullSubnetStatus,
     LaunchStatus,
     OriginStatus,
     ReplacementStatus,
@@ -75,6 +76,12 @@ class _Remembered(ReconciledObject):
     def is_replacing(self) -> bool:
         """Whether the instance that `launch` gives is to take over from one that is still there."""
         return self.replacement is not None and self.replacement.other is not None and not self.replacement.refused
+
+    @cached_property
+    def full_subnets(self) -> tuple[FullSubnetStatus, ...]:
+        """Subnets in which EC2 had no room of late, the newest last."""
+        found = (read(FullSubnetStatus, one) for one in self.status.get("fullSubnets") or ())
+        return tuple(one for one in found if one is not None)
 
     @cached_property
     def elastic_ip(self) -> ElasticIpStatus | None:

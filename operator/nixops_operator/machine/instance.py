@@ -11,7 +11,7 @@ from nixops_operator import absence, names
 from nixops_operator.api.machine_spec import ReplacePolicy
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.cloud import Instance, InstanceState
-from nixops_operator.machine import attributes, launch, restarts, steps
+from nixops_operator.machine import attributes, launch, restarts, steps, subnets
 from nixops_operator.machine.declared import Resolved
 from nixops_operator.planning import SOON, Area, Finding, found_error
 from nixops_operator.verdict import Outcome
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _INFRASTRUCTURE = ConditionType.INFRASTRUCTURE_READY
 FAILED_LAUNCHES = (
     "Server.InternalError",
-    "Server.InsufficientInstanceCapacity",
+    subnets.NO_ROOM_AT_LAUNCH,
     "Client.InternalError",
     "Client.VolumeLimitExceeded",
     "Client.InvalidSnapshot.NotFound",

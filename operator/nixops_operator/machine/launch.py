@@ -19,7 +19,7 @@ import asyncio
 import hashlib
 import itertools
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from nixops_operator import absence, names, written_answers
@@ -28,7 +28,7 @@ from nixops_operator.api.status import LaunchStatus, RestartsStatus, written
 from nixops_operator.errors import Blocked, Lost, OperatorError, OutcomeUnknown, Retry
 from nixops_operator.facts.cloud import LaunchRequest
 from nixops_operator.facts.kube import Body, Kind, OwnerReference
-from nixops_operator.machine import host_keys, observe_host, restarts, steps
+from nixops_operator.machine import host_keys, observe_host, restarts, steps, subnets
 from nixops_operator.machine.attributes import launch_request, to_remember
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import ObservedCloud
@@ -236,7 +236,9 @@ async def launch(intent: LaunchStatus, desired: Desired, body: Body, view: Cloud
         if is_answered and error.is_refusal:
             world.answered_launches.add(intent.token)
         if error.is_refusal and error.reason is not Reason.THROTTLED:
-            await _refused(intent, desired, body, world, error)
+            refused = await _refused(intent, desired, body, world, error)
+            if error.reason is Reason.INSUFFICIENT_CAPACITY:
+                return await _elsewhere(error, intent, request_of(text), desired, refused, view, world)
         if isinstance(error, Blocked) and error.reason in _MENDED_BY_DEPLOYMENT and desired.deployment_uid is not None:
             raise Retry(error.reason, error.message) from error
         raise
@@ -253,11 +255,43 @@ deployment puts back what was deleted by hand. The next attempt asks with what e
 
 async def _refused(
     intent: LaunchStatus, desired: Desired, body: Body, world: World, error: OperatorError | None = None
-) -> None:
+) -> Body:
     if intent.token in world.answered_launches:
-        await close_launch(desired, body, world, error)
-    else:
-        await _doubted(desired, body, world)
+        return await close_launch(desired, body, world, error)
+    return await _doubted(desired, body, world)
+
+
+async def _elsewhere(
+    error: OperatorError,
+    intent: LaunchStatus,
+    request: LaunchRequest,
+    desired: Desired,
+    body: Body,
+    view: CloudView,
+    world: World,
+) -> Body:
+    """Note that this subnet has no room. Where another one of the list may have some, the next attempt goes there at
+    once; else the error stands, and its hold."""
+    ec2 = desired.spec.target.ec2
+    if ec2 is None or not ec2.subnet_ids or desired.is_replacing:
+        raise error  # another instance beside one that lives is launched in its subnet
+    now, refused_in = world.now(), view.subnet(request.subnet_id)
+    if refused_in is None:
+        raise error
+    full = subnets.noted(desired.full_subnets, refused_in, request.instance_type, now, ec2.subnet_ids)
+    fields: dict[str, object] = {"fullSubnets": [written(one) for one in full]}
+    body = await written_answers.write(fields, desired, body, world)
+    if subnets.others_with_room(ec2.subnet_ids, request.subnet_id, request.instance_type, full, now):
+        return body
+    zones = ", ".join(sorted({one.zone for one in full}))
+    raise Retry(error.reason, f"{error.message} None of {FIELD_OF_SUBNETS} has room: {zones}", _after(error)) from error
+
+
+FIELD_OF_SUBNETS = "spec.target.ec2.subnetIds"
+
+
+def _after(error: OperatorError) -> timedelta | None:
+    return error.after if isinstance(error, Retry) else None
 
 
 async def close_launch(desired: Desired, body: Body, world: World, error: OperatorError | None = None) -> Body:

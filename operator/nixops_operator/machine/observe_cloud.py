@@ -13,11 +13,11 @@ from nixops_operator.api.machine_spec import AwsSettings, Ec2Target, System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import admits_port
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
-from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair
+from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair, Subnet
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.informers.cloud import CloudView
 from nixops_operator.informers.snapshot import CloudSnapshot
-from nixops_operator.machine import addresses, host_keys, replacement
+from nixops_operator.machine import addresses, host_keys, replacement, subnets
 from nixops_operator.machine.addresses import ObservedAddresses
 from nixops_operator.machine.attributes import declare, hidden, of_another
 from nixops_operator.machine.declared import Declared, Resolved
@@ -214,13 +214,17 @@ async def _of_next(
         architecture = view.architecture(ec2.instance_type)
         _judge_system(desired, ec2, architecture)
         image = _image(ec2, architecture, view, world)
-        subnet = _subnet(desired, ec2, view)
+        subnet = _subnet(seen, desired, ec2, view, world)
+        groups = _security_groups(desired, ec2, view, snapshot, world) or None
+        subnets.agree(
+            subnet, (snapshot.security_groups[one] for one in groups or () if one in snapshot.security_groups)
+        )
         resolved = Resolved(
             image_id=image.id,
             instance_type=ec2.instance_type,
-            subnet_id=subnet,
+            subnet_id=subnet.id,
             key_name=await _key_pair_to_launch_with(desired, ec2, view, snapshot, world),
-            security_group_ids=_security_groups(desired, ec2, view, snapshot, world) or None,
+            security_group_ids=groups,
             tags=_tags(desired, ec2, 0, world),
         )
     except OperatorError as error:
@@ -402,14 +406,20 @@ def _other_key_pair(desired: Desired, name: str, view: CloudView) -> str:
     raise InvalidSpec("spec.target.ec2.keyPair", message)
 
 
-def _subnet(desired: Desired, ec2: Ec2Target, view: CloudView) -> str:
+def _subnet(seen: ObservedCloud, desired: Desired, ec2: Ec2Target, view: CloudView, world: World) -> Subnet:
+    if ec2.subnet_ids:
+        candidates = subnets.in_one_vpc([_known_subnet("subnetIds", one, desired, view) for one in ec2.subnet_ids])
+        return subnets.choose(candidates, ec2.instance_type, desired.full_subnets, seen.instances, world.now())
     if ec2.subnet_id is None:
-        return view.default_subnet().id
-    found = view.subnet(ec2.subnet_id)
+        return view.default_subnet()
+    return _known_subnet("subnetId", ec2.subnet_id, desired, view)
+
+
+def _known_subnet(field: str, subnet_id: str, desired: Desired, view: CloudView) -> Subnet:
+    found = view.subnet(subnet_id)
     if found is None:
-        message = f"{ec2.subnet_id} does not exist in {desired.spec.aws.region}"
-        raise InvalidSpec("spec.target.ec2.subnetId", message)
-    return found.id
+        raise InvalidSpec(f"spec.target.ec2.{field}", f"{subnet_id} does not exist in {desired.spec.aws.region}")
+    return found
 
 
 def _image(ec2: Ec2Target, architecture: str, view: CloudView, world: World) -> Image:

@@ -55,7 +55,10 @@ def is_allowed(desired: Desired) -> bool:
 def beside(ec2: Ec2Target, former: Instance) -> Ec2Target:
     """What another instance in place of that one is launched as: in the same subnet where the spec leaves that open,
     because what moves along stays in its zone."""
-    return ec2 if ec2.subnet_id is not None else ec2.model_copy(update={"subnet_id": former.subnet_id})
+    is_elsewhere = bool(ec2.subnet_ids) and former.subnet_id not in ec2.subnet_ids
+    if ec2.subnet_id is not None or is_elsewhere:
+        return ec2
+    return ec2.model_copy(update={"subnet_id": former.subnet_id, "subnet_ids": ()})
 
 
 # --- begun --------------------------------------------------------------------------------------------------------
