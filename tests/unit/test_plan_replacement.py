@@ -127,20 +127,33 @@ def test_what_cannot_be_replaced_serves_on_and_is_told(status, spec, observed, r
 
 
 @pytest.mark.parametrize(
-    ("status", "annotations"),
+    "status",
     [
-        pytest.param(given_up(TRIED_AGAIN_AFTER), {}, id="ten minutes later"),
-        pytest.param(given_up(), {"nixops.dev/reconcile-requested-at": "now"}, id="asked for"),
+        pytest.param(given_up(TRIED_AGAIN_AFTER), id="ten minutes later"),
         pytest.param(
-            RUNS | {"replacement": given_up()["replacement"] | {"wanted": "{}"}}, {}, id="the spec says something else"
+            RUNS | {"replacement": given_up()["replacement"] | {"wanted": "{}"}}, id="the spec says something else"
+        ),
+        pytest.param(
+            RUNS | {"replacement": given_up()["replacement"] | {"refused": None}}, id="the refusal was forgotten"
         ),
     ],
 )
-def test_what_was_refused_is_tried_again(status, annotations):
-    found = planned(ec2_machine(status, annotations=annotations, **ALLOWED), seen(due(), host()))
+def test_what_was_refused_is_tried_again(status):
+    found = planned(ec2_machine(status, **ALLOWED), seen(due(), host()))
 
     (step,) = [step for step in found.steps if isinstance(step, steps.RecordLaunch)]
     assert step.first_attempt == 3, "an attempt's token is used once"
+
+
+def test_a_request_is_kept_until_the_launch_has_no_more_to_wait():
+    desired = ec2_machine(given_up(), annotations={"nixops.dev/reconcile-requested-at": "now"}, **ALLOWED)
+
+    (step,) = [
+        step for step in planned(desired, seen(due(), host())).steps if isinstance(step, steps.RecordReplacement)
+    ]
+
+    assert step.replacement is not None
+    assert (step.replacement.refused, step.replacement.attempt) == (None, 2)
 
 
 def test_no_third_instance_is_launched_while_the_second_one_goes():

@@ -134,6 +134,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(replacement.given_up),
     Gate(_in_cloud(instance.missing)),
     Gate(_in_cloud(instance.host_key_pinned)),
+    Repair(_in_cloud(replacement.asked_for)),
     Repair(_in_cloud(replacement.changed)),
     Gate(_in_cloud(replacement.due)),
     Repair(_in_cloud(addresses.kept)),

@@ -83,7 +83,7 @@ def changed(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | 
     if (field := termination.protecting(desired.spec.target.ec2)) is not None:
         message = f"{words}; it is protected by spec.target.ec2.{field}: set that to false to have it replaced"
         return Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, _UP_TO_DATE, differs=Area.CLOUD)
-    if refused is not None and (wait := _wait(desired, refused, changes, now)) is not None:
+    if refused is not None and (wait := _wait(refused, changes, now)) is not None:
         reason = Reason(refused.reason) if refused.reason in set(Reason) else Reason.CHANGE_FORBIDDEN
         message = f"{words}; another instance in its place was given up: {refused.refused}. It is tried again"
         return Finding(Outcome.STALLED, reason, message, _UP_TO_DATE, look_again=wait, differs=Area.CLOUD)
@@ -110,7 +110,7 @@ def due(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | None
     if not changes or not is_allowed(desired) or termination.protecting(desired.spec.target.ec2) is not None:
         return None
     last = desired.replacement
-    if last is not None and (last.other is not None or _wait(desired, last, changes, now) is not None):
+    if last is not None and (last.other is not None or _wait(last, changes, now) is not None):
         return None
     if cloud.next_declared is None or power.is_to_be_stopped(desired) or power.is_activating(desired, now):
         return None
@@ -121,11 +121,18 @@ def due(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | None
     return Finding(Outcome.WORKING, Reason.PROVISIONING, message, ConditionType.INFRASTRUCTURE_READY, (step,))
 
 
-def _wait(
-    desired: Desired, last: ReplacementStatus, changes: tuple[attributes.Difference, ...], now: datetime
-) -> timedelta | None:
+def asked_for(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | None:
+    """Somebody wants another try: the refusal is forgotten, also where the launch itself has to wait a moment."""
+    last = desired.replacement
+    if desired.requests.new is None or last is None or not last.refused or last.other is not None:
+        return None
+    forgotten = last.model_copy(update={"refused": None, "reason": None, "at": None})
+    return Finding(Outcome.IN_SYNC, steps=(steps.RecordReplacement(forgotten),))
+
+
+def _wait(last: ReplacementStatus, changes: tuple[attributes.Difference, ...], now: datetime) -> timedelta | None:
     """How long the same is not tried again."""
-    if not last.refused or last.wanted != _wanted(changes) or desired.requests.new is not None:
+    if not last.refused or last.wanted != _wanted(changes):
         return None
     left = last.at + TRIED_AGAIN_AFTER - now if last.at is not None else timedelta(0)
     return left if left > timedelta(0) else None
