@@ -36,6 +36,7 @@ OPERATIONS = {
     "ec2.stop_instance": "StopInstances",
     "ec2.terminate_instance": "TerminateInstances",
     "ec2.set_security_groups": "ModifyInstanceAttribute",
+    "ec2.modify_volume": "ModifyVolume",
     "ec2.set_monitoring": "MonitorInstances",
     "ec2.set_attribute": "ModifyInstanceAttribute",
     "ec2.set_metadata": "ModifyInstanceMetadataOptions",

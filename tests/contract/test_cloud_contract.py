@@ -33,7 +33,10 @@ from nixops_operator.facts.cloud import (
     InstanceState,
     LaunchRequest,
     MetadataOptions,
+    RootVolume,
     SecurityGroup,
+    Volume,
+    VolumeSettings,
 )
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
@@ -678,6 +681,76 @@ async def test_the_metadata_service_is_changed_and_ec2_carries_it_out(world: Wor
         assert (seen.metadata, seen.metadata_pending) == (expected, False)
 
 
+async def the_root_volume(world: World) -> Volume:
+    instance = await the_instance(world)
+    return (await world.cloud.sweep_volumes(CLUSTER))[instance.root_volume_id]
+
+
+async def test_a_root_volume_is_launched_as_asked_with_the_tags_of_its_instance(world: World) -> None:
+    wanted = VolumeSettings(40, "gp3", 4000, 250, encrypted=True)
+    instance = await running(world, root_volume=RootVolume("/dev/xvda", wanted))
+
+    volume = await the_root_volume(world)
+
+    assert (volume.settings, volume.tags, volume.zone) == (wanted, instance.tags, instance.zone)
+    assert await world.cloud.get_volume(volume.id) == volume
+    assert await world.cloud.volume_change(volume.id) == ""
+
+
+async def test_a_root_volume_of_which_nothing_is_said_is_as_the_image_has_it(world: World) -> None:
+    await running(world)
+
+    assert (await the_root_volume(world)).settings == VolumeSettings(4, "gp3", 3000, 125, encrypted=False)
+
+
+async def test_a_volume_in_use_is_changed_and_what_is_not_named_stays(world: World) -> None:
+    await running(world)
+    volume = await the_root_volume(world)
+
+    await world.cloud.modify_volume(volume.id, VolumeSettings(size_gib=20, throughput_mib=250))
+
+    changed = await the_root_volume(world)
+    assert changed.settings == VolumeSettings(20, "gp3", 3000, 250, encrypted=False)
+    assert await world.cloud.volume_change(volume.id) in {"modifying", "optimizing", "completed"}
+
+
+async def test_a_volume_is_never_made_smaller(world: World) -> None:
+    await running(world)
+    volume = await the_root_volume(world)
+
+    with pytest.raises(Blocked) as refused:
+        await world.cloud.modify_volume(volume.id, VolumeSettings(size_gib=1))
+
+    assert refused.value.is_refusal
+    assert await the_root_volume(world) == volume
+
+
+async def test_a_root_volume_goes_with_its_instance(world: World) -> None:
+    instance = await running(world)
+    await world.cloud.terminate_instance(instance.id)
+    await world.until(instance.id, InstanceState.TERMINATED)
+
+    assert await world.cloud.get_volume(instance.root_volume_id) is None
+    assert await world.cloud.sweep_volumes(CLUSTER) == {}
+
+
+async def test_a_volume_is_tagged_as_anything_else(world: World) -> None:
+    instance = await running(world)
+
+    await world.cloud.create_tags([instance.id, instance.root_volume_id], {"team": "web"})
+    assert (await the_root_volume(world)).tags == {**instance.tags, "team": "web"}
+
+    await world.cloud.delete_tags([instance.id, instance.root_volume_id], ["team"])
+    assert (await the_root_volume(world)).tags == instance.tags
+
+
+async def test_changing_an_unknown_volume_proves_nothing(world: World) -> None:
+    with pytest.raises(Retry) as refused:
+        await world.cloud.modify_volume("vol-0123456789abcdef0", VolumeSettings(size_gib=20))
+
+    assert refused.value.reason is Reason.NOT_FOUND
+
+
 async def test_tagging_an_unknown_instance_proves_nothing(world: World) -> None:
     with pytest.raises(Retry) as refused:
         await world.cloud.create_tags(["i-0123456789abcdef0"], {"a": "b"})
@@ -1257,6 +1330,15 @@ async def _placed(world: World, instance_id: str) -> None:
     await world.cloud.set_placement_group(instance_id, "near")
 
 
+async def _enlarge(world: World) -> None:
+    """Until EC2 has done with the last one it takes no other, not even the same."""
+    try:
+        await world.cloud.modify_volume((await the_instance(world)).root_volume_id, VolumeSettings(size_gib=20))
+    except Retry as error:
+        if error.reason is not Reason.PENDING:
+            raise
+
+
 CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] = {
     "ec2.import_key_pair": lambda world, *_: world.cloud.import_key_pair("web", KEY, TAGS),
     "ec2.delete_key_pair": lambda world, *_: world.cloud.delete_key_pair("web"),
@@ -1285,6 +1367,7 @@ CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] =
         instance_id, MetadataOptions(hop_limit=2)
     ),
     "ec2.set_placement_group": lambda world, _, instance_id, __: _placed(world, instance_id),
+    "ec2.modify_volume": lambda world, *_: _enlarge(world),
     "ec2.create_tags": lambda world, _, instance_id, __: world.cloud.create_tags([instance_id], {"a": "b"}),
     "ec2.delete_tags": lambda world, _, instance_id, __: world.cloud.delete_tags([instance_id], ["Name"]),
 }
@@ -1325,4 +1408,5 @@ async def _everything(world: World) -> tuple[Any, ...]:
         {one.id: replace(one, **_BY_THEMSELVES) for one in instances.values()},
         dict(groups),
         dict(key_pairs),
+        dict(await world.cloud.sweep_volumes(CLUSTER)),
     )

@@ -325,6 +325,10 @@ class Worlds:
                 )
                 for one in cloud.instances.values()
             ),
+            "volumes": sorted(
+                (str(one.settings), sorted(key for key in one.tags if not key.startswith("nixops.dev:")))
+                for one in cloud.volumes.values()
+            ),
             "hosts": sorted(
                 (
                     machine.current_system or "",

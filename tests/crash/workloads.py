@@ -113,6 +113,7 @@ DECLARED_LATER: dict[str, Any] = {
     "shutdownBehavior": "Terminate",
     "credits": "Standard",
     "tags": {"team": "web"},
+    "rootVolume": {"size": 40, "throughput": 250},
 }
 
 

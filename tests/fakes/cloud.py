@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
 from nixops_operator.errors import Blocked, InvalidSpec, Lost, MissingReference, Retry
 from nixops_operator.facts.cloud import (
+    VOLUME_CHANGING,
     Address,
     Image,
     Instance,
@@ -40,6 +42,8 @@ from nixops_operator.facts.cloud import (
     ObservedRule,
     SecurityGroup,
     Subnet,
+    Volume,
+    VolumeSettings,
 )
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
@@ -85,7 +89,7 @@ class Launch:
         return self.request.user_data
 
 
-Thing = TypeVar("Thing", Instance, SecurityGroup, KeyPair, Address)
+Thing = TypeVar("Thing", Instance, SecurityGroup, KeyPair, Address, Volume)
 
 
 class FakeCloud:
@@ -109,6 +113,8 @@ class FakeCloud:
         self.key_pairs: dict[str, KeyPair] = {}
         self.addresses: dict[str, Address] = {}
         self.most_addresses = 5
+        self.volumes: dict[str, Volume] = {}
+        self.volume_changes: dict[str, str] = {}  # volume id → state of its last modification
         self.subnets: dict[str, Subnet] = {
             f"subnet-0000000000000000{n}": Subnet(f"subnet-0000000000000000{n}", DEFAULT_VPC, f"{region}{zone}")
             for n, zone in enumerate("abc", start=1)
@@ -153,6 +159,8 @@ class FakeCloud:
             self._terminated_at.setdefault(instance_id, self.now())
             if (address := self._address_of(instance_id)) is not None:
                 self.addresses[address.id] = replace(address, association_id=None, instance_id=None)
+            self.volumes.pop(instance.root_volume_id, None)
+            instance = replace(instance, root_volume_id="")
         self.instances[instance_id] = replace(
             instance,
             state=state,
@@ -272,6 +280,18 @@ class FakeCloud:
             and self.is_shown(one.id)
         ]
         return tuple(sorted(self._indexed(found, tags) if tags else found, key=lambda one: one.id))
+
+    @effect("sweep_volumes")
+    async def sweep_volumes(self, cluster_id: str) -> Mapping[str, Volume]:
+        return {one.id: one for one in self._indexed(self.volumes.values(), {CLUSTER_TAG: cluster_id})}
+
+    @effect("get_volume")
+    async def get_volume(self, volume_id: str) -> Volume | None:
+        return self.volumes.get(volume_id) if self.is_shown(volume_id) else None
+
+    @effect("volume_change")
+    async def volume_change(self, volume_id: str) -> str:
+        return self.volume_changes.get(volume_id, "")
 
     @effect("find_instances")
     async def find_instances(
@@ -461,6 +481,7 @@ class FakeCloud:
             raise _no_room(f"RunInstances: InsufficientFreeAddressesInSubnet: {text}")
         instance = self._new_instance(request, token, subnet)
         self.instances[instance.id] = instance
+        self._new_root_volume(instance, request)
         self._made(instance.id)
         self.attributes[instance.id] = _attributes(request)
         if request.public_ip is False:
@@ -593,6 +614,21 @@ class FakeCloud:
             raise Retry(Reason.DELETING, f"ReleaseAddress: {text}").as_refusal()
         del self.addresses[allocation_id]
 
+    @effect("ec2.modify_volume")
+    async def modify_volume(self, volume_id: str, changes: VolumeSettings) -> None:
+        volume = self._volume(volume_id)
+        if self.volume_changes.get(volume_id) in VOLUME_CHANGING:
+            text = f"Cannot modify volume {volume_id} in modification state {self.volume_changes[volume_id].upper()}"
+            raise Retry(Reason.PENDING, f"ModifyVolume: IncorrectModificationState: {text}").as_refusal()
+        wanted = {name: value for name, value in vars(changes).items() if value is not None}
+        if not wanted:
+            raise ValueError("modify_volume without a change")
+        if (changes.size_gib or math.inf) < (volume.settings.size_gib or 0):
+            text = f"New size cannot be smaller than existing size {volume.settings.size_gib}"
+            raise Blocked(Reason.INVALID_SPEC, f"ModifyVolume: InvalidParameterValue: {text}").as_refusal()
+        self.volumes[volume_id] = replace(volume, settings=replace(volume.settings, **wanted))
+        self.volume_changes[volume_id] = "optimizing"
+
     @effect("ec2.create_tags")
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         for resource_id in resource_ids:
@@ -610,6 +646,10 @@ class FakeCloud:
         if pair is not None:
             self._tags_change(pair.name, pair.tags)
             self.key_pairs[pair.name] = replace(pair, tags=change(pair.tags))
+        elif resource_id in self.volumes:
+            volume = self._volume(resource_id)
+            self._tags_change(volume.id, volume.tags)
+            self.volumes[volume.id] = replace(volume, tags=change(volume.tags))
         elif resource_id in self.security_groups:
             group = self._group(resource_id)
             self._tags_change(group.id, group.tags)
@@ -646,12 +686,12 @@ class FakeCloud:
         self.chance.shuffle(found)
         return found
 
-    def _is_indexed(self, thing: Instance | SecurityGroup | KeyPair | Address) -> bool:
+    def _is_indexed(self, thing: Instance | SecurityGroup | KeyPair | Address | Volume) -> bool:
         name = _name(thing)
         is_late = self._indexed_from.get(name, self.now()) > self.now() and name not in self._tags_of_old
         return self.is_shown(name) and not is_late
 
-    def _filtered_by(self, thing: Instance | SecurityGroup | KeyPair | Address) -> Mapping[str, str]:
+    def _filtered_by(self, thing: Instance | SecurityGroup | KeyPair | Address | Volume) -> Mapping[str, str]:
         name = _name(thing)
         if self._indexed_from.get(name, self.now()) <= self.now():
             return thing.tags
@@ -676,6 +716,25 @@ class FakeCloud:
             text = f"InvalidAllocationID.NotFound: The allocation ID '{allocation_id}' does not exist"
             raise Retry(Reason.NOT_FOUND, text).as_refusal()
         return self.addresses[allocation_id]
+
+    def _volume(self, volume_id: str) -> Volume:
+        if volume_id not in self.volumes or not self.is_shown(volume_id):
+            raise Retry(Reason.NOT_FOUND, f"InvalidVolume.NotFound: volume {volume_id} does not exist").as_refusal()
+        return self.volumes[volume_id]
+
+    def _new_root_volume(self, instance: Instance, request: LaunchRequest) -> None:
+        asked = request.root_volume.settings if request.root_volume is not None else VolumeSettings()
+        settings = VolumeSettings(
+            asked.size_gib or 4,
+            asked.type or "gp3",
+            asked.iops or 3000,
+            asked.throughput_mib or 125,
+            bool(asked.encrypted),
+        )
+        self.volumes[instance.root_volume_id] = Volume(
+            instance.root_volume_id, "in-use", instance.zone, settings, dict(request.tags)
+        )
+        self._made(instance.root_volume_id)
 
     def _change(self, instance_id: str, **fields: Any) -> None:
         self.instances[instance_id] = replace(self._instance(instance_id), **fields)
@@ -787,6 +846,7 @@ class FakeCloud:
             tenancy=request.tenancy or "default",
             placement_group=request.placement_group or "",
             instance_profile=request.instance_profile or "",
+            root_volume_id=self._new_id("vol"),
         )
 
 
@@ -852,7 +912,7 @@ def _lag(lag: Lag, name: str) -> timedelta:
     return lag if isinstance(lag, timedelta) else lag(name)
 
 
-def _name(thing: Instance | SecurityGroup | KeyPair | Address) -> str:
+def _name(thing: Instance | SecurityGroup | KeyPair | Address | Volume) -> str:
     """What it is known by: a key pair's name, another's id."""
     return thing.name if isinstance(thing, KeyPair) else thing.id
 

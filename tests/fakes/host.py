@@ -200,6 +200,7 @@ class FakeMachine:
         self.keys: dict[str, Remembered] = {}  # path → what was delivered there
         self.running_units: set[str] = set()
         self.restarted: list[str] = []  # units, by `deliver_keys`
+        self.grown = 0  # how often the root file system was grown into its disk
         self.activations: dict[str, Activation] = {}
         self.active: str | None = None
         self.switches: list[str] = []  # toplevels whose switch-to-configuration was started, rollbacks too
@@ -764,6 +765,10 @@ class FakeHost:
     @effect("host.install_host_key")
     async def install_host_key(self, public: str) -> bool:
         return self._reached().install_host_key(public)
+
+    @effect("host.grow_root")
+    async def grow_root(self) -> None:
+        self._reached().grown += 1
 
     @effect("host.root_next")
     async def root_next(self, toplevel: str) -> bool:

@@ -10,7 +10,15 @@ import pytest
 
 from nixops_operator.adapters.aws import conversion
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, canonical_rule
-from nixops_operator.facts.cloud import Image, InstanceState, LaunchRequest, MetadataOptions
+from nixops_operator.facts.cloud import (
+    Image,
+    InstanceState,
+    LaunchRequest,
+    MetadataOptions,
+    RootVolume,
+    Volume,
+    VolumeSettings,
+)
 
 
 def rule_answer(**changes: Any) -> dict[str, Any]:
@@ -311,3 +319,47 @@ def test_ec2_s_own_words_for_a_state_are_kept() -> None:
     reason = {"Code": "Client.InternalError", "Message": "Client.InternalError: Client error on launch"}
 
     assert conversion.instance({"InstanceId": "i-1", "StateReason": reason}).state_reason_message == reason["Message"]
+
+
+def test_what_is_not_said_of_the_root_volume_is_as_the_image_has_it():
+    request = LaunchRequest("ami-1", "t3.small", "subnet-1", "")
+    said = replace(request, root_volume=RootVolume("/dev/xvda", VolumeSettings(40, "gp3", 4000, 250, encrypted=True)))
+    little = replace(request, root_volume=RootVolume("/dev/sda1", VolumeSettings(iops=4000)))
+
+    def asked(of):
+        return conversion.launch_parameters(of).get("BlockDeviceMappings")
+
+    assert asked(request) is None
+    assert asked(said) == [
+        {
+            "DeviceName": "/dev/xvda",
+            "Ebs": {
+                "DeleteOnTermination": True,
+                "VolumeSize": 40,
+                "VolumeType": "gp3",
+                "Iops": 4000,
+                "Throughput": 250,
+                "Encrypted": True,
+            },
+        }
+    ]
+    assert asked(little) == [{"DeviceName": "/dev/sda1", "Ebs": {"DeleteOnTermination": True, "Iops": 4000}}]
+
+
+def test_a_volume_is_read_with_what_its_type_has():
+    answer = {"VolumeId": "vol-1", "State": "in-use", "AvailabilityZone": "us-west-2a", "Size": 8, "VolumeType": "gp2"}
+
+    assert conversion.volume(answer) == Volume(
+        "vol-1", "in-use", "us-west-2a", VolumeSettings(8, "gp2", encrypted=False), {}
+    )
+
+
+def test_the_root_volume_is_the_one_on_the_root_device():
+    devices = [
+        {"DeviceName": "/dev/xvdb", "Ebs": {"VolumeId": "vol-2"}},
+        {"DeviceName": "/dev/xvda", "Ebs": {"VolumeId": "vol-1"}},
+    ]
+    answer = {"InstanceId": "i-1", "RootDeviceName": "/dev/xvda", "BlockDeviceMappings": devices}
+
+    assert conversion.instance(answer).root_volume_id == "vol-1"
+    assert conversion.instance({"InstanceId": "i-1"}).root_volume_id == ""

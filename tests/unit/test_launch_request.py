@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from nixops_operator.facts.cloud import LaunchRequest, MetadataOptions
+from nixops_operator.facts.cloud import LaunchRequest, MetadataOptions, RootVolume, VolumeSettings
 
 REQUEST = LaunchRequest(
     image_id="ami-1",
@@ -28,6 +28,7 @@ REQUEST = LaunchRequest(
     stop_protection=False,
     shutdown_behavior="terminate",
     credits="standard",
+    root_volume=RootVolume("/dev/xvda", VolumeSettings(40, "gp3", 4000, 250, encrypted=True)),
 )
 
 
@@ -48,6 +49,7 @@ def test_the_text_of_another_release_is_read() -> None:
     fields = json.loads(REQUEST.as_json())
 
     fields["metadata"]["protocol"] = "ipv6"
+    fields["root_volume"]["settings"]["kms_key_id"] = "alias/own"
     assert LaunchRequest.from_json(json.dumps({**fields, "hibernation": True})) == REQUEST
     first_release = ("image_id", "instance_type", "subnet_id", "user_data", "key_name", "security_group_ids", "tags")
     assert LaunchRequest.from_json(json.dumps({name: fields[name] for name in first_release})) == LaunchRequest(

@@ -42,7 +42,8 @@ def test_every_part_of_a_launch_but_the_host_key_is_read_off_a_row():
 
 def test_every_row_that_is_carried_out_has_its_call():
     is_carried_out = (Change.ONLINE, Change.STOPPED_ONLY)
-    assert all((row.carry_out is not None) == (row.change in is_carried_out) for row in ATTRIBUTES)
+    compared = [row for row in ATTRIBUTES if row.told is None]  # the others have a check and steps of their own
+    assert all((row.carry_out is not None) == (row.change in is_carried_out) for row in compared)
 
 
 def test_the_user_documentation_has_the_rows_as_they_are(capsys: pytest.CaptureFixture[str]):
@@ -255,7 +256,7 @@ def test_a_refused_group_change_keeps_no_configuration_out():
     ("applied", "on_instance", "expected"),
     [
         pytest.param(["team"], {}, [steps.RecordTagKeys(())], id="gone from EC2 already: only forgotten"),
-        pytest.param(["team"], {"team": "web"}, [steps.RemoveTags("i-1", ("team",))], id="taken off"),
+        pytest.param(["team"], {"team": "web"}, [steps.RemoveTags(("i-1",), ("team",))], id="taken off"),
         pytest.param([], {"team": "web"}, [], id="somebody else's tag: left alone"),
     ],
 )

@@ -381,6 +381,63 @@ SubnetId = Annotated[str, StringConstraints(max_length=32, pattern="^subnet-[0-9
 _ONE_PLACE_OR_SEVERAL = "name subnetId or subnetIds, not both"
 
 
+class VolumeType(StrEnum):
+    """EC2's own words."""
+
+    GP3 = "gp3"
+    GP2 = "gp2"
+    IO1 = "io1"
+    IO2 = "io2"
+    ST1 = "st1"
+    SC1 = "sc1"
+    STANDARD = "standard"
+
+
+_IOPS_OF = ("gp3", "io1", "io2")
+_NO_IOPS = "iops are given of gp3, io1 and io2 alone"
+_NO_THROUGHPUT = "throughput is given of gp3 alone"
+_MORE_IOPS = "io1 and io2 need iops"
+
+
+class RootVolume(SpecModel):
+    """The disk that an instance boots from."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            ("!has(self.type) || !(self.type in ['io1', 'io2']) || has(self.iops)", _MORE_IOPS),
+            always=(
+                (f"!has(self.iops) || !has(self.type) || self.type in {list(_IOPS_OF)}", _NO_IOPS),
+                ("!has(self.throughput) || !has(self.type) || self.type == 'gp3'", _NO_THROUGHPUT),
+            ),
+        )
+    )
+
+    size: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """GiB. Absent: as the image is. A larger one is carried out on the running instance, and its root file system
+    (ext4, xfs, btrfs) grown into it; EC2 makes no volume smaller."""
+    type: VolumeType | None = None
+    """Absent: as the image says. A change is carried out on the running instance."""
+    iops: Annotated[int, Field(ge=100, le=256000)] | None = None
+    """I/O operations per second. Absent: as EC2 does with this type; what was declared before stays. A change is
+    carried out on the running instance."""
+    throughput: Annotated[int, Field(ge=125, le=2000)] | None = None
+    """MiB per second, of gp3. Absent: as EC2 does; what was declared before stays. A change is carried out on the
+    running instance."""
+    encrypted: bool | None = None
+    """With the account's default KMS key. Absent: as the account and the image say. A change counts at the next
+    launch."""
+
+    @model_validator(mode="after")
+    def _values_go_together(self) -> Self:
+        if self.type in (VolumeType.IO1, VolumeType.IO2) and self.iops is None:
+            raise ValueError(_MORE_IOPS)
+        if self.iops is not None and self.type is not None and self.type not in _IOPS_OF:
+            raise ValueError(_NO_IOPS)
+        if self.throughput is not None and self.type not in (None, VolumeType.GP3):
+            raise ValueError(_NO_THROUGHPUT)
+        return self
+
+
 class Ec2Target(SpecModel):
     """An instance on Amazon EC2."""
 
@@ -455,6 +512,8 @@ class Ec2Target(SpecModel):
     placement_group: Annotated[FreeText, StringConstraints(min_length=1, max_length=255)] | None = None
     """Name of a placement group that exists. Absent: none. A change stops the instance and starts it again, as of
     instanceType."""
+    root_volume: RootVolume | None = None
+    """The disk that it boots from. It goes with its instance."""
 
     user_data_extra: UserDataExtra | None = None
     """Lines for programs on the machine, which read them in /etc/ec2-metadata/user-data; readable for everybody who may

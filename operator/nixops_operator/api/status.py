@@ -171,6 +171,15 @@ class ReplacementStatus(StatusModel):
     """When it was begun, or given up."""
 
 
+class RootVolumeStatus(StatusModel):
+    """The root volume of the instance, where the spec says how large it is."""
+
+    volume_id: Word
+    """EC2's id."""
+    grown_gib: int
+    """Size of the volume when the root file system was grown into it."""
+
+
 class RestartsStatus(StatusModel):
     """Lives of the instance that ended soon: starts and launches since it last ran undisturbed for ten minutes."""
 
@@ -340,6 +349,8 @@ class NixMachineStatus(StatusModel):
     """A stop for the sake of a change, under way or refused; absent when there is none."""
     replacement: ReplacementStatus | None = None
     """A replacement of an instance that lives; absent when there is none."""
+    root_volume: RootVolumeStatus | None = None
+    """The root volume, where the spec says how large it is."""
     restarts: RestartsStatus | None = None
     """Starts and launches of late; absent when there were none."""
     reverts: RevertsStatus | None = None

@@ -54,6 +54,41 @@ class MetadataOptions:
 
 
 @dataclass(frozen=True)
+class VolumeSettings:
+    """What an EBS volume is to be, or is. None: left to EC2, or not to be changed."""
+
+    size_gib: int | None = None
+    type: str | None = None  # as gp3
+    iops: int | None = None
+    throughput_mib: int | None = None  # per second
+    encrypted: bool | None = None  # for life
+
+
+@dataclass(frozen=True)
+class RootVolume:
+    """The root volume that a launch asks for. `device`: as the image names it."""
+
+    device: str
+    settings: VolumeSettings
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One EBS volume as a sweep shows it. Its size is the new one as soon as a modification lets it be used."""
+
+    id: str
+    state: str  # EC2 API Reference, "Volume"
+    zone: str
+    settings: VolumeSettings
+    tags: Mapping[str, str]
+
+
+VOLUME_CHANGING = ("modifying", "optimizing")
+"""States of a modification in which EC2 takes no other one. Source: EBS User Guide, "Monitor the progress of EBS volume
+modifications"."""
+
+
+@dataclass(frozen=True)
 class Instance:
     """One EC2 instance as a sweep shows it."""
 
@@ -81,6 +116,7 @@ class Instance:
     tenancy: str = "default"
     placement_group: str = ""  # its name; empty if in none
     instance_profile: str = ""  # its name; empty if it has none
+    root_volume_id: str = ""  # empty while none is attached
     # What no sweep shows; None: not looked at.
     termination_protection: bool | None = None
     stop_protection: bool | None = None
@@ -114,6 +150,7 @@ class LaunchRequest:
     stop_protection: bool | None = None
     shutdown_behavior: str | None = None
     credits: str | None = None
+    root_volume: RootVolume | None = None
 
     def as_json(self) -> str:
         """One text for equal requests: sorted keys, no blanks. Group ids keep their order, which EC2 sees too."""
@@ -122,6 +159,7 @@ class LaunchRequest:
             "security_group_ids": list(self.security_group_ids),
             "tags": dict(self.tags),
             "metadata": asdict(self.metadata),
+            "root_volume": asdict(self.root_volume) if self.root_volume is not None else None,
         }
         return json.dumps(known, sort_keys=True, separators=(",", ":"))
 
@@ -141,6 +179,7 @@ class LaunchRequest:
                 tags=dict(found["tags"]),
                 monitoring=bool(found.get("monitoring", False)),
                 metadata=MetadataOptions(**_known(MetadataOptions, found.get("metadata", {}))),
+                root_volume=_root_volume(found.get("root_volume")),
                 **{name: found[name] for name in _LATER if name in found},
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -162,7 +201,13 @@ _LATER = (
 """Fields that the requests of some earlier release lack; each is a scalar."""
 
 
-def _known(kind: type[MetadataOptions], found: Mapping[str, object]) -> dict[str, Any]:
+def _root_volume(found: Mapping[str, Any] | None) -> RootVolume | None:
+    if found is None:
+        return None
+    return RootVolume(found["device"], VolumeSettings(**_known(VolumeSettings, found["settings"])))
+
+
+def _known(kind: type[MetadataOptions | VolumeSettings], found: Mapping[str, object]) -> dict[str, Any]:
     names = {one.name for one in fields(kind)}
     return {name: value for name, value in found.items() if name in names}
 
@@ -224,3 +269,4 @@ class Image:
 
     id: str
     name: str
+    root_device: str = "/dev/xvda"

@@ -31,6 +31,7 @@ from nixops_operator.facts.cloud import (
     KeyPair,
     SecurityGroup,
     Subnet,
+    Volume,
 )
 from nixops_operator.facts.kube import Key
 from nixops_operator.informers.questions import Fact, Look, Question
@@ -147,7 +148,9 @@ class CloudInformer:
         self.security_groups = _Sweep(self, lambda: cloud.sweep_security_groups(cluster_id), lambda: network_period)
         self.key_pairs = _Sweep(self, lambda: cloud.sweep_key_pairs(cluster_id), lambda: network_period)
         self._addresses: _Sweep[Address] | None = None
+        self._volumes: _Sweep[Volume] | None = None
         self._of_addresses = (lambda: cloud.sweep_addresses(cluster_id), lambda: network_period)
+        self._of_volumes = (lambda: cloud.sweep_volumes(cluster_id), lambda: network_period)
 
     @property
     def addresses(self) -> _Sweep[Address]:
@@ -155,6 +158,13 @@ class CloudInformer:
         if self._addresses is None:
             self._addresses = _Sweep(self, *self._of_addresses)
         return self._addresses
+
+    @property
+    def volumes(self) -> _Sweep[Volume]:
+        """In the same way: where no spec speaks of volumes, no right to describe them is needed."""
+        if self._volumes is None:
+            self._volumes = _Sweep(self, *self._of_volumes)
+        return self._volumes
 
     @property
     def is_watched(self) -> bool:
@@ -273,10 +283,12 @@ class CloudInformer:
         """Those that would show a thing of that id or name."""
         if thing.startswith("i-"):
             return (self.instances,)
+        if thing.startswith("vol-"):
+            return (self.volumes,)
         return (self.security_groups,) if thing.startswith("sg-") else (self.security_groups, self.key_pairs)
 
     def _sweeps(self) -> tuple[Question[Any], ...]:
-        asked_for = () if self._addresses is None else (self._addresses,)
+        asked_for = (one for one in (self._addresses, self._volumes) if one is not None)
         return (self.account, self.instances, self.security_groups, self.key_pairs, *asked_for)
 
     def _unindex(self, key: Key) -> None:
@@ -355,6 +367,20 @@ class CloudView:
     def addresses(self, uids: frozenset[str]) -> Look[Swept[Address]]:
         """The same of elastic addresses, by allocation id."""
         return self._informer.addresses.read(self._key, self._informer.written_at(uids))
+
+    def volumes(self, uids: frozenset[str]) -> Look[Swept[Volume]]:
+        """The same of EBS volumes, by id."""
+        return self._informer.volumes.read(self._key, self._informer.written_at(uids))
+
+    def volume(self, volume_id: str) -> Volume | None:
+        """As Cloud.get_volume."""
+        cloud = self._informer.cloud
+        return self._moving(("volume", volume_id), lambda: cloud.get_volume(volume_id)).answer
+
+    def volume_change(self, volume_id: str) -> str:
+        """As Cloud.volume_change."""
+        cloud = self._informer.cloud
+        return self._moving(("volume change", volume_id), lambda: cloud.volume_change(volume_id)).answer
 
     def missing_for(self, thing: str) -> timedelta | None:
         """From the first to the last of the complete sweeps in a row that missed a thing: an instance or group of that

@@ -102,7 +102,11 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             return await addresses.apply(step, desired, body, await _view(desired, world), world)
         case keys.DeliverKeys():
             keys.start(step, desired, world)
-        case steps.StartInstance() | steps.SetAttribute() | steps.RemoveTags():
+        case steps.RecordGrown(root_volume):
+            return await world.kube.write_intent(body, {"rootVolume": written(root_volume)})
+        case (
+            steps.StartInstance() | steps.SetAttribute() | steps.RemoveTags() | steps.TagVolume() | steps.ModifyVolume()
+        ):
             await _change_instance(step, desired, world)
         case _:
             start_job(step, desired, world)
@@ -148,7 +152,9 @@ async def _view(desired: Desired | Leaving, world: World) -> CloudView:
 
 
 async def _change_instance(
-    step: steps.StartInstance | steps.SetAttribute | steps.RemoveTags, desired: Desired, world: World
+    step: steps.StartInstance | steps.SetAttribute | steps.RemoveTags | steps.TagVolume | steps.ModifyVolume,
+    desired: Desired,
+    world: World,
 ) -> None:
     view = await _view(desired, world)
     try:
@@ -157,8 +163,12 @@ async def _change_instance(
                 await view.cloud.start_instance(instance_id)
             case steps.SetAttribute():
                 await attributes.carry_out(step, view.cloud)
-            case steps.RemoveTags(instance_id, keys):
-                await view.cloud.delete_tags([instance_id], keys)
+            case steps.RemoveTags(resource_ids, keys):
+                await view.cloud.delete_tags(resource_ids, keys)
+            case steps.TagVolume(volume_id, tags):
+                await view.cloud.create_tags([volume_id], dict(tags))
+            case steps.ModifyVolume(volume_id, changes):
+                await view.cloud.modify_volume(volume_id, changes)
     finally:
         # Also after an error: a call whose reply was lost may have been carried out.
         view.note_write(desired.uid)

@@ -13,8 +13,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.facts.cloud import Instance, InstanceAttribute, LaunchRequest, MetadataOptions
-from nixops_operator.machine import steps
+from nixops_operator.facts.cloud import Instance, InstanceAttribute, LaunchRequest, MetadataOptions, RootVolume
+from nixops_operator.machine import root_volume, steps
 from nixops_operator.machine.declared import Declared, Resolved
 from nixops_operator.planning import SOON, Area, Finding
 from nixops_operator.verdict import Outcome
@@ -57,6 +57,8 @@ class Attribute:
     """What an instance is given again when the field has left the spec; None: it keeps what it has."""
     is_told: bool = True
     """Whether a difference can be seen at all."""
+    told: str | None = None
+    """For people, where another check than `differences` compares: how a change is told."""
 
 
 def _missing_tags(declared: Mapping[str, str], shown: Mapping[str, str]) -> tuple[tuple[str, str], ...] | None:
@@ -87,6 +89,12 @@ def _other_metadata(declared: MetadataOptions, shown: MetadataOptions) -> Metada
     """A service that is off has nothing else to be set."""
     are_off = declared.endpoint == shown.endpoint == "disabled"
     return None if are_off or declared == shown else declared
+
+
+def _root_volume(ec2: Ec2Target, resolved: Resolved) -> RootVolume | None:
+    if ec2.root_volume is None or resolved.root_device is None:
+        return None
+    return RootVolume(resolved.root_device, root_volume.declared(ec2))
 
 
 def _lower(word: str | None) -> str | None:
@@ -282,6 +290,20 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         lambda instance: instance.placement_group,
         lambda cloud, instance_id, name: cloud.set_placement_group(instance_id, name),
         resets_to="",
+    ),
+    Attribute(
+        "rootVolume",
+        "root_volume",
+        "root volume",
+        Change.ONLINE,
+        _root_volume,
+        # root_volume.py compares it: EC2 shows it as a thing of its own.
+        lambda instance: None,
+        to_set=_nothing,
+        told=(
+            "`UpToDate=False` with `InstanceDrift` until it is done; a smaller `size`: `Stalled` with "
+            "`ChangeForbidden`; `encrypted`: a note in `UpToDate`, since it counts at the next launch"
+        ),
     ),
     Attribute(
         "userDataExtra",

@@ -22,6 +22,7 @@ class Resolved:
     security_group_ids: tuple[str, ...] | None = None  # sorted
     tags: Mapping[str, str] = field(default_factory=dict)  # all that it carries by us, the operator's own included
     applied: frozenset[str] = frozenset()  # fields that it was given, and that go back when they leave the spec
+    root_device: str | None = None  # as the image to be launched names it
     has_run: bool = False  # the instance ran a declared system once: it needs no metadata service for its host key
 
 

@@ -24,6 +24,7 @@ from nixops_operator.api.status import (
     ReplacementStatus,
     RestartsStatus,
     RevertsStatus,
+    RootVolumeStatus,
     StopStatus,
     SystemStatus,
     read,
@@ -87,6 +88,11 @@ class _Remembered(ReconciledObject):
     def elastic_ip(self) -> ElasticIpStatus | None:
         """The elastic address that was asked for, or associated."""
         return read(ElasticIpStatus, self.status.get("elasticIp"))
+
+    @cached_property
+    def root_volume(self) -> RootVolumeStatus | None:
+        """As far as its file system was grown."""
+        return read(RootVolumeStatus, self.status.get("rootVolume"))
 
     @cached_property
     def restarts(self) -> RestartsStatus | None:

@@ -164,7 +164,11 @@ def _tags_to_go(desired: Desired, cloud: ObservedCloud, instance: Instance) -> S
     if not surplus:
         return ()
     kept = steps.RecordTagKeys(tuple(sorted(applied - surplus)))
-    present = tuple(sorted(surplus & instance.tags.keys()))
+    volume = cloud.root_volume
+    tagged = {instance.id: instance.tags} | ({volume.id: volume.tags} if volume is not None else {})
+    present = tuple(sorted(surplus & {key for tags in tagged.values() for key in tags}))
+    if not present and cloud.volumes_error is not None:
+        return ()  # its volume may still carry them
     if not present:
         return (Finding(Outcome.IN_SYNC, steps=(kept,)),)
     message = f"{instance.id}: tags {', '.join(present)} are not declared any more"
@@ -174,7 +178,7 @@ def _tags_to_go(desired: Desired, cloud: ObservedCloud, instance: Instance) -> S
             Reason.TAG_DRIFT,
             message,
             ConditionType.UP_TO_DATE,
-            (steps.RemoveTags(instance.id, present),),
+            (steps.RemoveTags(tuple(tagged), present),),
             differs=Area.CLOUD,
         ),
     )

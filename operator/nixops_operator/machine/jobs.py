@@ -53,6 +53,8 @@ def start_job(step: Step, desired: Desired, world: World) -> None:
             start(job, key, lambda _: build_on_target_job.stop(desired, world), keep=False)
         case steps.OwnHost(job):
             start(job, key, lambda _: _own(step, desired, world), keep=False)
+        case steps.GrowRoot(job):
+            start(job, key, lambda _: world.hosts.of(key).host().grow_root())
         case steps.DryActivate(job, toplevel):
             start(job, key, lambda _: world.hosts.of(key).host().dry_activate(toplevel))
         case steps.Activate(job):

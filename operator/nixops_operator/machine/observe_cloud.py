@@ -13,11 +13,11 @@ from nixops_operator.api.machine_spec import AwsSettings, Ec2Target, System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.rules import admits_port
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
-from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair, Subnet
+from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair, Subnet, Volume
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.informers.cloud import CloudView
 from nixops_operator.informers.snapshot import CloudSnapshot
-from nixops_operator.machine import addresses, host_keys, replacement, subnets
+from nixops_operator.machine import addresses, host_keys, replacement, root_volume, subnets
 from nixops_operator.machine.addresses import ObservedAddresses
 from nixops_operator.machine.attributes import declare, hidden, of_another
 from nixops_operator.machine.declared import Declared, Resolved
@@ -182,6 +182,7 @@ def _of_live(
     )
     declared = declare(ec2, resolved)
     seen, error_of_hidden = _with_hidden(seen, instance, declared, desired, view)
+    seen = _with_root_volume(seen, instance, desired, ec2, view)
     return replace(
         seen,
         declared=declared,
@@ -189,6 +190,28 @@ def _of_live(
         image_name=image.name if image is not None else None,
         admits_ssh=_admits_ssh(instance, snapshot, view),
     )
+
+
+def _with_root_volume(
+    seen: ObservedCloud, instance: Instance, desired: Desired, ec2: Ec2Target, view: CloudView
+) -> ObservedCloud:
+    """Its root volume, which is known by where it is attached, whatever its tags; and what EC2 does with it where
+    another change is due."""
+    if not instance.root_volume_id or not root_volume.is_looked_at(desired, ec2):
+        return seen
+    try:
+        volume = _volume(instance.root_volume_id, desired, view)
+        change = ""
+        if volume is not None and root_volume.to_change(ec2, volume) is not None:
+            change = view.volume_change(volume.id)
+        return replace(seen, root_volume=volume, root_volume_change=change)
+    except OperatorError as error:
+        return replace(seen, volumes_error=error)
+
+
+def _volume(volume_id: str, desired: Desired, view: CloudView) -> Volume | None:
+    found = view.volumes(desired.uids).answer.get(volume_id)
+    return found if found is not None else view.volume(volume_id)
 
 
 def _with_hidden(
@@ -226,6 +249,7 @@ async def _of_next(
             key_name=await _key_pair_to_launch_with(desired, ec2, view, snapshot, world),
             security_group_ids=groups,
             tags=_tags(desired, ec2, 0, world),
+            root_device=image.root_device,
         )
     except OperatorError as error:
         return replace(seen, declared_error=error)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from nixops_operator import names
 from nixops_operator.api.machine_spec import BuildOn
 from nixops_operator.errors import OperatorError
-from nixops_operator.facts.cloud import Instance, InstanceState
+from nixops_operator.facts.cloud import Instance, InstanceState, Volume
 from nixops_operator.facts.health import CheckResult
 from nixops_operator.facts.host import HostFacts, HostOwner
 from nixops_operator.facts.nix import Evaluation, SystemInput
@@ -40,6 +40,9 @@ class ObservedCloud:
     declared_error: OperatorError | None = None  # why `declared` is not whole; nothing is launched meanwhile
     next_declared: Declared | None = None  # what another one in place of a live one is launched with, if due
     next_error: OperatorError | None = None  # why that is not known
+    root_volume: Volume | None = None  # of the live instance; None: not looked at
+    root_volume_change: str = ""  # how its last modification stands; looked at where another one is due
+    volumes_error: OperatorError | None = None  # why they are not known
     pins: Pins = field(default_factory=Pins)
     pins_error: OperatorError | None = None
     image_name: str | None = None  # of the instance, or of the one to be launched

@@ -29,6 +29,7 @@ from nixops_operator.machine import (
     power,
     reboot,
     replacement,
+    root_volume,
     system,
 )
 from nixops_operator.machine.desired import Desired, Leaving
@@ -142,11 +143,13 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Repair(_in_cloud(power.changed)),
     Repair(_in_cloud(instance.undisturbed)),
     Repair(_in_cloud(instance.as_declared)),
+    Repair(_in_cloud(root_volume.as_declared)),
     Gate(reboot.coming_back),
     Gate(host.reachable),
     Gate(host.owned),
     Gate(host_key_rotation.replaced),  # before a secret or a system goes there
     Gate(host.of_declared_system),
+    Repair(root_volume.grown),  # a full disk may be why nothing below gets on
     Repair(build_on_target.nothing_else_built),
     Repair(_keys_of_the_new_boot),
     Gate(activation.followed),

@@ -68,7 +68,8 @@ def _listed(rows: Iterable[Attribute]) -> str:
 
 
 def _line(row: Attribute) -> str:
-    told = _TOLD[row.change].format(reason=row.drift) if row.is_told else "not told: EC2 does not show it"
+    usual = _TOLD[row.change].format(reason=row.drift) if row.is_told else "not told: EC2 does not show it"
+    told = row.told or usual
     return f"| `{row.field}` | {row.change.value} | {told} |\n"
 
 

@@ -9,7 +9,15 @@ from typing import Any, ClassVar
 
 from nixops_operator import retain
 from nixops_operator.api.reasons import Reason
-from nixops_operator.api.status import FailedRevisionStatus, LaunchStatus, ReplacementStatus, RevertsStatus, StopStatus
+from nixops_operator.api.status import (
+    FailedRevisionStatus,
+    LaunchStatus,
+    ReplacementStatus,
+    RevertsStatus,
+    RootVolumeStatus,
+    StopStatus,
+)
+from nixops_operator.facts.cloud import VolumeSettings
 from nixops_operator.facts.host import ActivationRequest, HostOwner
 from nixops_operator.facts.nix import Evaluation, SystemInput, Tree
 from nixops_operator.machine.declared import Declared
@@ -203,8 +211,46 @@ class RecordFields(Step):
 
 @dataclass(frozen=True)
 class RemoveTags(Step):
-    instance_id: str
+    """From the instance and what belongs to it."""
+
+    resource_ids: tuple[str, ...]
     keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TagVolume(Step):
+    volume_id: str
+    tags: tuple[tuple[str, str], ...]
+
+    @property
+    def subject(self) -> Identity:
+        return (self.volume_id,)
+
+
+@dataclass(frozen=True)
+class ModifyVolume(Step):
+    """What it is about shows whether it has to be repeated."""
+
+    volume_id: str
+    changes: VolumeSettings
+
+    @property
+    def subject(self) -> Identity:
+        return (self.volume_id,)
+
+
+@dataclass(frozen=True)
+class GrowRoot(Step):
+    """Grow the root file system into its disk."""
+
+    job: str
+
+
+@dataclass(frozen=True)
+class RecordGrown(Step):
+    """Write down that it was grown."""
+
+    root_volume: RootVolumeStatus
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from nixops_operator.facts.cloud import (
     ObservedRule,
     SecurityGroup,
     Subnet,
+    Volume,
+    VolumeSettings,
 )
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     "ObservedRule",
     "SecurityGroup",
     "Subnet",
+    "Volume",
+    "VolumeSettings",
 ]
 
 
@@ -80,6 +84,19 @@ class Cloud(Protocol):
         tags: Mapping[str, str] | None = None,
     ) -> tuple[Address, ...]:
         """Elastic addresses of the account that match every filter given, whoever owns them."""
+
+    @look
+    async def sweep_volumes(self, cluster_id: str) -> Mapping[str, Volume]:
+        """All EBS volumes with that tag, every state, all pages; id → volume."""
+
+    @look
+    async def get_volume(self, volume_id: str) -> Volume | None:
+        """The volume of that id, whatever its tags; None where EC2 does not show it."""
+
+    @look
+    async def volume_change(self, volume_id: str) -> str:
+        """How the last modification of a volume stands, in EC2's word: `modifying`, `optimizing`, `completed`,
+        `failed`; empty if there was none."""
 
     @look
     async def find_instances(
@@ -267,6 +284,15 @@ class Cloud(Protocol):
     async def release_address(self, allocation_id: str) -> None:
         """Give an elastic address back to EC2. Repeating: safe, an unknown one is accepted. Raises Retry (`Deleting`)
         while it is associated."""
+
+    @effect("ec2.modify_volume")
+    async def modify_volume(self, volume_id: str, changes: VolumeSettings) -> None:
+        """Change size, type, IOPS or throughput of a volume, attached or not; what is None stays.
+
+        EC2 works on it for seconds to hours (`volume_change`), while the volume is in use. Repeating: once it is under
+        way gives Retry (`Pending`), and what it was about is then shown. Raises Blocked (`QuotaExceeded`) for one that
+        was changed too often of late, InvalidSpec for values that do not go together.
+        """
 
     @effect("ec2.create_tags")
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:

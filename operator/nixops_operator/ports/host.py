@@ -147,6 +147,14 @@ class Host(Protocol):
         are made up for. Raises Retry (`DeliveryFailed`) where a file cannot be written, or lies in /nix.
         """
 
+    @effect("host.grow_root")
+    async def grow_root(self) -> None:
+        """Grow the partition of the root file system to the end of its disk, and the file system into it. Limit 5 min.
+
+        ext2 to ext4, xfs and btrfs, mounted. Where the root file system lies on no disk, nothing is done. Repeating:
+        safe. Raises Retry (`ProgressingWithRetry`) with the tool's words.
+        """
+
     @effect("host.claim")
     async def claim(self, request: ActivationRequest) -> bool:
         """Claim the host for one activation.

@@ -24,6 +24,8 @@ from nixops_operator.facts.cloud import (
     MetadataOptions,
     SecurityGroup,
     Subnet,
+    Volume,
+    VolumeSettings,
 )
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
@@ -102,6 +104,24 @@ class Boto3Cloud:
             and public_address in (None, address.public_address)
             and (tags or {}).items() <= address.tags.items()
         )
+
+    async def sweep_volumes(self, cluster_id: str) -> Mapping[str, Volume]:
+        found = await self._volumes({f"tag:{CLUSTER_TAG}": [cluster_id]})
+        return {volume.id: volume for volume in found if volume.tags.get(CLUSTER_TAG) == cluster_id}
+
+    async def get_volume(self, volume_id: str) -> Volume | None:
+        found = await self._volumes({"volume-id": [volume_id]})
+        return next((volume for volume in found if volume.id == volume_id), None)
+
+    async def volume_change(self, volume_id: str) -> str:
+        filters = _filters({"volume-id": [volume_id]})
+
+        def look() -> str:
+            client = self._clients.reader()
+            found = all_pages(client, "describe_volumes_modifications", "VolumesModifications", Filters=filters)
+            return next((one.get("ModificationState", "") for one in found if one["VolumeId"] == volume_id), "")
+
+        return await self._calls.read("DescribeVolumesModifications", look)
 
     async def find_instances(
         self, *, instance_id: str | None = None, client_token: str | None = None, tags: Mapping[str, str] | None = None
@@ -489,6 +509,14 @@ class Boto3Cloud:
             accepted=("InvalidAllocationID.NotFound",),
         )
 
+    async def modify_volume(self, volume_id: str, changes: VolumeSettings) -> None:
+        parameters: dict[str, Any] = conversion.volume_parameters(changes)
+        if not parameters:
+            raise ValueError("modify_volume without a change")
+        await self._calls.write(
+            "ModifyVolume", lambda: self._clients.writer().modify_volume(VolumeId=volume_id, **parameters)
+        )
+
     async def create_tags(self, resource_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         if not tags:
             return
@@ -503,6 +531,17 @@ class Boto3Cloud:
         named = [{"Key": key} for key in sorted(set(keys))]
         for some in _batches(sorted(set(resource_ids)), TAGS_PER_CALL):
             await self._calls.write("DeleteTags", _untagging(self._clients, some, named))
+
+    async def _volumes(self, wanted: Mapping[str, Sequence[str]]) -> list[Volume]:
+        filters = _filters(wanted)
+
+        def look() -> list[Volume]:
+            return [
+                conversion.volume(one)
+                for one in all_pages(self._clients.reader(), "describe_volumes", "Volumes", Filters=filters)
+            ]
+
+        return await self._calls.read("DescribeVolumes", look)
 
     async def _groups(self, filters: list[FilterTypeDef]) -> list[SecurityGroup]:
         def look() -> list[SecurityGroup]:

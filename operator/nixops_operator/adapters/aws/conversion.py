@@ -21,6 +21,8 @@ from nixops_operator.facts.cloud import (
     ObservedRule,
     SecurityGroup,
     Subnet,
+    Volume,
+    VolumeSettings,
 )
 
 Answer = Mapping[str, Any]
@@ -65,7 +67,41 @@ def instance(answer: Answer) -> Instance:
         tenancy=answer.get("Placement", {}).get("Tenancy", "default"),
         placement_group=answer.get("Placement", {}).get("GroupName", ""),
         instance_profile=profile_name(answer),
+        root_volume_id=_root_volume_id(answer),
     )
+
+
+def _root_volume_id(answer: Answer) -> str:
+    root = answer.get("RootDeviceName")
+    devices = answer.get("BlockDeviceMappings", ())
+    return next((one.get("Ebs", {}).get("VolumeId", "") for one in devices if one.get("DeviceName") == root), "")
+
+
+def volume(answer: Answer) -> Volume:
+    return Volume(
+        id=answer["VolumeId"],
+        state=answer.get("State", ""),
+        zone=answer.get("AvailabilityZone", ""),
+        settings=VolumeSettings(
+            answer.get("Size"),
+            answer.get("VolumeType"),
+            answer.get("Iops"),
+            answer.get("Throughput"),
+            bool(answer.get("Encrypted", False)),
+        ),
+        tags=tags(answer),
+    )
+
+
+def volume_parameters(settings: VolumeSettings) -> dict[str, Any]:
+    """As ModifyVolume takes them; a launch calls the size VolumeSize."""
+    parameters = {
+        "Size": settings.size_gib,
+        "VolumeType": settings.type,
+        "Iops": settings.iops,
+        "Throughput": settings.throughput_mib,
+    }
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def profile_name(answer: Answer) -> str:
@@ -123,6 +159,7 @@ def launch_parameters(request: LaunchRequest) -> dict[str, Any]:
         ],
         "MetadataOptions": metadata,
         **_network_parameters(request),
+        **_disk_parameters(request),
     }
     if request.key_name is not None:
         parameters["KeyName"] = request.key_name
@@ -144,6 +181,19 @@ def launch_parameters(request: LaunchRequest) -> dict[str, Any]:
     if placement := {name: value for name, value in placement.items() if value is not None}:
         parameters["Placement"] = placement
     return parameters
+
+
+def _disk_parameters(request: LaunchRequest) -> dict[str, Any]:
+    """What is not said of the root volume is as the image has it."""
+    if request.root_volume is None:
+        return {}
+    settings = request.root_volume.settings
+    ebs = {"DeleteOnTermination": True, **volume_parameters(settings)}
+    if settings.size_gib is not None:
+        ebs["VolumeSize"] = ebs.pop("Size")
+    if settings.encrypted is not None:
+        ebs["Encrypted"] = settings.encrypted
+    return {"BlockDeviceMappings": [{"DeviceName": request.root_volume.device, "Ebs": ebs}]}
 
 
 def _network_parameters(request: LaunchRequest) -> dict[str, Any]:
@@ -275,7 +325,8 @@ def newest_image(answers: Sequence[Answer]) -> Image | None:
     if not answers:
         return None
     newest = max(answers, key=lambda answer: (answer.get("CreationDate", ""), answer["ImageId"]))
-    return Image(id=newest["ImageId"], name=newest.get("Name", ""))
+    root_device = newest.get("RootDeviceName") or Image.root_device
+    return Image(id=newest["ImageId"], name=newest.get("Name", ""), root_device=root_device)
 
 
 def interface_in_use(answer: Answer) -> str:

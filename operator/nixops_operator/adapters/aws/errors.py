@@ -92,6 +92,12 @@ ANSWERS: dict[str, Answer] = {
     "ResourceLimitExceeded": _QUOTA,
     "TagLimitExceeded": _QUOTA,
     "VolumeLimitExceeded": _QUOTA,
+    "VolumeModificationSizeLimitExceeded": _QUOTA,
+    # Four modifications within 24 h, or one within 6 h: EBS User Guide, "Requirements for EBS volume modifications".
+    "VolumeModificationRateExceeded": _QUOTA,
+    "IncorrectModificationState": _retry(Reason.PENDING, DEPENDENCY_PAUSE),
+    "InvalidVolume.NotFound": _NOT_FOUND,
+    "InvalidBlockDeviceMapping": _field("rootVolume"),
     "UnauthorizedOperation": _DENIED,
     "AccessDenied": _DENIED,
     "AccessDeniedException": _DENIED,

@@ -1,6 +1,7 @@
 #!/bin/sh
 # What the operator has a host do: `sh agent <command> [<activation id>]`. POSIX sh; needs coreutils, grep, sed, awk,
-# find, cmp, getent, util-linux' flock (all of these are in NixOS' required packages, nixos/modules/config/system-path.nix),
+# find, cmp, getent, util-linux' flock, findmnt, sfdisk and partx (all of these are in NixOS' required packages,
+# nixos/modules/config/system-path.nix),
 # systemd and Nix.
 #
 # Commands of the operator, over SSH; each may be repeated:
@@ -19,6 +20,7 @@
 #   build-stop               ends the build
 #   keys                     <- lines `put <path> <mode> <user> <group> <digest> <units>` and `drop <path>`, then the
 #                            content of each put
+#   grow-root                the partition and the file system of / become as large as their disk
 #   root-next                <- toplevel; `yes` if its closure is valid and now rooted, else `no`
 #   dry-activate             <- toplevel; the exit status of its dry run, a newline, its output
 #   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds, mode (switch, test, boot,
@@ -1482,6 +1484,37 @@ settle() {
     tidy
 }
 
+# --- the root file system
+
+# The tools are those of the file system, which NixOS has in the system path where such a one is mounted
+# (nixos/modules/tasks/filesystems.nix, system.fsPackages).
+grow_root() {
+    findmnt --noheadings --raw --nofsroot --mountpoint / --output SOURCE,FSTYPE | tail -n 1 >"$HOME_DIR/root.$$"
+    read -r device type <"$HOME_DIR/root.$$"
+    rm -f "$HOME_DIR/root.$$"
+    [ -b "$device" ] || return 0
+    device=$(readlink -f "$device")
+    grow_partition "/sys/class/block/${device##*/}"
+    case $type in
+        ext2 | ext3 | ext4) resize2fs "$device" ;;
+        xfs) xfs_growfs / ;;
+        btrfs) btrfs filesystem resize max / ;;
+        *) fail 20 "file systems of type $type are not grown by the operator; grow it, or leave spec.target.ec2.rootVolume.size out" ;;
+    esac >&2
+}
+
+# To the end of its disk, if there is room for more than the alignment and the second table of GPT (EFI specification,
+# "GPT Disk Layout"). Sizes in /sys are in sectors of 512 bytes.
+grow_partition() {
+    [ -e "$1/partition" ] || return 0
+    read -r number <"$1/partition"; read -r start <"$1/start"; read -r size <"$1/size"
+    disk=$(readlink -f "$1/.."); read -r whole <"$disk/size"
+    [ $((whole - start - size)) -gt 4096 ] || return 0
+    # --no-reread: it is mounted; partx tells the kernel.
+    printf ', +\n' | sfdisk --quiet --no-reread --no-tell-kernel -N "$number" "/dev/${disk##*/}"
+    partx --update --nr "$number" "/dev/${disk##*/}"
+}
+
 # --- dispatch
 
 command=${1:-}
@@ -1502,6 +1535,7 @@ case $command in
     build-look) build_look ;;
     build-stop) stop_build ;;
     keys) deliver_keys ;;
+    grow-root) grow_root ;;
     root-next) root_next ;;
     dry-activate) dry_activate ;;
     claim) claim ;;

@@ -199,6 +199,10 @@ class AsyncsshHost:
         stdin = frame("".join(asked), *(key.content for key in keys))
         await self._change("keys", stdin=stdin, limit=KEYS_SECONDS)
 
+    async def grow_root(self) -> None:
+        """See `ports.host.Host`."""
+        await self._change("grow-root", limit=COMMIT_SECONDS)
+
     async def claim(self, request: ActivationRequest) -> bool:
         """See `ports.host.Host`."""
         stdin = frame(

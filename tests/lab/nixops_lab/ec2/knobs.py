@@ -41,6 +41,11 @@ class Knobs:
     interface_release_seconds: float = field(default=2.0, metadata=_knob("interface_release_seconds", seconds))
     # How long a change of a running instance's metadata options is shown as `pending`.
     metadata_seconds: float = field(default=1.0, metadata=_knob("metadata_seconds", seconds))
+    # How long a modification of a volume is shown as `modifying`, and then as `optimizing`.
+    volume_modifying_seconds: float = field(default=1.0, metadata=_knob("volume.modifying_seconds", seconds))
+    volume_optimizing_seconds: float = field(default=2.0, metadata=_knob("volume.optimizing_seconds", seconds))
+    # Most modifications of a volume within 24 hours: EBS User Guide, "Requirements for EBS volume modifications".
+    volume_modifications: int | None = field(default=4, metadata=_knob("volume.modifications", count))
     # How long what is new stays out of answers, and unknown to calls that name it: EC2 Developer Guide, "Eventual
     # consistency in the Amazon EC2 API", which advises to wait up to five minutes.
     visibility_ids: float = field(default=0.0, metadata=_knob("visibility.ids", seconds))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nixops_lab.ec2 import credit_options, ids, metadata_options, tags
+from nixops_lab.ec2 import credit_options, ids, metadata_options, tags, volumes
 from nixops_lab.ec2.capacity import room
 from nixops_lab.ec2.cloud import ACCOUNT, Cloud
 from nixops_lab.ec2.errors import Ec2Error, combination, invalid, missing, unsupported
@@ -76,6 +76,9 @@ _INTERFACE_HONOURED = frozenset(
         "SubnetId",
     }
 )
+
+
+_EBS_HONOURED = frozenset({"DeleteOnTermination", "Encrypted", "Iops", "Throughput", "VolumeSize", "VolumeType"})
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,8 @@ def _user_data(encoded: str) -> str:
 
 def _root_volume(mappings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     for mapping in mappings:
+        if extra := sorted(set(mapping.get("Ebs", {})) - _EBS_HONOURED):
+            raise unsupported(f"the lab does not model Ebs.{extra[0]}")
         if mapping.get("DeviceName") != ROOT_DEVICE or "Ebs" not in mapping:
             raise unsupported(f"the lab models one block device, {ROOT_DEVICE}")
         size = mapping["Ebs"].get("VolumeSize", ROOT_SIZE_GIB)
@@ -248,6 +253,9 @@ def _root_volume(mappings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
                 "InvalidBlockDeviceMapping",
                 f"Volume of size {size}GB is smaller than snapshot, expect size >= {ROOT_SIZE_GIB}GB",
             )
+        volumes.performance(
+            mapping["Ebs"].get("VolumeType", "gp3"), mapping["Ebs"].get("Iops"), mapping["Ebs"].get("Throughput")
+        )
         return dict(mapping["Ebs"])
     return {}
 
@@ -275,6 +283,8 @@ def _create(cloud: Cloud, region: Region, params: Mapping[str, Any], placed: Pla
             zone=placed.subnet.zone,
             size_gib=plan.root.get("VolumeSize", ROOT_SIZE_GIB),
             volume_type=plan.root.get("VolumeType", "gp3"),
+            iops=plan.root.get("Iops"),
+            throughput=plan.root.get("Throughput"),
             is_encrypted=plan.root.get("Encrypted", False),
             is_deleted_on_termination=plan.root.get("DeleteOnTermination", True),
             created_at=now,

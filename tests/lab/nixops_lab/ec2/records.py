@@ -114,6 +114,15 @@ class ElasticAddress:
 
 
 @dataclass(frozen=True)
+class Modification:
+    """A ModifyVolume: what of the volume it changes, from what, to what, as fields of Volume."""
+
+    started_at: float
+    before: Mapping[str, object]
+    after: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class Volume:
     """The root volume of an instance."""
 
@@ -126,7 +135,10 @@ class Volume:
     is_encrypted: bool
     is_deleted_on_termination: bool
     created_at: float
+    iops: int | None = None
+    throughput: int | None = None
     is_attached: bool = True
+    modifications: tuple["Modification", ...] = ()  # the newest last
 
 
 @dataclass(frozen=True)

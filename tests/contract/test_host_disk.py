@@ -1,0 +1,125 @@
+"""The agent's `grow-root` on a disk of its own: a loop device with a partition, whose file system is the root."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nixops_operator.adapters.ssh.agent import load_agent
+
+MIB = 1 << 20
+SMALL, LARGE = 320 * MIB, 640 * MIB  # mkfs.xfs makes none below 300; the image is sparse
+TOOLS = {"ext4": "resize2fs", "xfs": "xfs_growfs", "btrfs": "btrfs"}
+CAP_SYS_RESOURCE = 24  # without it ext4 is not resized (linux, fs/ext4/ioctl.c)
+# What the agent needs of the machine that it runs on; the rest of the root is the disk's own.
+SHARED = ("/usr", "/proc", "/sys", "/dev")
+LINKS = ("bin", "sbin", "lib", "lib64")
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("sfdisk") is None, reason="sfdisk is missing: apt-get install fdisk"),
+    pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="there are no loop devices"),
+]
+
+
+def run(*words: str, stdin: str = "") -> str:
+    """Raises where it fails, with what it said."""
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+class Disk:
+    """One that can be made larger while it is in use, as EC2's can."""
+
+    def __init__(self, folder: Path, file_system: str, *, with_partition: bool) -> None:
+        self.image, self.root = folder / "disk.img", folder / "root"
+        with self.image.open("wb") as image:
+            image.truncate(SMALL)
+        if with_partition:
+            run("sfdisk", "--quiet", str(self.image), stdin="label: gpt\nstart=2048\n")
+        self.device = run("losetup", "--find", "--show", str(self.image)).strip()
+        if with_partition:
+            run("partx", "--add", self.device)  # not every kernel reads GPT by itself
+        self.file_system_device = f"{self.device}p1" if with_partition else self.device
+        run(f"mkfs.{file_system}", "-q", self.file_system_device)
+        self.root.mkdir()
+        run("mount", self.file_system_device, str(self.root))
+        for shared in SHARED:
+            (self.root / shared[1:]).mkdir()
+            run("mount", "--rbind", "--make-rslave", shared, str(self.root / shared[1:]))
+        for link in LINKS:
+            (self.root / link).symlink_to(f"usr/{link}")
+        (self.root / "var/lib/nixops").mkdir(parents=True)
+        (self.root / "kept").write_text("before")
+        (self.root / "agent").write_bytes(load_agent().script)
+
+    def enlarge(self) -> None:
+        with self.image.open("r+b") as image:
+            image.truncate(LARGE)
+        run("losetup", "--set-capacity", self.device)
+
+    def grow(self) -> None:
+        run("chroot", str(self.root), "/bin/sh", "/agent", "grow-root")
+
+    @property
+    def size(self) -> int:
+        """Of the file system, in bytes."""
+        return int(run("stat", "--file-system", "--format=%b", str(self.root))) * int(
+            run("stat", "--file-system", "--format=%S", str(self.root))
+        )
+
+    def close(self) -> None:
+        run("umount", "--recursive", str(self.root))
+        if self.file_system_device != self.device:
+            run("partx", "--delete", self.device)
+        run("losetup", "--detach", self.device)
+
+
+def _may_resize_ext4() -> bool:
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> CAP_SYS_RESOURCE & 1)
+
+
+@pytest.fixture(params=[(name, part) for name in TOOLS for part in (True, False)], ids=str)
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
+    file_system, with_partition = request.param
+    if shutil.which(TOOLS[file_system]) is None or shutil.which(f"mkfs.{file_system}") is None:
+        pytest.skip(f"the tools of {file_system} are missing")
+    if file_system == "ext4" and not _may_resize_ext4():
+        pytest.skip("root may not resize ext4 here: it has no CAP_SYS_RESOURCE")
+    made = Disk(tmp_path, file_system, with_partition=with_partition)
+    yield made
+    made.close()
+
+
+def test_the_root_file_system_grows_into_its_disk_while_it_is_in_use(disk: Disk) -> None:
+    assert disk.size <= SMALL
+    disk.enlarge()
+
+    disk.grow()
+
+    assert disk.size > LARGE * 0.8
+    assert (disk.root / "kept").read_text() == "before"
+
+
+def test_a_second_time_changes_nothing(disk: Disk) -> None:
+    disk.enlarge()
+    disk.grow()
+    size, table = disk.size, run("sfdisk", "--dump", disk.device) if disk.file_system_device != disk.device else ""
+
+    disk.grow()
+
+    assert disk.size == size
+    assert not table or run("sfdisk", "--dump", disk.device) == table
+
+
+def test_a_disk_that_has_not_grown_is_left_as_it_is(disk: Disk) -> None:
+    size = disk.size
+
+    disk.grow()
+
+    assert disk.size == size

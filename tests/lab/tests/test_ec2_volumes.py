@@ -1,0 +1,120 @@
+"""Root volumes: what a launch asks of them, and what is changed while they are in use."""
+
+import pytest
+from botocore.exceptions import ClientError
+
+pytest_plugins = ["nixops_lab.ec2.fixtures"]
+
+GP3 = {"VolumeType": "gp3", "Iops": 3000, "Throughput": 125}
+
+
+def refusal(function, **params):
+    with pytest.raises(ClientError) as caught:
+        function(**params)
+    return caught.value.response["Error"]["Code"]
+
+
+def mapping(**ebs):
+    return {"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": ebs}]}
+
+
+@pytest.fixture
+def root(cases, ec2):
+    """Of a running instance; what is passed on goes to the launch."""
+
+    def launched(**ebs):
+        instance = cases.describe(cases.running(**(mapping(**ebs) if ebs else {})))
+        return instance["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
+
+    return launched
+
+
+def shown(ec2, volume_id, *names):
+    (volume,) = ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"]
+    return {name: volume.get(name) for name in names or ("Size", *GP3)}
+
+
+def state(ec2, volume_id):
+    (found,) = ec2.describe_volumes_modifications(VolumeIds=[volume_id])["VolumesModifications"]
+    return found["ModificationState"]
+
+
+def test_a_launch_says_what_its_root_volume_is(ec2, root):
+    assert shown(ec2, root()) == {"Size": 4, **GP3}
+    asked = {"VolumeSize": 40, "Iops": 4000, "Throughput": 250, "Encrypted": True}
+    assert shown(ec2, root(**asked), "Size", "Iops", "Throughput", "Encrypted") == {
+        "Size": 40,
+        "Iops": 4000,
+        "Throughput": 250,
+        "Encrypted": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("ebs", "code"),
+    [
+        pytest.param({"VolumeSize": 1}, "InvalidBlockDeviceMapping", id="smaller than the image"),
+        pytest.param({"VolumeType": "gp4"}, "UnknownVolumeType", id="no such type"),
+        pytest.param({"VolumeType": "gp2", "Iops": 3000}, "InvalidParameterCombination", id="iops of gp2"),
+        pytest.param({"VolumeType": "io2"}, "MissingParameter", id="io2 without iops"),
+        pytest.param({"Throughput": 5000}, "InvalidParameterValue", id="more than there is"),
+    ],
+)
+def test_what_no_volume_can_be_is_refused_at_launch(cases, ebs, code):
+    with pytest.raises(ClientError) as refused:
+        cases.running(**mapping(**ebs))
+    assert refused.value.response["Error"]["Code"] == code
+
+
+def test_a_volume_that_was_never_modified_has_no_modification(ec2, root):
+    wanted = [{"Name": "volume-id", "Values": [root()]}]
+    assert ec2.describe_volumes_modifications(Filters=wanted)["VolumesModifications"] == []
+
+
+def test_a_new_size_shows_once_it_can_be_used(ec2, layer, root):
+    volume_id = root()
+    layer.turn(**{"volume.modifying_seconds": 3600})
+    ec2.modify_volume(VolumeId=volume_id, Size=20)
+    assert (state(ec2, volume_id), shown(ec2, volume_id, "Size")) == ("modifying", {"Size": 4})
+
+    layer.turn(**{"volume.modifying_seconds": 0, "volume.optimizing_seconds": 3600})
+    assert (state(ec2, volume_id), shown(ec2, volume_id, "Size")) == ("optimizing", {"Size": 20})
+
+    layer.turn(**{"volume.optimizing_seconds": 0})
+    assert state(ec2, volume_id) == "completed"
+
+
+def test_one_change_at_a_time_and_four_a_day(ec2, layer, root):
+    volume_id = root()
+    layer.turn(**{"volume.modifying_seconds": 3600})
+    ec2.modify_volume(VolumeId=volume_id, Size=20)
+    assert refusal(ec2.modify_volume, VolumeId=volume_id, Size=21) == "IncorrectModificationState"
+
+    layer.turn(**{"volume.modifying_seconds": 0, "volume.optimizing_seconds": 0})
+    for size in (21, 22, 23):
+        ec2.modify_volume(VolumeId=volume_id, Size=size)
+    assert refusal(ec2.modify_volume, VolumeId=volume_id, Size=24) == "VolumeModificationRateExceeded"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "code"),
+    [
+        pytest.param({"Size": 1}, "InvalidParameterValue", id="smaller"),
+        pytest.param({"VolumeType": "io1"}, "MissingParameter", id="io1 without iops"),
+        pytest.param({"VolumeType": "st1"}, "InvalidParameterValue", id="st1 of few GiB"),
+        pytest.param({"VolumeType": "gp2", "Throughput": 250}, "InvalidParameterCombination", id="throughput of gp2"),
+    ],
+)
+def test_what_no_volume_can_become_is_refused(ec2, root, wanted, code):
+    assert refusal(ec2.modify_volume, VolumeId=root(), **wanted) == code
+
+
+def test_another_type_has_its_own_performance(ec2, layer, root):
+    volume_id = root(Iops=4000)
+    layer.turn(**{"volume.modifying_seconds": 0, "volume.optimizing_seconds": 0})
+
+    ec2.modify_volume(VolumeId=volume_id, VolumeType="gp2")
+    assert shown(ec2, volume_id) == {"Size": 4, "VolumeType": "gp2", "Iops": None, "Throughput": None}
+
+    ec2.modify_volume(VolumeId=volume_id, VolumeType="io2", Iops=500)
+    assert shown(ec2, volume_id) == {"Size": 4, "VolumeType": "io2", "Iops": 500, "Throughput": None}
