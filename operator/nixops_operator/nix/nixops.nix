@@ -155,6 +155,38 @@ let
     lib.any (option: (key.${option} or null) != null) secretOptions
   ) (lib.attrNames config.deployment.keys);
 
+  # What modules themselves say of keys, without our defaults and without the NixMachine's words.
+  asked =
+    if said == [ ] then
+      { }
+    else
+      (given.merge options.deployment.loc (lib.zipListsWith (file: value: { inherit file value; }) options.deployment.files said)).keys or { };
+
+  # An option of deployment.keys → the field of spec.keys that says it.
+  fields = {
+    path = "path";
+    destDir = "directory";
+    user = "user";
+    group = "group";
+    permissions = "permissions";
+    uploadAt = "upload";
+  };
+
+  # Where a module relies on another place or owner than the one that the key is delivered with.
+  keysOtherwise = lib.concatMap (
+    name:
+    let
+      key = asked.${name} or { };
+      text = option: value: (if option == "permissions" then lib.removePrefix "0" else lib.id) (toString value);
+      differs = option: key ? ${option} && text option key.${option} != text option delivered.${name}.${option};
+    in
+    lib.optionals (lib.isAttrs key) (
+      map (option: { inherit name option; wanted = toString key.${option}; }) (
+        lib.filter differs (lib.attrNames fields)
+      )
+    )
+  ) (lib.attrNames delivered);
+
   encryptedDisks = lib.filter (
     name:
     let
@@ -213,6 +245,10 @@ in
         assertion = false;
         message = "deployment.keys.${name} gives the content of a key in Nix, where it would become world-readable in the store: remove it, and name a Secret for it in spec.keys";
       }) keysWithContent
+      ++ map (one: {
+        assertion = false;
+        message = "deployment.keys.${one.name}.${one.option} is \"${one.wanted}\", and the key is delivered with \"${toString delivered.${one.name}.${one.option}}\": say it as ${fields.${one.option}} of spec.keys, or remove it from the module";
+      }) keysOtherwise
       ++ map (name: {
         assertion = isSaid name -> config.deployment.${name} == withoutCounterpart.${name};
         message = "deployment.${name} of NixOps has no counterpart here: remove it, and do in NixOS itself what it did";

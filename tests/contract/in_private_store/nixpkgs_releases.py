@@ -136,9 +136,32 @@ KEYS = (
 
 async def test_modules_see_the_declared_keys_as_nixops_showed_them(nix: SandboxedNix, tree: Source) -> None:
     key = "let key = config.deployment.keys.db; in [ key.path key.destDir key.user key.permissions key.uploadAt ]"
-    said = '{ deployment.keys.db.user = "mysql"; }'  # in Nix; the NixMachine says something else
-    assert await value(nix, tree, key, said, keys=KEYS) == "/srv/keys/db /srv/keys postgres 0640 pre-activation"
+    assert await value(nix, tree, key, keys=KEYS) == "/srv/keys/db /srv/keys postgres 0640 pre-activation"
     assert await value(nix, tree, "config.deployment.keys.late.uploadAt", keys=KEYS) == "post-activation"
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        pytest.param(
+            'user = "mysql"', 'user is "mysql", and the key is delivered with "postgres": say it as user', id="user"
+        ),
+        pytest.param('destDir = "/run/keys"', 'with "/srv/keys": say it as directory', id="folder"),
+        pytest.param('permissions = "0600"', 'with "0640": say it as permissions', id="mode"),
+        pytest.param('uploadAt = "post-activation"', 'with "pre-activation": say it as upload', id="time"),
+    ],
+)
+async def test_a_key_that_is_delivered_otherwise_than_modules_say_is_refused(
+    nix: SandboxedNix, tree: Source, key: str, told: str
+) -> None:
+    message = await failure(nix, tree, f"{{ deployment.keys.db.{key}; }}", keys=KEYS)
+    assert message.startswith("Failed assertions: deployment.keys.db.")
+    assert told in message
+
+
+async def test_a_key_of_which_modules_say_the_same_is_delivered(nix: SandboxedNix, tree: Source) -> None:
+    same = '{ lib, ... }: { deployment.keys.db = lib.mkIf true { user = "postgres"; permissions = "640"; }; }'
+    assert (await evaluated(nix, tree, same, keys=KEYS)).toplevel
 
 
 async def test_each_declared_key_has_its_units(nix: SandboxedNix, tree: Source) -> None:
