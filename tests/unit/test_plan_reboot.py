@@ -19,9 +19,13 @@ from unit.builders import (
     UID,
     activation,
     activation_id,
+    cloud,
+    ec2_machine,
     failed,
     host,
     host_machine,
+    instance,
+    launch,
     on_host,
     planned,
     ran,
@@ -234,3 +238,23 @@ def test_a_machine_that_restarts_is_waited_for(error, minutes, reason):
     found = planned(host_machine(BEGUN), seen(host=silent(error)), NOON + timedelta(minutes=minutes))
 
     assert found.verdict.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("desired", "cloud_seen", "said"),
+    [
+        pytest.param(host_machine(BEGUN), None, "choose the previous generation in the boot menu", id="a given host"),
+        pytest.param(
+            ec2_machine(BEGUN | launch(instance="i-1")),
+            cloud(instance("i-1")),
+            "get-console-output --latest --instance-id i-1",
+            id="on EC2",
+        ),
+    ],
+)
+def test_a_machine_whose_kernel_does_not_boot_needs_a_person_who_is_told_what_to_do(desired, cloud_seen, said):
+    found = planned(desired, seen(cloud_seen, silent(DOWN)), NOON + timedelta(minutes=10)).verdict
+
+    assert found.outcome is Outcome.STALLED
+    assert "its new kernel or initrd may not boot" in found.message
+    assert said in found.message

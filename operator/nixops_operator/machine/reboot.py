@@ -70,16 +70,31 @@ def staged(desired: Desired, where: str | None) -> list[Finding]:
 
 
 def coming_back(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
-    """It does not answer because it was told to restart a moment ago."""
+    """It does not answer because it was told to restart. After a while a person has to look: of a kernel that does not
+    boot nothing returns by itself. Whenever it answers again, it goes on from there."""
     intent, host = desired.activation, observed.host
     if host.error is None or intent is None or not intent.restarts or intent.result is not None:
         return None
     if host.error.reason not in (Reason.CONNECT_TIMEOUT, Reason.CONNECTION_REFUSED):
         return None
     if now - intent.started_at >= COMES_BACK_WITHIN:
-        return None
+        return Finding(Outcome.STALLED, host.error.reason, _lost(desired, host.address), ConditionType.REACHABLE)
     message = f"waiting for {host.address} to come back from its restart"
     return Finding(Outcome.WORKING, Reason.REBOOTING, message, ConditionType.REACHABLE, look_again=SOON)
+
+
+def _lost(desired: Desired, where: str | None) -> str:
+    """The serial console is there on Nitro instances once the account allows it (EC2 User Guide, "EC2 Serial Console
+    for Linux instances")."""
+    minutes = round(COMES_BACK_WITHIN.total_seconds() / 60)
+    what = f"{where} has not come back from its restart for {minutes} min: its new kernel or initrd may not boot"
+    if desired.instance_id is None:
+        return f"{what}; look at its console, and choose the previous generation in the boot menu"
+    return (
+        f"{what}; see `aws ec2 get-console-output --latest --instance-id {desired.instance_id}`, and choose the "
+        "previous generation in the boot menu on the EC2 serial console, or in /boot of its root volume on another "
+        "instance"
+    )
 
 
 def awaits_confirmation(facts: HostFacts) -> bool:
