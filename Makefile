@@ -50,7 +50,7 @@ crash: .venv ## the whole crash matrix, some minutes; PLAN=create+delete@ec2.run
 	@PYTHONPATH=operator:tests:tests/lab exec $(PYTHON) -m crash '$(PLAN)'
 
 .PHONY: bench
-bench: lab-parts ## what it costs, and whom it lets down: B=7, B=10 or B=16, see benchmarks/README.md
+bench: lab-parts ## what it costs, and whom it lets down: B=6, B=7, B=10 or B=16, see benchmarks/README.md
 	@PYTHONPATH=operator:tests:tests/lab:. exec $(PYTHON) -m benchmarks $(B)
 
 .PHONY: lint
