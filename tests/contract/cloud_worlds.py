@@ -33,6 +33,7 @@ OPERATIONS = {
     "ec2.delete_security_group": "DeleteSecurityGroup",
     "ec2.run_instances": "RunInstances",
     "ec2.start_instance": "StartInstances",
+    "ec2.reboot_instance": "RebootInstances",
     "ec2.stop_instance": "StopInstances",
     "ec2.terminate_instance": "TerminateInstances",
     "ec2.set_security_groups": "ModifyInstanceAttribute",

@@ -630,6 +630,18 @@ async def test_a_stopped_instance_gets_another_profile_too(world: World) -> None
     assert (await the_instance(world)).instance_profile == "db"
 
 
+async def test_only_what_runs_is_rebooted(world: World) -> None:
+    instance = await running(world)
+
+    await world.cloud.reboot_instance(instance.id)
+
+    assert (await the_instance(world)).state is InstanceState.RUNNING
+    await world.stop(instance.id)
+    with pytest.raises(Retry) as refused:
+        await world.cloud.reboot_instance(instance.id)
+    assert (refused.value.reason, refused.value.is_refusal) == (Reason.STOPPING, True)
+
+
 async def test_a_stopped_instance_is_moved_between_placement_groups(world: World) -> None:
     for name in ("near", "apart"):
         await world.add_placement_group(name)
@@ -1353,6 +1365,7 @@ CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] =
     "ec2.delete_security_group": lambda world, group_id, *_: world.cloud.delete_security_group(group_id),
     "ec2.run_instances": lambda world, *_: launch(world, "n1-two"),
     "ec2.start_instance": lambda world, _, instance_id, __: world.cloud.start_instance(instance_id),
+    "ec2.reboot_instance": lambda world, _, instance_id, __: world.cloud.reboot_instance(instance_id),
     "ec2.stop_instance": lambda world, _, instance_id, __: world.cloud.stop_instance(instance_id),
     "ec2.terminate_instance": lambda world, _, instance_id, __: world.cloud.terminate_instance(instance_id),
     "ec2.set_security_groups": lambda world, group_id, instance_id, _: world.cloud.set_security_groups(

@@ -143,7 +143,7 @@ class Worlds:
     started_at: dict[str, datetime] = field(default_factory=dict)  # instance id → of the life that its machine is in
     becomes: Callable[[Instance], tuple[InstanceState, str]] = _boots  # of a pending instance: next state, and why
     when_gone: dict[Key, Callable[[], object]] = field(default_factory=dict)  # what a user does at once, then
-    stays_silent: bool = False  # what boots from now on for the first time does not answer
+    stays_silent: bool = False  # what boots from now on does not answer
     collects: bool = False  # garbage in the operator's store, all the time
     at_rest: list[Callable[[Worlds], object]] = field(default_factory=list)  # what a user does later, one at each rest
 
@@ -220,7 +220,7 @@ class Worlds:
             if instance.state is InstanceState.RUNNING and address and address not in self.hosts.machines:
                 if (before := self.machines.get(instance.id)) is not None:
                     del self.hosts.machines[before.address]
-                    before.address, before.is_silent = address, False
+                    before.address, before.is_silent = address, self.stays_silent
                     if self.started_at[instance.id] == instance.launch_time:
                         before.cut_connections()  # it has another address, and runs on
                     else:
@@ -233,6 +233,10 @@ class Worlds:
                 machine.host_keys = [self._first_host_key(instance.id)]
                 machine.client_keys = self._private_keys(instance.key_name)
                 machine.is_silent = self.stays_silent
+        while self.cloud.rebooted:
+            again = self.machines[self.cloud.rebooted.pop()]
+            again.is_silent = self.stays_silent
+            again.reboot()
         running = {one.public_address for one in self.cloud.instances.values()}
         for machine in self.hosts.machines.values():
             if machine.address not in running and not machine.is_silent:

@@ -125,6 +125,7 @@ class FakeCloud:
         self.instance_profiles: set[str] = set()
         self.attributes: dict[str, dict[InstanceAttribute, bool | str]] = {}  # what no sweep shows; by instance
         self.instance_types = {"t3.small": "x86_64", "t3.medium": "x86_64", "m7i.large": "x86_64", "t4g.small": "arm64"}
+        self.rebooted: list[str] = []  # whoever plays the machines takes them out
         self.types_without_capacity: set[str] = set()  # none is started anew
         self.zones_without_capacity: set[str] = set()  # none is launched there
         self.subnets_without_addresses: set[str] = set()
@@ -504,6 +505,13 @@ class FakeCloud:
         elif instance.state not in (InstanceState.PENDING, InstanceState.RUNNING):
             text = f"The instance '{instance_id}' is not in a state from which it can be started."
             raise Retry(Reason.STOPPING, f"StartInstances: IncorrectInstanceState: {text}").as_refusal()
+
+    @effect("ec2.reboot_instance")
+    async def reboot_instance(self, instance_id: str) -> None:
+        if self._instance(instance_id).state is not InstanceState.RUNNING:
+            text = f"The instance '{instance_id}' is not in a state from which it can be rebooted."
+            raise Retry(Reason.STOPPING, f"RebootInstances: IncorrectInstanceState: {text}").as_refusal()
+        self.rebooted.append(instance_id)
 
     @effect("ec2.stop_instance")
     async def stop_instance(self, instance_id: str) -> None:

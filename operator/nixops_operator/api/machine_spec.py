@@ -920,7 +920,8 @@ class Disruption(SpecModel):
 
     reboot: RebootPolicy = RebootPolicy.NEVER
     """WhenNeeded: a machine is restarted where only that makes the declared system whole: another kernel, initrd,
-    modules or kernel parameters, a system that a running one cannot switch to, activation.mode Boot."""
+    modules or kernel parameters, a system that a running one cannot switch to, activation.mode Boot. And an instance
+    that EC2 calls running is rebooted when it has not answered for ten minutes, three times at most."""
     replace: ReplacePolicy = ReplacePolicy.NEVER
     """WhenLost: an instance that is gone for good is replaced by a new one. WhenNeeded: so is one that runs, for the
     sake of what EC2 fixes at launch, as its tenancy; what is on its root volume is lost then. The former instance

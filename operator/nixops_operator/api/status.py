@@ -191,6 +191,19 @@ class RestartsStatus(StatusModel):
     """Of the spec that it was asked for; an edit begins anew."""
 
 
+class SilenceStatus(StatusModel):
+    """Restarts of an instance that did not answer."""
+
+    instance_id: Word
+    """The instance."""
+    count: int
+    """How many."""
+    last_at: Timestamp
+    """When the last one was asked for."""
+    generation: int
+    """Of the spec that it was asked for; an edit begins anew."""
+
+
 class RevertsStatus(StatusModel):
     """Systems of others that were put back of late."""
 
@@ -353,6 +366,8 @@ class NixMachineStatus(StatusModel):
     """The root volume, where the spec says how large it is."""
     restarts: RestartsStatus | None = None
     """Starts and launches of late; absent when there were none."""
+    silence: SilenceStatus | None = None
+    """Restarts of the instance because it did not answer; absent when there were none within an hour."""
     reverts: RevertsStatus | None = None
     """Systems of others that were put back within an hour; absent when there were none."""
     applied_tag_keys: Annotated[

@@ -25,6 +25,7 @@ from nixops_operator.machine import (
     observe_host,
     power,
     replacement,
+    silence,
     steps,
     termination,
 )
@@ -85,6 +86,10 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             return await world.kube.write_intent(body, {"stop": None})
         case steps.StopInstance():
             await power.stop(step, desired, await _view(desired, world), world)
+        case steps.RecordSilence(silent):
+            return await world.kube.write_intent(body, {"silence": written(silent) if silent is not None else None})
+        case steps.RebootInstance():
+            await silence.restart(step, desired, await _view(desired, world), world)
         case steps.ChangeStopped() | steps.StartChanged():
             await power.change(step, desired, body, await _view(desired, world), world)
         case generations.RemoveGenerations():

@@ -25,6 +25,7 @@ from nixops_operator.api.status import (
     RestartsStatus,
     RevertsStatus,
     RootVolumeStatus,
+    SilenceStatus,
     StopStatus,
     SystemStatus,
     read,
@@ -97,6 +98,10 @@ class _Remembered(ReconciledObject):
     @cached_property
     def restarts(self) -> RestartsStatus | None:
         return read(RestartsStatus, self.status.get("restarts"))
+
+    @cached_property
+    def silence(self) -> SilenceStatus | None:
+        return read(SilenceStatus, self.status.get("silence"))
 
     @cached_property
     def reverts(self) -> RevertsStatus | None:

@@ -30,6 +30,7 @@ from nixops_operator.machine import (
     reboot,
     replacement,
     root_volume,
+    silence,
     system,
 )
 from nixops_operator.machine.desired import Desired, Leaving
@@ -145,7 +146,9 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Repair(_in_cloud(instance.as_declared)),
     Repair(_in_cloud(root_volume.as_declared)),
     Gate(reboot.coming_back),
+    Gate(silence.broken),
     Gate(host.reachable),
+    Repair(silence.over),
     Gate(host.owned),
     Gate(host_key_rotation.replaced),  # before a secret or a system goes there
     Gate(host.of_declared_system),

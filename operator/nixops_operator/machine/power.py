@@ -27,7 +27,8 @@ from nixops_operator.api.status import FormerStatus, StopStatus
 from nixops_operator.errors import Blocked, Conflict, OperatorError
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.kube import Body
-from nixops_operator.machine import attributes, instance, launch, restarts, steps
+from nixops_operator.machine import attributes, launch, restarts, steps
+from nixops_operator.machine import instance as instances
 from nixops_operator.machine.attributes import Difference
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import ObservedCloud
@@ -53,43 +54,43 @@ def is_to_be_stopped(desired: Desired) -> bool:
 
 def as_declared(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | Sequence[Finding] | None:
     """The instance runs, or is stopped as declared, or is on its way."""
-    instance_ = cloud.instance(desired.instance_id)
-    if instance_ is None:
+    instance = cloud.instance(desired.instance_id)
+    if instance is None:
         return None
-    changes = attributes.of_stopped(cloud.declared, instance_)
-    match instance_.state:
+    changes = attributes.of_stopped(cloud.declared, instance)
+    match instance.state:
         case InstanceState.RUNNING if is_to_be_stopped(desired):
-            stop = _to_be_stopped(desired, instance_, now)
+            stop = _to_be_stopped(desired, instance, now)
             # Stop protection that is to go goes first.
-            return (*instance.as_declared(desired, cloud, now), stop) if stop is not None else None
+            return (*instances.as_declared(desired, cloud, now), stop) if stop is not None else None
         case InstanceState.RUNNING if _is_stop_due(desired, changes, now):
-            message = f"{attributes.told(instance_, changes)}; stopping it for that, to start it again"
-            return replace(_finding(Reason.STOPPING, message), steps=(steps.StopInstance(instance_.id),))
+            message = f"{attributes.told(instance, changes)}; stopping it for that, to start it again"
+            return replace(_finding(Reason.STOPPING, message), steps=(steps.StopInstance(instance.id),))
         case InstanceState.RUNNING:
             return None
         case InstanceState.STOPPED if is_to_be_stopped(desired):
-            return (_kept_stopped(desired, instance_, changes), *instance.as_declared(desired, cloud, now))
+            return (_kept_stopped(desired, instance, changes), *instances.as_declared(desired, cloud, now))
         case InstanceState.STOPPED if desired.stop is not None or changes:
-            return _to_be_started_changed(desired, instance_, changes)
+            return _to_be_started_changed(desired, instance, changes)
         case InstanceState.STOPPED:
-            return _to_be_started(desired, instance_, now)
+            return _to_be_started(desired, instance, now)
         case InstanceState.STOPPING:
-            return _stopping(desired, instance_)
+            return _stopping(desired, instance)
         case InstanceState.PENDING:
-            return _finding(Reason.WAITING_FOR_INSTANCE, f"{instance_.id} is starting")
+            return _finding(Reason.WAITING_FOR_INSTANCE, f"{instance.id} is starting")
         case _:
-            message = f"{instance_.id} is in a state that this release does not know; looking again"
+            message = f"{instance.id} is in a state that this release does not know; looking again"
             return replace(_finding(Reason.PENDING, message), look_again=None)
 
 
 # --- it runs ------------------------------------------------------------------------------------------------------
 
 
-def _to_be_stopped(desired: Desired, instance_: Instance, now: datetime) -> Finding | None:
+def _to_be_stopped(desired: Desired, instance: Instance, now: datetime) -> Finding | None:
     if is_activating(desired, now):
         return None  # to be cut in the middle of that is no good start for the next life
-    found = _finding(Reason.STOPPING, f"stopping {instance_.id}, as powerState says")
-    return replace(found, steps=(steps.StopInstance(instance_.id),), differs=Area.CLOUD)
+    found = _finding(Reason.STOPPING, f"stopping {instance.id}, as powerState says")
+    return replace(found, steps=(steps.StopInstance(instance.id),), differs=Area.CLOUD)
 
 
 def _is_stop_due(desired: Desired, changes: tuple[Difference, ...], now: datetime) -> bool:
@@ -108,15 +109,15 @@ def _is_stop_due(desired: Desired, changes: tuple[Difference, ...], now: datetim
 def changed(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | None:
     """What a running instance has otherwise than declared, and can be given by a stop only. Beside it the machine is
     looked after as ever: the stop is written down here, and begun by the next pass, which does nothing else."""
-    instance_ = cloud.instance(desired.instance_id)
-    if instance_ is None or is_to_be_stopped(desired):
+    instance = cloud.instance(desired.instance_id)
+    if instance is None or is_to_be_stopped(desired):
         return None
-    stop, changes = desired.stop, attributes.of_stopped(cloud.declared, instance_)
+    stop, changes = desired.stop, attributes.of_stopped(cloud.declared, instance)
     forget = () if stop is None else (steps.ForgetStop(),)
     if not changes:
         # What is not known now differs in nothing, and proves nothing.
         return Finding(Outcome.IN_SYNC, steps=forget) if forget and cloud.declared_error is None else None
-    kind, words = ConditionType.UP_TO_DATE, attributes.told(instance_, changes)
+    kind, words = ConditionType.UP_TO_DATE, attributes.told(instance, changes)
     if desired.spec.disruption.stop is StopPolicy.NEVER:
         message = (
             f"{words}; a running instance keeps that: put the old value back, or set spec.disruption.stop to "
@@ -131,7 +132,7 @@ def changed(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | 
         " as soon as its activation has ended" if is_activating(desired, now) else ", and started again"
     )
     found = Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, message, kind, look_again=SOON, differs=Area.CLOUD)
-    recorded = StopStatus(instance_id=instance_.id, wanted=_wanted(changes), former=tuple(map(_former, changes)))
+    recorded = StopStatus(instance_id=instance.id, wanted=_wanted(changes), former=tuple(map(_former, changes)))
     return found if recorded == stop else replace(found, steps=(steps.RecordStop(recorded),))
 
 
@@ -147,71 +148,73 @@ def is_activating(desired: Desired, now: datetime) -> bool:
 # --- it is stopped ------------------------------------------------------------------------------------------------
 
 
-def _stopping(desired: Desired, instance_: Instance) -> Finding:
+def _stopping(desired: Desired, instance: Instance) -> Finding:
     if is_to_be_stopped(desired):
-        return _finding(Reason.STOPPING, f"{instance_.id} is stopping, as powerState says")
+        return _finding(Reason.STOPPING, f"{instance.id} is stopping, as powerState says")
     if desired.stop is not None:
-        message = f"{instance_.id} is stopping, to get {_fields(desired.stop)} as declared and to be started again"
+        message = f"{instance.id} is stopping, to get {_fields(desired.stop)} as declared and to be started again"
         return _finding(Reason.STOPPING, message)
-    message = f"{instance_.id} is stopping; it is started as soon as it has stopped"
+    message = f"{instance.id} is stopping; it is started as soon as it has stopped"
     return replace(_finding(Reason.STOPPING, message), differs=Area.CLOUD)
 
 
-def _kept_stopped(desired: Desired, instance_: Instance, changes: tuple[Difference, ...]) -> Finding:
+def _kept_stopped(desired: Desired, instance: Instance, changes: tuple[Difference, ...]) -> Finding:
     if not changes:
         forget = () if desired.stop is None else (steps.ForgetStop(),)
-        return Finding(Outcome.IN_SYNC, message=f"{instance_.id} is stopped, as declared", steps=forget)
+        return Finding(Outcome.IN_SYNC, message=f"{instance.id} is stopped, as declared", steps=forget)
     return Finding(
         Outcome.REPAIRING,
         Reason.INSTANCE_DRIFT,
-        attributes.told(instance_, changes),
+        attributes.told(instance, changes),
         ConditionType.UP_TO_DATE,
-        tuple(steps.SetAttribute(instance_.id, one.field, one.wanted) for one in changes),
+        tuple(steps.SetAttribute(instance.id, one.field, one.wanted) for one in changes),
         differs=Area.CLOUD,
     )
 
 
-def _to_be_started(desired: Desired, instance_: Instance, now: datetime) -> Finding:
-    waiting = restarts.waiting(desired, now, restarts.died_of(instance_))
+def _to_be_started(desired: Desired, instance: Instance, now: datetime) -> Finding:
+    waiting = restarts.waiting(desired, now, restarts.died_of(instance))
     if waiting is not None:
         return waiting
     count = restarts.count(desired) + 1
+    is_stopped_by_us = desired.silence is not None and desired.silence.instance_id == instance.id
     return Finding(
         Outcome.WORKING,
         Reason.STOPPED,
-        f"{instance_.id} is stopped" + ("" if desired.is_paused else "; starting it"),
+        f"{instance.id} is stopped" + ("" if desired.is_paused else "; starting it"),
         _INFRASTRUCTURE,
-        (steps.RecordRestart(count), steps.StartInstance(instance_.id)),
-        differs=Area.CLOUD,
+        (steps.RecordRestart(count), steps.StartInstance(instance.id)),
+        # What we stopped because it was silent is started whatever policy says.
+        differs=None if is_stopped_by_us else Area.CLOUD,
         is_drift=True,  # the spec does not ask for a stopped instance
         left_as=Outcome.STALLED,
     )
 
 
-def _to_be_started_changed(desired: Desired, instance_: Instance, changes: tuple[Difference, ...]) -> Finding:
+def _to_be_started_changed(desired: Desired, instance: Instance, changes: tuple[Difference, ...]) -> Finding:
     """Set what differs, then start it; or, where EC2 has refused that, give it back what it had."""
     stop = desired.stop
     if stop is not None and stop.refused and (not changes or stop.wanted == _wanted(changes)):
-        back = tuple(steps.SetAttribute(instance_.id, one.field, json.loads(one.value)) for one in stop.former)
-        message = f"{_fields(stop)} as declared was refused: {stop.refused}; starting {instance_.id} as it was"
-        return replace(_finding(Reason.STOPPED, message), steps=(*back, steps.StartInstance(instance_.id)))
+        back = tuple(steps.SetAttribute(instance.id, one.field, json.loads(one.value)) for one in stop.former)
+        message = f"{_fields(stop)} as declared was refused: {stop.refused}; starting {instance.id} as it was"
+        return replace(_finding(Reason.STOPPED, message), steps=(*back, steps.StartInstance(instance.id)))
     # Of what is changed already the record alone knows how it was.
     former = {one.field: one for one in (*map(_former, changes), *(stop.former if stop is not None else ()))}
     wanted = _wanted(changes) if changes or stop is None else stop.wanted
     is_same = stop is not None and stop.wanted == wanted
     starts = 1 + (stop.starts if stop is not None and is_same else 0)
     recorded = StopStatus(
-        instance_id=instance_.id, wanted=wanted, former=tuple(former[name] for name in sorted(former)), starts=starts
+        instance_id=instance.id, wanted=wanted, former=tuple(former[name] for name in sorted(former)), starts=starts
     )
     return Finding(
         Outcome.WORKING,
         Reason.STOPPED,
-        f"{instance_.id} is stopped; starting it with {_fields(recorded)} as declared",
+        f"{instance.id} is stopped; starting it with {_fields(recorded)} as declared",
         _INFRASTRUCTURE,
         (
             steps.RecordStop(recorded),
-            *(steps.ChangeStopped(instance_.id, one.field, one.wanted) for one in changes),
-            steps.StartChanged(instance_.id, is_last_try=starts >= STARTS),
+            *(steps.ChangeStopped(instance.id, one.field, one.wanted) for one in changes),
+            steps.StartChanged(instance.id, is_last_try=starts >= STARTS),
         ),
         # What we stopped is started whatever policy says; what a person has stopped is theirs to decide.
         differs=Area.CLOUD if stop is None else None,
@@ -240,13 +243,18 @@ def _finding(reason: Reason, message: str) -> Finding:
 
 async def stop(step: steps.StopInstance, desired: Desired, view: CloudView, world: World) -> None:
     """Stop it, after a fresh look. Raises Conflict where that shows something else than was planned for."""
-    shown = [one for one in await view.cloud.find_instances(instance_id=step.instance_id) if one.id == step.instance_id]
-    if not shown or not names.is_ours(shown[0].tags, world.cluster_id, desired.uid):
-        raise Conflict(f"{step.instance_id} does not carry the tags of {desired.key} any more; it is not stopped")
+    await judge_ours(step.instance_id, desired, view, world)
     try:
         await view.cloud.stop_instance(step.instance_id)
     finally:
         view.note_write(desired.uid)
+
+
+async def judge_ours(instance_id: str, desired: Desired, view: CloudView, world: World) -> None:
+    """Raises Conflict unless a fresh look shows the instance with our tags."""
+    shown = [one for one in await view.cloud.find_instances(instance_id=instance_id) if one.id == instance_id]
+    if not shown or not names.is_ours(shown[0].tags, world.cluster_id, desired.uid):
+        raise Conflict(f"{instance_id} does not carry the tags of {desired.key} any more; it is left alone")
 
 
 async def change(

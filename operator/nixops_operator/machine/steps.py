@@ -15,6 +15,7 @@ from nixops_operator.api.status import (
     ReplacementStatus,
     RevertsStatus,
     RootVolumeStatus,
+    SilenceStatus,
     StopStatus,
 )
 from nixops_operator.facts.cloud import VolumeSettings
@@ -130,6 +131,24 @@ class ForgetStop(Step):
 @dataclass(frozen=True)
 class StopInstance(Step):
     """Only after a fresh look that the instance runs and carries our tags."""
+
+    instance_id: str
+
+
+@dataclass(frozen=True)
+class RecordSilence(Step):
+    """Count a restart of an instance that does not answer before it is asked for; None: it has answered for long."""
+
+    silence: SilenceStatus | None
+
+    @property
+    def held_with(self) -> tuple[Identity, ...]:
+        return (("RebootInstance",), ("StopInstance",))  # a restart is counted when it is asked for
+
+
+@dataclass(frozen=True)
+class RebootInstance(Step):
+    """Only after a fresh look that the instance carries our tags."""
 
     instance_id: str
 

@@ -212,6 +212,11 @@ class Cloud(Protocol):
         """Start a stopped instance. Repeating: safe, a running instance stays as it is. Raises Retry (`Stopping`) in a
         state from which it cannot be started, with EC2's words."""
 
+    @effect("ec2.reboot_instance")
+    async def reboot_instance(self, instance_id: str) -> None:
+        """Have a running instance restart; one that does not shut down within four minutes is restarted by force.
+        Addresses stay. Repeating: safe, but restarts it again. Raises Retry (`Stopping`) in another state."""
+
     @effect("ec2.stop_instance")
     async def stop_instance(self, instance_id: str) -> None:
         """Stop a running instance; volumes and private address stay. Repeating: safe, a stopped instance stays as it

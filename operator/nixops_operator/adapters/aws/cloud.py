@@ -363,6 +363,11 @@ class Boto3Cloud:
             "StartInstances", lambda: self._clients.writer().start_instances(InstanceIds=[instance_id])
         )
 
+    async def reboot_instance(self, instance_id: str) -> None:
+        await self._calls.write(
+            "RebootInstances", lambda: self._clients.writer().reboot_instances(InstanceIds=[instance_id])
+        )
+
     async def stop_instance(self, instance_id: str) -> None:
         await self._calls.write(
             "StopInstances", lambda: self._clients.writer().stop_instances(InstanceIds=[instance_id])

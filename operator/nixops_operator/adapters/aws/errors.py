@@ -166,6 +166,7 @@ ANSWERS_OF: dict[str, dict[str, Answer]] = {
     "ModifyInstanceAttribute": _GROUPS_NAMED | {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
     # "The pending instance 'i-…' is not in a valid state for this operation."
     "AssociateAddress": {"InvalidInstanceID": _retry(Reason.PENDING, DEPENDENCY_PAUSE)},
+    "RebootInstances": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
     "StartInstances": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
 }
 """Operation → code → what it means there, before what it means everywhere."""
