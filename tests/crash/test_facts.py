@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from crash import bench
 from crash.bench import HOWS, OURS, SHORT_LAG, Cut, Worlds
 from crash.workloads import WORKLOADS, create, follow, play
 from nixops_operator.facts.cloud import Instance, InstanceState
@@ -89,11 +91,15 @@ def test_who_reads_an_address_follows_when_it_changes_and_nobody_else_is_evaluat
         # EC2 gives another public address at the next start, which the operator asks for.
         worlds.cloud.set_state(instance_of(worlds, "web").id, InstanceState.STOPPED, "Client.UserInitiatedShutdown")
         await _until(lambda: told(worlds, "db") != before["told"] and worlds.is_ready())
+        before["seconds"] = asyncio.get_running_loop().time()
         before["after"] = _evaluations(worlds)
 
-    with mock.patch.dict(WORKLOADS, {"create": create_apart}):
+    # Whoever waits is woken: nobody is looked at by himself for most of an hour.
+    seldom = mock.patch.object(bench, "RESYNC", timedelta(hours=1))
+    with seldom, mock.patch.dict(WORKLOADS, {"create": create_apart}):
         worlds = follow(stop_and_start, SHORT_LAG, from_rest=False)
     _is_right(worlds)
+    assert before["seconds"] < timedelta(minutes=30).total_seconds()
     again = before["after"][len(before["evaluations"]) :]
     assert again
     assert set(again) == {"db"}

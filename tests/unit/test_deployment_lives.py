@@ -33,6 +33,7 @@ from nixops_operator.planning import Finding, Plan
 from nixops_operator.reads import Reads
 from nixops_operator.ready import ready_conditions
 from nixops_operator.reconcile import Reconciler
+from nixops_operator.shared_facts import GROUPS, NODES, Reader
 from nixops_operator.ssh_keys import generate_ed25519
 from nixops_operator.step import Step
 from nixops_operator.verdict import Outcome
@@ -108,6 +109,7 @@ class Bench:
         self.queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random(1))
         self.intake = Intake(self.cache, self.queue)
         self.is_watching = True
+        self.woken: list[Key] = []  # by passes
         self.kube.watchers.append(self._hear)
         self.world = World(
             cluster_id=CLUSTER_ID,
@@ -119,7 +121,7 @@ class Bench:
             hosts=cast(Any, None),
             jobs=cast(Any, None),
             reads=Reads(cast(Any, self.kube), RESYNC),
-            wake=self.queue.add,
+            wake=self._wake,
             now=self.now,
             digest_key=b"for tests",
         )
@@ -132,6 +134,10 @@ class Bench:
 
     def now(self) -> datetime:
         return NOON + timedelta(seconds=asyncio.get_running_loop().time())
+
+    def _wake(self, key: Key) -> None:
+        self.woken.append(key)
+        self.queue.add(key)
 
     def _hear(self, what: str, body: Body) -> None:
         if not self.is_watching:
@@ -208,6 +214,30 @@ def test_a_request_to_look_finds_a_rotated_secret():
         await bench.passing(seconds=10)
         assert bench.told()["CredentialsReady"][0] == "False", bench.told()
         assert bench.kube.body(SHOP)["status"]["lastHandledReconcileAt"] == "now"
+
+    living(test())
+
+
+def test_who_has_read_of_a_deployment_is_woken_when_it_becomes_otherwise():
+    """The id of a group that did not exist, and which machines there are."""
+
+    async def test() -> None:
+        bench = Bench()
+        uid = bench.apply()["metadata"]["uid"]
+        group_id, reader = f"{GROUPS}.http.groupId", Key(Kind.MACHINE, "default", "reader")
+        of_shop = Reader(reader, "reader", uid, SHOP)
+
+        assert bench.world.facts.told(of_shop, [group_id]) == {group_id: None}
+        await bench.passing(minutes=2)
+        assert reader in bench.woken
+        assert bench.world.facts.told(of_shop, [group_id]) == {group_id: f'"{bench.groups["http"].id}"'}
+
+        bench.woken.clear()
+        assert bench.world.facts.told(of_shop, [NODES]) == {NODES: '["web"]'}
+        bench.apply(machines=("db", "web"))
+        await bench.passing(minutes=2)
+        assert reader in bench.woken
+        assert bench.world.facts.told(of_shop, [NODES]) == {NODES: '["db", "web"]'}
 
     living(test())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from nixops_operator.api.reasons import Reason
 from nixops_operator.deployment import own_facts as of_deployment
 from nixops_operator.errors import Blocked, NotYet
-from nixops_operator.facts.cloud import InstanceState
+from nixops_operator.facts.cloud import Address, InstanceState
 from nixops_operator.facts.kube import Key, Kind
 from nixops_operator.machine import own_facts as of_machine
+from nixops_operator.machine.addresses import ObservedAddresses
 from nixops_operator.machine.observed import ObservedCloud, ObservedSystem
 from nixops_operator.shared_facts import GROUPS, KEY_PAIRS, NODES
 from unit import builders_deployment as shop
@@ -69,6 +71,35 @@ def test_addresses_of_an_instance(
     }
     if waits is not None:
         assert facts.awaited[PUBLIC] == waits
+
+
+OURS = Address("eipalloc-1", "203.0.113.5", {})
+SOMEBODY_S = replace(OURS, association_id="eipassoc-1", instance_id="i-9")
+
+
+@pytest.mark.parametrize(
+    ("elastic", "seen_cloud", "public"),
+    [
+        pytest.param({"allocate": True}, {"ours": (OURS,)}, "203.0.113.5", id="allocated, and not associated yet"),
+        pytest.param({"allocate": True}, {}, None, id="not allocated yet"),
+        pytest.param({"id": "eipalloc-00000001"}, {"given": OURS}, "203.0.113.5", id="given"),
+        pytest.param({"id": "eipalloc-00000001"}, {"given": SOMEBODY_S}, None, id="given, and another machine's"),
+        pytest.param({"id": "eipalloc-00000001"}, {}, None, id="given, and not there"),
+        pytest.param({"allocate": True}, {"error": NotYet("EC2 was asked")}, "198.51.100.7", id="not looked at yet"),
+    ],
+)
+@pytest.mark.parametrize("state", [InstanceState.RUNNING, None])
+def test_an_elastic_address_is_the_machine_s_before_its_instance_has_it(
+    elastic: dict[str, Any], seen_cloud: dict[str, Any], public: str | None, state: InstanceState | None
+):
+    ec2 = {"instanceType": "t3.small", "elasticIp": elastic}
+    desired = ec2_machine(launch(instance="i-1"), target={"ec2": ec2})
+    instances = () if state is None else (instance(state=state),)
+    looked = cloud(*instances, addresses=ObservedAddresses(**seen_cloud))
+    facts = of_machine.facts_of(desired, seen(looked))
+    if "error" in seen_cloud and state is None:
+        public = None
+    assert facts.values.get(PUBLIC) == (None if public is None else json.dumps(public))
 
 
 def test_what_was_told_last_stands_while_nobody_can_look():

@@ -120,6 +120,17 @@ def test_strangers_are_told_nothing(facts: SharedFacts, stranger: Reader):
     assert facts.told(stranger, [PRIVATE, "nodes.db"]) == {PRIVATE: None, "nodes.db": None}
 
 
+def test_a_deployment_made_anew_is_not_the_former_one(facts: SharedFacts):
+    """Nobody has looked at it yet; its name and its machines' names are the former one's."""
+    assert facts.told(reader(uuid=OTHER_UUID), [NODES]) == {NODES: None}
+
+
+def test_an_object_of_somebody_else_where_a_machine_is_to_be_is_not_that_machine(facts: SharedFacts):
+    facts.tell_machine(key_of("db"), machine_facts("db", "203.0.113.1", uuid=OTHER_UUID))
+    assert facts.told(reader(), [PRIVATE, "nodes.db"]) == {PRIVATE: None, "nodes.db": None}
+    assert PRIVATE not in facts.known_to(reader()).values
+
+
 def test_an_impostor_is_no_machine_of_the_deployment(facts: SharedFacts):
     """It has the deployment for its owner, and another object has its name."""
     facts.tell_machine(Key(Kind.MACHINE, "default", "evil"), machine_facts("db", "203.0.113.1"))

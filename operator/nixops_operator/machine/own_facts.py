@@ -26,10 +26,10 @@ def facts_of(desired: Desired, observed: Observed) -> MachineFacts:
     why = system.error.message if system.error is not None else system.waits_for or "its sources, which are fetched"
     found = _addresses(desired, observed)
     values = {address_path(desired.machine, option): found[option] for option in ADDRESSES if option in found}
-    awaited = {
-        address_path(desired.machine, option): f"{desired.machine} {_instance(desired, observed)}"
-        for option in ADDRESSES
-    }
+    lacks = {"privateIPv4": _instance(desired, observed), "publicIPv4": _instance(desired, observed)}
+    if _has_elastic(desired, observed):
+        lacks["publicIPv4"] = "does not have its elastic address yet"
+    awaited = {address_path(desired.machine, option): f"{desired.machine} {lacks[option]}" for option in ADDRESSES}
     return MachineFacts(
         name=desired.machine,
         uuid=desired.uuid,
@@ -48,9 +48,32 @@ def _addresses(desired: Desired, observed: Observed) -> dict[str, str]:
     found: dict[str, str] = {}
     if private is not None:
         found["privateIPv4"] = json.dumps(private)
+    if _has_elastic(desired, observed):
+        elastic = _elastic(desired, observed)
+        return found | ({"publicIPv4": json.dumps(elastic)} if elastic is not None else {})
     if public is not None or state is InstanceState.RUNNING:
         found["publicIPv4"] = json.dumps(public)
     return found
+
+
+def _has_elastic(desired: Desired, observed: Observed) -> bool:
+    """Whether its public address is an elastic one, and EC2 was asked for that."""
+    ec2, cloud = desired.spec.target.ec2, observed.cloud
+    is_seen = cloud is not None and cloud.error is None and cloud.addresses.error is None
+    return ec2 is not None and ec2.elastic_ip is not None and is_seen
+
+
+def _elastic(desired: Desired, observed: Observed) -> str | None:
+    """It is the machine's before any instance has it, and whether one runs or not. None: there is none, or others have
+    it."""
+    assert observed.cloud is not None  # noqa: S101 - shown by _has_elastic
+    record, seen = desired.elastic_ip, observed.cloud.addresses
+    recorded_id = record.allocation_id if record is not None else None
+    if (given := seen.given) is not None:
+        is_free = given.association_id is None or given.instance_id == desired.instance_id
+        return given.public_address if is_free or given.id == recorded_id else None
+    own = min(seen.ours, key=lambda one: (one.id != recorded_id, one.id), default=None)
+    return own.public_address if own is not None else None
 
 
 def _of_given_host(address: str) -> dict[str, str]:
