@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
-from contract.host_benches import BENCHES, Bench, MachineBench, on_machine, reached
+from contract.host_benches import BENCHES, LIMIT, Bench, MachineBench, on_machine, reached
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked
 from nixops_operator.ports.host import Host
@@ -39,6 +40,20 @@ async def shows(bench: Bench, key: str) -> bool:
     return True
 
 
+async def comes_to_show(bench: Bench, key: str) -> None:
+    """sshd needs a moment to read it, or to come up."""
+    bench.target = replace(bench.target, host_keys=(key,))
+    async with asyncio.timeout(LIMIT):
+        while True:
+            try:
+                connection = await reached(bench)
+            except Blocked:
+                await bench.pause()
+            else:
+                await connection.close()
+                return
+
+
 async def test_a_staged_key_is_the_same_until_it_is_installed(bench: Bench, host: Host) -> None:
     first = bench.target.host_keys[0]
     staged = await host.stage_host_key()
@@ -53,8 +68,7 @@ async def test_an_installed_key_is_the_one_that_is_shown(bench: Bench, host: Hos
     staged = await host.stage_host_key()
     for _ in range(2):  # the second call: its reply was lost
         assert await host.install_host_key(staged)
-    bench.target = replace(bench.target, host_keys=(staged,))
-    await (await reached(bench)).close()
+    await comes_to_show(bench, staged)
     assert not await shows(bench, first)
     assert await host.facts()  # over the connection that the first one vouched for
 
@@ -63,8 +77,7 @@ async def test_it_is_shown_after_a_restart(bench: Bench, host: Host) -> None:
     staged = await host.stage_host_key()
     assert await host.install_host_key(staged)
     await bench.reboot()
-    bench.target = replace(bench.target, host_keys=(staged,))
-    await (await reached(bench)).close()
+    await comes_to_show(bench, staged)
 
 
 async def test_a_key_that_was_not_staged_is_not_installed(bench: Bench, host: Host) -> None:
@@ -89,8 +102,7 @@ async def test_a_key_that_was_cut_while_it_was_written_is_made_anew(machine: Mac
     staged = await host.stage_host_key()
     assert await host.install_host_key(staged)
     await host.close()
-    machine.target = replace(machine.target, host_keys=(staged,))
-    await (await reached(machine)).close()
+    await comes_to_show(machine, staged)
     told = await machine.run("stat", "-c", "%a %U %G", KEY)
     assert told.strip() == "600 root root"
     assert (await machine.run("cat", f"{KEY}.pub")).split()[:2] == staged.split()
@@ -104,5 +116,15 @@ async def test_a_call_that_was_cut_before_sshd_was_told_is_made_up_for(machine: 
     await machine.run("mv", "-T", f"{KEY}.nixops-new", KEY)
     assert await host.install_host_key(staged)
     await host.close()
-    machine.target = replace(machine.target, host_keys=(staged,))
-    await (await reached(machine)).close()
+    await comes_to_show(machine, staged)
+
+
+@pytest.mark.lab
+async def test_an_sshd_that_reads_its_keys_once_is_told() -> None:
+    """From OpenSSH 9.8 on the listener hands the keys that it has read to each connection's own process."""
+    async with on_machine(suite="trixie") as machine:
+        host = await reached(machine)
+        staged = await host.stage_host_key()
+        assert await host.install_host_key(staged)
+        await host.close()
+        await comes_to_show(machine, staged)
