@@ -51,6 +51,7 @@ def request(
         modules=tuple(Module(f"modules[{index}]", text=text) for index, text in enumerate(texts)),
         state_version="25.11",
         trusted_public_key=public_key,
+        tenant="team",
     )
 
 

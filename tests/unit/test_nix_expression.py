@@ -27,6 +27,7 @@ REQUEST = EvaluationRequest(
     modules=(Module("configuration.nix", path="configuration.nix"), Module("modules[1]", text="{ }")),
     state_version="25.11",
     trusted_public_key="nixops-1:key",
+    tenant="team",
     keys=(KeyFile("token", "/run/keys/token", "web", "keys", "0640", is_first=True),),
 )
 

@@ -137,7 +137,10 @@ def configuration_path(machine: str) -> str:
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """All that an evaluation depends on; equal requests have equal results."""
+    """All that an evaluation depends on; equal requests have equal results.
+
+    `tenant` changes nothing of them: it is the namespace whose evaluations may find what its earlier ones left.
+    """
 
     name: str  # the machine's name in its deployment
     deployment: str
@@ -150,6 +153,7 @@ class EvaluationRequest:
     modules: tuple[Module, ...]
     state_version: str | None  # of system.stateVersion, unless a module says it; None: a module must
     trusted_public_key: str  # added to the machine's nix.settings.trusted-public-keys
+    tenant: str
     arguments: Mapping[str, str] = field(default_factory=dict)
     keys: tuple[KeyFile, ...] = ()
     facts: Facts = field(default_factory=Facts)

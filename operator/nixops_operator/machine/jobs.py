@@ -95,11 +95,11 @@ async def _disown(leaving: Leaving, world: World) -> None:
 async def _evaluate(given: SystemInput, desired: Desired, world: World) -> Evaluation | Waiting:
     """What it reads of other machines is seen when it reads it: most configurations read nothing, and whatever is given
     to an evaluation costs it something."""
-    known = world.facts.known_to(reader_of(desired, world))
+    known, tenant = world.facts.known_to(reader_of(desired, world)), desired.key.namespace
     peers = _mentioned(given, known.configurations)
     while True:
-        request = await _request(given, world)
-        request = replace(request, facts=await _facts(known, peers, world))
+        request = await _request(given, tenant, world)
+        request = replace(request, facts=await _facts(known, peers, tenant, world))
         told: Told
         try:
             evaluation: Evaluation | Waiting = await world.nix.evaluate(request)
@@ -130,12 +130,14 @@ def _lacking(known: Known, peers: frozenset[str], told: Told) -> bool:
     return any(configuration_path(name) in told for name in known.configurations.keys() - peers)
 
 
-async def _facts(known: Known, peers: frozenset[str], world: World) -> Facts:
+async def _facts(known: Known, peers: frozenset[str], tenant: str, world: World) -> Facts:
     given = {name: known.configurations[name] for name in sorted(peers)}
-    return Facts(known.values, {name: Peer(await _request(one, world), why) for name, (one, why) in given.items()})
+    return Facts(
+        known.values, {name: Peer(await _request(one, tenant, world), why) for name, (one, why) in given.items()}
+    )
 
 
-async def _request(given: SystemInput, world: World) -> EvaluationRequest:
+async def _request(given: SystemInput, tenant: str, world: World) -> EvaluationRequest:
     source = await _source(given, world)
     if given.nixpkgs is not None:
         nixpkgs, folder = await world.tree(given.nixpkgs), ""
@@ -154,6 +156,7 @@ async def _request(given: SystemInput, world: World) -> EvaluationRequest:
         modules=given.modules,
         state_version=given.state_version,
         trusted_public_key=world.nix.public_key,
+        tenant=tenant,
         arguments=given.arguments,
         keys=given.keys,
     )

@@ -162,7 +162,7 @@ async def test_the_operator_is_the_last_to_go(scratch: Path) -> None:
 async def test_nothing_begins_on_a_full_disk(scratch: Path) -> None:
     full = evaluator_with(scratch, GENEROUS, Disk((scratch,), 2**60))
     with pytest.raises(Retry, match=rf"the operator's disk is full: .* is free at {scratch}; ") as refused:
-        await full.evaluate("1", (), Names({}))
+        await full.evaluate("1", (), Names({}), None)
     assert refused.value.reason is Reason.EVALUATING
 
 

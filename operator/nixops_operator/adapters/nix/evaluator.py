@@ -23,12 +23,14 @@ from nixops_operator.adapters.nix.programs import NixFailedError, last_word, out
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.nix import Evaluation
-from nixops_operator.nix.derivations import Derivation, NotADerivationError, derivation_of, objection
+from nixops_operator.nix.derivations import NotADerivationError, derivation_of, objection
 from nixops_operator.nix.evaluation_errors import MESSAGE_LIMIT, Names, evaluation_message, unknown_fact
 from nixops_operator.nix.store_paths import is_store_path, name_of, text_path, tree_path_of
 from nixops_operator.nix.texts import cut
 
 _T = TypeVar("_T")
+_Take = Callable[[asyncio.StreamReader, set[str]], Awaitable[_T]]
+"""Makes something of a program's output; the paths that are known of its store (see Running)."""
 # Nix' own last words; the second ones are those of its garbage collector.
 _OUT_OF_MEMORY = "out of memory"
 _NO_MEMORY = "GC Warning: Out of Memory!"
@@ -65,38 +67,44 @@ class Evaluator:
         self._sound: set[str] = set()  # paths that were judged, and found right
 
     async def evaluate(
-        self, text: str, sources: Sequence[str], names: Names, on_line: Callable[[str], None] | None = None
+        self,
+        text: str,
+        sources: Sequence[str],
+        names: Names,
+        tenant: str | None,
+        on_line: Callable[[str], None] | None = None,
     ) -> Evaluation:
         """Evaluate an expression whose value is as entry.nix describes; its derivations are in the store afterwards.
 
-        `sources`: store paths that it may read. `on_line` is called with each line that Nix says meanwhile. Raises
-        Blocked (`EvaluationFailed`), Retry (`Evaluating`), MissingFactError.
+        `sources`: store paths that it may read. `tenant`: whose earlier evaluations may spare it work; None for
+        nobody's. `on_line` is called with each line that Nix says meanwhile. Raises Blocked (`EvaluationFailed`), Retry
+        (`Evaluating`), MissingFactError.
         """
 
-        async def take(output: asyncio.StreamReader) -> tuple[Evaluation, Derivation | None]:
+        async def take(output: asyncio.StreamReader, known: set[str]) -> Evaluation:
             evaluation = _evaluation(await _line(output, OUTPUT_LIMIT))
-            return evaluation, await self._store_exported(output, sources, evaluation.drv_path)
+            known |= await self._store_exported(output, {*sources, *known})
+            if evaluation.drv_path not in known:
+                raise Blocked(Reason.EVALUATION_FAILED, "the system's derivation is missing")
+            if evaluation.toplevel not in await asyncio.to_thread(_outputs, evaluation.drv_path):
+                raise Blocked(Reason.EVALUATION_FAILED, "the system is not an output of its derivation")
+            return evaluation
 
         try:
             self._disk.check()
         except (DiskLowError, OSError) as error:
             raise Retry(Reason.EVALUATING, str(error)) from error
-        evaluation, derivation = await self._boxed(text, sources, names, take, None, on_line)
-        if derivation is None:
-            raise Blocked(Reason.EVALUATION_FAILED, "the system's derivation is missing")
-        if evaluation.toplevel not in {output.path for output in derivation.outputs.values()}:
-            raise Blocked(Reason.EVALUATION_FAILED, "the system is not an output of its derivation")
-        return evaluation
+        return await self._boxed(text, sources, names, take, tenant=tenant, on_line=on_line)
 
     async def value(self, text: str, sources: Sequence[str] = ()) -> str:
         """The JSON of any expression's value; nothing is stored. Raises as `evaluate`."""
 
-        async def take(output: asyncio.StreamReader) -> str:
+        async def take(output: asyncio.StreamReader, _known: set[str]) -> str:
             value = await _line(output, OUTPUT_LIMIT)
             await output.read()
             return value
 
-        return await self._boxed(text, sources, Names({}), take, None)
+        return await self._boxed(text, sources, Names({}), take)
 
     @property
     def kind(self) -> BoxKind:
@@ -105,29 +113,42 @@ class Evaluator:
     async def run(self, command: Sequence[str], text: str = "") -> str:
         """What a program writes that runs in the place of Nix and reads `text`. Raises as `evaluate`."""
 
-        async def take(output: asyncio.StreamReader) -> str:
+        async def take(output: asyncio.StreamReader, _known: set[str]) -> str:
             return (await output.read()).decode(errors="replace")
 
-        return await self._boxed(text, (), Names({}), take, command)
+        return await self._boxed(text, (), Names({}), take, command=command)
 
     async def _boxed(
         self,
         text: str,
         sources: Sequence[str],
         names: Names,
-        take: Callable[[asyncio.StreamReader], Awaitable[_T]],
-        command: Sequence[str] | None,
+        take: _Take[_T],
+        *,
+        command: Sequence[str] | None = None,
+        tenant: str | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> _T:
         """What `take` makes of the output; only if the program then ended well, in time and within its limits."""
+        known: set[str] = set()
+
+        async def attempt(tenant: str | None) -> _T:
+            nonlocal known
+            async with self._box.run(command, sources, registration, tenant) as running:
+                known = running.known
+                return await self._taken(running, text, names, take, Lines(on_line))
+
         async with self._slots:
             registration = await self._registration(sources)
             try:
-                async with (
-                    asyncio.timeout(self._limits.timeout.total_seconds()),
-                    self._box.run(command, sources, registration) as running,
-                ):
-                    return await self._taken(running, text, names, take, Lines(on_line))
+                async with asyncio.timeout(self._limits.timeout.total_seconds()):
+                    try:
+                        return await attempt(tenant)
+                    except Blocked:
+                        if not known:
+                            raise
+                    # Nothing is put down to a configuration that what an earlier one left may be the cause of.
+                    return await attempt(None)
             except TimeoutError as error:
                 raise Blocked(
                     Reason.EVALUATION_FAILED,
@@ -142,7 +163,7 @@ class Evaluator:
         running: Running,
         text: str,
         names: Names,
-        take: Callable[[asyncio.StreamReader], Awaitable[_T]],
+        take: _Take[_T],
         messages: Lines,
     ) -> _T:
         process = running.process
@@ -153,7 +174,7 @@ class Evaluator:
         )
         try:
             try:
-                result = await _whole(process.stdout, take)
+                result = await _whole(process.stdout, running.known, take)
             except NotAnExportError as error:
                 # Output that breaks off is explained by what the process said as it ended.
                 if process.stdout.at_eof():
@@ -213,31 +234,29 @@ class Evaluator:
             raise Blocked(Reason.SOURCE_NOT_FOUND, f"a source is not in the operator's store: {error}") from error
         return "".join(f"{one}\n" for one in known).encode()
 
-    async def _store_exported(
-        self, output: asyncio.StreamReader, sources: Sequence[str], wanted: str
-    ) -> Derivation | None:
-        """Judge each announced path, and bring those that our store lacks into it, by their content. Returns the
-        derivation at the path `wanted`, None if it is not among them."""
-        announced: dict[str, None] = {}
+    async def _store_exported(self, output: asyncio.StreamReader, known: set[str]) -> Set[str]:
+        """Judge each announced path that is not `known`, and bring those that our store lacks into it, by their
+        content. Returns them; `known` holds them, too, from then on."""
+        announced: set[str] = set()
+        count = 0
         while path := await _line(output, _PATH_LIMIT):
-            announced[path] = None
-            if len(announced) > _PATHS_LIMIT or not is_store_path(path):
+            count += 1
+            if count > _PATHS_LIMIT or not is_store_path(path):
                 raise NotAnExportError("not a list of store paths")
-        known = set(sources)
-        found: Derivation | None = None
+            if path not in known:
+                announced.add(path)
+        if not announced:
+            return announced
         try:
             async with local_store(self._environment) as store:
-                missing = announced.keys() - await store.valid_paths(announced.keys())
+                missing = announced - await store.valid_paths(announced)
                 async for exported in exported_paths(output, len(announced), self._scratch, self._limits.disk):
                     if exported.path not in announced:
                         raise NotAnExportError(f"{exported.path} was not announced")
                     # What our store has already is judged all the same: an older release may have taken it unjudged.
-                    is_sound = exported.path in self._sound and exported.path != wanted
-                    derivation = await asyncio.to_thread(_judged, exported, known, is_sound)
+                    await asyncio.to_thread(_judge, exported, known, exported.path in self._sound)
                     if exported.path in missing:
                         await _store_one(store, exported)
-                    if exported.path == wanted:
-                        found = derivation
                     known.add(exported.path)
                     self._remember(exported.path)
         except DaemonError as error:
@@ -248,7 +267,7 @@ class Evaluator:
         except OSError as error:
             text = f"what was evaluated could not be read: {error}"
             raise Retry(Reason.EVALUATING, self._disk.explained(text) or text) from error
-        return found
+        return announced
 
     def _remember(self, path: str) -> None:
         if len(self._sound) >= _SOUND_LIMIT:
@@ -256,15 +275,15 @@ class Evaluator:
         self._sound.add(path)
 
 
-async def _whole(output: asyncio.StreamReader, take: Callable[[asyncio.StreamReader], Awaitable[_T]]) -> _T:
-    result = await take(output)
+async def _whole(output: asyncio.StreamReader, known: set[str], take: _Take[_T]) -> _T:
+    result = await take(output, known)
     if await output.read(1):
         raise NotAnExportError("there is more than was announced")
     return result
 
 
-def _judged(exported: ExportedPath, known: Set[str], is_sound: bool) -> Derivation | None:
-    """The derivation, if the path is one, and not said to be sound. Raises NotAnExportError for a path that does not
+def _judge(exported: ExportedPath, known: Set[str], is_sound: bool) -> None:
+    """Raises NotAnExportError for a path that does not
     follow from its content or refers to what is not `known`; Blocked for a derivation that must not be built.
 
     `is_sound`: this path was judged before. As its content follows from it, only what is known may have changed.
@@ -273,29 +292,35 @@ def _judged(exported: ExportedPath, known: Set[str], is_sound: bool) -> Derivati
     if path not in (_text_path(exported), tree_path_of(name_of(path), exported.nar.digest, references)):
         raise NotAnExportError(f"{path} does not follow from its content")
     if is_sound and references <= known:
-        return None
+        return
     if not path.endswith(".drv"):
         if foreign := min(references - known, default=None):
             raise NotAnExportError(f"{path} refers to {foreign}, which it was not given")
-        return None
-    derivation: Derivation | None = None
+        return
     if exported.text is None or path != _text_path(exported):
         why: str | None = "it is not a text"
     else:
         try:
-            derivation = derivation_of(exported.text)
-            why = objection(path, derivation, references, known)
+            why = objection(path, derivation_of(exported.text), references, known)
         except NotADerivationError as error:
             why = f"it is not as Nix writes one: {error}"
     if why is not None:
         name = name_of(path).removesuffix(".drv")
         raise Blocked(Reason.EVALUATION_FAILED, cut(f"the derivation {name} was refused: {why}", MESSAGE_LIMIT))
-    return derivation
 
 
 def _text_path(exported: ExportedPath) -> str | None:
     """Where it would lie as a text; None if it is none."""
     return None if exported.text is None else text_path(name_of(exported.path), exported.text, exported.references)
+
+
+def _outputs(drv_path: str) -> Set[str]:
+    """Of a derivation that was judged. Raises NotAnExportError if our store has lost it since."""
+    try:
+        derivation = derivation_of(Path(drv_path).read_bytes())
+    except OSError as error:
+        raise NotAnExportError(f"{name_of(drv_path)} is gone: {error.strerror}") from error
+    return {output.path for output in derivation.outputs.values()}
 
 
 async def _store_one(store: Daemon, exported: ExportedPath) -> None:

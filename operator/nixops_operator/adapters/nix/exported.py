@@ -81,7 +81,7 @@ async def exported_paths(
     than `limit` bytes. Raises NotAnExportError, OSError."""
     seen: set[str] = set()
     try:
-        while True:
+        while len(seen) < count:
             before = len(seen)
             while (mark := await _number(reader)) == _MORE:
                 with contextlib.closing(SpooledNar(folder, limit)) as nar:
@@ -92,8 +92,6 @@ async def exported_paths(
                     yield exported
             if mark != _END:
                 raise NotAnExportError(f"unknown mark {mark}")
-            if len(seen) >= count:
-                return
             if len(seen) == before:
                 raise NotAnExportError(f"{len(seen)} paths of {count}")
     except (asyncio.IncompleteReadError, UnicodeDecodeError, ValueError) as error:

@@ -167,7 +167,7 @@ class SandboxedNix:
         try:
             self._disk.check()
             async with self._use.building():
-                evaluation = await self._evaluator.evaluate(text, (), Names({}))
+                evaluation = await self._evaluator.evaluate(text, (), Names({}), None)
                 await self._built(evaluation.drv_path, lambda _: None)
                 await asyncio.to_thread((_ROOTS / Path(evaluation.drv_path).stem).unlink)
         except (DiskLowError, OSError) as error:
@@ -189,7 +189,7 @@ class SandboxedNix:
     async def collect(self, wanted: Callable[[], Collection[str]], to_free: int) -> int:
         try:
             async with self._use.alone():
-                await self._box.forget_sources()
+                await self._box.forget()
                 return await self._collection.collect({*wanted(), *self._use.lent()}, to_free)
         except (NixFailedError, OSError) as error:
             text = f"garbage in the operator's store could not be collected: {error}"
@@ -275,7 +275,7 @@ class SandboxedNix:
 
         text = expression(request, inline, inline_of_peers)
         try:
-            evaluation = await self._evaluator.evaluate(text, sources, names, listen)
+            evaluation = await self._evaluator.evaluate(text, sources, names, request.tenant, listen)
         except MissingFactError as error:
             raise UnknownFact(error.path, request.facts.told({*used, error.path})) from error
         except Blocked as error:

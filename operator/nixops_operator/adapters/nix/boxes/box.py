@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
@@ -37,11 +37,13 @@ class EvaluationLimits:
 
 @dataclass
 class Running:
-    """A program in a box. `root`: what it puts before store paths, where they mean its own store. `over`: what to raise
-    of a limit that the box itself ended the program for."""
+    """A program in a box. `root`: what it puts before store paths, where they mean its own store. `known`: paths of
+    its store that an earlier evaluation of the tenant brought into ours; it exports all others. Who takes in what it
+    exports adds them. `over`: what to raise of a limit that the box itself ended the program for."""
 
     process: asyncio.subprocess.Process
     root: str = ""
+    known: set[str] = field(default_factory=set)
     over: OperatorError | None = None
 
 
@@ -61,19 +63,21 @@ class Box(Protocol):
     def kind(self) -> BoxKind: ...
 
     def run(
-        self, command: Sequence[str] | None, sources: Sequence[str], registration: bytes
+        self, command: Sequence[str] | None, sources: Sequence[str], registration: bytes, tenant: str | None
     ) -> AbstractAsyncContextManager[Running]:
-        """A program with three pipes. On leaving, nothing of it runs any more, and its files are gone.
+        """A program with three pipes. On leaving, nothing of it runs any more, and its files are gone, but for what is
+        kept for this tenant's next; that goes, too, if the caller leaves with an error.
 
         `command`: None for EVALUATION; or a program in the place of Nix, as if Nix had been broken into. `sources`:
-        store paths that it may read. `registration`: what `nix-store --dump-db` says of them.
+        store paths that it may read. `registration`: what `nix-store --dump-db` says of them. `tenant`: None for a
+        store of its own.
 
         Raises OSError if it could not be started, Retry if the sources could not be laid into the box.
         """
         ...
 
-    async def forget_sources(self) -> None:
-        """Remove what it keeps of sources for other times. Nothing runs in it meanwhile."""
+    async def forget(self) -> None:
+        """Remove what it keeps for other times, of sources and of stores. Nothing runs in it meanwhile."""
         ...
 
     def not_made(self, said: str) -> bool:
@@ -108,12 +112,12 @@ gc-reserved-space = 0
 """
 
 # stdin: the expression. stdout: the value as one line of JSON; store paths, one a line, references first; an empty
-# line; exports that hold them in that order, a thousand each, because a command line takes no more than some 20,000.
-# Nothing at all if the evaluation failed. An error leaves half a JSON behind: only the exit status counts. Nix ends the
-# JSON's line itself from 2.20 on.
+# line; exports that hold those of them that are not known, in that order, a thousand each, because a command line takes
+# no more than some 20,000. Nothing at all if the evaluation failed. An error leaves half a JSON behind: only the exit
+# status counts. Nix ends the JSON's line itself from 2.20 on.
 #
-# $IN holds `registration` and `sources` (their paths, one a line), $OUT is a place for this script's own files. "$@" is
-# put before each program that meets the expression or what came of it, $GUARD before what would outlive the script.
+# $IN holds `registration`, `sources` and `known` (paths, one a line), $OUT is a place for this script's own files. "$@"
+# is put before each program that meets the expression or what came of it, $GUARD before what would outlive the script.
 #
 # The last lines of stderr are CPU_MARK and what the shell's `times` says. The kernel kills who is over the limit of CPU
 # with the same signal as who is in its way when memory ends: the milder SIGXCPU is taken, by Nix' garbage collector.
@@ -131,7 +135,8 @@ if test -n "$drv"; then
   grep -vxFf "$IN/sources" "$OUT/closure" >"$OUT/paths"
   cat "$OUT/paths"
   echo
-  $GUARD xargs -n 1000 "$@" nix-store --export <"$OUT/paths"
+  grep -vxFf "$IN/known" "$OUT/paths" >"$OUT/new" || test $? = 1
+  $GUARD xargs -r -n 1000 "$@" nix-store --export <"$OUT/new"
 fi
 """
 EVALUATION = ("sh", "-c", _SCRIPT, "sh")

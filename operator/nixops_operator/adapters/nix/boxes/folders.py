@@ -60,6 +60,12 @@ def _locked(path: Path) -> int:
     return descriptor
 
 
+def is_real(path: Path) -> bool:
+    """Whether this absolute path exists and leads through no link: what runs in a box may put one in a folder's place,
+    and whoever follows it from outside is where the box could not go."""
+    return os.path.realpath(path) == str(path) and path.is_dir()
+
+
 def remove_tree(path: Path) -> None:
     """A file, or a folder with all that is in it, although folders of a store cannot be written to. Raises OSError.
 

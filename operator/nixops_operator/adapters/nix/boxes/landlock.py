@@ -3,9 +3,9 @@ kernel that has Landlock, no namespace and no capability.
 
 Its files are those of one folder:
 
-    in      read-only: nix.conf, `registration`, `sources`, the filters.
+    in      read-only: nix.conf, `registration`, `sources`, `known`, the filters.
     out     what the script keeps for itself. What evaluates has not even that.
-    work    the store (`local?root=`), home and temporary files.
+    work    the store (`local?root=`; see stores.py), home and temporary files.
 
 The script runs in an outer box, which lets it start programs; Nix in an inner one, which does not. So nothing of an
 evaluation can be left behind: it has one process, that cannot leave its session, and that the kernel ends with its
@@ -26,6 +26,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,11 +40,12 @@ from nixops_operator.adapters.nix.boxes.box import (
     EvaluationLimits,
     Running,
 )
-from nixops_operator.adapters.nix.boxes.folders import LockedFolder
+from nixops_operator.adapters.nix.boxes.folders import LockedFolder, is_real
 from nixops_operator.adapters.nix.boxes.seccomp import ARCHITECTURES, seccomp_filter
+from nixops_operator.adapters.nix.boxes.stores import KeptStores
 from nixops_operator.adapters.nix.boxes.trees import Trees
 from nixops_operator.adapters.nix.child import child
-from nixops_operator.adapters.nix.disk import Disk, DiskLowError
+from nixops_operator.adapters.nix.disk import Disk, DiskLowError, free_bytes
 from nixops_operator.adapters.nix.limits import FIRST_TO_GO, evaluation_limits
 from nixops_operator.adapters.nix.programs import NixFailedError, output_of
 from nixops_operator.api.reasons import Reason
@@ -58,6 +60,10 @@ _PATH = "/usr/bin:/bin"
 # With /usr merged, these are links into it.
 _PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
 _LOOK_EVERY = 0.2  # seconds; a fast disk takes some 100 MB in that time
+_COUNT_EVERY = 2.0
+"""Seconds between two counts of all files, which take 10 ms for a system's two thousand derivations: a twentieth of a
+processor, if done at each look. Sooner where the disk has lost a noticeable part of what an evaluation may write."""
+_NOTICEABLE = 16
 _OPEN_FILES = 1024
 _SCRIPT_OF_THIS_OPERATOR = 'test "$PPID" = "$0" || exit 1; exec "$@"'
 """A script whose operator died before the kernel was asked to end it, too, has another parent already."""
@@ -72,12 +78,14 @@ class Landlock(Box):
     def __init__(self, folder: Path, limits: EvaluationLimits, disk: Disk, environment: Mapping[str, str]) -> None:
         """`folder`: for boxes and copies of their sources, on a disk with room for them. `environment`: of the program
         that copies."""
-        self._folder = folder
+        self._folder = folder = folder.resolve()
         self._limits = limits
         self._disk = disk
         self._abi = landlock_abi()
         self._machine = os.uname().machine
         self._trees = Trees(folder, environment)
+        self._stores = KeptStores(folder)
+        self._stores_in_use = asyncio.Lock()
 
     @property
     def kind(self) -> BoxKind:
@@ -85,23 +93,28 @@ class Landlock(Box):
 
     @contextlib.asynccontextmanager
     async def run(
-        self, command: Sequence[str] | None, sources: Sequence[str], registration: bytes
+        self, command: Sequence[str] | None, sources: Sequence[str], registration: bytes, tenant: str | None
     ) -> AsyncIterator[Running]:
         async with self._place() as place:
-            await asyncio.to_thread(self._furnish, place, sources, registration)
+            known = await self._furnished(place, sources, registration, tenant)
             async with self._trees.lent(sources, place.store):
                 argv = [*self._outer(place), *self._within(place, command)]
                 async with _whole_session(argv, self._environment(place)) as process:
-                    running = Running(process, root=str(place.root))
+                    running = Running(process, root=str(place.root), known=set(known))
                     watch = asyncio.ensure_future(self._watch(running, place, sources))
                     try:
                         yield running
                     finally:
                         watch.cancel()
                         await asyncio.wait({watch})
+            if tenant is not None:
+                async with self._stores_in_use:
+                    await asyncio.to_thread(self._keep_store, tenant, place, sources, running.known)
 
-    async def forget_sources(self) -> None:
+    async def forget(self) -> None:
         await self._trees.clear()
+        async with self._stores_in_use:
+            await asyncio.to_thread(self._stores.clear)
 
     def not_made(self, said: str) -> bool:
         return said.startswith("setpriv:")
@@ -114,14 +127,34 @@ class Landlock(Box):
         finally:
             await asyncio.shield(asyncio.to_thread(folder.remove))
 
-    def _furnish(self, place: _Place, sources: Sequence[str], registration: bytes) -> None:
+    async def _furnished(
+        self, place: _Place, sources: Sequence[str], registration: bytes, tenant: str | None
+    ) -> frozenset[str]:
+        """What is known of the store that is there now."""
+        known: frozenset[str] = frozenset()
+        place.work.mkdir()
+        if tenant is not None:
+            async with self._stores_in_use:
+                known = await asyncio.to_thread(self._stores.take, tenant, place.root)
+        await asyncio.to_thread(self._furnish, place, sources, registration, known)
+        return known
+
+    def _furnish(self, place: _Place, sources: Sequence[str], registration: bytes, known: Iterable[str]) -> None:
         for folder in (place.given, place.kept, place.store, place.home):
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
+        (place.given / "known").write_text("".join(f"{path}\n" for path in known))
         (place.given / "nix.conf").write_text(EVALUATOR_CONF)
         (place.given / "registration").write_bytes(registration)
         (place.given / "sources").write_text("".join(f"{source}\n" for source in sources))
         for name, may_fork in (("outer", True), ("inner", False)):
             (place.given / name).write_bytes(seccomp_filter(self._machine, may_fork=may_fork))
+
+    def _keep_store(self, tenant: str, place: _Place, sources: Sequence[str], known: Iterable[str]) -> None:
+        """For this tenant's next evaluation, if it leaves that one half of its room."""
+        with contextlib.suppress(OSError):
+            left = any(os.path.lexists(place.store / Path(source).name) for source in sources)
+            if is_real(place.store) and not left and _size_of(place.root, ()) <= self._limits.disk // 2:
+                self._stores.keep(tenant, place.root, frozenset(known))
 
     def _environment(self, place: _Place) -> dict[str, str]:
         return {
@@ -182,14 +215,20 @@ class Landlock(Box):
     async def _watch(self, running: Running, place: _Place, sources: Sequence[str]) -> None:
         """End the program when it takes more than its files or processes may, or the disk is low for all."""
         lent = {Path(source).name for source in sources}
+        counted_at, free = 0.0, 0
         while True:
             await asyncio.sleep(_LOOK_EVERY)
-            running.over = await asyncio.to_thread(self._over, running.process.pid, place, lent)
+            now, free_now = time.monotonic(), _free(place.folder)
+            counts = now - counted_at >= _COUNT_EVERY or free - free_now > self._limits.disk // _NOTICEABLE
+            if counts:
+                counted_at, free = now, free_now
+            running.over = await asyncio.to_thread(self._over, running.process.pid, place, lent if counts else None)
             if running.over is not None:
                 await asyncio.to_thread(_end_session, running.process.pid)
                 return
 
-    def _over(self, session: int, place: _Place, lent: set[str]) -> Blocked | Retry | None:
+    def _over(self, session: int, place: _Place, lent: set[str] | None) -> Blocked | Retry | None:
+        """`lent`: what is not to be counted of its files; None to count none."""
         limits = self._limits
         try:
             self._disk.check()
@@ -198,6 +237,8 @@ class Landlock(Box):
         members = tuple(_members(session))
         if sum(member.threads for member in members) > limits.processes:
             return Blocked(Reason.EVALUATION_FAILED, f"the evaluation has more than {limits.processes} processes")
+        if lent is None:
+            return None
         written = _size_of(place.folder, lent) + sum(_unlinked(member.pid) for member in members)
         return Blocked(Reason.EVALUATION_FAILED, limits.disk_message) if written > limits.disk else None
 
@@ -309,6 +350,13 @@ def _size_of(folder: Path | str, ignored: Iterable[str]) -> int:
                 if entry.is_dir(follow_symlinks=False):
                     size += _size_of(entry.path, ignored)
     return size
+
+
+def _free(folder: Path) -> int:
+    """Bytes; none if that cannot be told."""
+    with contextlib.suppress(OSError):
+        return free_bytes(folder)
+    return 0
 
 
 def _unlinked(pid: int) -> int:

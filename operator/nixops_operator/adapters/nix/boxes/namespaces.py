@@ -42,7 +42,11 @@ class Namespaces(Box):
 
     @contextlib.asynccontextmanager
     async def run(
-        self, command: Sequence[str] | None, sources: Sequence[str], registration: bytes
+        self,
+        command: Sequence[str] | None,
+        sources: Sequence[str],
+        registration: bytes,
+        tenant: str | None,  # noqa: ARG002 - nothing is kept for anybody
     ) -> AsyncIterator[Running]:
         if len(sources) > _SOURCES_LIMIT:
             raise Blocked(
@@ -60,8 +64,8 @@ class Namespaces(Box):
             async with child(argv, self._environment, (conf, registered, names, mounts)) as process:
                 yield Running(process)
 
-    async def forget_sources(self) -> None:
-        """It keeps none."""
+    async def forget(self) -> None:
+        """It keeps nothing: its store lies in memory."""
 
     def not_made(self, said: str) -> bool:
         return said.startswith("bwrap:")
@@ -77,6 +81,7 @@ class Namespaces(Box):
             *("--ro-bind-data", str(conf), "/conf/nix.conf"),
             *("--ro-bind-data", str(registration), "/run/registration"),
             *("--ro-bind-data", str(sources), "/run/sources"),
+            *("--symlink", "/dev/null", "/run/known"),
             *("--args", str(mounts)),
             "--",
             *("prlimit", f"--nproc={limits.processes}", "--"),

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from nixops_operator.adapters.nix.boxes.folders import LockedFolder, remove_tree
+from nixops_operator.adapters.nix.boxes.folders import LockedFolder, is_real, remove_tree
 from nixops_operator.adapters.nix.programs import NixFailedError, output_of
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
@@ -47,7 +47,7 @@ class _Kept:
 
 
 class Trees:
-    """`folder`: on the same disk as the boxes. `environment`: of cp(1)."""
+    """`folder`: on the same disk as the boxes, without links. `environment`: of cp(1)."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._parent = folder
@@ -59,7 +59,8 @@ class Trees:
 
     @contextlib.asynccontextmanager
     async def lent(self, sources: Sequence[str], store: Path) -> AsyncIterator[None]:
-        """The sources lie in the folder `store` meanwhile. Raises Retry if they cannot be copied there."""
+        """The sources lie in the folder `store` meanwhile, a path without links. Raises Retry if they cannot be copied
+        there."""
         lent: list[_Copy] = []
         try:
             try:
@@ -93,6 +94,8 @@ class Trees:
 
     def _take_back(self, copies: Sequence[_Copy], store: Path) -> None:
         """Into the pool; what is not where it was put belongs to the box and goes with it."""
+        if not is_real(store):
+            return
         if self._pool is None:
             self._pool = LockedFolder.new(self._parent)
         for copy in copies:
