@@ -4,6 +4,7 @@ OperatorError
    ├── Retry(reason, message, after)     look again; nothing to change: throttled, no capacity, connection cut
    │   ├── NotYet                        asked; whoever asked is woken when the answer comes
    │   ├── UnknownFact(path, told)       an evaluation needs what is not known yet
+   │   ├── TurnKept                      nothing was sent yet; come again after exactly that time
    │   ├── Conflict                      somebody wrote the object meanwhile: end the pass, start from the newest object
    │   └── OutcomeUnknown                the call may have been carried out: repeat the very same call, or look first
    ├── Blocked(reason, message)          useless until spec, Secret or policy changes; a person is told
@@ -79,6 +80,11 @@ class NotYet(Retry):
 
     def __init__(self, message: str) -> None:
         super().__init__(Reason.PROGRESSING_WITH_RETRY, message)
+
+
+class TurnKept(Retry):
+    """Nothing was sent: calls queue for a limit of the other side, and this one's turn comes in `after`, not earlier
+    and, if it is missed, much later."""
 
 
 class OutcomeUnknown(Retry):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from nixops_operator.errors import Blocked, OperatorError, Retry
+from nixops_operator.errors import Blocked, OperatorError, Retry, TurnKept
 from nixops_operator.step import Identity, Step
 
 K = TypeVar("K", bound=Hashable)
@@ -49,13 +49,13 @@ class Holds(Generic[K]):
         self._holds: dict[K, dict[Identity, _Hold]] = {}
         self._rests: dict[K, dict[Identity, _Rest]] = {}
 
-    def held(self, key: K, generation: int, step: Step, now: float) -> OperatorError | None:
-        """Why the step has to wait; None: it may be taken."""
+    def held(self, key: K, generation: int, step: Step, now: float) -> tuple[OperatorError, timedelta] | None:
+        """Why the step has to wait, and for how long; None: it may be taken."""
         holds = self._holds.get(key, {})
         for identity in (step.identity, *step.held_with):
             hold = holds.get(identity)
             if hold is not None and hold.generation == generation and now < hold.until:
-                return hold.error
+                return hold.error, timedelta(seconds=hold.until - now)
         return None
 
     def failed(self, key: K, generation: int, step: Step, error: OperatorError, now: float) -> timedelta:
@@ -90,6 +90,8 @@ class Holds(Generic[K]):
 
 
 def _wait(step: Step, error: OperatorError, failures: int) -> timedelta:
+    if isinstance(error, TurnKept) and error.after is not None:
+        return error.after
     if isinstance(error, Blocked):
         return step.blocked_hold or BLOCKED_HOLD
     growing: timedelta = min(FIRST_HOLD * 2 ** min(failures - 1, 10), LONGEST_HOLD)

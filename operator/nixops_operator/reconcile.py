@@ -18,7 +18,7 @@ from nixops_operator import logs, names
 from nixops_operator.api.conditions import merge_conditions
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.cache import Cache, resource_version
-from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError, Retry
+from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError, Retry, TurnKept
 from nixops_operator.facts.kube import Body, Event, Key, Kind
 from nixops_operator.holds import Holds
 from nixops_operator.planning import Finding, Plan, after_failure
@@ -30,6 +30,8 @@ from nixops_operator.workqueue import OWNER_PACE, Closed, WorkQueue
 
 log = logging.getLogger(__name__)
 
+TURN_PACE = timedelta(milliseconds=250)
+"""How late a call may come to its turn."""
 PASS_DEADLINE = timedelta(seconds=45)
 """A pass waits for the API server and, in a step, for one call to EC2, which ends after 35 s (ports/cloud.py). One that
 takes longer is ended and reported for its object; the others go on."""
@@ -166,7 +168,11 @@ class Reconciler:
         for finding in plan.findings:
             after = finding
             for step in finding.steps:
-                error = self._holds.held(key, _generation(body), step, _loop_time())
+                held = self._holds.held(key, _generation(body), step, _loop_time())
+                error = held[0] if held is not None else None
+                if held is not None and isinstance(error, TurnKept):
+                    # What woke this pass too early has used up the timer.
+                    self._queue.add_after(key, max(held[1], TURN_PACE))
                 if error is None and self._holds.is_resting(key, _generation(body), step, _loop_time()):
                     break
                 if error is None:

@@ -875,7 +875,9 @@ class FakeHosts:
 
     def receive(self, daemon_socket: Path, store_path: str) -> None:
         """Its closure is valid on the machine behind a socket of `nix_daemon`."""
-        machine = next(each for each in self.machines.values() if _socket_of(each) == daemon_socket)
+        machine = next((each for each in self.machines.values() if _socket_of(each) == daemon_socket), None)
+        if machine is None:  # it has another address by now
+            raise Retry(Reason.CONNECT_TIMEOUT, "the connection is gone")
         machine.valid_paths.add(store_path)
 
     @effect("resolve")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Blocked, Retry
+from nixops_operator.errors import Blocked, OperatorError, Retry, TurnKept
 from nixops_operator.holds import BLOCKED_HOLD, FIRST_HOLD, FORGOTTEN, Holds
 from nixops_operator.step import Identity, Step
 
@@ -31,12 +31,16 @@ class Prepare(Step):
         return (("Authorize", "bad"),)
 
 
+def why(held: tuple[OperatorError, timedelta] | None) -> OperatorError | None:
+    return held[0] if held is not None else None
+
+
 def test_one_refused_step_never_holds_its_siblings():
     """Rules of a bad group were tried 32 times, and those of a good one never."""
     holds: Holds[str] = Holds()
     holds.failed("shop", 1, Authorize("bad"), REFUSED, 0)
 
-    assert holds.held("shop", 1, Authorize("bad"), 1) == REFUSED
+    assert why(holds.held("shop", 1, Authorize("bad"), 1)) == REFUSED
     assert holds.held("shop", 1, Authorize("good"), 1) is None
 
 
@@ -44,7 +48,7 @@ def test_another_try_at_the_same_thing_waits_as_well():
     holds: Holds[str] = Holds()
     holds.failed("shop", 1, Authorize("bad", (80,)), REFUSED, 0)
 
-    assert holds.held("shop", 1, Authorize("bad", (81,)), 1) == REFUSED
+    assert why(holds.held("shop", 1, Authorize("bad", (81,)), 1)) == REFUSED
 
 
 def test_success_of_what_prepares_a_step_does_not_end_its_backoff():
@@ -61,7 +65,7 @@ def test_what_only_prepares_a_refused_step_waits_with_it():
     holds: Holds[str] = Holds()
     holds.failed("shop", 1, Authorize("bad"), REFUSED, 0)
 
-    assert holds.held("shop", 1, Prepare(), 1) == REFUSED
+    assert why(holds.held("shop", 1, Prepare(), 1)) == REFUSED
 
 
 def test_an_edit_ends_the_hold_and_success_the_backoff():
@@ -119,3 +123,14 @@ def test_what_comes_again_on_another_occasion_does_not_wait_for_the_first():
         holds.succeeded("shop", 1, Authorize("web"), now)
 
     assert holds.succeeded("shop", 1, Authorize("web"), 14 + FORGOTTEN).total_seconds() == 2
+
+
+def test_a_step_whose_turn_is_kept_comes_at_its_turn_however_often_it_was_told_to():
+    holds: Holds[str] = Holds()
+    turn = TurnKept(Reason.THROTTLED, "one after the other", timedelta(seconds=7))
+    for now in (0, 10, 20):
+        holds.failed("shop", 1, Authorize("bad"), turn, now)
+
+    held = holds.held("shop", 1, Authorize("bad"), 25)
+    assert held == (turn, timedelta(seconds=2))
+    assert holds.held("shop", 1, Authorize("bad"), 27) is None

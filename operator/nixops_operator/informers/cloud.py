@@ -328,18 +328,20 @@ class CloudView:
         """What hinders looking at instances now; None if nothing does, or nothing is known yet."""
         return self._informer.account.error or self._informer.instances.error
 
-    def snapshot(self, uids: frozenset[str]) -> CloudSnapshot:
-        """Everything of the cluster, by looks that began after all own writes to `uids`. Where only instances matter,
+    def snapshot(self, uids: frozenset[str], network_of: frozenset[str] | None = None) -> CloudSnapshot:
+        """Everything of the cluster, by looks that began after all own writes to `uids`; of groups and key pairs after
+        those to `network_of`, if that is given: a machine changes none of them. Where only instances matter,
         `instances` needs fewer rights."""
         newer_than = self._informer.written_at(uids)
+        of_network = newer_than if network_of is None else self._informer.written_at(network_of)
         informer = self._informer
         account, instances, groups, key_pairs = _read_all(
             self._key,
             (
                 (informer.account, float("-inf")),
                 (informer.instances, newer_than),
-                (informer.security_groups, newer_than),
-                (informer.key_pairs, newer_than),
+                (informer.security_groups, of_network),
+                (informer.key_pairs, of_network),
             ),
         )
         return CloudSnapshot(

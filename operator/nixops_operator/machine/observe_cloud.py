@@ -11,6 +11,7 @@ from typing import Any
 from nixops_operator import absence, names
 from nixops_operator.api.machine_spec import AwsSettings, Ec2Target, System
 from nixops_operator.api.reasons import Reason
+from nixops_operator.api.status import LaunchStatus
 from nixops_operator.ec2.rules import admits_port
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
 from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair, Subnet, Volume
@@ -34,7 +35,7 @@ async def observe(desired: Desired, ec2: Ec2Target, world: World) -> ObservedClo
     """EC2 for a living machine."""
     try:
         view = await world.cloud(desired.key, desired.uids, desired.spec.aws)
-        snapshot = view.snapshot(desired.uids)
+        snapshot = view.snapshot(desired.uids, desired.uids - {desired.uid})
         seen = _instances(desired, view, snapshot, world)
     except OperatorError as error:
         return ObservedCloud(error=error)
@@ -56,7 +57,7 @@ async def observe_leaving(leaving: Leaving, world: World) -> ObservedCloud:
     """EC2 for one in deletion: its instances and its address alone."""
     try:
         view = await world.cloud(leaving.key, leaving.uids, leaving.aws or AwsSettings(), is_leaving=True)
-        seen = _instances(leaving, view, view.snapshot(leaving.uids), world)
+        seen = _instances(leaving, view, view.snapshot(leaving.uids, leaving.uids - {leaving.uid}), world)
         found = addresses.observe(leaving, None, view, world, is_declared=leaving.declares_address)
         return replace(seen, addresses=found)
     except OperatorError as error:
@@ -83,7 +84,7 @@ def _instances(machine: Desired | Leaving, view: CloudView, snapshot: CloudSnaps
             ours[found.id] = found
         else:
             untagged = found
-    elif launch is not None and launch.instance_id is None and not _has_token(ours.values(), launch.token):
+    elif launch is not None and launch.instance_id is None and _is_open(machine, launch, ours.values(), world):
         look = view.instances_by_token(launch.token)
         begun.append(look.begun)
         missing_for = look.empty_for
@@ -128,6 +129,13 @@ def _addresses(desired: Desired, ec2: Ec2Target, view: CloudView, world: World) 
         return addresses.observe(desired, ec2.elastic_ip, view, world, is_declared=ec2.elastic_ip is not None)
     except OperatorError as error:
         return ObservedAddresses(error=error)
+
+
+def _is_open(machine: Desired | Leaving, launch: LaunchStatus, shown: Iterable[Instance], world: World) -> bool:
+    """Whether EC2 has to be asked what came of the launch. One that waits for its turn, and of which every call was
+    answered, has made nothing; fifty of them would be asked for again and again."""
+    is_waiting = isinstance(machine, Desired) and launch.token in world.answered_launches
+    return not is_waiting and not _has_token(shown, launch.token)
 
 
 def _has_token(instances: Iterable[Instance], token: str) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Retry
+from nixops_operator.errors import TurnKept
 
 WAITED_FOR = timedelta(seconds=5)
 """A turn that comes within this is waited for; passes have better to do than to wait longer."""
@@ -40,12 +40,13 @@ class Limit:
 
 # Published for the default account: RunInstances and StartInstances 5 and 2 a second, Terminate 100 and 5, tags 100
 # and 10, rules 50 and 5, other changes 50 and 5, looks by filter or page 100 and 20. What is left is for others; of
-# launches and starts, which are scarce, just enough that calls which arrive closer together than they left are taken.
+# launches and starts, which are scarce, just enough that calls which arrive closer together than they left are taken;
+# of changes, of which a new machine with an address takes two, a tenth.
 LAUNCHES, STARTS = Limit(4, 1.95), Limit(4, 1.95)
 ENDS = Limit(20, 5)
 TAGS = Limit(20, 5)
 RULES = Limit(10, 2)
-CHANGES = Limit(20, 2)
+CHANGES = Limit(40, 4.5)
 LOOKS = Limit(50, 10)
 _OF_OPERATION = {
     "RunInstances": ("launches", LAUNCHES),
@@ -121,13 +122,13 @@ class Quota:
         self._buckets: dict[str, Bucket] = {}
 
     async def turn(self, operation: str) -> None:
-        """Returns when the call may be sent. Raises Retry (`Throttled`) with the time to come again, if that is later
-        than anybody waits for; then nothing was sent."""
+        """Returns when the call may be sent. Raises TurnKept (`Throttled`) with the time to come again, if that is
+        later than anybody waits for; then nothing was sent."""
         bucket = self._bucket(operation)
         while bucket is not None and (wait := bucket.take(self._monotonic())) > 0:
             if wait > WAITED_FOR.total_seconds():
                 text = f"{operation}: more calls wait than EC2 takes at once; this one has its turn kept"
-                raise Retry(Reason.THROTTLED, text, timedelta(seconds=wait)).as_refusal()
+                raise TurnKept(Reason.THROTTLED, text, timedelta(seconds=wait)).as_refusal()
             await asyncio.sleep(wait)
 
     def refused(self, operation: str) -> None:
