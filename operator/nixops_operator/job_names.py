@@ -10,6 +10,7 @@ host:<host>:<activation id>:<action>  one step of one activation
 host:<host>:keys:<hash>               brings the keys that differ, by what they are to be
 dry-activate:<host>:<toplevel>:<current>  what the one would do to a machine that runs the other
 host:<host>:adopt:<toplevel>          makes what runs the profile and boot entry
+host:<host>:detach:<volume>           detaches a volume that nothing on the machine uses
 host:<host>:grow:<volume>:<GiB>       grows the root file system into its disk
 host:<host>:stop-build                ends a build that the machine does for nobody any more
 host:<host>:own, host:<host>:disown   writes on a given host whose it is, and takes that off
@@ -83,6 +84,10 @@ def host_key(host_id: str) -> str:
 
 def grow(host_id: str, volume_id: str, size_gib: int) -> str:
     return f"{HOST}:{host_id}:grow:{volume_id}:{size_gib}"
+
+
+def detach(host_id: str, volume_id: str) -> str:
+    return f"{HOST}:{host_id}:detach:{volume_id}"
 
 
 def own(host_id: str) -> str:

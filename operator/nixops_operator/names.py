@@ -152,6 +152,12 @@ def client_token(cluster_id: str, uid: str, attempt: int) -> str:
     return "n1-" + base64.b32encode(digest).decode().lower()[:48]
 
 
+def volume_token(cluster_id: str, uid: str, entry: str, attempt: int) -> str:
+    """ClientToken of the CreateVolume of a machine's volume; as `client_token`."""
+    digest = hashlib.sha256(f"{cluster_id}|{uid}|{entry}|{attempt}".encode()).digest()
+    return "v1-" + base64.b32encode(digest).decode().lower()[:48]
+
+
 def owner_tags(cluster_id: str, namespace: str, name: str, uid: str) -> dict[str, str]:
     """Tags of everything made for one object. Cluster and uid are what things are found by; the rest is for people and
     IAM policies."""
@@ -187,6 +193,11 @@ def key_pair_tags(
 def is_ours(tags: Mapping[str, str], cluster_id: str, uid: str) -> bool:
     """Whether tags say that the object of that uid, in that cluster, made the thing."""
     return tags.get(CLUSTER_TAG) == cluster_id and tags.get(UID_TAG) == uid
+
+
+def owner_and_entry(tags: Mapping[str, str]) -> str:
+    """`<uid>/<entry>`: what a thing's absence is counted by while its id is not known."""
+    return f"{tags.get(UID_TAG, '')}/{tags.get(ENTRY_TAG, '')}"
 
 
 def attempt_of(tags: Mapping[str, str]) -> int:

@@ -756,6 +756,94 @@ async def test_a_volume_is_tagged_as_anything_else(world: World) -> None:
     assert (await the_root_volume(world)).tags == instance.tags
 
 
+ENTRY = TAGS | {"nixops.dev:entry": "data"}
+DATA = VolumeSettings(10, "gp3", 3000, 125, encrypted=False)
+
+
+async def new_volume(world: World, token: str = "v1-one", zone: str = "us-west-2a", **changes: Any) -> str:
+    return await world.cloud.create_volume(zone, replace(DATA, **changes), ENTRY, token)
+
+
+async def the_volume(world: World, volume_id: str) -> Volume:
+    return (await world.cloud.sweep_volumes(CLUSTER))[volume_id]
+
+
+async def test_a_volume_is_made_once_for_each_token(world: World) -> None:
+    volume_id = await new_volume(world)
+
+    assert await new_volume(world) == volume_id
+    assert await new_volume(world, "v1-two") != volume_id
+    assert await the_volume(world, volume_id) == Volume(volume_id, "available", "us-west-2a", DATA, ENTRY)
+
+
+async def test_a_token_with_other_parameters_makes_no_volume(world: World) -> None:
+    await new_volume(world)
+
+    with pytest.raises(Lost) as refused:
+        await new_volume(world, size_gib=20)
+
+    assert refused.value.reason is Reason.LAUNCH_AMBIGUOUS
+    assert len(await world.cloud.sweep_volumes(CLUSTER)) == 1
+
+
+async def test_a_volume_without_a_token_is_not_made(world: World) -> None:
+    with pytest.raises(ValueError, match="token"):
+        await new_volume(world, "")
+
+
+async def test_a_volume_is_attached_and_detached_and_stays(world: World) -> None:
+    instance = await running(world)
+    volume_id = await new_volume(world, zone=instance.zone)
+
+    for _ in range(2):
+        await world.cloud.attach_volume(volume_id, instance.id, "/dev/sdf")
+        volume = await the_volume(world, volume_id)
+        assert (volume.state, volume.instance_id, volume.device) == ("in-use", instance.id, "/dev/sdf")
+    for _ in range(2):
+        await world.cloud.detach_volume(volume_id, instance.id)
+        volume = await the_volume(world, volume_id)
+        assert (volume.state, volume.instance_id, volume.attachment) == ("available", "", "")
+
+
+async def test_a_volume_is_attached_once_to_a_free_device_of_its_zone(world: World) -> None:
+    instance = await running(world)
+    there, other = await new_volume(world, zone=instance.zone), await new_volume(world, "v1-two", instance.zone)
+    elsewhere = await new_volume(world, "v1-three", "us-west-2b" if instance.zone != "us-west-2b" else "us-west-2a")
+    await world.cloud.attach_volume(there, instance.id, "/dev/sdf")
+
+    with pytest.raises(Retry):
+        await world.cloud.attach_volume(there, instance.id, "/dev/sdg")
+    for volume_id, device in ((other, "/dev/sdf"), (elsewhere, "/dev/sdg")):
+        with pytest.raises(Blocked) as refused:
+            await world.cloud.attach_volume(volume_id, instance.id, device)
+        assert refused.value.reason is Reason.INVALID_SPEC
+
+
+async def test_an_attached_volume_is_not_deleted_and_a_free_one_is(world: World) -> None:
+    instance = await running(world)
+    volume_id = await new_volume(world, zone=instance.zone)
+    await world.cloud.attach_volume(volume_id, instance.id, "/dev/sdf")
+    with pytest.raises(Retry) as refused:
+        await world.cloud.delete_volume(volume_id)
+    assert refused.value.reason is Reason.DELETING
+
+    await world.cloud.detach_volume(volume_id, instance.id)
+    for _ in range(2):
+        await world.cloud.delete_volume(volume_id)
+    assert await world.cloud.get_volume(volume_id) is None
+
+
+async def test_a_volume_that_was_attached_outlives_its_instance(world: World) -> None:
+    instance = await running(world)
+    volume_id = await new_volume(world, zone=instance.zone)
+    await world.cloud.attach_volume(volume_id, instance.id, "/dev/sdf")
+
+    await world.cloud.terminate_instance(instance.id)
+    await world.until(instance.id, InstanceState.TERMINATED)
+
+    assert await the_volume(world, volume_id) == Volume(volume_id, "available", instance.zone, DATA, ENTRY)
+
+
 async def test_changing_an_unknown_volume_proves_nothing(world: World) -> None:
     with pytest.raises(Retry) as refused:
         await world.cloud.modify_volume("vol-0123456789abcdef0", VolumeSettings(size_gib=20))
@@ -1342,6 +1430,29 @@ async def _placed(world: World, instance_id: str) -> None:
     await world.cloud.set_placement_group(instance_id, "near")
 
 
+async def _attach(world: World, instance_id: str) -> None:
+    zone = (await the_instance(world)).zone
+    await world.cloud.attach_volume(await new_volume(world, zone=zone), instance_id, "/dev/sdf")
+
+
+async def _detach(world: World, instance_id: str) -> None:
+    await world.cloud.detach_volume(await _attached_once(world, instance_id), instance_id)
+
+
+async def _attached_once(world: World, instance_id: str) -> str:
+    """Attached, the first time that this is called."""
+    known = [one.id for one in (await world.cloud.sweep_volumes(CLUSTER)).values() if one.tags == ENTRY]
+    if not known:
+        await _attach(world, instance_id)
+    return known[0] if known else await new_volume(world, zone=(await the_instance(world)).zone)
+
+
+async def _delete(world: World) -> None:
+    """A volume that is there the first time, and gone the second."""
+    made = [one.id for one in (await world.cloud.sweep_volumes(CLUSTER)).values() if one.tags == ENTRY]
+    await world.cloud.delete_volume(made[0] if made else "vol-0123456789abcdef0")
+
+
 async def _enlarge(world: World) -> None:
     """Until EC2 has done with the last one it takes no other, not even the same."""
     try:
@@ -1380,6 +1491,10 @@ CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] =
         instance_id, MetadataOptions(hop_limit=2)
     ),
     "ec2.set_placement_group": lambda world, _, instance_id, __: _placed(world, instance_id),
+    "ec2.create_volume": lambda world, *_: new_volume(world),
+    "ec2.attach_volume": lambda world, _, instance_id, __: _attach(world, instance_id),
+    "ec2.detach_volume": lambda world, _, instance_id, __: _detach(world, instance_id),
+    "ec2.delete_volume": lambda world, *_: _delete(world),
     "ec2.modify_volume": lambda world, *_: _enlarge(world),
     "ec2.create_tags": lambda world, _, instance_id, __: world.cloud.create_tags([instance_id], {"a": "b"}),
     "ec2.delete_tags": lambda world, _, instance_id, __: world.cloud.delete_tags([instance_id], ["Name"]),
@@ -1389,6 +1504,8 @@ CALLS: dict[str, Callable[[World, str, str, dict[Rule, str]], Awaitable[Any]]] =
 @pytest.mark.parametrize("effect", sorted(OPERATIONS.keys() - set(OF_ADDRESSES)))
 async def test_a_lost_reply_is_told_and_the_call_may_be_repeated(world: World, effect: str) -> None:
     prepared = await _prepare(world)
+    if effect == "ec2.delete_volume":
+        await new_volume(world)
     world.drop_reply(effect)
     with pytest.raises(OutcomeUnknown):
         await CALLS[effect](world, *prepared)

@@ -330,7 +330,12 @@ class Worlds:
                 for one in cloud.instances.values()
             ),
             "volumes": sorted(
-                (str(one.settings), sorted(key for key in one.tags if not key.startswith("nixops.dev:")))
+                (
+                    str(one.settings),
+                    one.tags.get(names.ENTRY_TAG, ""),
+                    (one.state, one.device, names.RETAINED_TAG in one.tags),
+                    sorted(key for key in one.tags if not key.startswith("nixops.dev:")),
+                )
                 for one in cloud.volumes.values()
             ),
             "hosts": sorted(
@@ -356,7 +361,7 @@ class Worlds:
             ),
             "retained": sum(
                 names.RETAINED_TAG in one.tags
-                for things in (cloud.instances, cloud.security_groups, cloud.key_pairs, cloud.addresses)
+                for things in (cloud.instances, cloud.security_groups, cloud.key_pairs, cloud.addresses, cloud.volumes)
                 for one in things.values()  # type: ignore[attr-defined]  # all have tags
             ),
             "secrets of nobody": sorted(

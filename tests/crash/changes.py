@@ -14,7 +14,7 @@ from crash.bench import HOWS, OURS, Worlds
 from crash.workloads import DEPLOYMENT, SHOP, WORKLOADS, create, other_hardware, reference
 from fakes.kube import Propagation
 from nixops_operator import names
-from nixops_operator.facts.cloud import Address, Instance, InstanceState, KeyPair, SecurityGroup
+from nixops_operator.facts.cloud import Address, Instance, InstanceState, KeyPair, SecurityGroup, Volume
 from nixops_operator.facts.kube import Key, Kind, key_of
 
 LATE = timedelta(seconds=90)
@@ -244,16 +244,17 @@ def _uid(worlds: Worlds) -> str:
     return str(body["metadata"]["uid"]) if body is not None else ""
 
 
-def _ours(worlds: Worlds) -> list[Instance | SecurityGroup | KeyPair | Address]:
+def _ours(worlds: Worlds) -> list[Instance | SecurityGroup | KeyPair | Address | Volume]:
     """Everything in EC2 that is not the account's from the beginning, and not terminated."""
     return list(_things(worlds))
 
 
-def _things(worlds: Worlds) -> Iterator[Instance | SecurityGroup | KeyPair | Address]:
+def _things(worlds: Worlds) -> Iterator[Instance | SecurityGroup | KeyPair | Address | Volume]:
     yield from (one for one in worlds.cloud.instances.values() if one.state.is_live)
     yield from (one for one in worlds.cloud.security_groups.values() if one.name != "default")
     yield from worlds.cloud.key_pairs.values()
     yield from (one for one in worlds.cloud.addresses.values() if one.id not in worlds.judge.by_hand)
+    yield from (one for one in worlds.cloud.volumes.values() if names.ENTRY_TAG in one.tags)
 
 
 CHANGES: dict[str, Change] = {

@@ -15,7 +15,7 @@ from fakes.kube import FakeKube, Secret, key_of
 from nixops_operator import names
 from nixops_operator.deployment.rules import QUOTA
 from nixops_operator.errors import OperatorError
-from nixops_operator.facts.cloud import Address, Instance, InstanceState, KeyPair, SecurityGroup
+from nixops_operator.facts.cloud import Address, Instance, InstanceState, KeyPair, SecurityGroup, Volume
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.facts.kube import Secret as SeenSecret
 from nixops_operator.machine.host_keys import CLIENT_KEY
@@ -80,6 +80,12 @@ class Judge:
         match effect:
             case "ec2.run_instances":
                 self._launch(arguments["token"], arguments["request"])
+            case "ec2.create_volume":
+                self._volume(arguments["token"], {name: value for name, value in arguments.items() if name != "token"})
+            case "ec2.detach_volume":
+                self._detachment(arguments["volume_id"], arguments["instance_id"])
+            case "ec2.delete_volume":
+                self._deletion_of_volume(arguments["volume_id"])
             case "ec2.terminate_instance":
                 self._termination(arguments["instance_id"])
             case "ec2.release_address":
@@ -104,6 +110,29 @@ class Judge:
         self._require(
             token in {one.get("token") for one in recorded}, "a launch was sent before its intent was written"
         )
+
+    def _volume(self, token: str, asked: object) -> None:
+        first = self.requests.setdefault(token, asked)
+        self._require(first == asked, f"token {token} was used with other parameters")
+        recorded = [one for body in self._kube.bodies(Kind.MACHINE) for one in _volumes(body)]
+        self._require(
+            token in {one.get("token") for one in recorded}, "a volume was asked for before its intent was written"
+        )
+
+    def _detachment(self, volume_id: str, instance_id: str) -> None:
+        volume = self._cloud.volumes.get(volume_id)
+        hosts = [one for one in self._hosts.machines.values() if volume is not None and one.mounted.get(volume.device)]
+        self._require(not hosts, f"{volume_id} was detached from {instance_id} while it was mounted")
+
+    def _deletion_of_volume(self, volume_id: str) -> None:
+        volume = self._cloud.volumes.get(volume_id)
+        if volume is None:
+            return
+        self._require(names.RETAINED_TAG not in volume.tags, f"{volume_id} was deleted though it was let go of")
+        owner = self._owner(volume.tags.get(names.UID_TAG))
+        policies = {one["name"]: one["deletionPolicy"] for one in _volumes(owner)} if owner is not None else {}
+        policy = policies.get(volume.tags.get(names.ENTRY_TAG, ""))
+        self._require(policy == "Delete", f"{volume_id} was deleted, and its policy says {policy}")
 
     def _import(self, name: str, public: str, tags: Mapping[str, str]) -> None:
         self.public_keys.setdefault(name, public)
@@ -237,10 +266,10 @@ class Judge:
         ]
         self._require(not left or self.may_leave_untagged, f"{key_of(body)} was let go while {left} was left")
 
-    def _things(self, instances: list[Instance]) -> list[Instance | SecurityGroup | KeyPair | Address]:
+    def _things(self, instances: list[Instance]) -> list[Instance | SecurityGroup | KeyPair | Address | Volume]:
         groups = [one for one in self._cloud.security_groups.values() if one.name != "default"]
         addresses = [one for one in self._cloud.addresses.values() if one.id not in self.by_hand]
-        return [*instances, *groups, *self._cloud.key_pairs.values(), *addresses]
+        return [*instances, *groups, *self._cloud.key_pairs.values(), *addresses, *_data_volumes(self._cloud)]
 
     def _owner(self, uid: str | None) -> Body | None:
         return self._objects.get(uid or "")
@@ -251,6 +280,14 @@ def _other_of(machine: Body | None) -> str | None:
     status = (machine or {}).get("status") or {}
     found: str | None = ((status.get("replacement") or {}).get("other") or {}).get("instanceId")
     return found
+
+
+def _volumes(body: Body) -> list[dict[str, str]]:
+    return list((body.get("status") or {}).get("volumes") or ())
+
+
+def _data_volumes(cloud: FakeCloud) -> list[Volume]:
+    return [one for one in cloud.volumes.values() if names.ENTRY_TAG in one.tags]
 
 
 def _is_held(body: Body | None) -> bool:

@@ -43,6 +43,13 @@ def _machine(name: str, build_on: str) -> dict[str, Any]:
     }
 
 
+def _with_disk(machine: dict[str, Any]) -> dict[str, Any]:
+    machine["target"]["ec2"]["volumes"] = [
+        {"name": "data", "device": "/dev/sdf", "size": 10, "deletionPolicy": "Delete"}
+    ]
+    return machine
+
+
 DEPLOYMENT: dict[str, Any] = {
     "apiVersion": "nixops.dev/v1alpha1",
     "kind": "NixDeployment",
@@ -54,7 +61,7 @@ DEPLOYMENT: dict[str, Any] = {
             {"name": "http", "description": "Web", "ingress": [_port(80)]},
             {"name": "ssh", "description": "SSH", "ingress": [_port(22)]},
         ],
-        "machines": [_machine("db", "Operator"), _machine("web", "Target")],
+        "machines": [_with_disk(_machine("db", "Operator")), _machine("web", "Target")],
     },
 }
 
@@ -123,6 +130,32 @@ def declare(worlds: Worlds) -> None:
     _edit_web(worlds, lambda ec2: ec2.update(DECLARED_LATER))
     left = ("instanceProfile", "terminationProtection", "tags")
     worlds.at_rest.append(lambda worlds: _edit_web(worlds, lambda ec2: [ec2.pop(field) for field in left]))
+
+
+def _disk(name: str, device: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "device": device, "size": 10, **more}
+
+
+def disks(worlds: Worlds) -> None:
+    """Two volumes more, one of them larger later, and then none: one stays once it is unmounted, the other is
+    deleted."""
+    kept, dropped = _disk("kept", "/dev/sdf"), _disk("dropped", "/dev/sdg", deletionPolicy="Delete")
+    _edit_web(worlds, lambda ec2: ec2.update(volumes=[kept, dropped]))
+
+    def drop(worlds: Worlds) -> None:
+        for machine in worlds.hosts.machines.values():
+            machine.mounted["/dev/sdf"] = "/data"
+        _edit_web(worlds, lambda ec2: ec2.update(volumes=[]))
+
+    def unmount(worlds: Worlds) -> None:
+        for machine in worlds.hosts.machines.values():
+            machine.mounted.clear()
+
+    worlds.at_rest += [
+        lambda worlds: _edit_web(worlds, lambda ec2: ec2.update(volumes=[kept, dropped | {"size": 20}])),
+        drop,
+        unmount,
+    ]
 
 
 def _edit_web(worlds: Worlds, change: Callable[[dict[str, Any]], object]) -> None:
@@ -200,6 +233,7 @@ WORKLOADS: dict[str, Callable[[Worlds], None]] = {
     "settle": settle_down,
     "leave": leave,
     "crowd": crowd,
+    "disks": disks,
     "resize": resize,
     "substitute": substitute,
     "rotate": rotate,

@@ -114,6 +114,7 @@ class FakeCloud:
         self.addresses: dict[str, Address] = {}
         self.most_addresses = 5
         self.volumes: dict[str, Volume] = {}
+        self.volume_tokens: dict[str, tuple[tuple[Any, ...], str]] = {}  # token → what it came with, volume id
         self.volume_changes: dict[str, str] = {}  # volume id → state of its last modification
         self.subnets: dict[str, Subnet] = {
             f"subnet-0000000000000000{n}": Subnet(f"subnet-0000000000000000{n}", DEFAULT_VPC, f"{region}{zone}")
@@ -161,6 +162,9 @@ class FakeCloud:
             if (address := self._address_of(instance_id)) is not None:
                 self.addresses[address.id] = replace(address, association_id=None, instance_id=None)
             self.volumes.pop(instance.root_volume_id, None)
+            for volume in self.volumes.values():
+                if volume.instance_id == instance_id:
+                    self.volumes[volume.id] = _free(volume)
             instance = replace(instance, root_volume_id="")
         self.instances[instance_id] = replace(
             instance,
@@ -622,6 +626,61 @@ class FakeCloud:
             raise Retry(Reason.DELETING, f"ReleaseAddress: {text}").as_refusal()
         del self.addresses[allocation_id]
 
+    @effect("ec2.create_volume")
+    async def create_volume(self, zone: str, settings: VolumeSettings, tags: Mapping[str, str], token: str) -> str:
+        if not token:
+            raise ValueError("create_volume needs the volume's own token")
+        asked = (zone, settings, dict(tags))
+        if token in self.volume_tokens:
+            before, volume_id = self.volume_tokens[token]
+            if before != asked:
+                text = "CreateVolume: IdempotentParameterMismatch: other parameters before"
+                raise Lost(Reason.LAUNCH_AMBIGUOUS, text).as_refusal()
+            return volume_id
+        if settings.size_gib is None:
+            raise Blocked(Reason.INVALID_SPEC, "CreateVolume: MissingParameter: size").as_refusal()
+        volume_id = self._new_id("vol")
+        self.volume_tokens[token] = (asked, volume_id)
+        self.volumes[volume_id] = Volume(volume_id, "available", zone, _settings(settings), dict(tags))
+        self._made(volume_id)
+        return volume_id
+
+    @effect("ec2.attach_volume")
+    async def attach_volume(self, volume_id: str, instance_id: str, device: str) -> None:
+        volume, instance = self._volume(volume_id), self._instance(instance_id)
+        if (volume.instance_id, volume.device) == (instance_id, device):
+            return
+        if volume.instance_id:
+            text = f"AttachVolume: VolumeInUse: {volume_id} is already attached to an instance"
+            raise Retry(Reason.PENDING, text).as_refusal()
+        if volume.zone != instance.zone:
+            text = f"AttachVolume: InvalidVolume.ZoneMismatch: {volume_id} is not in {instance.zone}"
+            raise Blocked(Reason.INVALID_SPEC, text).as_refusal()
+        if instance.state not in (InstanceState.RUNNING, InstanceState.STOPPED):
+            text = f"AttachVolume: IncorrectState: Instance '{instance_id}' is not 'running'."
+            raise Retry(Reason.PENDING, text).as_refusal()
+        if any((one.instance_id, one.device) == (instance_id, device) for one in self.volumes.values()):
+            text = f"AttachVolume: InvalidParameterValue: {device} is already in use"
+            raise Blocked(Reason.INVALID_SPEC, text).as_refusal()
+        self.volumes[volume_id] = replace(
+            volume, state="in-use", instance_id=instance_id, device=device, attachment="attached"
+        )
+
+    @effect("ec2.detach_volume")
+    async def detach_volume(self, volume_id: str, instance_id: str) -> None:
+        volume = self._volume(volume_id)
+        if volume.instance_id == instance_id:
+            self.volumes[volume_id] = _free(volume)
+
+    @effect("ec2.delete_volume")
+    async def delete_volume(self, volume_id: str) -> None:
+        if volume_id not in self.volumes or not self.is_shown(volume_id):
+            return
+        if self.volumes[volume_id].instance_id:
+            text = f"DeleteVolume: VolumeInUse: {volume_id} is currently attached"
+            raise Retry(Reason.DELETING, text).as_refusal()
+        del self.volumes[volume_id]
+
     @effect("ec2.modify_volume")
     async def modify_volume(self, volume_id: str, changes: VolumeSettings) -> None:
         volume = self._volume(volume_id)
@@ -732,15 +791,16 @@ class FakeCloud:
 
     def _new_root_volume(self, instance: Instance, request: LaunchRequest) -> None:
         asked = request.root_volume.settings if request.root_volume is not None else VolumeSettings()
-        settings = VolumeSettings(
-            asked.size_gib or 4,
-            asked.type or "gp3",
-            asked.iops or 3000,
-            asked.throughput_mib or 125,
-            bool(asked.encrypted),
-        )
+        settings = _settings(replace(asked, size_gib=asked.size_gib or 4))
         self.volumes[instance.root_volume_id] = Volume(
-            instance.root_volume_id, "in-use", instance.zone, settings, dict(request.tags)
+            instance.root_volume_id,
+            "in-use",
+            instance.zone,
+            settings,
+            dict(request.tags),
+            instance.id,
+            "/dev/xvda",
+            "attached",
         )
         self._made(instance.root_volume_id)
 
@@ -914,6 +974,23 @@ def _attributes(request: LaunchRequest) -> dict[InstanceAttribute, bool | str]:
         usual = "standard" if request.instance_type.startswith("t2.") else "unlimited"
         found[InstanceAttribute.CREDITS] = request.credits or usual
     return found
+
+
+def _free(volume: Volume) -> Volume:
+    return replace(volume, state="available", instance_id="", device="", attachment="")
+
+
+def _settings(asked: VolumeSettings) -> VolumeSettings:
+    """With what EC2 gives where nothing is said."""
+    kind = asked.type or "gp3"
+    is_gp3 = kind == "gp3"
+    return VolumeSettings(
+        asked.size_gib,
+        kind,
+        asked.iops or (3000 if is_gp3 else None),
+        asked.throughput_mib or (125 if is_gp3 else None),
+        bool(asked.encrypted),
+    )
 
 
 def _lag(lag: Lag, name: str) -> timedelta:

@@ -200,6 +200,7 @@ class FakeMachine:
         self.keys: dict[str, Remembered] = {}  # path → what was delivered there
         self.running_units: set[str] = set()
         self.restarted: list[str] = []  # units, by `deliver_keys`
+        self.mounted: dict[str, str] = {}  # device → where
         self.grown = 0  # how often the root file system was grown into its disk
         self.activations: dict[str, Activation] = {}
         self.active: str | None = None
@@ -765,6 +766,10 @@ class FakeHost:
     @effect("host.install_host_key")
     async def install_host_key(self, public: str) -> bool:
         return self._reached().install_host_key(public)
+
+    @effect("disk_users")
+    async def disk_users(self, volume_id: str, device: str) -> str:
+        return self._reached().mounted.get(device, "")
 
     @effect("host.grow_root")
     async def grow_root(self) -> None:

@@ -15,7 +15,7 @@ from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.cloud import Volume, VolumeSettings
 from nixops_operator.jobs import Done, Failed, JobState, Running
 from nixops_operator.machine import steps
-from nixops_operator.machine.root_volume import to_change
+from nixops_operator.machine.root_volume import declared, to_change
 from nixops_operator.planning import Plan
 from unit.builders import COPIED, UID, cloud, ec2_machine, host, instance, launch, planned, ran, ready, seen
 
@@ -60,7 +60,7 @@ def shown(**settings: Any) -> Volume:
     ],
 )
 def test_what_ec2_can_change_is_changed_and_nothing_else(wanted, changes):
-    assert to_change(machine(wanted).spec.target.ec2, VOLUME) == changes
+    assert to_change(declared(machine(wanted).spec.target.ec2), VOLUME) == changes
     expected = (steps.ModifyVolume("vol-1", changes),) if changes is not None else ()
     assert tuple(one for one in plan_of(machine(wanted)).steps if isinstance(one, steps.ModifyVolume)) == expected
 
@@ -91,7 +91,7 @@ def test_report_leaves_what_was_changed_by_hand_and_tells_it():
     ],
 )
 def test_ec2_is_not_asked_for_another_change_while_it_is_at_work_on_one(state, pause):
-    plan = plan_of(machine({"iops": 4000}), root_volume_change=state)
+    plan = plan_of(machine({"iops": 4000}), volume_changes={"vol-1": state})
 
     assert plan.steps == ()
     assert "EC2 is at work on its last change" in plan.verdict.message
@@ -100,7 +100,7 @@ def test_ec2_is_not_asked_for_another_change_while_it_is_at_work_on_one(state, p
 
 @pytest.mark.parametrize("state", ["", "completed", "failed"])
 def test_a_change_that_has_ended_is_no_hindrance(state):
-    assert plan_of(machine({"iops": 4000}), root_volume_change=state).steps != ()
+    assert plan_of(machine({"iops": 4000}), volume_changes={"vol-1": state}).steps != ()
 
 
 def test_a_smaller_volume_is_refused_with_words():
@@ -194,7 +194,7 @@ def test_the_file_system_is_grown_once_into_each_size(status, jobs, expected):
 
 
 def test_nothing_is_grown_while_ec2_makes_the_volume_larger():
-    plan = plan_of(machine({"size": 30}, {}), root_volume_change="modifying")
+    plan = plan_of(machine({"size": 30}, {}), volume_changes={"vol-1": "modifying"})
 
     assert plan.steps == ()
 

@@ -399,6 +399,15 @@ _NO_THROUGHPUT = "throughput is given of gp3 alone"
 _MORE_IOPS = "io1 and io2 need iops"
 
 
+def _judge_performance(kind: VolumeType | None, iops: int | None, throughput: int | None) -> None:
+    if kind in (VolumeType.IO1, VolumeType.IO2) and iops is None:
+        raise ValueError(_MORE_IOPS)
+    if iops is not None and kind is not None and kind not in _IOPS_OF:
+        raise ValueError(_NO_IOPS)
+    if throughput is not None and kind not in (None, VolumeType.GP3):
+        raise ValueError(_NO_THROUGHPUT)
+
+
 class RootVolume(SpecModel):
     """The disk that an instance boots from."""
 
@@ -429,13 +438,57 @@ class RootVolume(SpecModel):
 
     @model_validator(mode="after")
     def _values_go_together(self) -> Self:
-        if self.type in (VolumeType.IO1, VolumeType.IO2) and self.iops is None:
-            raise ValueError(_MORE_IOPS)
-        if self.iops is not None and self.type is not None and self.type not in _IOPS_OF:
-            raise ValueError(_NO_IOPS)
-        if self.throughput is not None and self.type not in (None, VolumeType.GP3):
-            raise ValueError(_NO_THROUGHPUT)
+        _judge_performance(self.type, self.iops, self.throughput)
         return self
+
+
+class DataVolume(SpecModel):
+    """A disk beside the one that an instance boots from; it outlives instances."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel_rules(
+            always=(
+                (f"!has(self.iops) || !has(self.type) || self.type in {list(_IOPS_OF)}", _NO_IOPS),
+                ("!has(self.throughput) || !has(self.type) || self.type == 'gp3'", _NO_THROUGHPUT),
+                ("!has(self.type) || !(self.type in ['io1', 'io2']) || has(self.iops)", _MORE_IOPS),
+            ),
+        )
+    )
+
+    name: Annotated[str, StringConstraints(max_length=32, pattern="^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+    """It is known by this name for life; another name is another, empty volume."""
+    device: Annotated[str, StringConstraints(max_length=8, pattern="^/dev/sd[f-p]$")]
+    """Where it is attached. NixOS on EC2 makes a link of this name to the disk (services.udev.packages of
+    amazon-image.nix), for fileSystems.<path>.device."""
+    size: Annotated[int, Field(ge=1, le=65536)]
+    """GiB. A larger one is carried out while it is in use; EC2 makes no volume smaller."""
+    type: VolumeType | None = None
+    """Absent: gp3 for a new one. A change is carried out while it is in use."""
+    iops: Annotated[int, Field(ge=100, le=256000)] | None = None
+    """As of the root volume."""
+    throughput: Annotated[int, Field(ge=125, le=2000)] | None = None
+    """As of the root volume."""
+    encrypted: bool | None = None
+    """With the account's default KMS key, for life. Absent: as the account says."""
+    deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
+    """What becomes of it when it leaves the spec, or the machine is deleted. Retain: it stays, tagged as retained.
+    Delete: it is deleted, with what is in it."""
+
+    @model_validator(mode="after")
+    def _values_go_together(self) -> Self:
+        _judge_performance(self.type, self.iops, self.throughput)
+        return self
+
+
+_TWO_ON_ONE_DEVICE = "two volumes have the same device"
+
+
+def _on_devices_of_their_own(volumes: tuple[DataVolume, ...]) -> tuple[DataVolume, ...]:
+    if len({volume.device for volume in volumes}) < len(volumes):
+        raise ValueError(_TWO_ON_ONE_DEVICE)
+    if len({volume.name for volume in volumes}) < len(volumes):
+        raise ValueError("two volumes have the same name")
+    return volumes
 
 
 class Ec2Target(SpecModel):
@@ -514,6 +567,17 @@ class Ec2Target(SpecModel):
     instanceType."""
     root_volume: RootVolume | None = None
     """The disk that it boots from. It goes with its instance."""
+    volumes: Annotated[
+        tuple[DataVolume, ...],
+        Field(max_length=11, json_schema_extra=MERGED_BY_NAME),
+        AfterValidator(_on_devices_of_their_own),
+        Field(
+            json_schema_extra=cel_rules(
+                ("self.all(one, self.exists_one(other, other.device == one.device))", _TWO_ON_ONE_DEVICE)
+            )
+        ),
+    ] = ()
+    """Disks beside it, each made once and attached before the system is activated; they outlive the instance."""
 
     user_data_extra: UserDataExtra | None = None
     """Lines for programs on the machine, which read them in /etc/ec2-metadata/user-data; readable for everybody who may

@@ -180,6 +180,27 @@ class RootVolumeStatus(StatusModel):
     """Size of the volume when the root file system was grown into it."""
 
 
+class VolumeStatus(StatusModel):
+    """One of spec.target.ec2.volumes; written before EC2 is asked for it, kept until it is let go of."""
+
+    name: Word
+    """Its name in the spec."""
+    attempt: int = 1
+    """Number of the creation, from 1."""
+    token: Word | None = None
+    """ClientToken of the creation."""
+    zone: Word = ""
+    """Where it is made."""
+    settings: Line = "{}"
+    """What it is made as: JSON."""
+    deletion_policy: Word = "Retain"
+    """What becomes of it when it leaves the spec, or the machine is deleted."""
+    called_at: Timestamp | None = None
+    """When EC2 was asked for it last, as far as it was noted."""
+    volume_id: Word | None = None
+    """EC2's id, once it is known."""
+
+
 class RestartsStatus(StatusModel):
     """Lives of the instance that ended soon: starts and launches since it last ran undisturbed for ten minutes."""
 
@@ -364,6 +385,8 @@ class NixMachineStatus(StatusModel):
     """A replacement of an instance that lives; absent when there is none."""
     root_volume: RootVolumeStatus | None = None
     """The root volume, where the spec says how large it is."""
+    volumes: Annotated[tuple[VolumeStatus, ...], Field(max_length=52, json_schema_extra=MERGED_BY_NAME)] = ()
+    """Data volumes that were asked for, and that were not let go of."""
     restarts: RestartsStatus | None = None
     """Starts and launches of late; absent when there were none."""
     silence: SilenceStatus | None = None

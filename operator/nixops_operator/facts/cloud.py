@@ -81,6 +81,14 @@ class Volume:
     zone: str
     settings: VolumeSettings
     tags: Mapping[str, str]
+    instance_id: str = ""  # that it is attached to, or on its way to or from; empty: none
+    device: str = ""  # there
+    attachment: str = ""  # its state: attaching, attached, detaching, busy
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is neither deleted nor on its way there."""
+        return self.state not in ("deleting", "deleted")
 
 
 VOLUME_CHANGING = ("modifying", "optimizing")

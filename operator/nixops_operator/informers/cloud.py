@@ -96,6 +96,8 @@ class _Sweep(Question[Swept[S]]):
         oldest = begun - ABSENCE_KEPT.total_seconds()
         self._absences = {name: one for name, one in self._absences.items() if one.asked_at > oldest}
         shown = answer.keys() | {getattr(one, "name", "") for one in answer.values()}
+        if any("/" in name for name in self._absences):
+            shown |= {names.owner_and_entry(one.tags) for one in answer.values()}
         for name, absence in self._absences.items():
             if name in shown:
                 absence.first = absence.last = None
@@ -283,7 +285,7 @@ class CloudInformer:
         """Those that would show a thing of that id or name."""
         if thing.startswith("i-"):
             return (self.instances,)
-        if thing.startswith("vol-"):
+        if thing.startswith("vol-") or "/" in thing:
             return (self.volumes,)
         return (self.security_groups,) if thing.startswith("sg-") else (self.security_groups, self.key_pairs)
 
@@ -385,8 +387,9 @@ class CloudView:
         return self._moving(("volume change", volume_id), lambda: cloud.volume_change(volume_id)).answer
 
     def missing_for(self, thing: str) -> timedelta | None:
-        """From the first to the last of the complete sweeps in a row that missed a thing: an instance or group of that
-        id (`i-…`, `sg-…`), or else a group or key pair of that name. Zero after one; None where the last one showed it.
+        """From the first to the last of the complete sweeps in a row that missed a thing: an instance, group or volume
+        of that id (`i-…`, `sg-…`, `vol-…`), a volume of that owner's entry (`<uid>/<entry>`), or else a group or key
+        pair of that name. Zero after one; None where the last one showed it.
 
         Only sweeps count that began after this was asked for first, and after `note_write` named the thing last; None
         while there is none. Never raises.

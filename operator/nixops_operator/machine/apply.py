@@ -28,6 +28,7 @@ from nixops_operator.machine import (
     silence,
     steps,
     termination,
+    volumes,
 )
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.jobs import start_disowning, start_job
@@ -107,8 +108,8 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
             return await addresses.apply(step, desired, body, await _view(desired, world), world)
         case keys.DeliverKeys():
             keys.start(step, desired, world)
-        case steps.RecordGrown(root_volume):
-            return await world.kube.write_intent(body, {"rootVolume": written(root_volume)})
+        case steps.VolumeStep():
+            return await volumes.apply(step, desired, body, await _view(desired, world), world)
         case (
             steps.StartInstance() | steps.SetAttribute() | steps.RemoveTags() | steps.TagVolume() | steps.ModifyVolume()
         ):
@@ -130,6 +131,8 @@ async def _apply_leaving(step: Step, leaving: Leaving, body: Body, world: World)
             if isinstance(step, addresses.ReleaseAddress):
                 await _proof_of_deletion(leaving, world)
             return await addresses.apply(step, leaving, body, await _view(leaving, world), world)
+        case steps.VolumeStep():
+            return await volumes.apply(step, leaving, body, await _view(leaving, world), world)
         case steps.DisownHost():
             start_disowning(step, leaving, world)
         case _:

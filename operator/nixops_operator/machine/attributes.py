@@ -324,9 +324,13 @@ OF_OTHER_CHECKS = {
         "allocated, associated, disassociated and released beside the running instance",
         "`UpToDate` with `InstanceDrift`",
     ),
+    "volumes": (
+        "made and attached, changed while in use; off the spec, detached when the system without it runs",
+        "`InfrastructureReady` with `Provisioning` until it is done; what EC2 cannot change: `ChangeForbidden`",
+    ),
 }
-"""Fields of Ec2Target that are no attribute of an instance: what a change means, and how it is told. power.py and
-addresses.py have the checks."""
+"""Fields of Ec2Target that are no attribute of an instance: what a change means, and how it is told. power.py,
+addresses.py and volumes.py have the checks."""
 
 _BY_FIELD = {row.field: row for row in ATTRIBUTES}
 

@@ -12,7 +12,7 @@ from nixops_operator import absence, account, job_names, names, retain
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.jobs import Failed
-from nixops_operator.machine import addresses, steps
+from nixops_operator.machine import addresses, steps, volumes
 from nixops_operator.machine.desired import Leaving
 from nixops_operator.machine.observed import ObservedCloud, ObservedLeaving, ids
 from nixops_operator.planning import SOON, Finding
@@ -33,7 +33,8 @@ def way_out(leaving: Leaving, observed: ObservedLeaving, now: datetime) -> Seque
         retains = leaving.retains and cloud.error is not None
         return (account.unreachable(leaving, error, told, retains=retains, is_over=is_over),)
     going = _retained(cloud, is_over) if leaving.retains else _terminated(cloud)
-    return going or _answered(leaving, cloud) or addresses.way_out(leaving, cloud) or (_GONE,)
+    beside = (*addresses.way_out(leaving, cloud), *volumes.way_out(leaving, cloud))
+    return going or _answered(leaving, cloud) or beside or (_GONE,)
 
 
 _GONE = Finding(Outcome.GONE)

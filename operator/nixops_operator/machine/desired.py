@@ -28,6 +28,7 @@ from nixops_operator.api.status import (
     SilenceStatus,
     StopStatus,
     SystemStatus,
+    VolumeStatus,
     read,
 )
 from nixops_operator.facts.kube import Body, Kind, controller_of
@@ -94,6 +95,15 @@ class _Remembered(ReconciledObject):
     def root_volume(self) -> RootVolumeStatus | None:
         """As far as its file system was grown."""
         return read(RootVolumeStatus, self.status.get("rootVolume"))
+
+    @cached_property
+    def volumes(self) -> tuple[VolumeStatus, ...]:
+        """Data volumes that EC2 was, or is about to be, asked for."""
+        found = (read(VolumeStatus, one) for one in self.status.get("volumes") or ())
+        return tuple(one for one in found if one is not None)
+
+    def volume(self, name: str) -> VolumeStatus | None:
+        return next((one for one in self.volumes if one.name == name), None)
 
     @cached_property
     def restarts(self) -> RestartsStatus | None:

@@ -165,7 +165,8 @@ def _tags_to_go(desired: Desired, cloud: ObservedCloud, instance: Instance) -> S
         return ()
     kept = steps.RecordTagKeys(tuple(sorted(applied - surplus)))
     volume = cloud.root_volume
-    tagged = {instance.id: instance.tags} | ({volume.id: volume.tags} if volume is not None else {})
+    of_volumes = (*((volume,) if volume is not None else ()), *cloud.volumes)
+    tagged = {instance.id: instance.tags} | {one.id: one.tags for one in of_volumes}
     present = tuple(sorted(surplus & {key for tags in tagged.values() for key in tags}))
     if not present and cloud.volumes_error is not None:
         return ()  # its volume may still carry them

@@ -20,7 +20,7 @@ from nixops_operator.facts.nix import (
     Waiting,
     configuration_path,
 )
-from nixops_operator.machine import build_on_target_job, steps
+from nixops_operator.machine import build_on_target_job, steps, volumes
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observe_host import owner_of
 from nixops_operator.machine.observe_system import reader_of
@@ -53,6 +53,8 @@ def start_job(step: Step, desired: Desired, world: World) -> None:
             start(job, key, lambda _: build_on_target_job.stop(desired, world), keep=False)
         case steps.OwnHost(job):
             start(job, key, lambda _: _own(step, desired, world), keep=False)
+        case steps.DetachVolume(job):
+            start(job, key, lambda _: volumes.detach(step, desired, world), keep=False)
         case steps.GrowRoot(job):
             start(job, key, lambda _: world.hosts.of(key).host().grow_root())
         case steps.DryActivate(job, toplevel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,11 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import LaunchStatus
 from nixops_operator.ec2.rules import admits_port
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
-from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair, Subnet, Volume
+from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair, Subnet, Volume, VolumeSettings
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.informers.cloud import CloudView
 from nixops_operator.informers.snapshot import CloudSnapshot
-from nixops_operator.machine import addresses, host_keys, replacement, root_volume, subnets
+from nixops_operator.machine import addresses, host_keys, replacement, root_volume, subnets, volumes
 from nixops_operator.machine.addresses import ObservedAddresses
 from nixops_operator.machine.attributes import declare, hidden, of_another
 from nixops_operator.machine.declared import Declared, Resolved
@@ -59,7 +59,7 @@ async def observe_leaving(leaving: Leaving, world: World) -> ObservedCloud:
         view = await world.cloud(leaving.key, leaving.uids, leaving.aws or AwsSettings(), is_leaving=True)
         seen = _instances(leaving, view, view.snapshot(leaving.uids, leaving.uids - {leaving.uid}), world)
         found = addresses.observe(leaving, None, view, world, is_declared=leaving.declares_address)
-        return replace(seen, addresses=found)
+        return _with_volumes(replace(seen, addresses=found), leaving, view, world)
     except OperatorError as error:
         return ObservedCloud(error=error)
 
@@ -190,6 +190,7 @@ def _of_live(
     )
     declared = declare(ec2, resolved)
     seen, error_of_hidden = _with_hidden(seen, instance, declared, desired, view)
+    seen = _with_volumes(seen, desired, view, world)
     seen = _with_root_volume(seen, instance, desired, ec2, view)
     return replace(
         seen,
@@ -209,12 +210,57 @@ def _with_root_volume(
         return seen
     try:
         volume = _volume(instance.root_volume_id, desired, view)
-        change = ""
-        if volume is not None and root_volume.to_change(ec2, volume) is not None:
-            change = view.volume_change(volume.id)
-        return replace(seen, root_volume=volume, root_volume_change=change)
+        changes = _changes_under_way([(volume, root_volume.declared(ec2))] if volume is not None else [], view)
+        return replace(seen, root_volume=volume, volume_changes={**seen.volume_changes, **changes})
     except OperatorError as error:
         return replace(seen, volumes_error=error)
+
+
+def _with_volumes(seen: ObservedCloud, machine: Desired | Leaving, view: CloudView, world: World) -> ObservedCloud:
+    """Its data volumes. A recorded one is asked for by its id, too, until the sweep shows it."""
+    if not volumes.is_looked_at(machine):
+        return seen
+    try:
+        look = view.volumes(machine.uids)
+        found = {one.id: one for one in look.answer.of(machine.uid) if names.ENTRY_TAG in one.tags}
+        for record in machine.volumes:
+            one = view.volume(record.volume_id) if record.volume_id and record.volume_id not in found else None
+            found |= {one.id: one} if one is not None else {}
+        there = {one.id: one for one in found.values() if one.is_there}
+        ours = {
+            key: one
+            for key, one in there.items()
+            if names.is_ours(one.tags, world.cluster_id, machine.uid) and not names.is_retained(one.tags)
+        }
+        missing = {one.name: view.missing_for(one.volume_id or f"{machine.uid}/{one.name}") for one in machine.volumes}
+        known = replace(
+            seen,
+            volumes=tuple(ours[key] for key in sorted(ours)),
+            volumes_of_others=frozenset(there.keys() - ours.keys()),
+            volumes_looked_at=world.now() - view.since(look.begun),
+            volumes_missing_for=missing,
+        )
+        if isinstance(machine, Leaving):
+            return known
+        return replace(known, volume_changes=_changes_under_way(_declared_volumes(machine, known), view))
+    except OperatorError as error:
+        return replace(seen, volumes_error=error)
+
+
+def _declared_volumes(desired: Desired, seen: ObservedCloud) -> Sequence[tuple[Volume, VolumeSettings]]:
+    ec2 = desired.spec.target.ec2
+    pairs = ((entry, desired.volume(entry.name)) for entry in (ec2.volumes if ec2 is not None else ()))
+    found = ((entry, seen.volume(record.volume_id)) for entry, record in pairs if record is not None)
+    return [(volume, volumes.settings_of(entry)) for entry, volume in found if volume is not None]
+
+
+def _changes_under_way(wanted: Sequence[tuple[Volume, VolumeSettings]], view: CloudView) -> Mapping[str, str]:
+    """How the last modification of each volume stands that is due for another one."""
+    return {
+        volume.id: view.volume_change(volume.id)
+        for volume, settings in wanted
+        if root_volume.to_change(settings, volume) is not None
+    }
 
 
 def _volume(volume_id: str, desired: Desired, view: CloudView) -> Volume | None:

@@ -41,8 +41,12 @@ class ObservedCloud:
     next_declared: Declared | None = None  # what another one in place of a live one is launched with, if due
     next_error: OperatorError | None = None  # why that is not known
     root_volume: Volume | None = None  # of the live instance; None: not looked at
-    root_volume_change: str = ""  # how its last modification stands; looked at where another one is due
+    volumes: tuple[Volume, ...] = ()  # data volumes that carry our tags, sorted by id; none that was let go of
+    volumes_of_others: frozenset[str] = frozenset()  # ids of such that do not carry our tags, or were let go of
+    volume_changes: Mapping[str, str] = field(default_factory=dict)  # id → its last modification's state, if one is due
     volumes_error: OperatorError | None = None  # why they are not known
+    volumes_looked_at: datetime | None = None  # when the newest complete look at them began
+    volumes_missing_for: Mapping[str, timedelta | None] = field(default_factory=dict)  # as missing_for, by entry
     pins: Pins = field(default_factory=Pins)
     pins_error: OperatorError | None = None
     image_name: str | None = None  # of the instance, or of the one to be launched
@@ -59,6 +63,12 @@ class ObservedCloud:
 
     def instance(self, instance_id: str | None) -> Instance | None:
         return next((instance for instance in self.instances if instance.id == instance_id), None)
+
+    def volume(self, volume_id: str | None) -> Volume | None:
+        return next((volume for volume in self.volumes if volume.id == volume_id), None)
+
+    def volumes_of(self, entry: str) -> tuple[Volume, ...]:
+        return tuple(volume for volume in self.volumes if volume.tags.get(names.ENTRY_TAG) == entry)
 
     def dead_of(self, token: str) -> Instance | None:
         """The instance that this launch gave, if it is on its way out or gone. Another attempt's proves nothing."""

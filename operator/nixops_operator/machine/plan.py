@@ -32,6 +32,7 @@ from nixops_operator.machine import (
     root_volume,
     silence,
     system,
+    volumes,
 )
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedCloud, ObservedLeaving
@@ -145,6 +146,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Repair(_in_cloud(instance.undisturbed)),
     Repair(_in_cloud(instance.as_declared)),
     Repair(_in_cloud(root_volume.as_declared)),
+    Repair(_in_cloud(volumes.as_declared)),
     Gate(reboot.coming_back),
     Gate(silence.broken),
     Gate(host.reachable),
@@ -167,5 +169,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Repair(generations.kept),
     Gate(keys.ready_for_activation),
     Gate(replacement.taken_over),
+    Gate(volumes.ready_for_activation),
     Gate(activation.next_move),
+    Repair(volumes.released),  # last: when the system without them runs
 )

@@ -11,14 +11,14 @@ Source: EBS User Guide, "Modify an Amazon EBS volume using Elastic Volumes opera
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from nixops_operator import job_names
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import RootVolumeStatus
-from nixops_operator.facts.cloud import VOLUME_CHANGING, Instance, Volume, VolumeSettings
+from nixops_operator.facts.cloud import VOLUME_CHANGING, Volume, VolumeSettings
 from nixops_operator.jobs import Done, Failed
 from nixops_operator.machine import steps
 from nixops_operator.planning import SOON, Area, Finding, found_error
@@ -48,9 +48,9 @@ def declared(ec2: Ec2Target) -> VolumeSettings:
     return VolumeSettings(wanted.size, kind, wanted.iops, wanted.throughput, wanted.encrypted)
 
 
-def to_change(ec2: Ec2Target, volume: Volume) -> VolumeSettings | None:
-    """What EC2 can make of the volume, as it is declared; None: nothing differs that it could."""
-    wanted, shown = declared(ec2), volume.settings
+def to_change(wanted: VolumeSettings, volume: Volume) -> VolumeSettings | None:
+    """What EC2 can make of a volume, as it is declared; None: nothing differs that it could."""
+    shown = volume.settings
     grows = wanted.size_gib is not None and shown.size_gib is not None and wanted.size_gib > shown.size_gib
     changes = VolumeSettings(
         wanted.size_gib if grows else None,
@@ -71,14 +71,15 @@ def as_declared(desired: Desired, cloud: ObservedCloud, now: datetime) -> Sequen
     volume = cloud.root_volume
     if volume is None:
         return ()
+    wanted, what = declared(ec2), f"{volume.id} of {instance.id}"
     return (
-        *_tags(desired, ec2, cloud, volume),
-        *_kept_for_life(ec2, instance, volume),
-        *_changed(ec2, instance, volume, cloud),
+        *tags_missing(desired, ec2, cloud, volume),
+        *_encrypted_later(wanted, volume, what),
+        *differences(wanted, volume, what, cloud.volume_changes.get(volume.id, "")),
     )
 
 
-def _tags(desired: Desired, ec2: Ec2Target, cloud: ObservedCloud, volume: Volume) -> Sequence[Finding]:
+def tags_missing(desired: Desired, ec2: Ec2Target, cloud: ObservedCloud, volume: Volume) -> Sequence[Finding]:
     """Those of its instance; one of the spec's as soon as it is noted as ours to take off again (instance.py)."""
     unnoted = ec2.tags.keys() - set(desired.status.get("appliedTagKeys") or ())
     wanted = {key: value for key, value in (cloud.declared["tags"] or {}).items() if key not in unnoted}
@@ -90,35 +91,34 @@ def _tags(desired: Desired, ec2: Ec2Target, cloud: ObservedCloud, volume: Volume
     return (Finding(Outcome.REPAIRING, Reason.TAG_DRIFT, message, _KIND, (step,), differs=Area.CLOUD),)
 
 
-def _kept_for_life(ec2: Ec2Target, instance: Instance, volume: Volume) -> Sequence[Finding]:
-    wanted, shown = declared(ec2), volume.settings
+def _encrypted_later(wanted: VolumeSettings, volume: Volume, what: str) -> Sequence[Finding]:
+    if wanted.encrypted in (None, volume.settings.encrypted):
+        return ()
+    is_so, is_to_be = ("encrypted" if one else "not encrypted" for one in (volume.settings.encrypted, wanted.encrypted))
+    message = f"{what} is {is_so}; {is_to_be} counts at the next launch"
+    return (Finding(Outcome.IN_SYNC, Reason.SUCCEEDED, message, _KIND),)
+
+
+def differences(wanted: VolumeSettings, volume: Volume, what: str, change: str) -> Sequence[Finding]:
+    """What a volume is otherwise than wanted, for as long as it lives. `what`: it, for people; `change`: how EC2's last
+    modification of it stands."""
     found = []
-    if wanted.size_gib is not None and shown.size_gib is not None and wanted.size_gib < shown.size_gib:
+    size = volume.settings.size_gib
+    if wanted.size_gib is not None and size is not None and wanted.size_gib < size:
         message = (
-            f"{volume.id} of {instance.id} has {shown.size_gib} GiB, the spec says {wanted.size_gib}; EC2 makes no "
-            "volume smaller: declare the size that it has, or delete this machine to get another"
+            f"{what} has {size} GiB, the spec says {wanted.size_gib}; EC2 makes no volume smaller: declare the size "
+            "that it has, or delete this machine to get another"
         )
         found.append(Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, _KIND, differs=Area.CLOUD))
-    if wanted.encrypted not in (None, shown.encrypted):
-        is_so, is_to_be = ("encrypted" if one else "not encrypted" for one in (shown.encrypted, wanted.encrypted))
-        message = f"{volume.id} of {instance.id} is {is_so}; {is_to_be} counts at the next launch"
-        found.append(Finding(Outcome.IN_SYNC, Reason.SUCCEEDED, message, _KIND))
-    return found
-
-
-def _changed(ec2: Ec2Target, instance: Instance, volume: Volume, cloud: ObservedCloud) -> Sequence[Finding]:
-    changes = to_change(ec2, volume)
+    changes = to_change(wanted, volume)
     if changes is None:
-        return ()
-    message = f"{volume.id} of {instance.id} not as declared"
-    if cloud.root_volume_change in VOLUME_CHANGING:
-        message = f"{message}; EC2 is at work on its last change, and takes the next one when that is complete"
-        pause = SOON if cloud.root_volume_change == VOLUME_CHANGING[0] else CHANGE_PAUSE
-        return (
-            Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, message, _KIND, look_again=pause, differs=Area.CLOUD),
-        )
-    step = steps.ModifyVolume(volume.id, changes)
-    return (Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, message, _KIND, (step,), differs=Area.CLOUD),)
+        return found
+    differing = Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, f"{what} not as declared", _KIND, differs=Area.CLOUD)
+    if change in VOLUME_CHANGING:
+        why = "EC2 is at work on its last change, and takes the next one when that is complete"
+        pause = SOON if change == VOLUME_CHANGING[0] else CHANGE_PAUSE
+        return (*found, replace(differing, message=f"{differing.message}; {why}", look_again=pause))
+    return (*found, replace(differing, steps=(steps.ModifyVolume(volume.id, changes),)))
 
 
 def grown(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
@@ -137,15 +137,11 @@ def grown(desired: Desired, observed: Observed, now: datetime) -> Finding | None
     grow = steps.GrowRoot(job)
     match observed.jobs.get(job):
         case None:
-            return _with(growing, grow)
+            return replace(growing, steps=(grow,))
         case Done():
-            return _with(growing, steps.RecordGrown(RootVolumeStatus(volume_id=volume.id, grown_gib=size)))
+            return replace(growing, steps=(steps.RecordGrown(RootVolumeStatus(volume_id=volume.id, grown_gib=size)),))
         case Failed(error, is_due):
             found = found_error(error, _KIND)
-            return _with(found, grow) if is_due else found
+            return replace(found, steps=(grow,)) if is_due else found
         case _:
             return growing
-
-
-def _with(finding: Finding, step: steps.GrowRoot | steps.RecordGrown) -> Finding:
-    return Finding(finding.outcome, finding.reason, finding.message, finding.condition, (step,))

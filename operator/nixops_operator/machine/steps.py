@@ -17,6 +17,7 @@ from nixops_operator.api.status import (
     RootVolumeStatus,
     SilenceStatus,
     StopStatus,
+    VolumeStatus,
 )
 from nixops_operator.facts.cloud import VolumeSettings
 from nixops_operator.facts.host import ActivationRequest, HostOwner
@@ -259,6 +260,92 @@ class ModifyVolume(Step):
 
 
 @dataclass(frozen=True)
+class VolumeStep(Step):
+    """Of one volume; volumes.py carries it out."""
+
+
+@dataclass(frozen=True)
+class RecordVolume(VolumeStep):
+    """Write down what a volume is asked for as, before EC2 is asked, or which one it is. Without an id it stands for
+    the call that follows."""
+
+    volume: VolumeStatus
+
+    @property
+    def subject(self) -> Identity:
+        return (self.volume.name,)
+
+    @property
+    def held_with(self) -> tuple[Identity, ...]:
+        return (("CreateVolume", self.volume.name),)
+
+
+@dataclass(frozen=True)
+class CreateVolume(VolumeStep):
+    """CreateVolume with what was written down, never with today's spec: EC2 ties a token to the parameters it came
+    with."""
+
+    volume: VolumeStatus
+
+    @property
+    def subject(self) -> Identity:
+        return (self.volume.name,)
+
+
+@dataclass(frozen=True)
+class ForgetVolume(VolumeStep):
+    """It is gone, or not ours any more."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class AttachVolume(VolumeStep):
+    volume_id: str
+    instance_id: str
+    device: str
+
+    @property
+    def subject(self) -> Identity:
+        return (self.volume_id,)
+
+
+@dataclass(frozen=True)
+class DetachVolume(Step):
+    """Only when nothing on the machine uses it."""
+
+    job: str
+    volume_id: str
+    instance_id: str
+    device: str
+
+
+@dataclass(frozen=True)
+class DeleteVolume(VolumeStep):
+    """Only after a fresh look that the object and its policy still say so, and that the volume carries our tags."""
+
+    volume_id: str
+    name: str
+
+    @property
+    def subject(self) -> Identity:
+        return (self.volume_id,)
+
+
+@dataclass(frozen=True)
+class RetainVolume(VolumeStep):
+    """Tag it as let go; it is not ours any more."""
+
+    volume_id: str
+
+    blocked_hold: ClassVar[timedelta | None] = retain.LOOK_AGAIN
+
+    @property
+    def subject(self) -> Identity:
+        return (self.volume_id,)
+
+
+@dataclass(frozen=True)
 class GrowRoot(Step):
     """Grow the root file system into its disk."""
 
@@ -266,8 +353,8 @@ class GrowRoot(Step):
 
 
 @dataclass(frozen=True)
-class RecordGrown(Step):
-    """Write down that it was grown."""
+class RecordGrown(VolumeStep):
+    """Write down that the root file system was grown."""
 
     root_volume: RootVolumeStatus
 

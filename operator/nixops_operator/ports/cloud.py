@@ -290,6 +290,33 @@ class Cloud(Protocol):
         """Give an elastic address back to EC2. Repeating: safe, an unknown one is accepted. Raises Retry (`Deleting`)
         while it is associated."""
 
+    @effect("ec2.create_volume")
+    async def create_volume(self, zone: str, settings: VolumeSettings, tags: Mapping[str, str], token: str) -> str:
+        """Make an empty volume, return its id.
+
+        Changes: one volume with its tags, in one call.
+        Repeating: safe with the same token and parameters: the first volume is returned.
+        Raises: OutcomeUnknown - repeat the same call. Blocked - quota, permission. InvalidSpec - values that do not go
+            together. Lost (`LaunchAmbiguous`) - the token was used with other parameters.
+        Source: EC2 API Reference, "CreateVolume".
+        """
+
+    @effect("ec2.attach_volume")
+    async def attach_volume(self, volume_id: str, instance_id: str, device: str) -> None:
+        """Attach it to an instance of its zone, running or stopped. Repeating: safe, one that is attached there stays
+        so. Raises Retry (`Pending`) for one that is not available, Blocked (`InvalidSpec`) for a device that is taken
+        or another zone."""
+
+    @effect("ec2.detach_volume")
+    async def detach_volume(self, volume_id: str, instance_id: str) -> None:
+        """Detach it, never by force: the machine has to have let go of it. Repeating: safe, one that is not attached
+        stays so."""
+
+    @effect("ec2.delete_volume")
+    async def delete_volume(self, volume_id: str) -> None:
+        """Delete it, with what is in it. Repeating: safe, NotFound succeeds. Raises Retry (`Deleting`) for one that is
+        attached."""
+
     @effect("ec2.modify_volume")
     async def modify_volume(self, volume_id: str, changes: VolumeSettings) -> None:
         """Change size, type, IOPS or throughput of a volume, attached or not; what is None stays.

@@ -147,6 +147,11 @@ class Host(Protocol):
         are made up for. Raises Retry (`DeliveryFailed`) where a file cannot be written, or lies in /nix.
         """
 
+    @look
+    async def disk_users(self, volume_id: str, device: str) -> str:
+        """Where the EBS volume is mounted, or how it is used otherwise, in a few words; empty if nothing uses it, or
+        the machine has no such disk. `device`: as EC2 attaches it, for machines whose disks carry no volume ids."""
+
     @effect("host.grow_root")
     async def grow_root(self) -> None:
         """Grow the partition of the root file system to the end of its disk, and the file system into it. Limit 5 min.

@@ -1,4 +1,4 @@
-"""Root volumes: what a launch asks of them, and what is changed while they are in use."""
+"""Volumes: what a launch asks of root volumes, what is changed while they are in use, and those made by themselves."""
 
 import pytest
 from botocore.exceptions import ClientError
@@ -118,3 +118,101 @@ def test_another_type_has_its_own_performance(ec2, layer, root):
 
     ec2.modify_volume(VolumeId=volume_id, VolumeType="io2", Iops=500)
     assert shown(ec2, volume_id) == {"Size": 4, "VolumeType": "io2", "Iops": 500, "Throughput": None}
+
+
+# Volumes that are made by themselves.
+
+ASKED = {"AvailabilityZone": "us-west-2a", "Size": 10, "VolumeType": "gp3", "ClientToken": "v1-one"}
+
+
+def volume(ec2, volume_id):
+    (found,) = ec2.describe_volumes(VolumeIds=[volume_id])["Volumes"]
+    return found
+
+
+@pytest.fixture
+def attached(cases, ec2):
+    """(volume, instance)."""
+    instance_id = cases.running()
+    zone = cases.describe(instance_id)["Placement"]["AvailabilityZone"]
+    volume_id = ec2.create_volume(**ASKED | {"AvailabilityZone": zone})["VolumeId"]
+    ec2.attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device="/dev/sdf")
+    return volume_id, instance_id
+
+
+def test_a_token_makes_one_volume(ec2):
+    first = ec2.create_volume(**ASKED)["VolumeId"]
+
+    assert ec2.create_volume(**ASKED)["VolumeId"] == first
+    assert refusal(ec2.create_volume, **ASKED | {"Size": 20}) == "IdempotentParameterMismatch"
+    assert ec2.create_volume(**ASKED | {"AvailabilityZone": "us-west-2b"})["VolumeId"] != first
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        pytest.param({"AvailabilityZone": "us-west-2z"}, "InvalidZone.NotFound", id="no such zone"),
+        pytest.param({"Size": 20000, "VolumeType": "gp2"}, "InvalidParameterValue", id="larger than gp2"),
+        pytest.param({"SnapshotId": "snap-0123456789abcdef0"}, "UnsupportedOperation", id="not modelled"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(ec2, changes, code):
+    assert refusal(ec2.create_volume, **ASKED | changes) == code
+
+
+def test_a_new_volume_is_in_the_making_for_a_while(ec2, layer):
+    layer.turn(**{"volume.moving_seconds": 3600})
+    volume_id = ec2.create_volume(**ASKED)["VolumeId"]
+    assert volume(ec2, volume_id)["State"] == "creating"
+
+    layer.turn(**{"volume.moving_seconds": 0})
+    assert volume(ec2, volume_id)["State"] == "available"
+
+
+def test_attaching_and_detaching_take_a_while(ec2, layer, attached):
+    volume_id, instance_id = attached
+
+    def state():
+        (found,) = volume(ec2, volume_id)["Attachments"]
+        return found["State"], found["InstanceId"], found["Device"]
+
+    assert state() == ("attached", instance_id, "/dev/sdf")
+    layer.turn(**{"volume.moving_seconds": 3600})
+    assert state() == ("attaching", instance_id, "/dev/sdf")
+    ec2.detach_volume(VolumeId=volume_id)
+    assert state() == ("detaching", instance_id, "/dev/sdf")
+    assert refusal(ec2.delete_volume, VolumeId=volume_id) == "VolumeInUse"
+
+    layer.turn(**{"volume.moving_seconds": 0})
+    assert (volume(ec2, volume_id)["State"], volume(ec2, volume_id)["Attachments"]) == ("available", [])
+    assert refusal(ec2.detach_volume, VolumeId=volume_id) == "IncorrectState"
+    ec2.delete_volume(VolumeId=volume_id)
+    assert refusal(ec2.delete_volume, VolumeId=volume_id) == "InvalidVolume.NotFound"
+
+
+def test_an_instance_shows_its_volumes(cases, attached):
+    volume_id, instance_id = attached
+    devices = {one["DeviceName"]: one["Ebs"] for one in cases.describe(instance_id)["BlockDeviceMappings"]}
+
+    assert sorted(devices) == ["/dev/sdf", "/dev/xvda"]
+    assert (devices["/dev/sdf"]["VolumeId"], devices["/dev/sdf"]["DeleteOnTermination"]) == (volume_id, False)
+
+
+def test_a_volume_is_attached_once_and_to_a_free_device(ec2, attached):
+    volume_id, instance_id = attached
+    zone = volume(ec2, volume_id)["AvailabilityZone"]
+    other = ec2.create_volume(**ASKED | {"AvailabilityZone": zone, "ClientToken": "v1-two"})["VolumeId"]
+
+    def attaching(name):
+        return {"VolumeId": name, "InstanceId": instance_id, "Device": "/dev/sdf"}
+
+    assert refusal(ec2.attach_volume, **attaching(volume_id)) == "VolumeInUse"
+    assert refusal(ec2.attach_volume, **attaching(other)) == "InvalidParameterValue"
+
+
+def test_a_volume_outlives_the_instance_that_it_was_attached_to(cases, ec2, attached):
+    volume_id, instance_id = attached
+    ec2.terminate_instances(InstanceIds=[instance_id])
+    cases.until(instance_id, "terminated")
+
+    assert (volume(ec2, volume_id)["State"], volume(ec2, volume_id)["Attachments"]) == ("available", [])

@@ -514,6 +514,52 @@ class Boto3Cloud:
             accepted=("InvalidAllocationID.NotFound",),
         )
 
+    async def create_volume(self, zone: str, settings: VolumeSettings, tags: Mapping[str, str], token: str) -> str:
+        if not token:
+            # botocore would invent a random token, and a repeated call would make a second volume.
+            raise ValueError("create_volume needs the volume's own token")
+        parameters: dict[str, Any] = conversion.volume_parameters(settings)
+        if settings.encrypted is not None:
+            parameters["Encrypted"] = settings.encrypted
+        named: Any = conversion.tag_specifications("volume", tags)
+        volume_id = await self._calls.write(
+            "CreateVolume",
+            lambda: self._clients.writer().create_volume(
+                AvailabilityZone=zone, ClientToken=token, TagSpecifications=named, **parameters
+            )["VolumeId"],
+        )
+        if not volume_id:
+            raise OutcomeUnknown(Reason.PROGRESSING_WITH_RETRY, "CreateVolume: the reply names no volume")
+        return volume_id
+
+    async def attach_volume(self, volume_id: str, instance_id: str, device: str) -> None:
+        try:
+            await self._calls.write(
+                "AttachVolume",
+                lambda: self._clients.writer().attach_volume(VolumeId=volume_id, InstanceId=instance_id, Device=device),
+            )
+        except OutcomeUnknown:
+            raise
+        except Retry:
+            # In use: by whom says whether an earlier call has done it.
+            found = await self.get_volume(volume_id)
+            if found is None or (found.instance_id, found.device) != (instance_id, device):
+                raise
+
+    async def detach_volume(self, volume_id: str, instance_id: str) -> None:
+        await self._calls.write(
+            "DetachVolume",
+            lambda: self._clients.writer().detach_volume(VolumeId=volume_id, InstanceId=instance_id),
+            accepted=("IncorrectState", "InvalidAttachment.NotFound"),
+        )
+
+    async def delete_volume(self, volume_id: str) -> None:
+        await self._calls.write(
+            "DeleteVolume",
+            lambda: self._clients.writer().delete_volume(VolumeId=volume_id),
+            accepted=("InvalidVolume.NotFound",),
+        )
+
     async def modify_volume(self, volume_id: str, changes: VolumeSettings) -> None:
         parameters: dict[str, Any] = conversion.volume_parameters(changes)
         if not parameters:

@@ -90,7 +90,20 @@ def volume(answer: Answer) -> Volume:
             bool(answer.get("Encrypted", False)),
         ),
         tags=tags(answer),
+        **_attachment(answer),
     )
+
+
+def _attachment(answer: Answer) -> dict[str, str]:
+    """The one that is not over; a volume of ours is attached once at a time."""
+    for one in answer.get("Attachments", ()):
+        if one.get("State") != "detached":
+            return {
+                "instance_id": one.get("InstanceId", ""),
+                "device": one.get("Device", ""),
+                "attachment": one.get("State", ""),
+            }
+    return {}
 
 
 def volume_parameters(settings: VolumeSettings) -> dict[str, Any]:

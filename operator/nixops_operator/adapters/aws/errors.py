@@ -92,6 +92,10 @@ ANSWERS: dict[str, Answer] = {
     "ResourceLimitExceeded": _QUOTA,
     "TagLimitExceeded": _QUOTA,
     "VolumeLimitExceeded": _QUOTA,
+    "VolumeInUse": _retry(Reason.PENDING, DEPENDENCY_PAUSE),
+    "AttachmentLimitExceeded": _QUOTA,
+    "InvalidVolume.ZoneMismatch": _INVALID,
+    "UnknownVolumeType": _INVALID,
     "VolumeModificationSizeLimitExceeded": _QUOTA,
     # Four modifications within 24 h, or one within 6 h: EBS User Guide, "Requirements for EBS volume modifications".
     "VolumeModificationRateExceeded": _QUOTA,
@@ -167,6 +171,7 @@ ANSWERS_OF: dict[str, dict[str, Answer]] = {
     # "The pending instance 'i-…' is not in a valid state for this operation."
     "AssociateAddress": {"InvalidInstanceID": _retry(Reason.PENDING, DEPENDENCY_PAUSE)},
     "RebootInstances": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
+    "DeleteVolume": {"VolumeInUse": _IN_USE},
     "StartInstances": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
 }
 """Operation → code → what it means there, before what it means everywhere."""

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the operator has a host do: `sh agent <command> [<activation id>]`. POSIX sh; needs coreutils, grep, sed, awk,
-# find, cmp, getent, util-linux' flock, findmnt, sfdisk and partx (all of these are in NixOS' required packages,
-# nixos/modules/config/system-path.nix),
+# find, cmp, getent, util-linux' flock, findmnt, lsblk, sfdisk and partx (all of these are in NixOS' required
+# packages, nixos/modules/config/system-path.nix),
 # systemd and Nix.
 #
 # Commands of the operator, over SSH; each may be repeated:
@@ -20,6 +20,7 @@
 #   build-stop               ends the build
 #   keys                     <- lines `put <path> <mode> <user> <group> <digest> <units>` and `drop <path>`, then the
 #                            content of each put
+#   disk-users               <- volume id, device (/dev/sdf); where it is mounted, a line each
 #   grow-root                the partition and the file system of / become as large as their disk
 #   root-next                <- toplevel; `yes` if its closure is valid and now rooted, else `no`
 #   dry-activate             <- toplevel; the exit status of its dry run, a newline, its output
@@ -1484,6 +1485,23 @@ settle() {
     tidy
 }
 
+# --- disks
+
+# NVMe disks carry the volume's id as their serial number, without its dash (EBS User Guide, "Identify the EBS device");
+# on older instance types they are called as EC2 attaches them, or xvd in place of sd.
+disk_users() {
+    take; volume=$argument
+    take; device=$argument
+    case $volume in vol-*[!0-9a-f-]* | vol-) fail 64 "malformed volume id" ;; vol-*) ;; *) fail 64 "no volume id" ;; esac
+    case $device in *[!a-z0-9/]*) fail 64 "malformed device" ;; /dev/sd*) ;; *) fail 64 "malformed device" ;; esac
+    by_id=/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol${volume#vol-}
+    for path in "$by_id" "$device" "/dev/xvd${device#/dev/sd}"; do
+        [ -b "$path" ] || continue
+        lsblk --noheadings --raw --output MOUNTPOINT "$(readlink -f "$path")" | grep . || true
+        return 0
+    done
+}
+
 # --- the root file system
 
 # The tools are those of the file system, which NixOS has in the system path where such a one is mounted
@@ -1535,6 +1553,7 @@ case $command in
     build-look) build_look ;;
     build-stop) stop_build ;;
     keys) deliver_keys ;;
+    disk-users) disk_users ;;
     grow-root) grow_root ;;
     root-next) root_next ;;
     dry-activate) dry_activate ;;

@@ -48,6 +48,7 @@ ANSWER_BYTES = 1 << 20  # per stream
 LOG_BYTES = 16 << 10
 ANSWER_SECONDS = 30
 CLOSE_SECONDS = 5
+USERS_SHOWN = 200  # characters of what uses a disk
 COMMIT_SECONDS = 300  # building a boot menu on a slow disk takes minutes
 DRY_SECONDS = 120
 ROOT_SECONDS = 120  # Nix waits for its own garbage collector
@@ -198,6 +199,11 @@ class AsyncsshHost:
         asked = [f"put {_words_of(key)}\n" for key in keys] + [f"drop {path}\n" for path in gone]
         stdin = frame("".join(asked), *(key.content for key in keys))
         await self._change("keys", stdin=stdin, limit=KEYS_SECONDS)
+
+    async def disk_users(self, volume_id: str, device: str) -> str:
+        """See `ports.host.Host`."""
+        answer = await self._look("disk-users", stdin=frame(volume_id, device))
+        return " ".join(for_people(answer.stdout).split())[:USERS_SHOWN]
 
     async def grow_root(self) -> None:
         """See `ports.host.Host`."""

@@ -93,7 +93,7 @@ def metadata_entry(region: Region, instance: Instance) -> dict[str, Any]:
 def _attached(region: Region, instance: Instance) -> dict[str, Any]:
     # Both are gone where a terminated instance is still shown as it was.
     interface = region.interfaces.get(instance.interface_id)
-    volume = region.volumes.get(instance.volume_id)
+    volumes = [one for one in region.volumes.values() if one.instance_id == instance.id and one.is_attached]
     return {
         "VpcId": instance.subnet.vpc_id,
         "SubnetId": instance.subnet.id,
@@ -104,7 +104,7 @@ def _attached(region: Region, instance: Instance) -> dict[str, Any]:
         "SourceDestCheck": interface.checks_source_and_destination if interface else True,
         "SecurityGroups": group_entries(region, interface.group_ids) if interface else [],
         "NetworkInterfaces": [_interface_member(region, instance, interface)] if interface else [],
-        "BlockDeviceMappings": [_device(volume)] if volume else [],
+        "BlockDeviceMappings": [_device(volume) for volume in volumes],
     }
 
 

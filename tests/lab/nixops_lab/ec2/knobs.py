@@ -41,6 +41,8 @@ class Knobs:
     interface_release_seconds: float = field(default=2.0, metadata=_knob("interface_release_seconds", seconds))
     # How long a change of a running instance's metadata options is shown as `pending`.
     metadata_seconds: float = field(default=1.0, metadata=_knob("metadata_seconds", seconds))
+    # How long a volume is shown as `creating`, and as `attaching` and `detaching`.
+    volume_moving_seconds: float = field(default=1.0, metadata=_knob("volume.moving_seconds", seconds))
     # How long a modification of a volume is shown as `modifying`, and then as `optimizing`.
     volume_modifying_seconds: float = field(default=1.0, metadata=_knob("volume.modifying_seconds", seconds))
     volume_optimizing_seconds: float = field(default=2.0, metadata=_knob("volume.optimizing_seconds", seconds))

@@ -230,7 +230,10 @@ class Lifecycle:
             del region.volumes[volume.id]
             region.tags.forget(volume.id)
         else:
-            region.volumes[volume.id] = replace(volume, is_attached=False)
+            region.volumes[volume.id] = replace(volume, is_attached=False, instance_id="", device="")
+        for other in list(region.volumes.values()):
+            if other.instance_id == instance_id:
+                region.volumes[other.id] = replace(other, is_attached=False, instance_id="", device="")
 
     async def _reboot(self, instance_id: str) -> None:
         async with self._turn(instance_id):

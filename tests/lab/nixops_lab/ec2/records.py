@@ -124,7 +124,8 @@ class Modification:
 
 @dataclass(frozen=True)
 class Volume:
-    """The root volume of an instance."""
+    """A volume. One that is not attached has neither instance nor device; `moved_at`: when it was attached, or began to
+    be detached (`is_attached` is then false, and the instance stays named until it is over)."""
 
     id: str
     instance_id: str
@@ -138,6 +139,7 @@ class Volume:
     iops: int | None = None
     throughput: int | None = None
     is_attached: bool = True
+    moved_at: float = 0.0
     modifications: tuple["Modification", ...] = ()  # the newest last
 
 

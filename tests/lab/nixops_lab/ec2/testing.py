@@ -38,6 +38,7 @@ _NO_DELAYS = {
     "interface_release_seconds": 0,
     "metadata_seconds": 0,
     "address_seconds": 0,
+    "volume.moving_seconds": 0,
     "volume.modifying_seconds": 0,
     "volume.optimizing_seconds": 0,
 }

@@ -46,6 +46,11 @@ class TokenLedger:
             )
         return launch
 
+    def find_made(self, operation: str, token: str, parameters: Mapping[str, Any]) -> str | None:
+        """Id of what another operation than RunInstances made with the token. Raises as `find`."""
+        launch = self.find(operation, token, parameters)
+        return launch.instance_ids[0] if launch is not None else None
+
     def record(
         self,
         scope: str,

@@ -1,4 +1,4 @@
-"""Root volumes: they come and go with their instances, can be described and changed while they are in use.
+"""Volumes: those that come and go with their instances, and those that are made by themselves.
 
 Facts: EC2 API Reference, "DescribeVolumes", "ModifyVolume", "DescribeVolumesModifications"; EBS User Guide,
 "Requirements for EBS volume modifications", "Monitor the progress of EBS volume modifications", "Amazon EBS volume
@@ -29,6 +29,19 @@ _SIZES = {
     "standard": (1, 1024),
 }
 _THROUGHPUT = (125, 2000)
+_CREATE_HONOURED = frozenset(
+    {
+        "AvailabilityZone",
+        "ClientToken",
+        "DryRun",
+        "Encrypted",
+        "Iops",
+        "Size",
+        "TagSpecifications",
+        "Throughput",
+        "VolumeType",
+    }
+)
 _HONOURED = frozenset({"DryRun", "Iops", "Size", "Throughput", "VolumeId", "VolumeType"})
 
 _READERS: dict[str, Any] = {
@@ -36,7 +49,6 @@ _READERS: dict[str, Any] = {
     "availability-zone": lambda v: [v.zone],
     "encrypted": lambda v: ["true" if v.is_encrypted else "false"],
     "size": lambda v: [str(v.size_gib)],
-    "status": lambda v: [_status(v)],
     "volume-id": lambda v: [v.id],
     "volume-type": lambda v: [v.volume_type],
 }
@@ -62,8 +74,24 @@ def performance(volume_type: str, iops: int | None, throughput: int | None) -> t
     return iops, None
 
 
-def _status(volume: Volume) -> str:
-    return "in-use" if volume.is_attached else "available"
+def _is_moving(region: Region, volume: Volume) -> bool:
+    return region.panel.clock() - volume.moved_at < region.panel.knobs.volume_moving_seconds
+
+
+def _attachment(region: Region, volume: Volume) -> str:
+    """Empty where it is not attached."""
+    if not volume.instance_id or (not volume.is_attached and not _is_moving(region, volume)):
+        return ""
+    if not volume.is_attached:
+        return "detaching"
+    return "attaching" if _is_moving(region, volume) else "attached"
+
+
+def _status(region: Region, volume: Volume) -> str:
+    if _attachment(region, volume):
+        return "in-use"
+    age = region.panel.clock() - volume.created_at
+    return "creating" if age < region.panel.knobs.volume_moving_seconds else "available"
 
 
 def _modification_state(region: Region, modification: Modification) -> str:
@@ -89,6 +117,104 @@ async def describe_volumes(_cloud: Cloud, region: Region, params: dict[str, Any]
     found = select(chosen, params.get("Filters", []), _READERS, lambda record: region.tags_indexed(record.id))
     shown, token = region.paged(found, params, "VolumeIds")
     return {"Volumes": [_volume_entry(region, volume) for volume in shown], "NextToken": token}
+
+
+async def create_volume(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """An empty one. Its token is of one zone; the same parameters give the first one again."""
+    if extra := sorted(set(params) - _CREATE_HONOURED):
+        raise unsupported(f"the lab does not model {extra[0]} of CreateVolume")
+    zone, token = params["AvailabilityZone"], params.get("ClientToken", "")
+    made = region.tokens.find_made(f"CreateVolume {zone}", token, params) if token else None
+    if made is not None:
+        if made not in region.volumes:
+            raise Ec2Error("InvalidVolume.NotFound", f"The volume '{made}' does not exist.")
+        return _volume_entry(region, region.volumes[made])
+    if zone not in region.network.zones:
+        raise Ec2Error("InvalidZone.NotFound", f"The zone '{zone}' does not exist.")
+    if "Size" not in params:
+        raise missing("size/snapshot")
+    volume_type = params.get("VolumeType", "gp2")
+    iops, throughput = performance(volume_type, params.get("Iops"), params.get("Throughput"))
+    _judge_size(volume_type, params["Size"])
+    now = cloud.panel.clock()
+    volume = Volume(
+        id=region.new_ids.new("vol"),
+        instance_id="",
+        device="",
+        zone=zone,
+        size_gib=params["Size"],
+        volume_type=volume_type,
+        is_encrypted=params.get("Encrypted", False),
+        is_deleted_on_termination=False,
+        created_at=now,
+        iops=iops,
+        throughput=throughput,
+        is_attached=False,
+    )
+    region.volumes[volume.id] = volume
+    region.tags.put(volume.id, tags.on_create(params, "volume").get("volume", {}), now)
+    if token:
+        region.tokens.record(f"CreateVolume {zone}", token, params, "", (volume.id,))
+    return _volume_entry(region, volume)
+
+
+async def attach_volume(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """To an instance of its zone that runs or is stopped."""
+    (volume,) = ids.pick(ids.VOLUME, [params["VolumeId"]], region.visible(region.volumes))
+    (instance,) = ids.pick(ids.INSTANCE, [params["InstanceId"]], region.visible(region.instances))
+    status = _status(region, volume)
+    if status == "in-use":
+        raise Ec2Error("VolumeInUse", f"{volume.id} is already attached to an instance")
+    if status != "available":
+        raise Ec2Error("IncorrectState", f"{volume.id} is {status}")
+    if instance.state not in {"running", "stopped"}:
+        raise Ec2Error("IncorrectState", f"Instance '{instance.id}' is not 'running'.")
+    if volume.zone != instance.subnet.zone:
+        message = f"The volume '{volume.id}' is not in the same availability zone as instance '{instance.id}'"
+        raise Ec2Error("InvalidVolume.ZoneMismatch", message)
+    taken = {
+        one.device for one in region.volumes.values() if _attachment(region, one) and one.instance_id == instance.id
+    }
+    if params["Device"] in taken:
+        raise invalid(f"Invalid value '{params['Device']}' for unixDevice. Attachment point is already in use")
+    attached = replace(
+        volume,
+        instance_id=instance.id,
+        device=params["Device"],
+        is_attached=True,
+        moved_at=cloud.panel.clock(),
+        is_deleted_on_termination=False,
+    )
+    region.volumes[volume.id] = attached
+    return {"VolumeId": volume.id, "InstanceId": instance.id, "Device": attached.device, "State": "attaching"}
+
+
+async def detach_volume(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """Never by force: the lab's machines let go at once."""
+    if params.get("Force"):
+        raise unsupported("DetachVolume by force")
+    (volume,) = ids.pick(ids.VOLUME, [params["VolumeId"]], region.visible(region.volumes))
+    if _attachment(region, volume) not in {"attached", "attaching"}:
+        raise Ec2Error("IncorrectState", f"Volume '{volume.id}' is in the 'available' state.")
+    if params.get("InstanceId", volume.instance_id) != volume.instance_id:
+        raise Ec2Error("InvalidAttachment.NotFound", f"{volume.id} is not attached to {params['InstanceId']}")
+    if volume.id == region.instances[volume.instance_id].volume_id:
+        raise Ec2Error("OperationNotPermitted", "The lab's instances keep their root volumes")
+    region.volumes[volume.id] = replace(volume, is_attached=False, moved_at=cloud.panel.clock())
+    return {"VolumeId": volume.id, "InstanceId": volume.instance_id, "Device": volume.device, "State": "detaching"}
+
+
+async def delete_volume(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """Of one that is not attached."""
+    (volume,) = ids.pick(ids.VOLUME, [params["VolumeId"]], region.visible(region.volumes))
+    status = _status(region, volume)
+    if status == "in-use":
+        raise Ec2Error("VolumeInUse", f"Volume {volume.id} is currently attached to {volume.instance_id}")
+    if status != "available":
+        raise Ec2Error("IncorrectState", f"{volume.id} is {status}")
+    del region.volumes[volume.id]
+    region.tags.forget(volume.id)
+    return {}
 
 
 async def modify_volume(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
@@ -126,10 +252,14 @@ def _modified(volume: Volume, params: Mapping[str, Any]) -> dict[str, object]:
         params.get("Iops", volume.iops if is_same_type else None),
         params.get("Throughput", volume.throughput if is_same_type else None),
     )
+    _judge_size(volume_type, size)
+    return {"size_gib": size, "volume_type": volume_type, "iops": iops, "throughput": throughput}
+
+
+def _judge_size(volume_type: str, size: int) -> None:
     least, most = _SIZES[volume_type]
     if not least <= size <= most:
         raise invalid(f"Volume size of {size} GiB is not supported for volume type {volume_type}")
-    return {"size_gib": size, "volume_type": volume_type, "iops": iops, "throughput": throughput}
 
 
 async def describe_volumes_modifications(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
@@ -165,11 +295,11 @@ def _modification_entry(region: Region, volume: Volume) -> dict[str, Any]:
 
 def _volume_entry(region: Region, volume: Volume) -> dict[str, Any]:
     attachment = {
-        "AttachTime": volume.created_at,
+        "AttachTime": volume.moved_at or volume.created_at,
         "DeleteOnTermination": volume.is_deleted_on_termination,
         "Device": volume.device,
         "InstanceId": volume.instance_id,
-        "State": "attached",
+        "State": _attachment(region, volume),
         "VolumeId": volume.id,
     }
     iops, throughput = performance(volume.volume_type, volume.iops, volume.throughput)
@@ -182,14 +312,18 @@ def _volume_entry(region: Region, volume: Volume) -> dict[str, Any]:
         "VolumeType": volume.volume_type,
         "Iops": iops,
         "Throughput": throughput,
-        "State": _status(volume),
-        "Attachments": [attachment] if volume.is_attached else [],
+        "State": _status(region, volume),
+        "Attachments": [attachment] if _attachment(region, volume) else [],
         "Tags": tags.as_list(region.tags_shown(volume.id)),
     }
 
 
 OPERATIONS = {
+    "AttachVolume": attach_volume,
+    "CreateVolume": create_volume,
+    "DeleteVolume": delete_volume,
     "DescribeVolumes": describe_volumes,
     "DescribeVolumesModifications": describe_volumes_modifications,
+    "DetachVolume": detach_volume,
     "ModifyVolume": modify_volume,
 }

@@ -1,0 +1,435 @@
+"""The data volumes of a machine: made once, attached before its system is activated, let go of after. Pure decisions,
+and the steps that carry them out.
+
+    RecordVolume ─► CreateVolume ─► (its id in status.volumes) ─► AttachVolume ─► the system is activated
+         ▲               │
+         └── again, by the same token: EC2 gives what the first call made
+
+    off the spec ─► the system without it runs ─► nothing on the machine uses it: DetachVolume
+                                                                                     ├ Delete ─► DeleteVolume
+                                                                                     └ Retain ─► tagged as retained
+
+What is in a volume exists once: none is made in place of one that was lost, none is detached while it is mounted, and
+none is deleted but for a policy that is written down and can be read. Volumes outlive instances: the next instance of
+the machine gets them, if it is in their zone.
+Source: EC2 API Reference, "CreateVolume", "AttachVolume"; EC2 Developer Guide, "Ensuring idempotency in Amazon EC2 API
+requests".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from nixops_operator import absence, job_names, names
+from nixops_operator.api.machine_spec import DataVolume, DeletionPolicy
+from nixops_operator.api.parse import deletion_view
+from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.api.status import VolumeStatus, written
+from nixops_operator.errors import Conflict, Retry
+from nixops_operator.facts.cloud import Volume, VolumeSettings
+from nixops_operator.facts.kube import Body
+from nixops_operator.jobs import Failed
+from nixops_operator.machine import root_volume, steps
+from nixops_operator.machine.desired import Desired, Leaving
+from nixops_operator.machine.observed import Observed, ObservedCloud
+from nixops_operator.planning import SOON, Area, Finding, found_error
+from nixops_operator.step import Step
+from nixops_operator.verdict import Outcome
+from nixops_operator.world import World
+
+if TYPE_CHECKING:
+    from nixops_operator.informers.cloud import CloudView
+
+_KIND = ConditionType.INFRASTRUCTURE_READY
+
+
+def is_looked_at(desired: Desired | Leaving) -> bool:
+    """Whether there are, or may be, such volumes."""
+    ec2 = desired.spec.target.ec2 if isinstance(desired, Desired) else None
+    return bool(desired.volumes) or (ec2 is not None and bool(ec2.volumes))
+
+
+def settings_of(entry: DataVolume) -> VolumeSettings:
+    """What the spec asks for."""
+    kind = entry.type.value if entry.type is not None else None
+    return VolumeSettings(entry.size, kind, entry.iops, entry.throughput, entry.encrypted)
+
+
+def as_declared(desired: Desired, cloud: ObservedCloud, now: datetime) -> Sequence[Finding]:
+    """Each volume of the spec, for itself: it exists, is attached, and is what it is to be."""
+    if not is_looked_at(desired):
+        return ()
+    if cloud.volumes_error is not None:
+        return (found_error(cloud.volumes_error, _KIND),)
+    return tuple(one for entry in _entries(desired) for one in _entry(entry, desired, cloud, now))
+
+
+def ready_for_activation(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """A system that mounts a volume is not activated before the volume is there."""
+    cloud, facts = observed.cloud, observed.host.facts
+    if cloud is None or (facts is not None and facts.current_system == observed.toplevel):
+        return None
+    missing = [entry.name for entry in _entries(desired) if not _is_attached(entry, desired, cloud)]
+    if not missing:
+        return None
+    return _working(f"the system is activated when volumes are attached: {', '.join(missing)}")
+
+
+def released(desired: Desired, observed: Observed, now: datetime) -> Sequence[Finding]:
+    """What has left the spec goes when the system without it runs."""
+    cloud = observed.cloud
+    if cloud is None or cloud.volumes_error is not None:
+        return ()  # told by as_declared
+    declared = {entry.name for entry in _entries(desired)}
+    return tuple(
+        finding
+        for record in desired.volumes
+        if record.name not in declared
+        for finding in (_released(record, desired, observed, cloud),)
+        if finding is not None
+    )
+
+
+def _entries(desired: Desired) -> Sequence[DataVolume]:
+    ec2 = desired.spec.target.ec2
+    return sorted(ec2.volumes, key=lambda entry: entry.device) if ec2 is not None else ()
+
+
+# --- one that is declared -----------------------------------------------------------------------------------------
+
+
+def _is_attached(entry: DataVolume, desired: Desired, cloud: ObservedCloud) -> bool:
+    record = desired.volume(entry.name)
+    volume = cloud.volume(record.volume_id) if record is not None else None
+    return volume is not None and (volume.instance_id, volume.attachment) == (desired.instance_id, "attached")
+
+
+def _entry(entry: DataVolume, desired: Desired, cloud: ObservedCloud, now: datetime) -> Sequence[Finding]:
+    record = desired.volume(entry.name)
+    if record is None or record.volume_id is None:
+        return (_created(entry, record, desired, cloud, now),)
+    if record.volume_id in cloud.volumes_of_others:
+        return (_not_ours(record),)
+    volume = cloud.volume(record.volume_id)
+    if volume is None:
+        return (_missing(record, cloud),)
+    noted = record.model_copy(update={"deletion_policy": entry.deletion_policy.value})
+    note = [] if noted == record else [Finding(Outcome.IN_SYNC, steps=(steps.RecordVolume(noted),))]
+    placed = _placed(entry, volume, desired, cloud)
+    return (*note, *placed, *_changed(entry, volume, desired, cloud))
+
+
+def _created(
+    entry: DataVolume, record: VolumeStatus | None, desired: Desired, cloud: ObservedCloud, now: datetime
+) -> Finding:
+    shown = cloud.volumes_of(entry.name)
+    if len(shown) > 1:
+        message = (
+            f"{', '.join(one.id for one in shown)} are all tagged as volume {entry.name} of this machine, and none is "
+            f"recorded; take the tag {names.UID_TAG} off all but one"
+        )
+        return Finding(Outcome.STALLED, Reason.LAUNCH_AMBIGUOUS, message, _KIND)
+    if shown:
+        known = record or _intent(entry, desired, cloud, 1)
+        found = known.model_copy(update={"volume_id": shown[0].id})
+        return _working(f"recording {shown[0].id} as volume {entry.name}", steps.RecordVolume(found))
+    what = f"making volume {entry.name}"
+    if record is None:
+        return _working(what, steps.RecordVolume(_intent(entry, desired, cloud, 1)))
+    wanted = _intent(entry, desired, cloud, record.attempt)
+    if (record.settings, record.zone) == (wanted.settings, wanted.zone):
+        # Within a minute the intent covers the repeat; the token makes it the same volume.
+        covered = absence.is_noted(record.called_at, now)
+        return _working(what, *(() if covered else (steps.RecordVolume(record),)), steps.CreateVolume(record))
+    called_at, missing_for = record.called_at, cloud.volumes_missing_for.get(entry.name)
+    if called_at is None or absence.is_gone(called_at, cloud.volumes_looked_at, missing_for):
+        return _working(what, steps.RecordVolume(_intent(entry, desired, cloud, record.attempt + 1)))
+    message = (
+        f"volume {entry.name} was asked for with other values a moment ago; waiting up to 6 min until EC2 would show "
+        "what that has made, so that no second one is made"
+    )
+    return _working(message)
+
+
+def _intent(entry: DataVolume, desired: Desired, cloud: ObservedCloud, attempt: int) -> VolumeStatus:
+    instance, settings = cloud.instance(desired.instance_id), settings_of(entry)
+    if settings.type is None:
+        settings = replace(settings, type="gp3")  # without a word EC2 makes gp2
+    return VolumeStatus(
+        name=entry.name,
+        attempt=attempt,
+        zone=instance.zone if instance is not None else "",
+        settings=json.dumps(vars(settings), sort_keys=True),
+        deletion_policy=entry.deletion_policy.value,
+    )
+
+
+def _not_ours(record: VolumeStatus) -> Finding:
+    message = (
+        f"{record.volume_id}, which is recorded as volume {record.name}, does not carry this machine's tags "
+        f"{names.CLUSTER_TAG} and {names.UID_TAG}, or was let go of ({names.RETAINED_TAG}); nothing is done to it. Put "
+        "the tags right, or rename the entry"
+    )
+    return Finding(Outcome.STALLED, Reason.ADOPTION_CONFLICT, message, _KIND)
+
+
+def _missing(record: VolumeStatus, cloud: ObservedCloud) -> Finding:
+    if record.called_at is not None and absence.is_gone(
+        record.called_at, cloud.volumes_looked_at, cloud.volumes_missing_for.get(record.name)
+    ):
+        message = (
+            f"{record.volume_id}, which is volume {record.name}, is gone, and what was in it; rename the entry to get "
+            "a new, empty one"
+        )
+        return Finding(Outcome.STALLED, Reason.NOT_FOUND, message, _KIND)
+    return _working(f"EC2 does not show {record.volume_id}; looking again")
+
+
+def _placed(entry: DataVolume, volume: Volume, desired: Desired, cloud: ObservedCloud) -> Sequence[Finding]:
+    """Where it is attached."""
+    instance = cloud.instance(desired.instance_id)
+    if instance is None:
+        return ()
+    if volume.zone != instance.zone:
+        message = (
+            f"{volume.id}, which is volume {entry.name}, is in {volume.zone} and cannot be attached to {instance.id} "
+            f"in {instance.zone}: name a subnet of {volume.zone} for another instance, or rename the entry to get a "
+            "new, empty volume"
+        )
+        return (Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, _KIND),)
+    if volume.state == "available":
+        step = steps.AttachVolume(volume.id, instance.id, entry.device)
+        message = f"attaching {volume.id} to {instance.id} as {entry.device}"
+        return (replace(_working(message, step), differs=Area.CLOUD, left_as=Outcome.REPORTED),)
+    if volume.state == "in-use" and (volume.instance_id, volume.attachment) == (instance.id, "attached"):
+        if volume.device == entry.device:
+            return ()
+        message = (
+            f"{volume.id}, which is volume {entry.name}, is attached as {volume.device}, the spec says {entry.device}: "
+            "put the old value back, or take the entry off the spec and on again"
+        )
+        return (Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, ConditionType.UP_TO_DATE),)
+    where = f"{volume.attachment or 'still attached'} to {volume.instance_id}" if volume.instance_id else volume.state
+    return (_working(f"volume {entry.name} ({volume.id}) is {where}"),)
+
+
+def _changed(entry: DataVolume, volume: Volume, desired: Desired, cloud: ObservedCloud) -> Sequence[Finding]:
+    """What it is, and its tags."""
+    wanted, ec2 = settings_of(entry), desired.spec.target.ec2
+    what = f"{volume.id}, which is volume {entry.name},"
+    found = list(root_volume.differences(wanted, volume, what, cloud.volume_changes.get(volume.id, "")))
+    if wanted.encrypted not in (None, volume.settings.encrypted):
+        message = f"{what} stays as it was made: put `encrypted` back, or rename the entry to get a new, empty volume"
+        found.append(
+            Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, ConditionType.UP_TO_DATE, differs=Area.CLOUD)
+        )
+    if ec2 is not None:
+        found += root_volume.tags_missing(desired, ec2, cloud, volume)
+    return found
+
+
+# --- one that is not ----------------------------------------------------------------------------------------------
+
+
+def _released(record: VolumeStatus, desired: Desired, observed: Observed, cloud: ObservedCloud) -> Finding | None:
+    volume = _shown(record, cloud)
+    if volume is None:
+        return _forgotten_if_gone(record, cloud)
+    if volume.instance_id and volume.instance_id == desired.instance_id and volume.attachment == "attached":
+        job = job_names.detach(desired.host_id, volume.id)
+        detaching = _repairing(f"detaching {volume.id}, which was volume {record.name}")
+        step = steps.DetachVolume(job, volume.id, volume.instance_id, volume.device)
+        match observed.jobs.get(job):
+            case None:
+                return replace(detaching, steps=(step,))
+            case Failed(error, is_due):
+                found = found_error(error, ConditionType.UP_TO_DATE)
+                return replace(found, steps=(step,)) if is_due else found
+            case _:
+                return detaching
+    if volume.state != "available":
+        return _repairing(f"{volume.id}, which was volume {record.name}, is {volume.attachment or volume.state}")
+    return _repairing(f"letting go of {volume.id}, which was volume {record.name}", *_let_go(record, volume))
+
+
+def _let_go(record: VolumeStatus, volume: Volume, *, retains: bool = False) -> tuple[Step, ...]:
+    forget = steps.ForgetVolume(record.name)
+    if retains or record.deletion_policy != DeletionPolicy.DELETE.value:
+        return (steps.RetainVolume(volume.id), forget)
+    return (steps.DeleteVolume(volume.id, record.name), forget)
+
+
+def _shown(record: VolumeStatus, cloud: ObservedCloud) -> Volume | None:
+    if record.volume_id is not None:
+        return cloud.volume(record.volume_id)
+    return next(iter(cloud.volumes_of(record.name)), None)
+
+
+def _forgotten_if_gone(record: VolumeStatus, cloud: ObservedCloud) -> Finding:
+    looked_at, missing_for = cloud.volumes_looked_at, cloud.volumes_missing_for.get(record.name)
+    if record.volume_id in cloud.volumes_of_others:
+        # It was let go of, and the operator died before that was written; or it is somebody else's by now.
+        return Finding(Outcome.IN_SYNC, steps=(steps.ForgetVolume(record.name),))
+    if record.called_at is None or absence.is_gone(record.called_at, looked_at, missing_for):
+        return Finding(Outcome.IN_SYNC, steps=(steps.ForgetVolume(record.name),))
+    what = record.volume_id or f"volume {record.name}"
+    return _repairing(f"EC2 does not show {what}; waiting up to 6 min for it, so that nothing is left")
+
+
+def way_out(leaving: Leaving, cloud: ObservedCloud) -> Sequence[Finding]:
+    """Of a machine in deletion whose instance is gone, or let go."""
+    if cloud.volumes_error is not None:
+        return (replace(found_error(cloud.volumes_error), outcome=Outcome.DELETING, reason=Reason.DELETING),)
+    return tuple(_deleted(record, leaving, cloud) for record in leaving.volumes)
+
+
+def _deleted(record: VolumeStatus, leaving: Leaving, cloud: ObservedCloud) -> Finding:
+    volume = _shown(record, cloud)
+    if volume is None:
+        found = _forgotten_if_gone(record, cloud)
+        return _deleting(found.message or f"volume {record.name} is gone", *found.steps)
+    stays = leaving.retains or record.deletion_policy != DeletionPolicy.DELETE.value
+    if not stays and volume.state != "available":
+        return _deleting(f"{volume.id} is {volume.attachment or volume.state}")
+    word = "tagging" if stays else "deleting"
+    return _deleting(f"{word} {volume.id}", *_let_go(record, volume, retains=leaving.retains))
+
+
+def _working(message: str, *found: Step) -> Finding:
+    return Finding(Outcome.WORKING, Reason.PROVISIONING, message, _KIND, found, look_again=SOON)
+
+
+def _repairing(message: str, *found: Step) -> Finding:
+    kind = ConditionType.UP_TO_DATE
+    return Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, message, kind, found, look_again=SOON)
+
+
+def _deleting(message: str, *found: Step) -> Finding:
+    return Finding(Outcome.DELETING, Reason.DELETING, message, steps=found, look_again=SOON)
+
+
+# --- carried out --------------------------------------------------------------------------------------------------
+
+
+async def apply(step: steps.VolumeStep, desired: Desired | Leaving, body: Body, view: CloudView, world: World) -> Body:
+    """Do it. Returns the newest body. Raises what ports raise."""
+    match step:
+        case steps.RecordVolume():
+            return await _record(step, desired, body, world)
+        case steps.CreateVolume():
+            return await _create(step, desired, body, view, world)
+        case steps.RecordGrown():
+            return await world.kube.write_intent(body, {"rootVolume": written(step.root_volume)})
+        case steps.ForgetVolume():
+            return await _write(step.name, None, desired, body, world)
+        case steps.AttachVolume():
+            await _attach(step, desired, view)
+        case steps.RetainVolume():
+            await _retain(step, desired, view)
+        case steps.DeleteVolume():
+            await _delete(step, desired, view, world)
+    return body
+
+
+async def _record(step: steps.RecordVolume, desired: Desired | Leaving, body: Body, world: World) -> Body:
+    """Write down what is about to be asked for, or what was found."""
+    volume = step.volume
+    if volume.volume_id is None:
+        volume = volume.model_copy(
+            update={
+                "called_at": world.now(),
+                "token": volume.token or names.volume_token(world.cluster_id, desired.uid, volume.name, volume.attempt),
+            }
+        )
+    elif volume.called_at is None:
+        volume = volume.model_copy(update={"called_at": world.now()})
+    return await _write(volume.name, volume, desired, body, world)
+
+
+async def _write(name: str, volume: VolumeStatus | None, desired: Desired | Leaving, body: Body, world: World) -> Body:
+    """One entry, beside what the newest body has of the others; a write that must not be lost to somebody else's."""
+    while True:
+        known = [one for one in (body.get("status") or {}).get("volumes") or () if one["name"] != name]
+        if volume is not None:
+            known.append({key: value for key, value in written(volume).items() if value is not None})
+        fields = {"volumes": sorted(known, key=lambda one: str(one["name"])) or None}
+        try:
+            body = await world.kube.write_intent(body, fields)
+        except Conflict:
+            fresh = await world.kube.get(desired.key)
+            if fresh is None or fresh["metadata"]["uid"] != desired.uid:
+                raise
+            body = fresh
+        else:
+            world.cache.put(desired.key, body)
+            return body
+
+
+async def _create(
+    step: steps.CreateVolume, desired: Desired | Leaving, body: Body, view: CloudView, world: World
+) -> Body:
+    """Ask EC2 for it, and write down its id."""
+    volume = step.volume
+    tags = names.entry_tags(world.cluster_id, desired.key.namespace, desired.key.name, desired.uid, volume.name)
+    settings = VolumeSettings(**json.loads(volume.settings))
+    try:
+        volume_id = await view.cloud.create_volume(volume.zone, settings, tags, volume.token or "")
+    finally:
+        view.note_write(desired.uid, f"{desired.uid}/{volume.name}")
+    found = volume.model_copy(update={"volume_id": volume_id})
+    # The token would give it again; but only while EC2 remembers the token.
+    return await asyncio.shield(_write(volume.name, found, desired, body, world))
+
+
+async def _attach(step: steps.AttachVolume, desired: Desired | Leaving, view: CloudView) -> None:
+    try:
+        await view.cloud.attach_volume(step.volume_id, step.instance_id, step.device)
+    finally:
+        view.note_write(desired.uid)
+
+
+async def detach(step: steps.DetachVolume, desired: Desired, world: World) -> None:
+    """Once nothing on the machine uses it. Raises Retry while something does."""
+    users = await world.hosts.of(desired.key).host().disk_users(step.volume_id, step.device)
+    if users:
+        message = (
+            f"{step.volume_id} has left the spec and is in use on the machine ({users}); it is detached when nothing "
+            "uses it: take it out of the configuration, too, or unmount it"
+        )
+        raise Retry(Reason.PENDING, message)
+    view = await world.cloud(desired.key, desired.uids, desired.spec.aws)
+    try:
+        await view.cloud.detach_volume(step.volume_id, step.instance_id)
+    finally:
+        view.note_write(desired.uid)
+
+
+async def _retain(step: steps.RetainVolume, desired: Desired | Leaving, view: CloudView) -> None:
+    await view.cloud.create_tags([step.volume_id], {names.RETAINED_TAG: "true"})
+    view.note_write(desired.uid)
+
+
+async def _delete(step: steps.DeleteVolume, desired: Desired | Leaving, view: CloudView, world: World) -> None:
+    """Destruction needs fresh proof: of the object, its policy, and the volume's tags."""
+    fresh = await world.kube.get(desired.key)
+    if fresh is None or fresh["metadata"]["uid"] != desired.uid:
+        raise Conflict(f"{desired.key} is another one now; nothing is deleted")
+    if isinstance(desired, Leaving) and deletion_view(fresh).policy is not DeletionPolicy.DELETE:
+        raise Conflict(f"{desired.key} is to be retained now; nothing is deleted")
+    records = (fresh.get("status") or {}).get("volumes") or ()
+    policy = next((one.get("deletionPolicy") for one in records if one["name"] == step.name), None)
+    volume = await view.cloud.get_volume(step.volume_id)
+    if policy != DeletionPolicy.DELETE.value or (
+        volume is not None
+        and (not names.is_ours(volume.tags, world.cluster_id, desired.uid) or names.is_retained(volume.tags))
+    ):
+        raise Conflict(f"{step.volume_id} is not to be deleted any more")
+    try:
+        await view.cloud.delete_volume(step.volume_id)
+    finally:
+        view.note_write(desired.uid)
