@@ -11,7 +11,8 @@ import pytest
 from contract.nix_bench import request, store
 from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
 from nixops_operator.errors import Blocked
-from nixops_operator.facts.nix import Evaluation, Module, Source
+from nixops_operator.facts.nix import Evaluation, Facts, Module, Peer, Source
+from nixops_operator.shared_facts import address_path
 
 EXAMPLE = Path(__file__).parents[3] / "examples/valgrind-docs"
 A_HOST = """{
@@ -138,6 +139,28 @@ async def test_a_machine_of_a_nixops_network(
     assert part in await closure(evaluation)
     (warning,) = (text for text in evaluation.warnings if text.startswith("deployment."))
     assert sorted(re.findall(r"\w+", warning.partition("}")[0])[1:]) == said.split(", ")
+
+
+async def test_what_reads_nothing_of_others_depends_on_nothing(nix: SandboxedNix, nixpkgs: Source) -> None:
+    """The manual with the options of all modules in it is made without a look at their defaults."""
+    with_manual = "{ documentation.nixos.includeAllModules = true; }"
+    assert (await evaluated(nix, nixpkgs, DEFAULTS, BALANCER, with_manual)).told == {}
+
+
+async def test_two_machines_of_a_network_read_each_other(nix: SandboxedNix, nixpkgs: Source) -> None:
+    reads = """{ nodes, ... }: {
+      services.haproxy = {
+        enable = true;
+        config = "server db ${nodes.db.config.networking.privateIPv4}:${toString nodes.db.config.services.mysql.port}";
+      };
+    }"""
+    database = replace(request(nixpkgs, DEFAULTS, DATABASE), name="db", state_version="20.03")
+    known = {"nodes": '["db", "webserver"]', address_path("db", "privateIPv4"): '"10.0.0.5"'}
+    facts = Facts(known, {"db": Peer(database, "evaluate:db")})
+    wanted = replace(request(nixpkgs, DEFAULTS, reads), state_version="20.03", facts=facts)
+    evaluation = await nix.evaluate(wanted)
+    assert set(evaluation.told) == {"nodes", "nodes.db", address_path("db", "privateIPv4")}
+    assert "unit-haproxy.service.drv" in await closure(evaluation)
 
 
 @pytest.mark.parametrize(
