@@ -35,6 +35,7 @@ from nixops_operator.machine import (
     replacement,
     restarts,
     steps,
+    subnets,
 )
 from nixops_operator.machine import plan as machine_plan
 from nixops_operator.machine.observed import ObservedCloud
@@ -320,6 +321,12 @@ MUTANTS = (
         "leave/ec2.terminate_instance.1/before~4-8",
         "was let go while",
         id="an address is left behind",
+    ),
+    pytest.param(
+        _patched(subnets, "choose", lambda candidates, *_: candidates[0]),
+        "crowd/ec2.run_instances.1/before~4-8",
+        "",
+        id="the first subnet for ever",
     ),
     pytest.param(
         _patched(restarts, "waiting", lambda desired, now, died_of: None),
