@@ -46,7 +46,7 @@ check: lint ## what is quick: lint, and the tests that need neither root nor the
 	@exec $(PYTHON) -m pytest --numprocesses=2 --dist=worksteal $(ARGS) $(QUICK)
 
 .PHONY: crash
-crash: .venv ## the whole crash matrix, some minutes; PLAN=create+delete@ec2.run_instances.1/before~4-8 runs one, with its trace
+crash: .venv ## the whole crash matrix, half an hour; PLAN=create+delete@ec2.run_instances.1/before~4-8 runs one, with its trace
 	@PYTHONPATH=operator:tests:tests/lab exec $(PYTHON) -m crash '$(PLAN)'
 
 .PHONY: bench
