@@ -20,6 +20,7 @@ from unit.builders import (
     activation,
     activation_id,
     cloud,
+    condition,
     ec2_machine,
     failed,
     host,
@@ -258,3 +259,11 @@ def test_a_machine_whose_kernel_does_not_boot_needs_a_person_who_is_told_what_to
     assert found.outcome is Outcome.STALLED
     assert "its new kernel or initrd may not boot" in found.message
     assert said in found.message
+
+
+def test_where_it_may_be_restarted_that_is_tried_once_its_own_way_back_had_its_time():
+    silent_since = {"conditions": [condition("Reachable", "False", "ConnectTimeout", since=NOON)]}
+    desired = ec2_machine(BEGUN | launch(instance="i-1") | silent_since, **WHEN_NEEDED)
+
+    found = planned(desired, seen(cloud(instance("i-1")), silent(DOWN)), NOON + timedelta(hours=1))
+    assert steps.RebootInstance("i-1") in found.steps

@@ -149,6 +149,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Repair(_in_cloud(volumes.as_declared)),
     Gate(reboot.coming_back),
     Gate(silence.broken),
+    Gate(reboot.did_not_come_back),
     Gate(host.reachable),
     Repair(silence.over),
     Gate(host.owned),

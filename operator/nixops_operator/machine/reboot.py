@@ -70,17 +70,30 @@ def staged(desired: Desired, where: str | None) -> list[Finding]:
 
 
 def coming_back(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
-    """It does not answer because it was told to restart. After a while a person has to look: of a kernel that does not
-    boot nothing returns by itself. Whenever it answers again, it goes on from there."""
-    intent, host = desired.activation, observed.host
-    if host.error is None or intent is None or not intent.restarts or intent.result is not None:
+    """It does not answer because it was told to restart a moment ago."""
+    away = _away_for(desired, observed, now)
+    if away is None or away >= COMES_BACK_WITHIN:
         return None
-    if host.error.reason not in (Reason.CONNECT_TIMEOUT, Reason.CONNECTION_REFUSED):
-        return None
-    if now - intent.started_at >= COMES_BACK_WITHIN:
-        return Finding(Outcome.STALLED, host.error.reason, _lost(desired, host.address), ConditionType.REACHABLE)
-    message = f"waiting for {host.address} to come back from its restart"
+    message = f"waiting for {observed.host.address} to come back from its restart"
     return Finding(Outcome.WORKING, Reason.REBOOTING, message, ConditionType.REACHABLE, look_again=SOON)
+
+
+def did_not_come_back(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """A person has to look, where another restart is not allowed or not due: of a kernel that does not boot nothing
+    returns by itself. Whenever it answers again, it goes on from there."""
+    error = observed.host.error
+    if error is None or _away_for(desired, observed, now) is None:
+        return None
+    return Finding(Outcome.STALLED, error.reason, _lost(desired, observed.host.address), ConditionType.REACHABLE)
+
+
+def _away_for(desired: Desired, observed: Observed, now: datetime) -> timedelta | None:
+    """Since it was told to restart; None if it was not, or answers."""
+    intent, error = desired.activation, observed.host.error
+    if error is None or intent is None or not intent.restarts or intent.result is not None:
+        return None
+    is_silent = error.reason in (Reason.CONNECT_TIMEOUT, Reason.CONNECTION_REFUSED)
+    return now - intent.started_at if is_silent else None
 
 
 def _lost(desired: Desired, where: str | None) -> str:
