@@ -32,10 +32,7 @@ def start(paths: LabPaths, lab: State, launch: Launch) -> str:
     """Installs or upgrades the release; the new pod's name, as soon as there is one. Raises LabError."""
     if launch.command:
         raise LabError("a pod runs the operator: leave out `--pod` to run another program in its place")
-    node.enter(paths, [])  # before minutes are spent on an image
-    built = image.build()
-    _bring(paths, built.name, built.archive)
-    values = values_for(paths, lab, launch, built.name, _nixpkgs_image(paths))
+    values = brought(paths, lab, launch)
     admit = "pod-security.kubernetes.io/enforce=restricted"
     control_plane.kubectl(paths, ["label", "--overwrite", "namespace", NAMESPACE, admit])
     # The lab has applied definitions and roles itself; from now on they are the release's.
@@ -43,6 +40,14 @@ def start(paths: LabPaths, lab: State, launch: Launch) -> str:
     argv = ["upgrade", "--install", RELEASE, str(CHART), f"--namespace={NAMESPACE}", "--values=-", *ownership]
     helm(paths, argv, yaml.safe_dump(values))
     return _newest_pod(paths)
+
+
+def brought(paths: LabPaths, lab: State, launch: Launch) -> dict[str, Any]:
+    """The chart's values, for whoever installs it. What they name is on the node then. Raises LabError."""
+    node.enter(paths, [])  # before minutes are spent on an image
+    built = image.build()
+    _bring(paths, built.name, built.archive)
+    return values_for(paths, lab, launch, built.name, _nixpkgs_image(paths))
 
 
 def values_for(paths: LabPaths, lab: State, launch: Launch, name: str, nixpkgs: str) -> dict[str, Any]:
