@@ -104,13 +104,23 @@ def another(desired: Desired, cloud: ObservedCloud, now: datetime, message: str,
     ):
         return _provisioning(message, steps.RecordCall(launch.attempt), steps.Launch(launch))
     count = None
-    if died_of:
+    if died_of and not _moves_on(launch, desired, cloud):
         waiting = restarts.waiting(desired, now, died_of)
         if waiting is not None:
             return waiting
         count = restarts.count(desired) + 1
     attempt = 1 + max(launch.attempt if launch is not None else 0, cloud.highest_attempt)
     return _provisioning(message, steps.RecordLaunch(attempt, cloud.account_id, cloud.declared, count))
+
+
+def _moves_on(launch: LaunchStatus | None, desired: Desired, cloud: ObservedCloud) -> bool:
+    """Whether this only goes on to the next subnet: what had no room lived no life that would have to be waited for."""
+    return (
+        launch is not None
+        and launch.refused_generation is not None
+        and launch.subnet_id != cloud.declared["subnetId"]
+        and any(one.subnet_id == launch.subnet_id for one in desired.full_subnets)
+    )
 
 
 def _not_known(error: OperatorError) -> Finding:
