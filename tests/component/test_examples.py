@@ -171,6 +171,23 @@ def test_on_a_host_that_exists(crds: ApiServer) -> None:
     assert settings.ssh.host_keys == (env["HOST_KEY"],)
 
 
+def test_the_database_has_what_its_configuration_uses(crds: ApiServer) -> None:
+    bodies = list(yaml.safe_load_all(crds.kubectl("kustomize", str(EXAMPLES / "database"))))
+    text = next(body["data"]["configuration.nix"] for body in bodies if body["kind"] == "ConfigMap")
+    (child,) = machines_of(next(body for body in bodies if body["kind"] == "NixDeployment"))
+
+    ec2 = child.settings.target.ec2
+    assert ec2 is not None
+    (volume,) = ec2.volumes
+    (key,) = child.settings.keys
+    assert f'device = "{volume.device}";' in text
+    assert volume.deletion_policy == "Retain"
+    assert f"deployment.keys.{key.name}.path" in text
+    assert f'"{key.name}-key.service"' in text
+    assert all(f"systemd.services.{unit.removesuffix('.service')} = " in text for unit in key.restart_units)
+    assert ec2.elastic_ip is not None
+
+
 def overlay(folder: Path, kustomization: dict[str, Any], **files: str) -> str:
     """A kustomization of a user's own, as a folder to render."""
     for name, text in files.items():

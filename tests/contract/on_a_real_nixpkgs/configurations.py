@@ -11,10 +11,11 @@ import pytest
 from contract.nix_bench import request, store
 from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
 from nixops_operator.errors import Blocked
-from nixops_operator.facts.nix import Evaluation, Facts, Module, Peer, Source
+from nixops_operator.facts.nix import Evaluation, Facts, KeyFile, Module, Peer, Source
 from nixops_operator.shared_facts import address_path
 
-EXAMPLE = Path(__file__).parents[3] / "examples/valgrind-docs"
+EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLE = EXAMPLES / "valgrind-docs"
 A_HOST = """{
   fileSystems."/" = { device = "/dev/sda1"; fsType = "ext4"; };
   boot.loader.grub.device = "/dev/sda";
@@ -75,10 +76,10 @@ async def evaluated(nix: SandboxedNix, nixpkgs: Source, *texts: str, is_ec2: boo
     return await nix.evaluate(replace(request(nixpkgs, *texts), is_ec2=is_ec2, state_version="20.03"))
 
 
-async def closure(evaluation: Evaluation) -> set[str]:
-    """Names of the derivations that the system is made of."""
+async def closure(evaluation: Evaluation) -> dict[str, Path]:
+    """The derivations that the system is made of: name → one of that name."""
     paths = (await store("nix-store", "--query", "--requisites", evaluation.drv_path)).splitlines()
-    return {path[len("/nix/store/") + 33 :] for path in paths}
+    return {path[len("/nix/store/") + 33 :]: Path(path) for path in paths}
 
 
 async def test_the_model_example(nix: SandboxedNix, nixpkgs: Source) -> None:
@@ -108,6 +109,17 @@ async def test_the_model_example_on_a_given_host(nix: SandboxedNix, nixpkgs: Sou
         state_version=None,
     )
     assert "-nixos-system-webserver-" in (await nix.evaluate(wanted)).toplevel
+
+
+async def test_the_example_of_a_database(nix: SandboxedNix, nixpkgs: Source) -> None:
+    module = (EXAMPLES / "database/configuration.nix").read_text()
+    password = KeyFile("shop-password", "/run/keys/shop-password", "postgres", "root", "0400", is_first=True)
+    wanted = replace(request(nixpkgs, module), keys=(password,), state_version="20.03")
+    evaluation = await nix.evaluate(wanted)
+    names = await closure(evaluation)
+    assert {f"unit-{unit}.service.drv" for unit in ("postgresql", "shop-role", "shop-password-key")} <= names.keys()
+    assert "/dev/sdf /var/lib/postgresql ext4 " in names["etc-fstab.drv"].read_text()
+    assert evaluation.warnings == ()
 
 
 @pytest.mark.parametrize(
