@@ -141,6 +141,8 @@ async def test_where_nobody_may_return_a_call_for_the_way_back_ends_it(bench: Be
     asked = request(await bench.deliver(host, "takes a while"), await host.facts(), returns=False)
     assert await host.claim(asked)
     await host.activate(asked)
+    while await bench.switches() == 0:
+        await bench.pause()
     await bench.kill_switch_and_finish(asked.id)
     await host.rollback(asked.id)
     assert activation_of(await seen(bench, FAILED)).returns is False

@@ -28,6 +28,7 @@ COUNT = {
     "settle": 10,
     "leave": 8,
     "crowd": 10,
+    "disks": 12,
     "rotate": 8,
     "resize": 8,
     "substitute": 12,

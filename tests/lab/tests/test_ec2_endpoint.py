@@ -80,7 +80,7 @@ def test_subnets_vpcs_and_instance_types_are_answered_by_moto(ec2):
 
 
 def test_what_the_lab_does_not_model_is_refused_instead_of_pretended(ec2):
-    assert refusal(ec2.allocate_address) == ("UnsupportedOperation", 400)
+    assert refusal(ec2.create_vpn_gateway, Type="ipsec.1") == ("UnsupportedOperation", 400)
 
 
 @pytest.mark.parametrize(
