@@ -155,7 +155,7 @@ class Worlds:
         self.judge = Judge(self.kube, self.cloud, self.hosts, CLUSTER_ID)
         self.kube.watchers.append(self._react)
         for namespace in (OURS, THEIRS):
-            self.kube.secrets[namespace, "aws"] = _secret(accessKeyId=b"AKIDTEST", secretAccessKey=b"secret")
+            self.kube.secrets[namespace, "aws"] = _secret(accessKeyId=b"AKIDTEST", secretAccessKey=CANARY.encode())
         self._set_tokens(1)
 
     @property

@@ -21,8 +21,8 @@ from nixops_operator.facts.kube import Secret as SeenSecret
 from nixops_operator.machine.host_keys import CLIENT_KEY
 from nixops_operator.ssh_keys import parse_private_key
 
-CANARY = "content-of-a-key-of-a-machine"
-"""In each of them; nothing but Secrets and machines may hold it."""
+CANARY = "content-that-is-to-stay-secret"
+"""In the AWS credentials and each key of a machine; nothing but Secrets and machines may hold it."""
 
 
 class Broken(AssertionError):
@@ -76,7 +76,11 @@ class Judge:
     def call(self, effect: str, arguments: Mapping[str, Any]) -> None:
         """Before it is carried out."""
         if effect != "kube.put_secret":
-            self._require(CANARY not in repr(arguments), f"{effect} tells the content of a key")
+            told = repr(arguments)
+            self._require(CANARY not in told, f"{effect} tells the content of a Secret")
+            # The first host key travels in user data; first contact replaces it.
+            is_key = "PRIVATE KEY" in told and effect != "ec2.run_instances"
+            self._require(not is_key, f"{effect} tells a private key")
         match effect:
             case "ec2.run_instances":
                 self._launch(arguments["token"], arguments["request"])

@@ -275,6 +275,12 @@ MUTANTS = (
         id="the owner of a host key's Secret is not looked at",
     ),
     pytest.param(
+        _patched(host_keys, "public_key_of", lambda user_data: user_data),
+        "create/ec2.run_instances.1/not-recorded~4-8",
+        "patch_status tells a private key",
+        id="the private half is pinned, too",
+    ),
+    pytest.param(
         _patched(host_keys, "with_staged", _pins_the_staged_alone),
         "create/host.install_host_key.1/before~4-8",
         "host key that nobody pinned",

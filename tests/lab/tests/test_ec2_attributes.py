@@ -1,5 +1,7 @@
 """What of an instance can be asked for at launch and changed while it runs, beside its state."""
 
+import base64
+
 import pytest
 from botocore.exceptions import ClientError
 
@@ -253,3 +255,10 @@ def test_a_stopped_instance_keeps_its_profile_until_it_is_disassociated(profiles
     assert refusal(ec2.replace_iam_instance_profile_association, **other) == "IncorrectInstanceState"
     ec2.disassociate_iam_instance_profile(AssociationId=found["AssociationId"])
     assert profile_of(cases, instance_id) is None
+
+
+def test_user_data_can_be_read_by_whoever_may_ask(cases, ec2):
+    shown = attribute(ec2, cases.running(UserData="SSH_HOST_ED25519_KEY:line\n"), "userData")
+    assert base64.b64decode(shown) == b"SSH_HOST_ED25519_KEY:line\n"
+    none = ec2.describe_instance_attribute(InstanceId=cases.running(), Attribute="userData")
+    assert none["UserData"] == {}

@@ -4,6 +4,7 @@ Facts: EC2 API Reference, operations of these names; EC2 User Guide, "Amazon EC2
 "Change instance termination protection".
 """
 
+import base64
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -201,6 +202,9 @@ async def describe_instance_attribute(_cloud: Cloud, region: Region, params: dic
             value = {
                 "SourceDestCheck": {"Value": region.interfaces[instance.interface_id].checks_source_and_destination}
             }
+        case "userData":
+            content = instance.user_data.encode("utf-8", errors="surrogateescape")
+            value = {"UserData": {"Value": base64.b64encode(content).decode()} if content else {}}
         case other:
             raise unsupported(f"the lab does not model the attribute {other}")
     return {"InstanceId": instance.id} | value
