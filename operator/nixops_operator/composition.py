@@ -34,7 +34,7 @@ from nixops_operator.adapters.nix.boxes.choice import chosen_box
 from nixops_operator.adapters.nix.boxes.folders import LockedFolder, remove_leftovers
 from nixops_operator.adapters.nix.fetched_trees import SourceLimits
 from nixops_operator.adapters.nix.probe import SandboxUnsafe
-from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
+from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix, VolumeLimits
 from nixops_operator.adapters.nix.signing import generate_signing_key
 from nixops_operator.adapters.nix.substitution import Substituter
 from nixops_operator.adapters.nix.unpacking import TreeLimits
@@ -237,7 +237,7 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
             disk=chosen.evaluation.disk,
         ),
         build_limits=build_limits(chosen.build),
-        measures_store=chosen.store.max_size is not None,
+        volume_limits=VolumeLimits(chosen.store.max_size, chosen.scratch.max_size),
     )
     port = cast(Nix, Layered(nix, Nix, core.layers))
     default = stored_at(_default_nixpkgs(chosen.nixpkgs))

@@ -209,7 +209,15 @@ class Store(_Part):
     min_free: Bytes = 4 * GIB  # with less free where it lies, garbage is collected; more than nix.build.freeDisk
     max_free: Bytes = 8 * GIB  # until so much is free
     # What it may take, as 20Gi; it is collected from 85 % of that on. The chart names the limit of its own volume
-    # (store.sizeLimit), beyond which the kubelet evicts the pod. Not set: the disk alone counts.
+    # (store.sizeLimit), beyond which the kubelet evicts the pod: with less than freeDisk left of it, or a twentieth,
+    # builds are ended. Not set: the disk alone counts.
+    max_size: Bytes | None = None
+
+
+class Scratch(_Part):
+    """The folder where evaluations and builds work, below TMPDIR."""
+
+    # As that of the store, with scratch.sizeLimit.
     max_size: Bytes | None = None
 
 
@@ -290,6 +298,7 @@ class Nix(_Part):
     evaluation: Evaluation = Evaluation()
     build: Build = Build()
     store: Store = Store()
+    scratch: Scratch = Scratch()
     # Not `copy`, which every pydantic model has as a method.
     copies: Copy = Field(Copy(), alias="copy")
 

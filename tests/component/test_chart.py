@@ -148,7 +148,22 @@ def test_the_store_is_collected_before_the_kubelet_evicts_the_pod(
     api_server: ApiServer, values: dict[str, Any], expected: dict[str, Any] | None
 ) -> None:
     config = yaml.safe_load(of_kind(template(api_server, values), "ConfigMap")["data"]["config.yaml"])
-    assert config.get("nix", {}).get("store") == expected
+    assert config["nix"].get("store") == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        pytest.param({}, "20Gi", id="the limit of its volume"),
+        pytest.param({"scratch": {"sizeLimit": "7Gi"}}, "7Gi", id="another one"),
+        pytest.param({"config": {"nix": {"scratch": {"maxSize": 5}}}}, 5, id="what is set counts"),
+    ],
+)
+def test_builds_end_before_the_kubelet_evicts_the_pod(
+    api_server: ApiServer, values: dict[str, Any], expected: object
+) -> None:
+    config = yaml.safe_load(of_kind(template(api_server, values), "ConfigMap")["data"]["config.yaml"])
+    assert config["nix"]["scratch"] == {"maxSize": expected}
 
 
 def test_no_crds_if_they_come_from_elsewhere(api_server: ApiServer) -> None:

@@ -46,9 +46,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "nixops-operator.config" -}}
 {{- $lease := dict "namespace" .Release.Namespace "name" "nixops-operator" }}
 {{- $ours := dict "lease" $lease "server" (dict "port" 8080) "watch" (dict "namespaces" list) }}
+{{- $nix := dict "scratch" (dict "maxSize" .Values.scratch.sizeLimit) }}
 {{- if not .Values.store.existingClaim }}
-{{- $_ := set $ours "nix" (dict "store" (dict "maxSize" .Values.store.sizeLimit)) }}
+{{- $_ := set $nix "store" (dict "maxSize" .Values.store.sizeLimit) }}
 {{- end }}
+{{- $_ := set $ours "nix" $nix }}
 {{- mergeOverwrite $ours (deepCopy .Values.config) | toYaml }}
 {{- end }}
 

@@ -30,7 +30,7 @@ from contract.nix_bench import (
 from nixops_operator.adapters.nix import builder as builder_module
 from nixops_operator.adapters.nix import sandboxed_nix
 from nixops_operator.adapters.nix.probe import SandboxUnsafe
-from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix
+from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix, VolumeLimits
 from nixops_operator.adapters.nix.signing import generate_signing_key, public_half
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
@@ -229,6 +229,27 @@ async def test_no_build_begins_on_a_full_disk(
     with pytest.raises(Retry, match=r"the operator's disk is full: .* is free at /nix; .*store\.sizeLimit") as refused:
         await full.build(evaluation.drv_path, lambda _: None)
     assert refused.value.reason is Reason.BUILDING
+
+
+async def test_a_build_that_fills_the_volume_is_ended_before_the_pod_is_evicted(
+    nix: SandboxedNix, nixpkgs: Source, scratch: Path, signing_key: str
+) -> None:
+    endless = file_built_by("dd if=/dev/zero of=$out bs=1M count=200; sleep 3600")
+    evaluation = await nix.evaluate(request(nixpkgs, endless))
+    measuring = SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX, volume_limits=VolumeLimits(2**60))
+    used = (await measuring.space()).used
+    assert used is not None
+    limited = SandboxedNix(
+        scratch=scratch,
+        signing_key=signing_key,
+        box=BOX,
+        build_limits=replace(LIMITS, disk=1),
+        volume_limits=VolumeLimits(store=used + 100 * 1024**2),
+    )
+    with pytest.raises(Retry, match=r"left at /nix of the .* of the setting nix\.store\.maxSize, .* evicts") as ended:
+        await limited.build(evaluation.drv_path, lambda _: None)
+    assert ended.value.reason is Reason.BUILDING
+    assert descendants() == set()
 
 
 async def test_cancelling_a_build_ends_every_process(nix: SandboxedNix, nixpkgs: Source) -> None:

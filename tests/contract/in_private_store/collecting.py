@@ -10,7 +10,7 @@ import pytest
 
 from contract.nix_bench import BOX, MODEL, file_built_by, request, store, until
 from nixops_operator.adapters.nix.programs import NixFailedError
-from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
+from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix, VolumeLimits
 from nixops_operator.errors import Blocked
 from nixops_operator.facts.nix import Evaluation, Source
 
@@ -145,7 +145,8 @@ async def test_a_build_is_waited_for_and_everything_else_goes_on(
 
 
 async def test_room_is_measured(scratch: Path, signing_key: str, nixpkgs: Source) -> None:
-    measuring = SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX, measures_store=True)
+    limits = VolumeLimits(store=2**60)
+    measuring = SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX, volume_limits=limits)
     space = await measuring.space()
     disk = await asyncio.to_thread(shutil.disk_usage, "/nix")
     assert space.used is not None

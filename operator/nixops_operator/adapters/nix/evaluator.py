@@ -91,7 +91,7 @@ class Evaluator:
             return evaluation
 
         try:
-            self._disk.check()
+            self._disk.check_free()
         except (DiskLowError, OSError) as error:
             raise Retry(Reason.EVALUATING, str(error)) from error
         return await self._boxed(text, sources, names, take, tenant=tenant, on_line=on_line)

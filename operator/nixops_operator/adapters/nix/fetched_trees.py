@@ -59,7 +59,7 @@ class FetchedTrees:
                 if await store.valid_paths([source.store_path]):
                     self._use.lend(source.store_path)
                     return source
-            self._disk.check()
+            await self._disk.check()
             async with private_folder(self._scratch) as folder:
                 return await self._fetched(archive, source, folder, progress)
         except EgressError as error:

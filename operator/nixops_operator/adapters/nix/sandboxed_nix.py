@@ -32,14 +32,14 @@ from nixops_operator.adapters.nix.builder import builder, builder_conf
 from nixops_operator.adapters.nix.child import KILLED_FROM_OUTSIDE, signal_of
 from nixops_operator.adapters.nix.collection import StoreCollection
 from nixops_operator.adapters.nix.daemon import DaemonError, local_store
-from nixops_operator.adapters.nix.disk import Disk, DiskLowError, free_bytes
+from nixops_operator.adapters.nix.disk import Disk, DiskLowError, Volume, free_bytes
 from nixops_operator.adapters.nix.evaluator import Evaluator, MissingFactError
 from nixops_operator.adapters.nix.fetched_trees import FetchedTrees, SourceLimits
+from nixops_operator.adapters.nix.folder_size import FolderSize
 from nixops_operator.adapters.nix.private_folder import private_folder
 from nixops_operator.adapters.nix.probe import SandboxUnsafe, probe
 from nixops_operator.adapters.nix.programs import NixFailedError, follow, output_of, trusted_environment
 from nixops_operator.adapters.nix.signing import in_memory, public_half
-from nixops_operator.adapters.nix.store_size import StoreSize
 from nixops_operator.adapters.nix.store_use import StoreUse
 from nixops_operator.adapters.nix.substitution import Substituter, Substitution
 from nixops_operator.api.durations import format_duration
@@ -94,6 +94,15 @@ class BuildLimits:
     sandbox_paths: tuple[str, ...] = ("/bin", "/usr", "/lib", "/lib64")
 
 
+@dataclass(frozen=True)
+class VolumeLimits:
+    """Bytes that /nix and the scratch folder may take, beyond which the kubelet evicts the pod. None: as their disks
+    have."""
+
+    store: int | None = None
+    scratch: int | None = None
+
+
 class SandboxedNix:
     """See `ports.nix.Nix`. Its methods may run side by side."""
 
@@ -110,11 +119,11 @@ class SandboxedNix:
         source_limits: SourceLimits = SourceLimits(),  # noqa: B008 - frozen
         substituters: Sequence[Substituter] = (),
         credentials: Mapping[str, Credential] | None = None,
-        measures_store: bool = False,
+        volume_limits: VolumeLimits = VolumeLimits(),
     ) -> None:
         """`scratch`: a private, writable folder with room for builds. `signing_key`: see signing.py; it is secret.
         `egress`: what is fetched, is fetched through it; without, by the strictest policy. `credentials`: host → what
-        that host is told where a substituter is there. `measures_store`: whether `space` says how large it is.
+        that host is told where a substituter is there. `space` says how large the store is where it has a limit.
 
         Raises Blocked (`SecretNotFound`) if the signing key is none.
         """
@@ -122,9 +131,10 @@ class SandboxedNix:
         self._signing_key = signing_key
         self._scratch = scratch
         self._environment = trusted_environment(scratch)
-        self._disk = Disk((_STORE_DISK, scratch), build_limits.disk)
+        volumes = _volumes(volume_limits, scratch, self._environment)
+        self._size = next((volume.size for volume in volumes if volume.folder == _STORE_DISK), None)
+        self._disk = Disk((_STORE_DISK, scratch), build_limits.disk, volumes)
         self._use = StoreUse()
-        self._size = StoreSize(_STORE_DISK, self._environment) if measures_store else None
         self._collection = StoreCollection(_ROOTS, self._environment, lambda: free_bytes(_STORE_DISK))
         self._box = box_of(box, scratch, evaluation_limits, self._disk)
         self._evaluator = Evaluator(scratch, self._box, evaluation_limits, evaluations, self._disk)
@@ -165,7 +175,7 @@ class SandboxedNix:
         text = f'let built = derivation {{ name = "probe"; system = "{_SYSTEM}"; {builder} }}; in '
         text += "{ inherit (built) drvPath; toplevel = built.outPath; warnings = [ ]; }"
         try:
-            self._disk.check()
+            await self._disk.check()
             async with self._use.building():
                 evaluation = await self._evaluator.evaluate(text, (), Names({}), None)
                 await self._built(evaluation.drv_path, lambda _: None)
@@ -301,9 +311,9 @@ class SandboxedNix:
         root = _ROOTS / Path(drv_path).stem
         await asyncio.to_thread(_ROOTS.mkdir, parents=True, exist_ok=True)
         try:
-            self._disk.check()
+            await self._disk.check()
             complaint = await self._disk.watched(self._substitution.bring(drv_path, progress))
-        except DiskLowError as error:
+        except (DiskLowError, OSError) as error:
             raise Retry(Reason.BUILDING, str(error)) from error
         try:
             await self._realise(drv_path, root, progress)
@@ -321,7 +331,7 @@ class SandboxedNix:
         story = BuildStory()
         command = ("nix-store", "--realise", drv_path, "--add-root", str(root), "--log-format", "internal-json")
         try:
-            self._disk.check()
+            await self._disk.check()
             async with asyncio.timeout(self._build_limits.timeout.total_seconds()):
                 status, last = await self._disk.watched(self._in_builder(command, _Report(progress, story)))
         except TimeoutError as error:
@@ -331,16 +341,16 @@ class SandboxedNix:
         except DiskLowError as error:
             raise Retry(Reason.BUILDING, str(error)) from error
         except OSError as error:
-            raise Retry(Reason.BUILDING, f"the builder could not be started: {error.strerror}") from error
+            raise Retry(Reason.BUILDING, f"the builder could not be started: {error.strerror or error}") from error
         if status != 0:
-            self._judge_end(status, story.failure(), last)
+            await self._judge_end(status, story.failure(), last)
 
-    def _judge_end(self, status: int, failure: str, last: str) -> NoReturn:
+    async def _judge_end(self, status: int, failure: str, last: str) -> NoReturn:
         """Raises what a build is to be told of that did not end well."""
         if last.startswith("bwrap:"):
             raise Retry(Reason.BUILDING, f"the builder's sandbox could not be made: {last}")
         try:
-            self._disk.check()
+            await self._disk.check()
         except DiskLowError as error:
             raise Retry(Reason.BUILDING, str(error)) from error
         if failure or last:
@@ -402,6 +412,19 @@ class SandboxedNix:
                 raise Retry(Reason.COPY_FAILED, f"the copy could not be started: {error.strerror}") from error
         if status != 0:
             raise Retry(Reason.COPY_FAILED, story.failure() or last or f"the copy ended with status {status}")
+
+
+def _volumes(limits: VolumeLimits, scratch: Path, environment: Mapping[str, str]) -> list[Volume]:
+    """Those that have a limit."""
+    known = (
+        (_STORE_DISK, limits.store, "nix.store.maxSize", "store.sizeLimit"),
+        (scratch, limits.scratch, "nix.scratch.maxSize", "scratch.sizeLimit"),
+    )
+    return [
+        Volume(folder, FolderSize(folder, environment, free=free_bytes), limit, setting, value)
+        for folder, limit, setting, value in known
+        if limit is not None
+    ]
 
 
 def box_of(kind: BoxKind, scratch: Path, limits: EvaluationLimits, disk: Disk) -> Box:

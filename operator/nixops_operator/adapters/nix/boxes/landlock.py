@@ -231,7 +231,7 @@ class Landlock(Box):
         """`lent`: what is not to be counted of its files; None to count none."""
         limits = self._limits
         try:
-            self._disk.check()
+            self._disk.check_free()
         except (DiskLowError, OSError) as error:
             return Retry(Reason.EVALUATING, str(error))
         members = tuple(_members(session))
