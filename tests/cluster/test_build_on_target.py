@@ -1,7 +1,9 @@
-"""A machine builds its own system from a binary cache, whatever becomes of the operator and of the cache meanwhile."""
+"""A machine builds its own system from a binary cache over the line of a home, whatever becomes of the operator and of
+the cache meanwhile."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -10,53 +12,33 @@ from typing import Any
 import pytest
 
 from cluster import specs
-from cluster.place import GIVEN_HOST, Place, condition
+from cluster.hosts import Host, host_that_fetched_nothing, of_the_cache
+from cluster.place import Place, condition
 from cluster.polling import eventually
 
-HOST = "host"
+PACKAGES = 200
+OF_A_HOME_LINE = {"latency_seconds": 0.05, "bytes_per_second": 20_000_000}
 PROGRESS = re.compile(
-    r"^trying again, \d+ of \d+ fetched \([0-9.]+ of [0-9.]+ MiB\), \d+ of \d+ built; before: the binary cache"
+    r"^trying again, (?P<done>\d+) of (?P<total>\d+) fetched \((?P<here>[0-9.]+) of (?P<all>[0-9.]+) MiB\), "
+    r"\d+ of \d+ built; before: the binary cache"
 )
-
-
-def trusting(place: Place) -> str:
-    """Nix settings with which a machine fetches from the lab's cache."""
-    env = place.lab.env
-    return f"substituters = {env['LAB_CACHE_URL']}\ntrusted-public-keys = {env['LAB_CACHE_KEY']}\n"
 
 
 @pytest.fixture
 def cache(place: Place) -> Iterator[Any]:
-    """The lab's binary cache, full, and trusted by the given host's own Nix."""
+    """The lab's binary cache, full."""
     place.lab.fill_cache()
     control = place.lab.control
     control.reset_cache()
-    place.ssh_secret()
-    conf = place.on(GIVEN_HOST, "cat", "/etc/nix/nix.conf")
-    kept = "\n".join(line for line in conf.splitlines() if not line.startswith(("substituters", "trusted-public-keys")))
-    place.lab.machine_exec(
-        GIVEN_HOST,
-        ["sh", "-c", "cat >/etc/nix/nix.conf.new; mv -T /etc/nix/nix.conf.new /etc/nix/nix.conf"],
-        f"{kept}\n{trusting(place)}",
-    )
     yield control
     control.reset_cache()
 
 
-def built_there(place: Place, packages: str) -> dict[str, Any]:
-    """A system with that many packages, which only the machine may build; it goes on trusting the cache."""
-    env = place.lab.env
-    more = f"""
-  test.cache.{packages};
-  nix.settings.substituters = [ "{env["LAB_CACHE_URL"]}" ];
-  nix.settings.trusted-public-keys = [ "{env["LAB_CACHE_KEY"]}" ];"""
-    machine = specs.on_host(place.lab, specs.page(packages, more), HOST, activation=specs.QUICK)
-    machine["spec"]["configuration"]["build"] = {"on": "Target"}
-    return machine
-
-
-def built(place: Place) -> dict[str, Any]:
-    return dict(condition(place.find("nixmachine", HOST) or {}, "ConfigurationBuilt"))
+@pytest.fixture
+def host(place: Place) -> Host:
+    """With Debian 12's Nix, which fetches one path at a time."""
+    place.ssh_secret()
+    return host_that_fetched_nothing(place.lab, "bookworm")
 
 
 def archives(control: Any) -> Counter[str]:
@@ -64,32 +46,41 @@ def archives(control: Any) -> Counter[str]:
     return Counter(each["path"] for each in control.cache_log() if each["path"].startswith("/nar/"))
 
 
-def test_the_operator_dies_and_nothing_is_fetched_twice(place: Place, cache: Any) -> None:
+def builds(place: Place, host: Host) -> set[str]:
+    """Of each start of a unit that builds, systemd's id."""
+    query = ("journalctl", "--unit=nixops-build-*", "--output=json", "--output-fields=INVOCATION_ID", "--no-pager")
+    entries = map(json.loads, place.on(host.name, *query).splitlines())
+    return {entry["INVOCATION_ID"] for entry in entries if "INVOCATION_ID" in entry}
+
+
+def test_the_operator_dies_and_nothing_is_fetched_twice(place: Place, cache: Any, host: Host) -> None:
+    def built() -> dict[str, Any]:
+        return dict(condition(place.find("nixmachine", host.name) or {}, "ConfigurationBuilt"))
+
     cache.set_cache({"refuses": True})
-    place.apply(built_there(place, "cached = 200"))
-    down = place.await_condition("nixmachine", HOST, {"ConfigurationBuilt": "False/BuildFailed"})
-    assert (
-        "the binary cache http://203.0.113.80 does not answer the machine"
-        in condition(down, "ConfigurationBuilt")["message"]
-    )
+    module = specs.page("From the cache", f"test.cache.cached = {PACKAGES};" + of_the_cache(place.lab))
+    place.apply(host.declared(place.lab, module, "Target"))
+    place.await_condition("nixmachine", host.name, {"ConfigurationBuilt": "False/BuildFailed"})
+    assert "the binary cache http://203.0.113.80 does not answer the machine" in built()["message"]
 
-    cache.set_cache({"refuses": False, "latency_seconds": 0.05, "bytes_per_second": 1_000_000})
-    told = eventually(lambda: PROGRESS.search(built(place).get("message", "")), "the build tells how far it is")
-    print(told[0])
+    cache.set_cache({"refuses": False, **OF_A_HOME_LINE})
+    told = eventually(lambda: PROGRESS.search(built().get("message", "")), "the build tells how far it is")
     place.lab.operator.kill()
+    print(told[0])
+    assert int(told["done"]) < int(told["total"]) == PACKAGES
+    assert float(told["here"]) < float(told["all"])
+    begun, fetched = builds(place, host), len(archives(cache))
+    assert 0 < fetched < PACKAGES
     place.kubectl("delete", "lease", "nixops-operator", "--namespace=nixops-system")
-    fetched = len(archives(cache))
     eventually(lambda: len(archives(cache)) > fetched, "the machine goes on without an operator")
-    cache.set_cache({"latency_seconds": 0.05, "bytes_per_second": 20_000_000})
     place.lab.operator.restart()
-    place.wait_ready(f"nixmachine/{HOST}")
+    place.wait_ready(f"nixmachine/{host.name}")
 
-    machine = place.get("nixmachine", HOST)
-    assert condition(machine, "ConfigurationBuilt")["message"] == "built by the machine itself"
-    assert machine["status"]["configuration"]["buildOn"] == "Target"
-    assert place.title(place.lab.env["LAB_HOST_ADDRESS"]) == "cached = 200"
-    assert archives(cache)
-    assert set(archives(cache).values()) == {1}
-    kinds = [reason for _, reason, _ in place.events(HOST)]
+    assert builds(place, host) == begun, "the build was found again, and not begun anew"
+    assert sorted(archives(cache).values()) == [1] * PACKAGES
+    assert built()["message"] == "built by the machine itself"
+    assert place.get("nixmachine", host.name)["status"]["configuration"]["buildOn"] == "Target"
+    assert place.title(host.address) == "From the cache"
+    kinds = [reason for _, reason, _ in place.events(host.name)]
     assert "Building" in kinds
     assert "BuildFailed" in kinds

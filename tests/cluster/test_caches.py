@@ -4,6 +4,7 @@ told why, and as soon as the cache is well again both go on by themselves."""
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from cluster import specs
 from cluster.conftest import PERIODS
-from cluster.hosts import Host, host_of
+from cluster.hosts import Host, host_of, host_that_fetched_nothing, of_the_cache
 from cluster.place import Place, condition, is_ready, standing
 from cluster.polling import eventually
 from nixops_lab.testing import Lab
@@ -24,25 +25,21 @@ OF_A_HOME_LINE = {"latency_seconds": 0.05, "bytes_per_second": 20_000_000}
 
 @pytest.fixture(scope="module")
 def hosts(running_operator: Lab) -> dict[str, Host]:
-    """Where it is built → a host that takes substitutes from the lab's cache."""
-    env = running_operator.env
-    trusting = f"substituters = {env['LAB_CACHE_URL']}\ntrusted-public-keys = {env['LAB_CACHE_KEY']}\n"
-    found = {build_on: host_of(running_operator, release) for build_on, release in RELEASES.items()}
-    running_operator.machine_exec(
-        found["Target"].name,
-        ["sh", "-c", "cat /etc/nix/nix.conf - >/etc/nix/new; mv -T /etc/nix/new /etc/nix/nix.conf"],
-        trusting,
-    )
-    return found
+    """Where it is built → a host. What the operator builds is copied, whatever the host has."""
+    return {
+        "Target": host_that_fetched_nothing(running_operator, RELEASES["Target"]),
+        "Operator": host_of(running_operator, RELEASES["Operator"]),
+    }
 
 
 @pytest.fixture(scope="module")
 def cache(running_operator: Lab) -> Iterator[Any]:
-    """Full, and the operator's too."""
+    """Full, and the operator's too, whose store is empty at first, as that of a new pod."""
     env, operator = running_operator.env, running_operator.operator
     running_operator.fill_cache()
     of_the_lab = {"url": env["LAB_CACHE_URL"], "publicKeys": [env["LAB_CACHE_KEY"]]}
     operator.stop()
+    shutil.rmtree(running_operator.paths.operator / "nix")
     operator.start(settings={**PERIODS, "nix.substituters": [of_the_lab]})
     yield running_operator.control
     running_operator.control.reset_cache()
@@ -51,12 +48,8 @@ def cache(running_operator: Lab) -> Iterator[Any]:
 
 
 def asking(lab: Lab, host: Host, build_on: str, title: str, more: str) -> dict[str, Any]:
-    """The host with a system that needs what the cache alone has, and goes on trusting the cache."""
-    env = lab.env
-    trusting = f"""
-  nix.settings.substituters = [ "{env["LAB_CACHE_URL"]}" ];
-  nix.settings.trusted-public-keys = [ "{env["LAB_CACHE_KEY"]}" ];"""
-    return host.declared(lab, specs.page(title, more + trusting), build_on)
+    """The host with a system that needs what the cache alone has."""
+    return host.declared(lab, specs.page(title, more + of_the_cache(lab)), build_on)
 
 
 def standings(place: Place) -> str:
