@@ -33,6 +33,10 @@ GOALS: dict[str, table.Goal | None] = {
     f"{MEMORY}, as share of bare Nix'": table.AtMost(1.2),
     TRIVIAL: None,
     "ms that the box adds to it": table.AtMost(10),
+    "derivations brought to a machine": None,
+    "MB for it": None,
+    "round trips for it": None,
+    "s for it": None,
 }
 
 

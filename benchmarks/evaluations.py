@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from contract.nix_bench import request
+from contract.far_store import Line, far_store
+from contract.nix_bench import request, store
 from nixops_operator.adapters.nix.boxes.box import BoxKind, EvaluationLimits
 from nixops_operator.adapters.nix.evaluator import Evaluator
 from nixops_operator.adapters.nix.programs import trusted_environment
@@ -66,7 +67,7 @@ def figures(seconds: list[tuple[float, float]], memory: float, trivial: list[flo
 
 
 async def ours(nixpkgs: Path, module: str) -> tuple[dict[str, float], str]:
-    """The figures, and the store path of nixpkgs."""
+    """The figures, with those of bringing the derivations to a machine, and the store path of nixpkgs."""
     scratch = Path(tempfile.mkdtemp())
     nix = SandboxedNix(
         scratch=scratch,
@@ -78,11 +79,28 @@ async def ours(nixpkgs: Path, module: str) -> tuple[dict[str, float], str]:
     seconds = []
     for _ in range(TIMES):
         before, at = used(), time.monotonic()
-        await nix.evaluate(request(tree, module))
+        evaluation = await nix.evaluate(request(tree, module))
         seconds.append((used() - before, time.monotonic() - at))
     trivial = [await _trivial(nix._evaluator) for _ in range(TRIVIAL_TIMES)]
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return figures(seconds, memory, trivial), tree.store_path
+    return figures(seconds, memory, trivial) | await _brought(nix, evaluation.drv_path), tree.store_path
+
+
+async def _brought(nix: SandboxedNix, drv_path: str) -> dict[str, float]:
+    """Of one copy to a machine that has none of them, on this computer: without a network's latency."""
+    paths = (await store("nix-store", "--query", "--requisites", drv_path)).splitlines()
+    line = Line()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        async with far_store(Path(folder), nix.public_key, line) as (socket, _):
+            at = time.monotonic()
+            await nix.copy_derivations(drv_path, socket, lambda _: None)
+            wall = time.monotonic() - at
+    return {
+        "derivations brought to a machine": sum(path.endswith(".drv") for path in paths),
+        "MB for it": (line.sent + line.received) / 1e6,
+        "round trips for it": line.round_trips,
+        "s for it": wall,
+    }
 
 
 async def _trivial(evaluator: Evaluator) -> float:

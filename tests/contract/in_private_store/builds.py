@@ -6,8 +6,6 @@ import asyncio
 import base64
 import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from contract.far_store import far_store
 from contract.nix_bench import (
     BOX,
     MODEL,
@@ -317,55 +316,6 @@ def test_what_is_no_signing_key_is_refused(text: str) -> None:
         public_half(text)
     assert failed.value.reason is Reason.SECRET_NOT_FOUND
     assert not text.partition(":")[2] or text.partition(":")[2] not in failed.value.message
-
-
-@asynccontextmanager
-async def far_store(folder: Path, trusted_public_key: str) -> AsyncIterator[tuple[Path, str]]:
-    """A socket like Host.nix_daemon's, before another store; and that store's name."""
-    name = f"local?root={folder / 'root'}"
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(folder),
-        "USER": "far",
-        "NIX_REMOTE": name,
-        "NIX_CONF_DIR": str(folder),
-        "NIX_CONFIG": f"build-users-group =\nrequire-sigs = true\ntrusted-public-keys = {trusted_public_key}\n",
-    }
-
-    conversations: set[asyncio.Task[None]] = set()
-
-    async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        conversation = asyncio.current_task()
-        assert conversation is not None
-        conversations.add(conversation)
-        process = await asyncio.create_subprocess_exec(
-            "nix-daemon", "--stdio", env=environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        await asyncio.gather(pumped(reader, process.stdin), pumped(process.stdout, writer))
-        await process.wait()
-        await writer.wait_closed()
-
-    socket = folder / "socket"
-    server = await asyncio.start_unix_server(joined, socket)
-    try:
-        yield socket, name
-    finally:
-        server.close()
-        # The far end hears of the end after the near one: a loop that closes between the two leaves an open socket.
-        await asyncio.gather(*conversations)
-        await server.wait_closed()
-
-
-async def pumped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while chunk := await reader.read(65536):
-            writer.write(chunk)
-            await writer.drain()
-    except (BrokenPipeError, ConnectionResetError):
-        pass
-    writer.close()
 
 
 async def test_a_signed_closure_arrives_with_its_signatures(
