@@ -19,7 +19,7 @@ from cluster.polling import eventually
 PACKAGES = 200
 OF_A_HOME_LINE = {"latency_seconds": 0.05, "bytes_per_second": 20_000_000}
 PROGRESS = re.compile(
-    r"^trying again, (?P<done>\d+) of (?P<total>\d+) fetched \((?P<here>[0-9.]+) of (?P<all>[0-9.]+) MiB\), "
+    r"^trying again, (?P<done>[1-9]\d*) of (?P<total>\d+) fetched \((?P<here>[0-9.]+) of (?P<all>[0-9.]+) MiB\), "
     r"\d+ of \d+ built; before: the binary cache"
 )
 
