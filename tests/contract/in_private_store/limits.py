@@ -120,7 +120,7 @@ async def test_no_place_to_write_is_without_a_size(scratch: Path) -> None:
     if BOX is BoxKind.LANDLOCK:
         [(folder, _)] = [line.split() for line in found.splitlines()]
         assert folder.startswith("/nix/var/nixops/boxes/")
-        assert folder.endswith("/work/home")
+        assert Path(folder).parts[-2:] == ("work", "home")
     else:
         sizes = ["/dev/shm 16", "/tmp 256", "/nix 256", "/homeless 16", "/tmp 256"]  # the last one is $OUT
         assert found.splitlines() == sizes
