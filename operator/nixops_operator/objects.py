@@ -49,8 +49,9 @@ def is_leaving(body: Body) -> bool:
 
 
 def is_paused(body: Body, *, suspend: bool) -> bool:
-    """Whether a person said stop: in the spec, or by the annotation of `kubectl nixops pause`."""
-    return suspend or (body["metadata"].get("annotations") or {}).get(names.PAUSED_ANNOTATION) == "true"
+    """Whether a person said stop: in the spec, or by the annotation. Whatever stands there counts, as `True`, `yes` or
+    nothing, but for `false`: who wrote it takes the machine for left alone, and Paused shows that it is."""
+    return suspend or (body["metadata"].get("annotations") or {}).get(names.PAUSED_ANNOTATION, "false") != "false"
 
 
 def head(body: Body, kind: Kind) -> dict[str, Any]:

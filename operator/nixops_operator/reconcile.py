@@ -15,12 +15,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from nixops_operator import logs, names
-from nixops_operator.api.conditions import merge_conditions
+from nixops_operator.api.conditions import Condition, Truth, merge_conditions
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.cache import Cache, resource_version
 from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError, Retry, TurnKept
 from nixops_operator.facts.kube import Body, Event, Key, Kind
 from nixops_operator.holds import Holds
+from nixops_operator.objects import is_leaving, is_paused
 from nixops_operator.planning import Finding, Plan, after_failure
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ready import ready_conditions
@@ -242,6 +243,9 @@ class Reconciler:
         generation, verdict = _generation(body), verdict_of(error)
         previous = (body.get("status") or {}).get("conditions") or ()
         wanted = ready_conditions(previous, generation, verdict, is_serving=False)
+        if not is_leaving(body) and is_paused(body, suspend=body["spec"].get("suspend") is True):
+            message = "suspended, nothing is changed"
+            wanted.append(Condition(ConditionType.PAUSED, Truth.TRUE, Reason.SUSPENDED, message, generation))
         fields = {"conditions": merge_conditions(previous, wanted, self._now()), "observedGeneration": generation}
         await self._write_status(key, body, fields, verdict)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from component.conftest import ROOT
 from nixops_operator.api import crd
 
 if TYPE_CHECKING:
@@ -38,3 +39,29 @@ def test_short_names_and_category(crds: ApiServer) -> None:
         ["nixdeployments", "nixd"],
         ["nixmachines", "nixm"],
     ]
+
+
+PAUSED = {
+    "lastTransitionTime": "2026-11-22T12:00:00Z",
+    "type": "Paused",
+    "status": "True",
+    "reason": "Suspended",
+    "message": "suspended, nothing is changed",
+}
+
+
+@pytest.mark.parametrize(
+    ("example", "name"), [("machine-that-exists", "nixm/box"), ("deployment-with-all-fields", "nixd/shop")]
+)
+def test_that_an_object_is_paused_is_seen_in_the_list(crds: ApiServer, example: str, name: str) -> None:
+    """Ready and its reason stay what they were, so the line looked as if it were kept in line."""
+    crds.kubectl("create", "-f", str(ROOT / f"tests/data/valid/{example}.yaml"))
+    ready = PAUSED | {"type": "Ready", "reason": "Succeeded"}
+    status = json.dumps({"status": {"conditions": [ready, PAUSED]}})
+
+    crds.kubectl("patch", name, "--subresource=status", "--type=merge", "-p", status)
+
+    head, line = crds.kubectl("get", name).splitlines()
+    crds.kubectl("delete", name)
+    assert head.split()[:4] == ["NAME", "READY", "STATUS", "PAUSED"]
+    assert line.split()[1:4] == ["True", "Succeeded", "True"]

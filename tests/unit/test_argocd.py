@@ -13,6 +13,7 @@ import yaml
 from judges import agreement, argo, kstatus
 from nixops_operator.api import argocd
 from nixops_operator.api.reasons import Reason
+from nixops_operator.objects import is_paused
 from nixops_operator.ready import ready_conditions
 from nixops_operator.verdict import Outcome, Verdict
 from unit.builders import condition
@@ -123,6 +124,16 @@ def test_an_object_that_nobody_looked_at_is_not_taken_for_done():
     thing = {"kind": "NixMachine", "metadata": {"generation": 1}, "spec": {}, "status": {"observedGeneration": -1}}
 
     assert (kstatus.status(thing), argo.health(thing)[0]) == ("InProgress", "Progressing")
+
+
+@pytest.mark.parametrize("value", ["true", "True", "", "until Monday", "false"])
+def test_what_pauses_an_object_is_what_the_operator_takes_for_it(value):
+    thing = judged_thing([condition("Ready", "True")], 3, "")
+    thing["metadata"]["annotations"] = {"nixops.dev/paused": value}
+    paused = is_paused(thing, suspend=False)
+
+    assert argo.health(thing)[0] == ("Suspended" if paused else "Healthy")
+    assert argo.actions(thing) == {"reconcile": paused, "suspend": paused, "resume": not paused}
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,17 @@ def test_an_unusable_spec_is_told_and_mended_by_an_edit():
     assert living(test).ready() == ("True", "runs")
 
 
+def test_that_an_object_is_paused_is_told_beside_a_spec_that_is_unusable():
+    async def test(bench: Bench) -> None:
+        bench.machine.invalid = InvalidSpec("spec.target", "missing")
+        bench.apply(suspend=True)
+        await asyncio.sleep(1)
+
+    body = living(test).kube.body(WEB)
+    assert body is not None
+    assert [one["type"] for one in body["status"]["conditions"]] == ["Ready", "Stalled", "Paused"]
+
+
 def test_a_conflict_starts_again_from_the_newest_object():
     async def test(bench: Bench) -> None:
         bench.apply()

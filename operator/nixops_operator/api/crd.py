@@ -35,6 +35,8 @@ def _column(name: str, path: str, description: str, kind: str = "string", *, pri
 _READY = (
     _column("Ready", _condition("Ready", "status"), "Whether the whole promise holds."),
     _column("Status", _condition("Ready", "reason"), "Why it is ready or not."),
+    # Ready stays what it was then, so nothing else on the line tells.
+    _column("Paused", _condition("Paused", "status"), "True while it is suspended: looked at, and nothing is changed."),
 )
 _AGE = _column("Age", ".metadata.creationTimestamp", "Since when the object exists.", "date")
 _MESSAGE = _column("Message", _condition("Ready", "message"), "What, where, what next.", priority=1)

@@ -34,8 +34,9 @@ end
 if obj.spec ~= nil and obj.spec.suspend == true then
   return {status = "Suspended", message = "spec.suspend is true"}
 end
-if annotation("nixops.dev/paused") == "true" then
-  return {status = "Suspended", message = "the annotation nixops.dev/paused is true"}
+local paused = annotation("nixops.dev/paused")
+if paused ~= nil and paused ~= "false" then
+  return {status = "Suspended", message = "the annotation nixops.dev/paused is there"}
 end
 if ready == nil then
   return {status = "Progressing", message = "the operator has not looked at it yet"}

@@ -1,6 +1,7 @@
 -- What can be done from Argo CD's pages. Nothing of it touches the spec, so nothing of it makes the application OutOfSync.
 
-local by_annotation = obj.metadata.annotations ~= nil and obj.metadata.annotations["nixops.dev/paused"] == "true"
+local paused = (obj.metadata.annotations or {})["nixops.dev/paused"]
+local by_annotation = paused ~= nil and paused ~= "false"
 local by_spec = obj.spec ~= nil and obj.spec.suspend == true
 
 return {
