@@ -123,7 +123,13 @@ def test_credentials_are_read(data: dict[str, bytes], profile: str | None, ident
 @pytest.mark.parametrize(
     ("data", "profile", "words"),
     [
-        pytest.param({}, None, "holds none of accessKeyId, credentials, ec2-keys", id="empty"),
+        pytest.param({}, None, "holds none of accessKeyId, credentials, ec2-keys; it has none", id="empty"),
+        pytest.param(
+            {"AWS_ACCESS_KEY_ID": b"x", "AWS_SECRET_ACCESS_KEY": b"y"},
+            None,
+            "holds none of accessKeyId, credentials, ec2-keys; it has AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
+            id="the names of the variables of an environment",
+        ),
         pytest.param(plain(accessKeyId=ID), None, "has no secretAccessKey", id="secret key missing"),
         pytest.param(plain(secretAccessKey=KEY), None, "has no accessKeyId", id="id missing"),
         pytest.param(plain(accessKeyId=ID, secretAccessKey=" "), None, "has no secretAccessKey", id="secret key blank"),

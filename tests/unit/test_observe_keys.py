@@ -68,7 +68,7 @@ def test_what_is_missing_is_named_and_the_rest_is_wanted():
         (
             "web",
             Reason.SECRET_NOT_FOUND,
-            "key web of Secret tokens, for the key web, does not exist; create it",
+            "Secret tokens, for the key web, has no key web; it has api: name the right one, or add it",
         ),
         ("tls", Reason.SECRET_NOT_FOUND, "Secret tls, for the key tls, does not exist; create it"),
     ]

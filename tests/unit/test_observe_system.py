@@ -73,6 +73,26 @@ def test_a_module_is_read_as_it_is(data: bytes, text: str):
     assert [module.text for module in found.input.modules] == [text]
 
 
+@pytest.mark.parametrize("path", ["web.nix", "./web.nix"])
+def test_a_path_means_the_key_of_that_name(path: str):
+    """With `./`, as Nix has it, the API server took it, and then there was no such key."""
+    configuration = {"source": {"configMapRef": {"name": "site"}}, "modules": [{"path": path}]}
+
+    found = observed(host_machine(configuration=configuration), site={"web.nix": b"{ }"})
+
+    assert found.input is not None
+    assert [module.path for module in found.input.modules] == ["web.nix"]
+
+
+def test_a_key_that_is_missing_is_told_with_those_that_are_there():
+    error = observed(host_machine(configuration=MODULE), site={"configuration.nix": b"{ }"}).error
+
+    assert error is not None
+    assert error.message == (
+        "ConfigMap site (modules[0]) has no key web.nix; it has configuration.nix: name the right one, or add it"
+    )
+
+
 def test_what_is_no_text_is_refused_and_named():
     """Latin-1 became U+FFFD, and was built."""
     error = observed(host_machine(configuration=MODULE), site={"web.nix": "größer".encode("latin-1")}).error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import (
@@ -88,9 +89,10 @@ def without_secret(text: str) -> str:
 
 
 def _inside_source(text: str) -> str:
+    """In its plain form, without the `./` that paths begin with in Nix: a ConfigMap has no key of that name."""
     if text.startswith("/") or ".." in text.split("/"):
         raise ValueError(_UNSAFE_PATH)
-    return text
+    return str(PurePosixPath(text))
 
 
 def _not_a_group_id(text: str) -> str:

@@ -856,10 +856,6 @@ _NOTHING_INSIDE = "(!has(self.nixpkgs) || !has(self.nixpkgs.path)) && self.modul
 _NO_FOLDERS = "a ConfigMap has no folders: paths inside source.configMapRef are names of its keys, without /"
 
 
-def _is_key(path: str) -> bool:
-    return path.rfind("/") == (1 if path.startswith("./") else -1)
-
-
 def _is_key_in_cel(path: str) -> str:
     return f"{path}.lastIndexOf('/') == ({path}.startsWith('./') ? 1 : -1)"
 
@@ -928,7 +924,7 @@ class Configuration(SpecModel):
         if self.source is not None and self.source.config_map_ref is not None:
             paths = [self.nixpkgs.path] if self.nixpkgs and self.nixpkgs.path is not None else []
             paths += [module.path for module in self.modules if module.path is not None]
-            if not all(_is_key(path) for path in paths):
+            if any("/" in path for path in paths):
                 raise ValueError(_NO_FOLDERS)
         return self
 

@@ -17,6 +17,7 @@ from datetime import datetime
 from nixops_operator import names
 from nixops_operator.api.deployment_spec import KeyPairEntry
 from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.data_keys import not_there
 from nixops_operator.deployment import account, creations, proof
 from nixops_operator.deployment.desired import Desired, Leaving
 from nixops_operator.deployment.observed import Observed, ObservedKey, ObservedNetwork
@@ -100,8 +101,8 @@ async def _observe_key(
         if secret is None and reference is None:
             return ObservedKey()
         if secret is None or (reference is not None and key not in secret.data):
-            what = f"Secret {name}" if secret is None else f"key {key} of Secret {name}"
-            message = f"{what} with the private key of key pair {entry.name} does not exist; create it"
+            what = f"Secret {name} with the private key of key pair {entry.name}"
+            message = not_there(what, key, secret.data if secret else None)
             return ObservedKey(error=Blocked(Reason.SECRET_NOT_FOUND, message))
         if reference is None and desired.uid not in secret.owner_uids:
             return _judge_foreign(desired, entry, secret, network, world)

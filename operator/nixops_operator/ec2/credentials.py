@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from nixops_operator.api.reasons import Reason
+from nixops_operator.data_keys import listed_keys
 from nixops_operator.errors import Blocked
 
 ACCESS_KEY_ID = "accessKeyId"
@@ -122,7 +123,7 @@ def aws_identity(secret: str, data: Mapping[str, bytes] | None, profile: str | N
     texts = {key: _text(secret, key, data[key]) for key in data if key in _KEYS}
     forms = [form for form, keys in _FORMS.items() if keys & texts.keys()]
     if not forms:
-        raise _unusable(secret, f"holds none of {ACCESS_KEY_ID}, {SHARED_FILE}, {EC2_KEYS}")
+        raise _unusable(secret, f"holds none of {ACCESS_KEY_ID}, {SHARED_FILE}, {EC2_KEYS}; it has {listed_keys(data)}")
     if len(forms) > 1:
         raise _unusable(secret, f"holds credentials in several forms ({', '.join(forms)}); keep one of them")
     if forms == [SHARED_FILE]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from nixops_operator import job_names
 from nixops_operator.api.machine_spec import KeyReference, KeyUpload, MachineKey
 from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.data_keys import not_there
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError
 from nixops_operator.facts import host
 from nixops_operator.facts.host import DeliveredKey, HostFacts
@@ -85,7 +86,7 @@ async def observe(desired: Desired, world: World) -> ObservedKeys:
             contents = await world.reads.contents(desired.key.namespace, declared.secret_ref.name)
             if contents is None or declared.secret_ref.key not in contents:
                 world.reads.forget_secret(desired.key.namespace, declared.secret_ref.name)
-                raise _not_there(declared, has_secret=contents is not None)
+                raise _not_there(declared, contents)
         except OperatorError as error:
             errors.append((declared.name, error))
             continue
@@ -101,10 +102,10 @@ async def observe(desired: Desired, world: World) -> ObservedKeys:
     return ObservedKeys(tuple(wanted), tuple(errors))
 
 
-def _not_there(declared: MachineKey, *, has_secret: bool) -> Blocked:
+def _not_there(declared: MachineKey, present: Iterable[str] | None) -> Blocked:
     reference: KeyReference = declared.secret_ref
-    what = f"key {reference.key} of Secret {reference.name}" if has_secret else f"Secret {reference.name}"
-    return Blocked(Reason.SECRET_NOT_FOUND, f"{what}, for the key {declared.name}, does not exist; create it")
+    what = f"Secret {reference.name}, for the key {declared.name},"
+    return Blocked(Reason.SECRET_NOT_FOUND, not_there(what, reference.key, present))
 
 
 def _one_path_twice(declared: Iterable[MachineKey]) -> InvalidSpec | None:
@@ -329,7 +330,7 @@ async def _read(declared: MachineKey, desired: Desired, world: World) -> host.Ma
     # What was seen of it before may be older, and would ask for it again.
     world.reads.forget_secret(namespace, reference.name)
     if secret is None or reference.key not in secret.data:
-        raise _not_there(declared, has_secret=secret is not None)
+        raise _not_there(declared, secret.data if secret is not None else None)
     content = secret.data[reference.key]
     sha256 = hashlib.sha256(content).hexdigest()
     return host.MachineKey(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from nixops_operator.api.machine_spec import AddressKind, PrivateKeyReference
 from nixops_operator.api.reasons import Reason
+from nixops_operator.data_keys import not_there
 from nixops_operator.errors import Blocked, NotYet, OperatorError, Retry
 from nixops_operator.facts.cloud import Instance
 from nixops_operator.facts.health import CheckResult
@@ -165,8 +166,8 @@ async def client_key(namespace: str, reference: PrivateKeyReference, world: Worl
     secret = await world.reads.secret(namespace, reference.name)
     if secret is None or reference.key not in secret.data:
         world.reads.forget_secret(namespace, reference.name)
-        what = f"Secret {reference.name}" if secret is None else f"key {reference.key} of Secret {reference.name}"
-        raise Blocked(Reason.SECRET_NOT_FOUND, f"{what} with the SSH client key does not exist; create it")
+        what = f"Secret {reference.name} with the SSH client key"
+        raise Blocked(Reason.SECRET_NOT_FOUND, not_there(what, reference.key, secret.data if secret else None))
     where = f"key {reference.key} of Secret {reference.name}"
     try:
         return parse_private_key(secret.data[reference.key], where)

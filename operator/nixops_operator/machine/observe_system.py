@@ -10,6 +10,7 @@ from nixops_operator import job_names
 from nixops_operator.api.machine_spec import KeyUpload, System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import OriginStatus, read
+from nixops_operator.data_keys import listed_keys, not_there
 from nixops_operator.errors import Blocked, EvaluationFailed, InvalidSpec, OperatorError
 from nixops_operator.facts.kube import Key, Kind, key_of
 from nixops_operator.facts.nix import Archive, Evaluation, KeyFile, Module, SystemInput, Tree, Waiting
@@ -141,7 +142,7 @@ async def _modules(desired: Desired, files: Mapping[str, bytes] | None, world: W
         field = f"modules[{place}]"
         if module.path is not None:
             if files is not None and module.path not in files:
-                message = f"{module.path} is no key of the source's ConfigMap; it has {_listed(files)}"
+                message = f"{module.path} is no key of the source's ConfigMap; it has {listed_keys(files)}"
                 raise InvalidSpec(f"spec.configuration.{field}.path", message)
             modules.append(Module(module.path, path=module.path))
         elif module.inline is not None:
@@ -150,16 +151,11 @@ async def _modules(desired: Desired, files: Mapping[str, bytes] | None, world: W
             found = await world.reads.config_map(desired.key.namespace, reference.name)
             if found is None or reference.key not in found:
                 world.reads.forget_config_map(desired.key.namespace, reference.name)
-                name = f"ConfigMap {reference.name}"
-                what = name if found is None else f"key {reference.key} of {name}"
-                raise Blocked(Reason.SOURCE_NOT_FOUND, f"{what} ({field}) does not exist; create it")
+                what = f"ConfigMap {reference.name} ({field})"
+                raise Blocked(Reason.SOURCE_NOT_FOUND, not_there(what, reference.key, found))
             label = f"{reference.name}/{reference.key}"
             modules.append(Module(label, text=_text(found[reference.key], f"{label} ({field})")))
     return tuple(modules)
-
-
-def _listed(files: Mapping[str, bytes]) -> str:
-    return ", ".join(sorted(files)) or "none"
 
 
 def _archive(desired: Desired) -> Archive | None:
@@ -183,7 +179,7 @@ def _nixpkgs(desired: Desired, files: Mapping[str, bytes] | None, world: World) 
     # The names of a ConfigMap's keys.
     folder = nixpkgs.path.rstrip("/") + "/"
     if not any(name.startswith(folder) for name in files or {}):
-        message = f"the source has no file below {folder}; it has {_listed(files or {})}"
+        message = f"the source has no file below {folder}; it has {listed_keys(files or {})}"
         raise InvalidSpec("spec.configuration.nixpkgs.path", message)
     return nixpkgs.path, None
 
