@@ -51,8 +51,8 @@ def test_a_foreign_error_is_not_hidden() -> None:
 def test_a_refused_key_names_the_remedy() -> None:
     message = connecting_failed(asyncssh.PermissionDenied("x"), "192.0.2.10", "root").message
     assert message == (
-        "192.0.2.10 refused the client key for root; check authorized_keys on the host, or ssh.user and "
-        "ssh.privateKeySecretRef"
+        "192.0.2.10 refused the client key for root; check authorized_keys and sshd's PermitRootLogin on "
+        "the host (NixOS: users.users.root.openssh.authorizedKeys.keys), or ssh.privateKeySecretRef"
     )
 
 

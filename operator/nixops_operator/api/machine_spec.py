@@ -10,6 +10,7 @@ import base64
 import re
 from datetime import timedelta
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -183,11 +184,29 @@ HostKey = Annotated[
 ]
 
 
+_ROOT_ALONE = (
+    "only root can be used for now, without sudo: leave this out, and give root the client key on the machine "
+    "(users.users.root.openssh.authorizedKeys.keys)"
+)
+
+
+def _root(name: str) -> str:
+    if name != "root":
+        raise ValueError(_ROOT_ALONE)
+    return name
+
+
 class SshSettings(SpecModel):
     """How the machine is reached over SSH."""
 
-    user: Annotated[str, StringConstraints(max_length=32, pattern="^[a-z_][-a-z0-9_]*$")] = "root"
-    """Login name."""
+    # Told here, and not by the first login: by then an instance is launched.
+    user: Annotated[
+        str,
+        StringConstraints(max_length=32),
+        AfterValidator(_root),
+        Field(json_schema_extra=cel_rules(("self == 'root'", _ROOT_ALONE))),
+    ] = "root"
+    """Login name: root, for now."""
     address: AddressKind | None = None
     """Which address of an EC2 instance to use. Absent: the public one if there is one, else the private one."""
     private_key_secret_ref: PrivateKeyReference | None = None
@@ -610,12 +629,37 @@ class Ec2Target(SpecModel):
     changes in the configuration meanwhile is carried out when it runs again."""
 
 
+_NO_ADDRESS = "is neither a host name nor an IP address; a port goes to target.host.port, a user to ssh.user"
+_HOST_NAME = "^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"
+# No top-level domain is a number (RFC 3696, 2). Resolvers read `10.1` as 10.0.0.1 (inet_aton(3)).
+_NUMBER_AT_THE_END = "(^|[.])[0-9]+$"
+
+
+def _host_address(text: str) -> str:
+    try:
+        ip_address(text)
+    except ValueError:
+        if not re.fullmatch(_HOST_NAME, text) or re.search(_NUMBER_AT_THE_END, text):
+            raise ValueError(_NO_ADDRESS) from None
+    return text
+
+
+HostAddress = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=253),
+    AfterValidator(_host_address),
+    Field(
+        json_schema_extra=cel_rules(
+            (f"isIP(self) || self.matches('{_HOST_NAME}') && !self.matches('{_NUMBER_AT_THE_END}')", _NO_ADDRESS)
+        )
+    ),
+]
+
+
 class HostTarget(SpecModel):
     """A machine that exists; it is reached over SSH, never created or destroyed."""
 
-    address: Annotated[
-        str, StringConstraints(min_length=1, max_length=253, pattern="^[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9])?$")
-    ]
+    address: HostAddress
     """Host name or IP address; it must lie in a network that the administrator allows."""
     port: Annotated[int, Field(ge=1, le=65535)] = 22
     """TCP port of sshd."""

@@ -39,8 +39,8 @@ def connecting_failed(error: Exception, where: str, user: str) -> OperatorError:
         case asyncssh.PermissionDenied():
             return Blocked(
                 Reason.AUTHENTICATION_FAILED,
-                f"{where} refused the client key for {user}; check authorized_keys on the host, or ssh.user and "
-                "ssh.privateKeySecretRef",
+                f"{where} refused the client key for {user}; check authorized_keys and sshd's PermitRootLogin on the "
+                "host (NixOS: users.users.root.openssh.authorizedKeys.keys), or ssh.privateKeySecretRef",
             )
         case asyncssh.KeyExchangeFailed() if _NO_SHARED_HOST_KEY_TYPE in error.reason:
             return Blocked(
