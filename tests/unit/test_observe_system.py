@@ -102,6 +102,17 @@ def test_what_is_no_text_is_refused_and_named():
 
 
 @pytest.mark.parametrize(
+    "configuration", [MODULE, {"source": {"configMapRef": {"name": "site"}}, "modules": [{"path": "web.nix"}]}]
+)
+def test_text_of_two_bytes_a_character_is_refused_and_named(configuration: dict[str, Any]):
+    """Without a mark in front it is UTF-8 as well, and Nix reads it as far as the first NUL."""
+    error = observed(host_machine(configuration=configuration), site={"web.nix": "{ }".encode("utf-16-le")}).error
+
+    assert isinstance(error, InvalidSpec)
+    assert "web.nix (modules[0]) holds a NUL character, as UTF-16 text does" in error.message
+
+
+@pytest.mark.parametrize(
     ("status", "confirmed"),
     [
         pytest.param(ready() | ran(), NEW, id="confirmed for this generation"),

@@ -88,6 +88,13 @@ def without_secret(text: str) -> str:
     return text
 
 
+def without_nul(text: str) -> str:
+    """Nix and shells end a text at its first NUL character, without a word: half of it would count."""
+    if "\0" in text:
+        raise ValueError("holds a NUL character, as UTF-16 text does; write it as UTF-8")
+    return text
+
+
 def _inside_source(text: str) -> str:
     """In its plain form, without the `./` that paths begin with in Nix: a ConfigMap has no key of that name."""
     if text.startswith("/") or ".." in text.split("/"):
@@ -132,7 +139,8 @@ NO_SECRET_IN_VALUES: list[CelRule] = [
 LongText = Annotated[
     str,
     AfterValidator(without_secret),
-    Field(json_schema_extra={"not": {"pattern": "|".join(SECRET_PATTERNS)}}),
+    AfterValidator(without_nul),
+    Field(json_schema_extra={"not": {"pattern": "|".join((*SECRET_PATTERNS, r"\x00"))}}),
 ]
 """As FreeText, where CEL rules for all machines of a deployment would be beyond the API server's limit. The words with
 which it refuses a `not` help nobody, so the field's description says what is refused."""
@@ -153,7 +161,7 @@ ObjectKey = Annotated[str, StringConstraints(min_length=1, max_length=253, patte
 
 SourcePath = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=1024),
+    StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]*$"),
     AfterValidator(_inside_source),
     Field(
         json_schema_extra=cel_rules(

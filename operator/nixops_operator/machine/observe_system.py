@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from nixops_operator import job_names
+from nixops_operator.api.field_types import without_nul
 from nixops_operator.api.machine_spec import KeyUpload, System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import OriginStatus, read
@@ -144,6 +145,8 @@ async def _modules(desired: Desired, files: Mapping[str, bytes] | None, world: W
             if files is not None and module.path not in files:
                 message = f"{module.path} is no key of the source's ConfigMap; it has {listed_keys(files)}"
                 raise InvalidSpec(f"spec.configuration.{field}.path", message)
+            if files is not None:
+                _text(files[module.path], f"{module.path} ({field})")
             modules.append(Module(module.path, path=module.path))
         elif module.inline is not None:
             modules.append(Module(field, text=module.inline))
@@ -201,10 +204,12 @@ def _keys(desired: Desired) -> tuple[KeyFile, ...]:
 def _text(data: bytes, where: str) -> str:
     """A module's bytes as text. What is no UTF-8 is refused: read any other way it would mean something else."""
     try:
-        return data.decode("utf-8-sig")
+        return without_nul(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         message = f"{where} is not UTF-8 text (byte {error.start + 1}); store it as UTF-8"
-        raise InvalidSpec("spec.configuration.modules", message) from None
+    except ValueError as error:
+        message = f"{where} {error}"
+    raise InvalidSpec("spec.configuration.modules", message)
 
 
 async def _system_kind(desired: Desired, world: World) -> str:
