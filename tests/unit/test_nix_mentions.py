@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -94,6 +95,40 @@ NAMES = Names({f"{INLINE}/module-0.nix": "modules[0]"}, source=SOURCE, inline=IN
 )
 def test_a_message_begins_with_its_line(lines: list[str], message: str) -> None:
     assert evaluation_message(lines, NAMES) == message
+
+
+NETWORK = """{
+  network.description = "Web server";
+  backend = { pkgs, ... }: { services.httpd.enable = true; };
+}"""
+HIVE = "{\n  meta = { nixpkgs = <nixpkgs>; };\n  host-a = { services.httpd.enable = true; };\n}"
+FLAKE = """{
+  description = "All my machines";
+  inputs.nixpkgs.url = "nixpkgs/nixos-25.11";
+  outputs = { nixpkgs, ... }: { };
+}"""
+ACME = "{\n  securty = 1;\n  security.acme = {\n    defaults = { };\n    meta.outputs = [ ];\n  };\n}"
+
+
+@pytest.mark.parametrize(
+    ("text", "option", "advice"),
+    [
+        pytest.param(NETWORK, "network", "a whole network (NixOps, colmena)", id="a network: its own attribute"),
+        pytest.param(NETWORK, "backend", "a whole network (NixOps, colmena)", id="a network: a machine (nixops#1026)"),
+        pytest.param(HIVE, "host-a", "a whole network (NixOps, colmena)", id="a hive of colmena"),
+        pytest.param(FLAKE, "inputs", "a flake, which is no module", id="a flake"),
+        pytest.param(ACME, "securty", None, id="a module with a mistake"),
+        pytest.param(NETWORK, "services.htpd", None, id="a mistake in a machine"),
+    ],
+)
+def test_a_file_that_is_no_module_is_told_for_what_it_is(text: str, option: str, advice: str | None) -> None:
+    lines = said(f"The option `{option}' does not exist. Definition values:\n- In `{INLINE}/module-0.nix': 1")
+
+    message = evaluation_message(lines, replace(NAMES, texts=lambda: {"modules[0]": text}))
+
+    assert message.startswith("modules[0]")
+    assert ("looks like" in message) is (advice is not None)
+    assert (advice or "") in message
 
 
 def test_the_user_s_files_are_read_only_for_an_error() -> None:

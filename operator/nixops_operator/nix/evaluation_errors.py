@@ -72,6 +72,21 @@ _ADVICE = (
     ("attribute 'getFlake' missing", _NO_FLAKES),
     ("feature 'flakes' is disabled", _NO_FLAKES),
 )
+_NO_SUCH_OPTION = re.compile(r"The option [`'‘](?P<option>[^'’.]{1,200})['’](?: defined in .{1,400})? does not exist")
+# Such files have attributes of their own beside the names of machines (NixOps manual, "Network special attributes";
+# colmena manual, "Deployment options"; Nix manual, "nix flake", "Flake format").
+_NETWORK = re.compile(
+    r"^[ \t]*(?:network|network\.[A-Za-z]+|resources\.[A-Za-z0-9]+\S*|meta|meta\.nixpkgs)[ \t]*=", re.MULTILINE
+)
+_IS_NETWORK = (
+    "this file looks like a whole network (NixOps, colmena), and a module is one machine: make each of its machines an "
+    "entry of spec.machines of a NixDeployment"
+)
+_FLAKE = re.compile(r"^[ \t]*outputs[ \t]*=", re.MULTILINE)
+_IS_FLAKE = (
+    "this file looks like a flake, which is no module: name the files that its nixosConfigurations list, and its "
+    "nixpkgs in spec.configuration.nixpkgs"
+)
 _SWITCH = re.compile(r"; (?:add|use) '--extra-experimental-features [a-z -]{1,60}'[^;]{0,30}")
 
 
@@ -136,6 +151,8 @@ def evaluation_message(lines: Iterable[str], names: Names) -> str:
     raw = text_of(error)
     text = _with_advice(" ".join(_said(raw, error).split()), error)
     place = _place(error, names) or _mentioned(raw, error, names)
+    if (other := _another_kind_of_file(text, place, names)) is not None:
+        text = f"{text.rstrip('.')}; {other}"
     text = _STORE_FILE.sub(lambda match: names.of_any(match[0]), text)
     return cut(f"{place}: {text}" if place else text, MESSAGE_LIMIT)
 
@@ -185,6 +202,17 @@ def _with_advice(text: str, error: dict[str, Any]) -> str:
     if advice is _NO_NETWORK and _NIXPKGS_URL.search(text):
         advice = _NO_OTHER_NIXPKGS
     return f"{text.rstrip('.')}: {advice}" if advice else text
+
+
+def _another_kind_of_file(text: str, place: str | None, names: Names) -> str | None:
+    """What the user's file is instead of a module, where it defines an option of one word that there is not: such a
+    file has the names of its machines there."""
+    if _NO_SUCH_OPTION.match(text) is None:
+        return None
+    texts = names.texts()
+    label = place.partition(":")[0] if place is not None else ""
+    signs = ((_NETWORK, _IS_NETWORK), (_FLAKE, _IS_FLAKE))
+    return next((words for sign, words in signs if sign.search(texts.get(label, ""))), None)
 
 
 def _assertions(raw: str) -> str:
