@@ -82,6 +82,16 @@ def test_the_readme_s_first_example_is_one() -> None:
     assert child.name == "example-webserver"
 
 
+def test_the_network_that_is_moved_over_is_a_deployment() -> None:
+    """The page for users of NixOps shows a network and what becomes of it."""
+    page = (ROOT / "docs/how-to/from-nixops.md").read_text()
+    spec = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])["spec"]
+
+    (machine,) = machines_of({"metadata": {"name": "shop"}, "spec": spec})
+
+    assert [module.path for module in machine.settings.configuration.modules] == ["common.nix", "web.nix"]
+
+
 def test_every_reason_is_explained_to_people() -> None:
     page = (ROOT / "docs" / "how-to" / "trouble.md").read_text()
 
