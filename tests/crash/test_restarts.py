@@ -50,6 +50,12 @@ def does_not_come_back(worlds: Worlds) -> None:
     machine.other_switches = Switch(100, moves_link=False, is_begun=False, needs_restart=True, boots_silent=True)
 
 
+def forgets(worlds: Worlds) -> None:
+    """Nothing that the operator has left there outlives a boot."""
+    cannot_switch(worlds)
+    _machine(worlds).forgets = True
+
+
 def _cuts(workload: str) -> list[Cut]:
     trace = reference(workload).trace
     calls = [(effect, number) for effect in OF_INTEREST for number in range(1, trace.count(effect) + 1)]
@@ -81,6 +87,12 @@ def test_a_machine_is_restarted_once_wherever_the_operator_dies():
                 _runs_the_new(play("cannot switch", cut)[0], boots)
             except AssertionError as error:
                 raise AssertionError(f"{cut}: {error}") from error
+
+
+def test_a_machine_that_forgets_is_restarted_once_nevertheless():
+    with mock.patch.dict(WORKLOADS, {"forgets": forgets}):
+        boots = _machine(reference("create").after.worlds).boots
+        _runs_the_new(reference("forgets").after.worlds, boots)
 
 
 def test_a_machine_that_does_not_come_back_boots_its_old_system_wherever_the_operator_dies():

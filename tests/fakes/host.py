@@ -163,6 +163,7 @@ class FakeMachine:
         self.is_silent = False  # off, or a security group without a rule for us
         self.is_sshd_running = True
         self.has_shell = True  # the account's login shell runs commands
+        self.forgets = False  # /var/lib lies in memory, or is put back at each boot
         self.login_attempts = 0
         self.now = 0.0
         self.boots = 1
@@ -254,6 +255,9 @@ class FakeMachine:
             request = activation.request
             if self._waits_after_boot(activation) and request.returns and request.previous != request.toplevel:
                 activation.deadman_at = self.now + request.confirm_timeout.total_seconds() + GUARD_MARGIN
+        if self.forgets:
+            self.activations, self.active, self.keys = {}, None, {}
+            self.owner = self.state_version = self.under_build = None
         self.is_silent = self.is_silent or self.outcome(str(self.current_system)).boots_silent
 
     def tell(self) -> None:

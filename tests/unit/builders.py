@@ -138,7 +138,14 @@ def launch(
 
 
 def activation(
-    toplevel: str = NEW, attempt: int = 1, result: str | None = None, *, awaited: bool = True, repeated: bool = False
+    toplevel: str = NEW,
+    attempt: int = 1,
+    result: str | None = None,
+    *,
+    awaited: bool = True,
+    repeated: bool = False,
+    boot: str | None = None,
+    restarts: bool = False,
 ) -> dict[str, Any]:
     """`status.activation`, as an intent leaves it, and a process that is there for its end."""
     name = activation_id(toplevel, attempt)
@@ -150,8 +157,10 @@ def activation(
             "attempt": attempt,
             "startedAt": stamp(NOON),
             "result": result,
+            "bootId": boot,
             "awaited": awaited,
             "repeated": repeated,
+            "restarts": restarts,
         }
     }
 

@@ -15,6 +15,7 @@ from nixops_operator.jobs import Failed, Running
 from nixops_operator.machine import steps
 from nixops_operator.verdict import Outcome
 from unit.builders import (
+    BOOT,
     BUILT,
     BY_HAND,
     COPIED,
@@ -51,7 +52,7 @@ def request(attempt: int = 1, previous: str = OLD, toplevel: str = NEW) -> Activ
         pytest.param(
             host_machine(),
             host(OLD, OLD, highest_attempt=0),
-            steps.RecordActivation(request(1)),
+            steps.RecordActivation(request(1), BOOT),
             id="nothing there: intent",
         ),
         pytest.param(
@@ -99,32 +100,44 @@ def request(attempt: int = 1, previous: str = OLD, toplevel: str = NEW) -> Activ
         pytest.param(
             host_machine(activation(attempt=1)),
             host(OLD, OLD, activation=on_host(A.PREPARED, boot="boot-0")),
-            steps.RecordActivation(request(2), is_repeat=True),
+            steps.RecordActivation(request(2), BOOT, is_repeat=True),
             id="prepared before a restart of the host: another attempt",
         ),
         pytest.param(
             host_machine(activation(attempt=1)),
             host(OLD, OLD, activation=on_host(A.SWITCHING, boot="boot-0")),
-            steps.RecordActivation(request(2), is_repeat=True),
+            steps.RecordActivation(request(2), BOOT, is_repeat=True),
             id="switching before a restart of the host: another attempt",
         ),
         pytest.param(
             host_machine(activation(attempt=1)),
             host(OLD, OLD, activation=on_host(A.SWITCHED, boot="boot-0")),
-            steps.RecordActivation(request(2), is_repeat=True),
+            steps.RecordActivation(request(2), BOOT, is_repeat=True),
             id="switched before a restart of the host: another attempt",
         ),
         pytest.param(
             host_machine(),
             host(OLD, OLD, activation=on_host(A.COMMITTED, OLD, 6), highest_attempt=6),
-            steps.RecordActivation(request(7)),
+            steps.RecordActivation(request(7), BOOT),
             id="status lost: the attempt goes on from the host's directories",
         ),
         pytest.param(
             host_machine(activation(OLD, attempt=8, result="Succeeded")),
             host(OLD, OLD, highest_attempt=0),
-            steps.RecordActivation(request(9)),
+            steps.RecordActivation(request(9), BOOT),
             id="host reinstalled: the attempt goes on from the status",
+        ),
+        pytest.param(
+            host_machine(activation(attempt=1, boot=BOOT)),
+            host(OLD, OLD, highest_attempt=0),
+            steps.Activate(f"host:{UID}:{ID}:activate", COPY, request(1)),
+            id="host not told in this boot: told, with the same id",
+        ),
+        pytest.param(
+            host_machine(activation(attempt=1, boot="boot-0")),
+            host(OLD, OLD, highest_attempt=0),
+            steps.RecordActivation(request(2), BOOT, is_repeat=True),
+            id="a restart took the host's memory with it: another attempt",
         ),
         pytest.param(
             host_machine(),
@@ -141,13 +154,13 @@ def request(attempt: int = 1, previous: str = OLD, toplevel: str = NEW) -> Activ
         pytest.param(
             host_machine(activation(result="Succeeded") | ran()),
             host(BY_HAND, BY_HAND, activation=on_host(A.COMMITTED)),
-            steps.RecordActivation(request(2, previous=BY_HAND), RevertsStatus(count=1, since=NOON)),
+            steps.RecordActivation(request(2, previous=BY_HAND), BOOT, RevertsStatus(count=1, since=NOON)),
             id="switched by hand: back, as another attempt",
         ),
         pytest.param(
             host_machine(activation(result="Succeeded") | ran()),
             host(NEW, NEW, activation=on_host(A.COMMITTED), lists_left=True),
-            steps.RecordActivation(request(2, previous=NEW)),
+            steps.RecordActivation(request(2, previous=NEW), BOOT),
             id="the link moved but the switch was cut: it is completed",
         ),
     ],
@@ -205,7 +218,7 @@ def test_somebody_elses_switch_is_waited_for():
     later = planned(host_machine(activation()), met, NOON + timedelta(seconds=15))
 
     assert (soon.verdict.outcome, soon.steps) == (Outcome.RETRYING, ())
-    assert later.steps == (steps.RecordActivation(request(2)),)
+    assert later.steps == (steps.RecordActivation(request(2), BOOT),)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +274,7 @@ def test_three_switches_in_an_hour_that_somebody_undoes_are_told_and_not_fought(
 def test_a_system_that_never_ran_is_new_and_no_drift_whatever_the_policy():
     found = planned(host_machine(**REPORT), seen(host=host(OLD, OLD, highest_attempt=0)))
 
-    assert found.steps == (steps.RecordActivation(request(1)),)
+    assert found.steps == (steps.RecordActivation(request(1), BOOT),)
 
 
 @pytest.mark.parametrize(

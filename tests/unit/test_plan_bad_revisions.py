@@ -14,6 +14,7 @@ from nixops_operator.machine import steps
 from nixops_operator.step import Step
 from nixops_operator.verdict import Outcome
 from unit.builders import (
+    BOOT,
     BUILT,
     BY_HAND,
     COPY,
@@ -141,7 +142,7 @@ def test_a_request_forgets_all_of_them(annotation):
 
     found = planned(host_machine(status, annotations={annotation: "now"}), seen(host=host(OLD, OLD, activation=EXIT_2)))
 
-    assert found.steps == (steps.RecordRevisions(()), steps.RecordActivation(another_attempt()))
+    assert found.steps == (steps.RecordRevisions(()), steps.RecordActivation(another_attempt(), BOOT))
 
 
 def test_a_request_counts_also_where_the_system_has_to_be_copied_again():
@@ -171,7 +172,7 @@ def test_one_that_runs_after_all_is_forgotten():
 def test_an_attempt_of_an_earlier_life_of_this_object_says_nothing():
     found = planned(host_machine(), seen(host=host(OLD, OLD, activation=on_host(A.ROLLED_BACK))))
 
-    assert found.steps == (steps.RecordActivation(another_attempt()),)
+    assert found.steps == (steps.RecordActivation(another_attempt(), BOOT),)
 
 
 def test_somebody_elses_lock_says_nothing():
@@ -201,7 +202,7 @@ def test_an_end_that_says_nothing_is_repeated_once(last, says):
     first = planned(host_machine(activation(awaited=False)), back)
     second = planned(host_machine(activation(awaited=False, repeated=True)), back)
 
-    assert first.steps == (steps.RecordActivation(another_attempt(), is_repeat=True),)
+    assert first.steps == (steps.RecordActivation(another_attempt(), BOOT, is_repeat=True),)
     assert of(steps.RecordActivation, second.steps) == []
     (step,) = of(steps.RecordRevisions, second.steps)
     assert isinstance(step, steps.RecordRevisions)

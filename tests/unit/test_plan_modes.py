@@ -13,6 +13,7 @@ from nixops_operator.jobs import Done, Running
 from nixops_operator.machine import steps
 from nixops_operator.verdict import Outcome
 from unit.builders import (
+    BOOT,
     BY_HAND,
     COPIED,
     COPY,
@@ -59,7 +60,7 @@ FRESH = host(OLD, OLD, highest_attempt=0)
     ],
 )
 def test_the_host_is_told_the_mode(spec, asked):
-    assert planned(host_machine(**spec), seen(host=FRESH)).steps == (steps.RecordActivation(asked),)
+    assert planned(host_machine(**spec), seen(host=FRESH)).steps == (steps.RecordActivation(asked, BOOT),)
     told = planned(host_machine(activation(), **spec), seen(host=FRESH)).steps
     assert told == (steps.Activate(f"host:{UID}:{ID}:activate", COPY, asked),)
 

@@ -13,6 +13,7 @@ from nixops_operator.facts.host import ActivationRequest, ActivationState, Mode
 from nixops_operator.machine import steps
 from nixops_operator.verdict import Outcome
 from unit.builders import (
+    BOOT,
     NEW,
     NOON,
     OLD,
@@ -33,6 +34,7 @@ from unit.builders import (
     ready,
     seen,
     silent,
+    status_of,
     trio_of,
 )
 
@@ -71,19 +73,19 @@ def test_without_leave_it_is_told_while_the_machine_serves():
         pytest.param(
             host_machine(SERVED, **WHEN_NEEDED),
             other_kernel(),
-            steps.RecordActivation(request()),
+            steps.RecordActivation(request(), BOOT),
             id="another kernel; what was booted is the way back",
         ),
         pytest.param(
             host_machine(SERVED, annotations=ASKED),
             host(NEW, NEW, NEW, activation=SWITCHED_TO),
-            steps.RecordActivation(request(previous=NEW), reboot_request="now"),
+            steps.RecordActivation(request(previous=NEW), BOOT, reboot_request="now"),
             id="asked for, whatever the policy",
         ),
         pytest.param(
             host_machine(activation(result="Succeeded"), activation={"mode": "Boot"}, **WHEN_NEEDED),
             host(OLD, NEW, activation=on_host(A.COMMITTED, mode=Mode.BOOT)),
-            steps.RecordActivation(request()),
+            steps.RecordActivation(request(), BOOT),
             id="it was made the boot entry",
         ),
         pytest.param(
@@ -91,7 +93,7 @@ def test_without_leave_it_is_told_while_the_machine_serves():
                 activation(result="Failed") | failed(NEW, reason="RebootRequired", message="has to boot"), **WHEN_NEEDED
             ),
             host(OLD, OLD, activation=on_host(A.FAILED, exit_status=100)),
-            steps.RecordActivation(request()),
+            steps.RecordActivation(request(), BOOT),
             id="a running machine cannot switch to it",
         ),
     ],
@@ -129,6 +131,40 @@ def test_what_a_restart_did_not_bring_is_told_and_not_tried_again():
 
     assert planned(host_machine(SERVED, **WHEN_NEEDED), found).steps == ()
     assert trio_of(host_machine(SERVED, **WHEN_NEEDED), found)["UpToDate"] == "False/RebootRequired"
+
+
+FORGOTTEN = SERVED | activation(attempt=2, restarts=True, boot="boot-0") | {"lastHandledRebootAt": "now"}
+"""A machine that was told to restart. Where /var/lib lies in memory, or is put back at each boot, its folder goes with
+the boot."""
+
+
+@pytest.mark.parametrize("annotations", [{}, ASKED])
+def test_a_restart_that_the_machine_forgot_is_not_made_again(annotations):
+    """It was restarted for ever: nothing on it said that it had been."""
+    desired = host_machine(FORGOTTEN, annotations=annotations)
+    found = seen(host=host(NEW, NEW, NEW, activation=None, highest_attempt=0))
+
+    assert planned(desired, found).steps == ()
+    assert status_of(desired, found)["activation"]["result"] == "Forgotten"
+    assert trio_of(desired, found)["Ready"] == "True/Succeeded"
+
+
+def test_nor_for_what_it_did_not_bring():
+    desired = host_machine(FORGOTTEN, **WHEN_NEEDED)
+    found = seen(host=host(NEW, NEW, NEW, activation=None, highest_attempt=0, restart_for=("kernel",)))
+
+    assert planned(desired, found).steps == ()
+    assert "a restart did not change that" in planned(desired, found).differences[0].message
+
+
+def test_a_system_that_takes_the_machine_down_twice_is_not_tried_a_third_time_by_one_that_forgets():
+    desired = host_machine(activation(attempt=2, boot="boot-0", repeated=True))
+    found = seen(host=host(OLD, OLD, activation=None, highest_attempt=0))
+
+    (step,) = planned(desired, found).steps
+
+    assert isinstance(step, steps.RecordRevisions)
+    assert (step.failed[0].toplevel, step.result) == (NEW, "Forgotten")
 
 
 def test_a_suspended_machine_is_not_restarted():

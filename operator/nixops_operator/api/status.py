@@ -302,8 +302,10 @@ class ActivationStatus(StatusModel):
     """Number of the activation, from 1."""
     started_at: Timestamp
     """When this was written."""
+    boot_id: Word | None = None
+    """The machine's boot then (/proc/sys/kernel/random/boot_id)."""
     result: Word | None = None
-    """How it ended; absent while it runs."""
+    """How it ended; absent while it runs. Forgotten: the machine was restarted and knows nothing of it."""
     awaited: bool = False
     """Whether the operator was there for its end: it could not reach the machine, or asked it for the confirmation."""
     restarts: bool = False

@@ -282,14 +282,15 @@ def _next_of_bringing(
     reason, doing = (Reason.REBOOTING, "restarting") if is_restart else (Reason.ACTIVATING, "activating on")
     intent = desired.activation
     attempt = intent.attempt if intent is not None else 0
-    if intent is not None and intent.toplevel == toplevel and intent.result is None and attempt > facts.highest_attempt:
+    is_open = intent is not None and intent.result is None and not bad_revisions.is_forgotten(intent, facts)
+    if intent is not None and intent.toplevel == toplevel and is_open and attempt > facts.highest_attempt:
         request = _request(desired, toplevel, previous, attempt, mode)
         working = _working(reason, f"{says}{doing} {where}", FOLLOW_EVERY)
         return _on_host(observed, steps.Activate(_job(desired, intent.id, "activate"), brought_by, request), working)
     request = _request(desired, toplevel, previous, 1 + max(attempt, facts.highest_attempt), mode)
     is_repeat = bad_revisions.is_repeat(desired, observed, facts, toplevel)
     asked = desired.reboot_requested if mode is Mode.RESTART else None
-    record = steps.RecordActivation(request, reboot_request=asked, is_repeat=is_repeat)
+    record = steps.RecordActivation(request, facts.boot_id, reboot_request=asked, is_repeat=is_repeat)
     return replace(_working(reason, f"{says}{doing} {where}"), steps=(record,))
 
 

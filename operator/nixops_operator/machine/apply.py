@@ -148,6 +148,7 @@ def _intent(step: steps.RecordActivation, now: datetime) -> ActivationStatus:
         toplevel=request.toplevel,
         attempt=request.attempt,
         started_at=now,
+        boot_id=step.boot_id,
         repeated=step.is_repeat,
         restarts=request.mode is Mode.RESTART,
     )

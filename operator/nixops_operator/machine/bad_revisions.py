@@ -12,7 +12,7 @@ from datetime import datetime
 from nixops_operator import job_names
 from nixops_operator.api.machine_spec import ActivationMode
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.api.status import MOST_FAILED_REVISIONS, FailedRevisionStatus
+from nixops_operator.api.status import MOST_FAILED_REVISIONS, ActivationStatus, FailedRevisionStatus
 from nixops_operator.facts.host import UNCONFIRMED, ActivationFacts, ActivationState, HostFacts, Mode
 from nixops_operator.machine import steps
 from nixops_operator.machine.desired import Desired
@@ -33,6 +33,7 @@ _RESULTS = {
     ActivationState.FAILED: "Failed",
 }
 
+_FORGOTTEN = "Forgotten"
 _ALONE = "twice the operator was not there to confirm the new system within activation.confirmTimeout"
 _RESTARTED = "twice the machine restarted before the new system was confirmed"
 _ASK = "Change the configuration, or ask again with the annotation nixops.dev/reconcile-requested-at"
@@ -47,9 +48,16 @@ def remembered(desired: Desired, observed: Observed, now: datetime) -> Finding |
     failed, failure = known(desired, observed), _failure(desired, observed, facts)
     if failed == desired.failed_revisions and failure is None:
         return None
-    last = facts.activation if failure is not None else None
-    result = _RESULTS.get(last.state, "Restarted") if last is not None else None
+    result = _end(desired, facts) if failure is not None else None
     return Finding(Outcome.IN_SYNC, steps=(steps.RecordRevisions(failed, result),))
+
+
+def _end(desired: Desired, facts: HostFacts) -> str | None:
+    """How an activation has ended that says something against its system."""
+    last, intent = facts.activation, desired.activation
+    if intent is not None and is_forgotten(intent, facts):
+        return _FORGOTTEN
+    return _RESULTS.get(last.state, "Restarted") if last is not None else None
 
 
 def known(desired: Desired, observed: Observed) -> tuple[FailedRevisionStatus, ...]:
@@ -127,9 +135,18 @@ def result(desired: Desired, observed: Observed) -> str | None:
     its system is not written down."""
     facts, intent = observed.host.facts, desired.activation
     last = facts.activation if facts is not None else None
-    if facts is None or last is None or intent is None or last.id != intent.id:
+    if facts is None or intent is None or _failure(desired, observed, facts) is not None:
         return None
-    return _RESULTS.get(last.state) if _failure(desired, observed, facts) is None else None
+    if is_forgotten(intent, facts):
+        return _FORGOTTEN
+    return _RESULTS.get(last.state) if last is not None and last.id == intent.id else None
+
+
+def is_forgotten(intent: ActivationStatus, facts: HostFacts) -> bool:
+    """Whether it belongs to a boot that is over, and the machine knows nothing of it: /var/lib lies in memory there, or
+    is put back at each boot, or the machine was restarted before it was told. To tell it now would do it once more."""
+    is_unknown = intent.result is None and intent.attempt > facts.highest_attempt
+    return is_unknown and intent.boot_id not in (None, facts.boot_id)
 
 
 def is_awaited(desired: Desired, observed: Observed) -> bool:
@@ -146,7 +163,13 @@ def _failure(desired: Desired, observed: Observed, facts: HostFacts) -> FailedRe
     """What the end of the newest activation says against its system. Only of our own: an older life of this object may
     have made another. And only once: what is written down has a result."""
     last, intent = facts.activation, desired.activation
-    if last is None or intent is None or last.id != intent.id or intent.result is not None:
+    if intent is None or intent.result is not None:
+        return None
+    if is_forgotten(intent, facts):
+        is_known = intent.repeated and _was_cut_by_restart(desired, facts)
+        reason = Reason.ACTIVATION_FAILED
+        return FailedRevisionStatus(toplevel=intent.toplevel, reason=reason, message=_RESTARTED) if is_known else None
+    if last is None or last.id != intent.id:
         return None
     if last.state is ActivationState.ROLLED_BACK:
         # What was written down before the way back says why it was taken.
@@ -202,6 +225,8 @@ def _went_back_alone(desired: Desired, observed: Observed, facts: HostFacts) -> 
 def _was_cut_by_restart(desired: Desired, facts: HostFacts) -> bool:
     """Somebody restarted the machine, or the new system made it do so."""
     last, intent = facts.activation, desired.activation
+    if intent is not None and is_forgotten(intent, facts):
+        return facts.current_system != intent.toplevel
     if last is None or intent is None or last.id != intent.id:
         return False
     return last.state in UNCONFIRMED and last.boot_id != facts.boot_id

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from nixops_operator.api.machine_spec import RebootPolicy
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.host import ActivationState, HostFacts, Mode
+from nixops_operator.machine.bad_revisions import is_forgotten
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import Observed
 from nixops_operator.planning import SOON, Area, Finding
@@ -33,14 +34,14 @@ def is_due(desired: Desired, facts: HostFacts, toplevel: str) -> bool:
     bring, another one does not bring either."""
     if is_asked(desired, facts, toplevel):
         return True
-    return bool(facts.restart_for) and is_allowed(desired) and not _was_restarted(facts, toplevel)
+    return bool(facts.restart_for) and is_allowed(desired) and not _was_restarted(desired, facts, toplevel)
 
 
 def is_asked(desired: Desired, facts: HostFacts, toplevel: str) -> bool:
     """Whether somebody wants the machine restarted, whatever the policy, or it was written down that it will be."""
     intent = desired.activation
     is_begun = intent is not None and intent.restarts and intent.toplevel == toplevel and intent.result is None
-    is_untold = intent is not None and intent.attempt > facts.highest_attempt
+    is_untold = intent is not None and intent.attempt > facts.highest_attempt and not is_forgotten(intent, facts)
     return desired.reboot_requested is not None or (is_begun and is_untold)
 
 
@@ -52,7 +53,8 @@ def told(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
     what = ", ".join(facts.restart_for)
     message = f"{what} of the running system differ from those that were booted; "
     if toplevel is not None and is_allowed(desired):
-        message += "a restart did not change that" if _was_restarted(facts, toplevel) else "it is restarted for that"
+        was_restarted = _was_restarted(desired, facts, toplevel)
+        message += "a restart did not change that" if was_restarted else "it is restarted for that"
     else:
         message += _REMEDY
     kind = ConditionType.UP_TO_DATE
@@ -118,8 +120,14 @@ def awaits_confirmation(facts: HostFacts) -> bool:
     return last.boot_id != facts.boot_id and last.toplevel == facts.current_system
 
 
-def _was_restarted(facts: HostFacts, toplevel: str) -> bool:
-    last = facts.activation
-    if last is None or last.toplevel != toplevel or last.mode is not Mode.RESTART:
+def _was_restarted(desired: Desired, facts: HostFacts, toplevel: str) -> bool:
+    """As the machine remembers; where it remembers nothing, as the status does."""
+    last, intent = facts.activation, desired.activation
+    if facts.booted_system != toplevel:
         return False
-    return last.state is ActivationState.COMMITTED and facts.booted_system == toplevel
+    if last is not None:
+        is_committed = last.state is ActivationState.COMMITTED
+        return last.toplevel == toplevel and last.mode is Mode.RESTART and is_committed
+    if intent is None or not intent.restarts or intent.toplevel != toplevel:
+        return False
+    return intent.boot_id not in (None, facts.boot_id)

@@ -480,6 +480,7 @@ class RecordActivation(Step):
     """Write the intent; the host is told afterwards, and by the same id after a crash."""
 
     request: ActivationRequest
+    boot_id: str  # of the boot for which it is written
     reverts: RevertsStatus | None = None  # set where it puts back what somebody else has switched
     reboot_request: str | None = None  # the annotation that it answers
     is_repeat: bool = False  # of one that went back because nobody was there to confirm it
