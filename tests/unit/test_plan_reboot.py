@@ -167,6 +167,16 @@ def test_a_system_that_takes_the_machine_down_twice_is_not_tried_a_third_time_by
     assert (step.failed[0].toplevel, step.result) == (NEW, "Forgotten")
 
 
+def test_a_machine_that_would_not_know_its_way_back_is_restarted_only_if_somebody_asks_for_it():
+    kept = host_machine(SERVED, **WHEN_NEEDED)
+    found = seen(host=other_kernel(forgets=True))
+
+    assert planned(kept, found).steps == ()
+    assert "/var/lib/nixops" in planned(kept, found).differences[0].message
+    (step,) = planned(host_machine(SERVED, annotations=ASKED, **WHEN_NEEDED), found).steps
+    assert isinstance(step, steps.RecordActivation)
+
+
 def test_a_suspended_machine_is_not_restarted():
     assert planned(host_machine(SERVED, suspend=True, **WHEN_NEEDED), seen(host=other_kernel())).steps == ()
 

@@ -43,6 +43,7 @@ profile-system {NOTHING}
 profile-generation {NOTHING}
 boot-entry-unsure no
 lists-left no
+forgets no
 is-nixos yes
 version-id 25.11
 state-version 25.11

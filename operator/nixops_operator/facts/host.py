@@ -206,6 +206,7 @@ class HostFacts:
     activation: ActivationFacts | None  # the one that `active` names, else the newest; None if there never was one
     highest_attempt: int  # over all activation directories, 0 if none
     owner: HostOwner | None = None  # None: nobody's
+    forgets: bool = False  # /var/lib/nixops lies in memory: what is known of activations goes with this boot
     restart_for: tuple[str, ...] = ()  # what of the running system only a restart brings: kernel, initrd, …
     building: str | None = None  # the derivation that a unit of ours builds there now
     keys: tuple[DeliveredKey, ...] = ()  # by path

@@ -69,10 +69,10 @@ def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | 
         is_due = kept is None and reboot.is_due(desired, facts, toplevel)
         return _next_of_bringing(desired, observed, facts, toplevel, "", Mode.RESTART) if is_due else kept
     if desired.spec.activation.mode is ActivationMode.BOOT and modes.is_staged(facts, toplevel):
-        if reboot.is_allowed(desired) or reboot.is_asked(desired, facts, toplevel):
+        if reboot.may_restart(desired, facts) or reboot.is_asked(desired, facts, toplevel):
             return _next_of_bringing(desired, observed, facts, toplevel, "", Mode.RESTART)
-        return reboot.staged(desired, observed.host.address)
-    is_restarted = reboot.is_allowed(desired) or reboot.is_asked(desired, facts, toplevel)
+        return reboot.staged(desired, facts, observed.host.address)
+    is_restarted = reboot.may_restart(desired, facts) or reboot.is_asked(desired, facts, toplevel)
     if bad_revisions.needs_restart(desired, observed, toplevel) and is_restarted:
         return _next_of_bringing(desired, observed, facts, toplevel, "", Mode.RESTART)
     if (refused := bad_revisions.refused(desired, observed, facts, toplevel)) is not None:

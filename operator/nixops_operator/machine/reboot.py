@@ -22,6 +22,10 @@ COMES_BACK_WITHIN = timedelta(minutes=10)
 """From the call to restart to sshd: shutting down may take the 90 s that systemd gives each unit."""
 
 _REMEDY = "restart it when that suits you, or let the operator do it: disruption.reboot: WhenNeeded"
+_FORGETS = (
+    "the operator does not restart it, since /var/lib/nixops, by which it would come back from a restart that goes "
+    "wrong, lies in memory there: keep that folder on a disk, or restart it yourself"
+)
 
 
 def is_allowed(desired: Desired) -> bool:
@@ -29,12 +33,17 @@ def is_allowed(desired: Desired) -> bool:
     return desired.spec.disruption.reboot is RebootPolicy.WHEN_NEEDED
 
 
+def may_restart(desired: Desired, facts: HostFacts) -> bool:
+    """As `is_allowed`, of a machine that would come back from a restart that goes wrong."""
+    return is_allowed(desired) and not facts.forgets
+
+
 def is_due(desired: Desired, facts: HostFacts, toplevel: str) -> bool:
     """Whether the declared system, which runs, is to be booted now. Not twice for the same: what a restart did not
     bring, another one does not bring either."""
     if is_asked(desired, facts, toplevel):
         return True
-    return bool(facts.restart_for) and is_allowed(desired) and not _was_restarted(desired, facts, toplevel)
+    return bool(facts.restart_for) and may_restart(desired, facts) and not _was_restarted(desired, facts, toplevel)
 
 
 def is_asked(desired: Desired, facts: HostFacts, toplevel: str) -> bool:
@@ -52,18 +61,24 @@ def told(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
         return None
     what = ", ".join(facts.restart_for)
     message = f"{what} of the running system differ from those that were booted; "
-    if toplevel is not None and is_allowed(desired):
+    if toplevel is not None and may_restart(desired, facts):
         was_restarted = _was_restarted(desired, facts, toplevel)
         message += "a restart did not change that" if was_restarted else "it is restarted for that"
     else:
-        message += _REMEDY
+        message += _remedy(desired, facts)
     kind = ConditionType.UP_TO_DATE
     return Finding(Outcome.REPORTED, Reason.REBOOT_REQUIRED, message, kind, differs=Area.HOST, is_drift=False)
 
 
-def staged(desired: Desired, where: str | None) -> list[Finding]:
+def _remedy(desired: Desired, facts: HostFacts) -> str:
+    return _FORGETS if is_allowed(desired) and facts.forgets else _REMEDY
+
+
+def staged(desired: Desired, facts: HostFacts, where: str | None) -> list[Finding]:
     """The declared system is what the machine boots next, and somebody has to restart it."""
-    message = f"{where} boots the declared system when it is restarted (activation.mode is Boot); {_REMEDY}"
+    message = (
+        f"{where} boots the declared system when it is restarted (activation.mode is Boot); {_remedy(desired, facts)}"
+    )
     active, differs = ConditionType.CONFIGURATION_ACTIVE, ConditionType.UP_TO_DATE
     return [
         Finding(Outcome.DRIFT_REPORTED, Reason.REBOOT_REQUIRED, message, active),

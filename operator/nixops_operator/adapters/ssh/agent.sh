@@ -323,6 +323,7 @@ facts() {
     generations | sed 's/^/generation /'
     printf 'boot-entry-unsure %s\n' "$(yes_if [ -e "$UNSURE" ])"
     printf 'lists-left %s\n' "$(yes_if lists_left)"
+    printf 'forgets %s\n' "$(yes_if lies_in_memory)"
     os_release
     printf 'is-nixos %s\n' "$(yes_if is_nixos)"
     printf 'version-id %s\n' "$version"
@@ -468,6 +469,12 @@ lists_left() {
             return 0
         fi
     done
+    return 1
+}
+
+# Whether all that is known of activations goes with this boot.
+lies_in_memory() {
+    case $(stat -f -c %T "$HOME_DIR") in tmpfs | ramfs) return 0 ;; esac
     return 1
 }
 
