@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from nixops_operator.api.conditions import Condition, Truth, conditions_of, find_condition
+from nixops_operator.api.conditions import Condition, Truth, changed_at, conditions_of, find_condition
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.verdict import Outcome, Verdict
 
@@ -92,7 +92,8 @@ def is_deadline_passed(status: Mapping[str, Any], generation: int, deadline: tim
         if entry["type"] == ConditionType.STALLED and entry["reason"] == Reason.PROGRESS_DEADLINE_EXCEEDED:
             return True
         if entry["type"] == ConditionType.RECONCILING:
-            return now - datetime.fromisoformat(entry["lastTransitionTime"]) >= deadline
+            since = changed_at(entry)
+            return since is not None and now - since >= deadline
     return False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from nixops_operator.api.conditions import changed_at
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.errors import Blocked
 from nixops_operator.objects import LeavingObject
@@ -25,7 +26,7 @@ def is_patience_over(leaving: LeavingObject, told: ConditionType, now: datetime)
     refused = "True" if told is ConditionType.STALLED else "False"
     for condition in leaving.status.get("conditions") or ():
         if condition["type"] == told and condition["status"] == refused:
-            since = max(datetime.fromisoformat(condition["lastTransitionTime"]), leaving.deleted_at)
+            since = max(changed_at(condition) or now, leaving.deleted_at)
             is_of_now = condition.get("observedGeneration") == leaving.generation
             return bool(is_of_now and now - since >= PATIENCE)
     return False

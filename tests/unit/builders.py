@@ -207,6 +207,11 @@ def wedged(since: datetime, generation: int = 1) -> dict[str, Any]:
     return {"conditions": [condition("Stalled", generation=generation, since=since)]}
 
 
+def wedged_since(text: str) -> dict[str, Any]:
+    """The same with any text for the time."""
+    return {"conditions": [condition("Stalled") | {"lastTransitionTime": text}]}
+
+
 PATIENCE_WITH_REFUSALS = pytest.mark.parametrize(
     ("status", "minutes", "outcome"),
     [
@@ -215,6 +220,7 @@ PATIENCE_WITH_REFUSALS = pytest.mark.parametrize(
         pytest.param(wedged(NOON - timedelta(hours=1)), 4.9, Outcome.WEDGED, id="stalled long before the deletion"),
         pytest.param(wedged(NOON, generation=0), 5, Outcome.WEDGED, id="not tried for this generation"),
         pytest.param(wedged(NOON), 5, Outcome.GONE, id="five minutes"),
+        pytest.param(wedged_since("2026-11-22T12:00:00x5z"), 5, Outcome.WEDGED, id="somebody wrote what is no time"),
     ],
 )
 """How long both kinds wait with deletionPolicy Retain before they let go untagged."""

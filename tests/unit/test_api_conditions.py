@@ -13,6 +13,10 @@ NOON = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 NOON_TEXT, MORNING_TEXT = "2026-05-01T12:00:00Z", "2026-05-01T07:00:00Z"
 
 
+NO_TIMES = ("2020-01-01T00:00:00x5z", "2020-01-01T00:00:00+99:99", "2020-01-01T00:00:00")
+"""What somebody may have written; the API server takes all but the last."""
+
+
 def condition(
     kind: ConditionType = ConditionType.READY, status: Truth = Truth.TRUE, message: str = "", generation: int = 1
 ) -> Condition:
@@ -37,6 +41,10 @@ def stored(status: str = "True", kind: str = "Ready") -> dict[str, object]:
         pytest.param([stored()], condition(), MORNING_TEXT, id="unchanged"),
         pytest.param([stored()], condition(message="other", generation=2), MORNING_TEXT, id="message and generation"),
         pytest.param([stored("False")], condition(), NOON_TEXT, id="status changed"),
+        *(
+            pytest.param([stored() | {"lastTransitionTime": text}], condition(), NOON_TEXT, id=f"no time: {text}")
+            for text in NO_TIMES
+        ),
     ],
 )
 def test_the_time_moves_with_the_status_alone(previous: list[dict[str, object]], wanted: Condition, since: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from nixops_operator.api.reasons import Reason
-from nixops_operator.ready import ready_conditions
+from nixops_operator.ready import is_deadline_passed, ready_conditions
 from nixops_operator.verdict import Outcome, Verdict
-from unit.builders import condition
+from unit.builders import NOON, condition
 
 BEFORE = [condition("Ready", "True"), condition("Reachable", "False", "ConnectTimeout")]
 
@@ -67,3 +69,11 @@ def test_an_object_that_is_suspended_from_its_first_apply_has_something_to_wait_
 def test_reason_and_message_go_to_the_conditions_unchanged():
     for one in ready_conditions((), 3, Verdict(Outcome.WORKING, Reason.COPYING, "copying"), is_serving=False):
         assert (one.reason, one.message, one.observed_generation) == (Reason.COPYING, "copying", 3)
+
+
+@pytest.mark.parametrize("kind", ["Reconciling", "Stalled"])
+def test_a_time_that_is_none_ends_no_pass(kind):
+    """Every pass over such an object ended in the same error, and the error kept the time."""
+    told = condition(kind) | {"lastTransitionTime": "2020-01-01T00:00:00x5z"}
+
+    assert not is_deadline_passed({"conditions": [told]}, 1, timedelta(minutes=30), NOON)

@@ -79,15 +79,30 @@ def _read(entry: Mapping[str, Any]) -> Condition:
     )
 
 
+def changed_at(entry: Mapping[str, Any]) -> datetime | None:
+    """When that condition changed last; None for what is no time. Whoever may write the status may have changed it, and
+    the API server's `date-time` takes `00:00:00x5z` and `+99:99`, too (kube-openapi, pkg/validation/strfmt)."""
+    try:
+        moment = datetime.fromisoformat(entry.get("lastTransitionTime") or "")
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
 def merge_conditions(
     previous: Sequence[Mapping[str, Any]], wanted: Sequence[Condition], now: datetime
 ) -> list[dict[str, Any]]:
     """`wanted` as a status' list: Ready, Reconciling and Stalled first, then the rest in ConditionType's order.
 
-    A condition whose status did not change keeps its lastTransitionTime; one that is not wanted is dropped, and so are
-    Reconciling, Stalled and Paused when they are not True (kstatus: they exist only while True). `now` is aware.
+    A condition whose status did not change keeps its lastTransitionTime, if that is one; one that is not wanted is
+    dropped, and so are Reconciling, Stalled and Paused when they are not True (kstatus: they exist only while True).
+    `now` is aware.
     """
-    since = {entry["type"]: (entry["status"], entry.get("lastTransitionTime")) for entry in previous}
+    since = {
+        entry["type"]: (entry["status"], entry["lastTransitionTime"])
+        for entry in previous
+        if changed_at(entry) is not None
+    }
     stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     merged = []
     for condition in sorted(wanted, key=lambda condition: _ORDER[condition.type]):

@@ -15,6 +15,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from nixops_operator.api.conditions import changed_at
 from nixops_operator.api.machine_spec import StopPolicy
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import SilenceStatus
@@ -94,7 +95,7 @@ def _silent_since(desired: Desired) -> datetime | None:
     """Since when the status has said so."""
     for one in desired.status.get("conditions") or ():
         if one.get("type") == ConditionType.REACHABLE.value and one.get("status") == "False":
-            return datetime.fromisoformat(one["lastTransitionTime"])
+            return changed_at(one)
     return None
 
 
