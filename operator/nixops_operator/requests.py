@@ -31,10 +31,9 @@ class Requests:
         return {"lastHandledReconcileAt": self.new, "handledRequests": sorted(set(self.standing))}
 
 
-def reboot_of(annotations: Mapping[str, str], status: Mapping[str, Any]) -> str | None:
-    """A request to restart the machine that no activation has answered yet."""
-    value = annotations.get(names.REBOOT_ANNOTATION, "")[:LONGEST]
-    return value if value and value != status.get("lastHandledRebootAt") else None
+def reboot_of(annotations: Mapping[str, str]) -> str:
+    """What stands in the annotation that asks for a restart, answered or not; empty if there is none."""
+    return annotations.get(names.REBOOT_ANNOTATION, "")[:LONGEST]
 
 
 def requests_of(annotations: Mapping[str, str], status: Mapping[str, Any]) -> Requests:

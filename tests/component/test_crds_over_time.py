@@ -245,7 +245,7 @@ def test_columns_show_what_the_status_says(stored: ApiServer) -> None:
 
     header, row = stored.kubectl("get", "nixm", "box").splitlines()
 
-    assert header.split() == ["NAME", "READY", "STATUS", "TARGET", "ADDRESS", "SYSTEM", "AGE"]
+    assert header.split() == ["NAME", "READY", "STATUS", "PAUSED", "TARGET", "ADDRESS", "SYSTEM", "AGE"]
     assert row.split()[:6] == ["box", "True", "Succeeded", "t2.micro", "198.51.100.7", "3"]
     assert stored.kubectl("get", "nixd").splitlines()[0].split() == [
         "NAME",

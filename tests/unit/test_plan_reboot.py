@@ -119,6 +119,15 @@ def test_a_request_that_was_written_down_is_carried_out():
     assert step.request == request(previous=NEW)
 
 
+def test_a_request_that_is_as_old_as_the_object_restarts_nothing():
+    """A backup brings the annotation back, and not the status that says that it was answered."""
+    restored = host_machine(annotations=ASKED)
+    found = seen(host=host(NEW, NEW, NEW, activation=SWITCHED_TO))
+
+    assert planned(restored, found).steps == ()
+    assert status_of(restored, found)["lastHandledRebootAt"] == "now"
+
+
 def test_an_answered_request_restarts_nothing():
     desired = host_machine(SERVED | {"lastHandledRebootAt": "now"}, annotations=ASKED)
 

@@ -139,7 +139,19 @@ class Desired(_Remembered):
     deployment: str  # the deployment's name; its own if it has none
     deployment_uid: str | None  # of the NixDeployment that controls it, or did before it was orphaned
     requests: Requests  # to look now
-    reboot_requested: str | None = None  # by an annotation that was not answered yet
+    reboot_asked: str = ""  # by an annotation, whether or not that was answered
+
+    @property
+    def is_first_look(self) -> bool:
+        """Whether the status tells of no look at the machine: the object is new, or was restored without its status."""
+        return self.system.booted is None
+
+    @property
+    def reboot_requested(self) -> str | None:
+        """A request to restart the machine that was not answered yet. One that stands there at the first look is as old
+        as the object, and none."""
+        is_answered = self.is_first_look or self.reboot_asked == self.status.get("lastHandledRebootAt")
+        return None if is_answered else self.reboot_asked or None
 
     @property
     def uids(self) -> frozenset[str]:
@@ -190,7 +202,7 @@ def read_machine(
         deployment=origin.deployment if origin is not None else known["key"].name,
         deployment_uid=origin.uid if origin is not None else None,
         requests=requests_of(body["metadata"].get("annotations") or {}, known["status"]),
-        reboot_requested=reboot_of(body["metadata"].get("annotations") or {}, known["status"]),
+        reboot_asked=reboot_of(body["metadata"].get("annotations") or {}),
     )
 
 

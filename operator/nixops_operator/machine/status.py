@@ -45,6 +45,8 @@ def status(desired: Desired, observed: Observed, plan: Plan, now: datetime) -> d
     if desired.origin is not None:
         fields["origin"] = desired.origin.model_dump(by_alias=True)
     fields |= desired.requests.answered()
+    if desired.is_first_look and desired.reboot_asked and observed.host.facts is not None:
+        fields["lastHandledRebootAt"] = desired.reboot_asked
     return fields | _infrastructure(desired, observed) | _system(desired, observed, now) | _keys(desired, observed)
 
 
