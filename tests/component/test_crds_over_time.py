@@ -251,6 +251,7 @@ def test_columns_show_what_the_status_says(stored: ApiServer) -> None:
         "NAME",
         "READY",
         "STATUS",
+        "PAUSED",
         "MACHINES",
         "UPDATED",
         "REVISION",

@@ -72,6 +72,11 @@ _ADVICE = (
     ("attribute 'getFlake' missing", _NO_FLAKES),
     ("feature 'flakes' is disabled", _NO_FLAKES),
 )
+_NO_SUCH_FILE = ("does not exist", "No such file or directory")
+_BESIDE_TEXT = (
+    "a module given as text lies in a folder of its own: put it into the source, too, or name files of the source in "
+    "modules[].path"
+)
 _NO_SUCH_OPTION = re.compile(r"The option [`'‘](?P<option>[^'’.]{1,200})['’](?: defined in .{1,400})? does not exist")
 # Such files have attributes of their own beside the names of machines (NixOps manual, "Network special attributes";
 # colmena manual, "Deployment options"; Nix manual, "nix flake", "Flake format").
@@ -153,6 +158,8 @@ def evaluation_message(lines: Iterable[str], names: Names) -> str:
     place = _place(error, names) or _mentioned(raw, error, names)
     if (other := _another_kind_of_file(text, place, names)) is not None:
         text = f"{text.rstrip('.')}; {other}"
+    elif names.inline is not None and f"'{names.inline}/" in raw and any(words in raw for words in _NO_SUCH_FILE):
+        text = f"{text.rstrip('.')}; {_BESIDE_TEXT}"
     text = _STORE_FILE.sub(lambda match: names.of_any(match[0]), text)
     return cut(f"{place}: {text}" if place else text, MESSAGE_LIMIT)
 
