@@ -397,13 +397,13 @@ async def _allocate(machine: Desired | Leaving, body: Body, view: CloudView, wor
         allocation_id = await view.cloud.allocate_address(tags)
     except OperatorError as error:
         if error.is_refusal:
-            await written_answers.write({"elasticIp": None}, machine, body, world)
+            await written_answers.write(lambda _: {"elasticIp": None}, machine, body, world)
         raise
     finally:
         view.note_write(machine.uid, machine.uid)
     # From here on the id must not be lost, or minutes pass until the address is found by its tags.
     fields: dict[str, object] = {"elasticIp": {"allocationId": allocation_id}}
-    return await asyncio.shield(written_answers.write(fields, machine, body, world))
+    return await asyncio.shield(written_answers.write(lambda _: fields, machine, body, world))
 
 
 async def _release(allocation_id: str, machine: Desired | Leaving, body: Body, view: CloudView, world: World) -> Body:

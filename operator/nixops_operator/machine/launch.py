@@ -290,7 +290,7 @@ async def _elsewhere(
         raise error
     full = subnets.noted(desired.full_subnets, refused_in, request.instance_type, now, ec2.subnet_ids)
     fields: dict[str, object] = {"fullSubnets": [written(one) for one in full]}
-    body = await written_answers.write(fields, desired, body, world)
+    body = await written_answers.write(lambda _: fields, desired, body, world)
     if subnets.others_with_room(ec2.subnet_ids, request.subnet_id, request.instance_type, full, now):
         return body
     zones = ", ".join(sorted({one.zone for one in full}))
@@ -336,7 +336,7 @@ async def record_instance(instance_id: str, attempt: int, desired: Desired, body
 
 
 async def _write_launch(fields: dict[str, object], desired: Desired, body: Body, world: World) -> Body:
-    return await written_answers.write({"launch": fields}, desired, body, world)
+    return await written_answers.write(lambda _: {"launch": fields}, desired, body, world)
 
 
 def request_of(text: str) -> LaunchRequest:

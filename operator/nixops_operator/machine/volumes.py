@@ -25,7 +25,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from nixops_operator import absence, job_names, names
+from nixops_operator import absence, job_names, names, written_answers
 from nixops_operator.api.machine_spec import DataVolume, DeletionPolicy
 from nixops_operator.api.parse import deletion_view
 from nixops_operator.api.reasons import ConditionType, Reason
@@ -352,22 +352,15 @@ async def _record(step: steps.RecordVolume, desired: Desired | Leaving, body: Bo
 
 
 async def _write(name: str, volume: VolumeStatus | None, desired: Desired | Leaving, body: Body, world: World) -> Body:
-    """One entry, beside what the newest body has of the others; a write that must not be lost to somebody else's."""
-    while True:
-        known = [one for one in (body.get("status") or {}).get("volumes") or () if one["name"] != name]
+    """One entry, beside what the newest body has of the others."""
+
+    def with_entry(newest: Body) -> dict[str, object]:
+        known = [one for one in (newest.get("status") or {}).get("volumes") or () if one["name"] != name]
         if volume is not None:
             known.append({key: value for key, value in written(volume).items() if value is not None})
-        fields = {"volumes": sorted(known, key=lambda one: str(one["name"])) or None}
-        try:
-            body = await world.kube.write_intent(body, fields)
-        except Conflict:
-            fresh = await world.kube.get(desired.key)
-            if fresh is None or fresh["metadata"]["uid"] != desired.uid:
-                raise
-            body = fresh
-        else:
-            world.cache.put(desired.key, body)
-            return body
+        return {"volumes": sorted(known, key=lambda one: str(one["name"])) or None}
+
+    return await written_answers.write(with_entry, desired, body, world)
 
 
 async def _create(
