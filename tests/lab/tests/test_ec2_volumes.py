@@ -3,6 +3,9 @@
 import pytest
 from botocore.exceptions import ClientError
 
+from nixops_lab.ec2.testing import eventually
+from nixops_lab.machines import Disk
+
 pytest_plugins = ["nixops_lab.ec2.fixtures"]
 
 GP3 = {"VolumeType": "gp3", "Iops": 3000, "Throughput": 125}
@@ -153,7 +156,8 @@ def test_a_token_makes_one_volume(ec2):
     [
         pytest.param({"AvailabilityZone": "us-west-2z"}, "InvalidZone.NotFound", id="no such zone"),
         pytest.param({"Size": 20000, "VolumeType": "gp2"}, "InvalidParameterValue", id="larger than gp2"),
-        pytest.param({"SnapshotId": "snap-0123456789abcdef0"}, "UnsupportedOperation", id="not modelled"),
+        pytest.param({"SnapshotId": "snap-0123456789abcdef0"}, "InvalidSnapshot.NotFound", id="no such snapshot"),
+        pytest.param({"KmsKeyId": "alias/mine"}, "UnsupportedOperation", id="not modelled"),
     ],
 )
 def test_what_cannot_be_made_is_refused(ec2, changes, code):
@@ -216,3 +220,49 @@ def test_a_volume_outlives_the_instance_that_it_was_attached_to(cases, ec2, atta
     cases.until(instance_id, "terminated")
 
     assert (volume(ec2, volume_id)["State"], volume(ec2, volume_id)["Attachments"]) == ("available", [])
+
+
+def test_a_machine_has_the_disk_when_the_reply_comes(ec2, layer, attached):
+    volume_id, instance_id = attached
+    assert layer.machines.disks[instance_id] == {volume_id: Disk(volume_id, "/dev/sdf", ASKED["Size"])}
+
+    ec2.modify_volume(VolumeId=volume_id, Size=20)
+    assert layer.machines.disks[instance_id][volume_id].gib == 20
+
+    ec2.detach_volume(VolumeId=volume_id)
+    assert layer.machines.disks[instance_id] == {}
+    ec2.delete_volume(VolumeId=volume_id)
+    assert ("remove_disk", volume_id) in layer.machines.calls
+
+
+def test_a_volume_that_the_machine_uses_is_busy_until_it_lets_go(ec2, layer, attached):
+    volume_id, instance_id = attached
+    layer.machines.disks_in_use.add(volume_id)
+
+    ec2.detach_volume(VolumeId=volume_id)
+    (attachment,) = volume(ec2, volume_id)["Attachments"]
+    assert (attachment["State"], attachment["InstanceId"]) == ("busy", instance_id)
+
+    layer.machines.disks_in_use.clear()
+    eventually(lambda: volume(ec2, volume_id)["State"] == "available")
+    assert layer.machines.disks[instance_id] == {}
+
+
+def test_a_snapshot_is_what_is_in_a_new_volume(ec2, layer, attached):
+    volume_id, _ = attached
+    snapshot_id = ec2.create_snapshot(VolumeId=volume_id)["SnapshotId"]
+    (snapshot,) = ec2.describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"]
+    assert (snapshot["State"], snapshot["VolumeId"], snapshot["VolumeSize"]) == ("completed", volume_id, ASKED["Size"])
+
+    of_it = ASKED | {"SnapshotId": snapshot_id, "ClientToken": "v1-of-snapshot"}
+    copy = ec2.create_volume(**of_it)["VolumeId"]
+    assert volume(ec2, copy)["SnapshotId"] == snapshot_id
+    assert layer.machines.calls[-2:] == [
+        (f"copy_disk to {snapshot_id}", volume_id),
+        (f"copy_disk to {copy}", snapshot_id),
+    ]
+    too_small = of_it | {"Size": ASKED["Size"] - 1, "ClientToken": "v1-too-small"}
+    assert refusal(ec2.create_volume, **too_small) == "InvalidParameterValue"
+
+    ec2.delete_snapshot(SnapshotId=snapshot_id)
+    assert refusal(ec2.describe_snapshots, SnapshotIds=[snapshot_id]) == "InvalidSnapshot.NotFound"

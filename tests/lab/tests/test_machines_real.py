@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nixops_lab import network, paths
-from nixops_lab.machines import OPEN, Completed, MachineError, Machines, MachineSpec, Rule, clean, root_filesystem
+from nixops_lab.machines import OPEN, Completed, Disk, MachineError, Machines, MachineSpec, Rule, clean, root_filesystem
 from nixops_lab.machines.cgroups import mounted
 from nixops_lab.machines.wires import CLIENT_ADDRESS, wire_of
 
@@ -208,10 +208,15 @@ def leftovers(namespace: str, folder: Path) -> dict[str, list[str]]:
         "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(folder) in line],
         "wires": [line for line in links.stdout.splitlines() if "vm-" in line],
         "disks": [each.name for each in (folder / "machines").glob("*")],
+        "loops": [
+            each.parent.parent.name
+            for each in Path("/sys/block").glob("loop*/loop/backing_file")
+            if str(folder) in each.read_text()
+        ],
     }
 
 
-NOTHING: dict[str, list[str]] = {"processes": [], "cgroups": [], "mounts": [], "wires": [], "disks": []}
+NOTHING: dict[str, list[str]] = {"processes": [], "cgroups": [], "mounts": [], "wires": [], "disks": [], "loops": []}
 
 
 def stop_init(leader: int | None) -> None:
@@ -274,6 +279,42 @@ class TestFirstBoot:
         hostname, system = completed.stdout.decode().splitlines()
         assert hostname == "given-host"
         assert system.endswith("-nixos-system-given-host-25.11.lab")
+
+
+VOLUME = "vol-0123456789abcdef0"
+BY_ID = "/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123456789abcdef0"
+GIB = 1 << 30
+
+
+class TestVolumes:
+    async def test_a_volume_keeps_what_is_in_it_over_boots_and_machines(self, lab: Lab) -> None:
+        other = lab.spec("i-0aaaaaaaaaaaaaaa0", "172.31.5.5")
+        await lab.boot(lab.spec())
+        await lab.machines.attach_disk(NAME, Disk(VOLUME, "/dev/sdf", 1))
+        names = await lab.output(NAME, "readlink", "-f", BY_ID, "/dev/sdf", "/dev/nvme1n1")
+        assert len(set(names.splitlines())) == 1
+        await lab.output(NAME, "sh", "-ec", f"mkfs.xfs -q {BY_ID}; mount /dev/sdf /mnt; echo mine >/mnt/note")
+
+        await lab.machines.resize_disk(VOLUME, 2)
+        assert await lab.output(NAME, "blockdev", "--getsize64", "/dev/sdf") == str(2 * GIB)
+        await lab.output(NAME, "xfs_growfs", "/mnt")
+        size = await lab.output(NAME, "df", "--output=size", "--block-size=1", "/mnt")
+        assert int(size.split()[-1]) > 1.5 * GIB
+
+        assert not await lab.machines.detach_disk(NAME, VOLUME)
+        await lab.machines.stop(NAME)
+        await lab.machines.start(NAME)
+        assert await lab.output(NAME, "sh", "-ec", f"mount {BY_ID} /mnt; cat /mnt/note; umount /mnt") == "mine"
+        assert await lab.machines.detach_disk(NAME, VOLUME)
+        await lab.output(NAME, "sh", "-ec", f"test ! -e {BY_ID}; test ! -e /dev/sdf; test ! -e /dev/nvme1n1")
+
+        await lab.boot(other)
+        await lab.machines.attach_disk(other.name, Disk(VOLUME, "/dev/sdg", 2))
+        assert await lab.output(other.name, "sh", "-ec", "mount /dev/sdg /mnt; cat /mnt/note") == "mine"
+        await lab.machines.destroy(other.name)
+        await lab.machines.remove_disk(VOLUME)
+        await lab.machines.stop()
+        assert leftovers(lab.namespace, lab.folder) == NOTHING
 
 
 class TestPower:
@@ -579,12 +620,14 @@ class TestEnd:
         program = f"""
 import asyncio
 from pathlib import Path
-from nixops_lab.machines import Machines, MachineSpec
+from nixops_lab.machines import Disk, Machines, MachineSpec
 async def main():
     machines = Machines({str(tmp_path)!r}, {namespace!r}, Path({str(root)!r}))
     await machines.start()
     await machines.create(MachineSpec({NAME!r}, "172.31.5.4", None, "25.11", "", ()))
     await machines.start({NAME!r})
+    await machines.attach_disk({NAME!r}, Disk("vol-0", "/dev/sdf", 1))
+    print((await machines.run({NAME!r}, ["sh", "-ec", "mkfs.ext4 -q /dev/sdf; mount /dev/sdf /mnt"])).exit_status)
     print("on", flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())
@@ -596,9 +639,11 @@ asyncio.run(main())
             env={"PYTHONPATH": str(paths.SOURCES), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         ) as owner:
             assert owner.stdout is not None
-            assert owner.stdout.readline() == "on\n"
+            assert [owner.stdout.readline(), owner.stdout.readline()] == ["0\n", "on\n"]
             owner.send_signal(signal.SIGKILL)
-        assert leftovers(namespace, tmp_path)["processes"]
+        left = leftovers(namespace, tmp_path)
+        assert left["processes"]
+        assert left["loops"]
         if cleaner == "clean":
             clean(tmp_path)
             clean(tmp_path)

@@ -40,6 +40,7 @@ INTERFACE = Kind(
     "networkInterface ID",
 )
 VOLUME = Kind("vol", "volume", "InvalidVolumeID.Malformed", "InvalidVolume.NotFound", "volume")
+SNAPSHOT = Kind("snap", "snapshot", "InvalidSnapshotID.Malformed", "InvalidSnapshot.NotFound", "snapshot")
 ADDRESS = Kind(
     "eipalloc", "elastic-ip", "InvalidAllocationID.Malformed", "InvalidAllocationID.NotFound", "allocation ID"
 )
@@ -47,7 +48,7 @@ IMAGE = Kind("ami", "image", "InvalidAMIID.Malformed", "InvalidAMIID.NotFound", 
 SUBNET = Kind("subnet", "subnet", "InvalidSubnetID.Malformed", "InvalidSubnetID.NotFound", "subnet ID")
 VPC = Kind("vpc", "vpc", "InvalidVpcID.Malformed", "InvalidVpcID.NotFound", "vpc ID")
 
-TAGGABLE = (INSTANCE, GROUP, RULE, KEY_PAIR, INTERFACE, VOLUME, ADDRESS)
+TAGGABLE = (INSTANCE, GROUP, RULE, KEY_PAIR, INTERFACE, VOLUME, SNAPSHOT, ADDRESS)
 
 # Old ids have 8 digits, all newer ones 17: EC2 User Guide, "Resource IDs".
 _DIGITS = re.compile(r"[0-9a-f]{8}([0-9a-f]{9})?")

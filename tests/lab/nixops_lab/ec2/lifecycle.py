@@ -36,6 +36,8 @@ _MESSAGES = {
     "Server.InsufficientInstanceCapacity": "There was insufficient capacity available to satisfy the launch request",
     "Server.InternalError": "Internal error on launch",
 }
+# A volume in use: who uses it tells nobody.
+LOOK_AGAIN_SECONDS = 0.2
 _ON = frozenset({"pending", "running"})
 NOT_BOOTED = ("Server.InternalError", "Server.InternalError: Internal error on launch")
 
@@ -102,6 +104,10 @@ class Lifecycle:
     def readdress(self, region: Region, instance_id: str) -> None:
         """Its elastic address has come or gone: answers and packets follow in a moment."""
         self._spawn(self._readdress(region, instance_id))
+
+    def let_go(self, region: Region, volume_id: str) -> None:
+        """A volume that is to be detached goes when nothing on its machine uses it."""
+        self._spawn(self._let_go(region, volume_id))
 
     def reboot(self, instance_id: str) -> None:
         """The state stays running."""
@@ -233,11 +239,19 @@ class Lifecycle:
             region.volumes[volume.id] = replace(volume, is_attached=False, instance_id="", device="")
         for other in list(region.volumes.values()):
             if other.instance_id == instance_id:
-                region.volumes[other.id] = replace(other, is_attached=False, instance_id="", device="")
+                region.volumes[other.id] = replace(other, is_attached=False, is_held=False, instance_id="", device="")
 
     async def _reboot(self, instance_id: str) -> None:
         async with self._turn(instance_id):
             await self._cloud.hosts.reboot(instance_id)
+
+    async def _let_go(self, region: Region, volume_id: str) -> None:
+        while (volume := region.volumes.get(volume_id)) is not None and volume.is_held:
+            if await self._cloud.hosts.detach_disk(volume.instance_id, volume_id):
+                now = self._cloud.panel.clock()
+                region.volumes[volume_id] = replace(region.volumes[volume_id], is_held=False, moved_at=now)
+                return
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _readdress(self, region: Region, instance_id: str) -> None:
         await self._cloud.panel.elapsed("address_seconds", self._cloud.panel.clock())

@@ -17,6 +17,7 @@ from nixops_lab.ec2 import (
     metadata_options,
     placement,
     profiles,
+    snapshots,
     tags,
     volumes,
 )
@@ -74,10 +75,16 @@ def served(lifecycle: Lifecycle) -> dict[str, Operation]:
         **metadata_options.OPERATIONS,
         **placement.OPERATIONS,
         **profiles.OPERATIONS,
+        **snapshots.OPERATIONS,
         **tags.OPERATIONS,
         **volumes.OPERATIONS,
     }
-    transitions = {"RunInstances": launch.run_instances, **instances.TRANSITIONS, **elastic_addresses.TRANSITIONS}
+    transitions = {
+        "RunInstances": launch.run_instances,
+        **instances.TRANSITIONS,
+        **elastic_addresses.TRANSITIONS,
+        **volumes.TRANSITIONS,
+    }
     return operations | {name: functools.partial(function, lifecycle) for name, function in transitions.items()}
 
 

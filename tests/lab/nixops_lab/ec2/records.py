@@ -125,7 +125,8 @@ class Modification:
 @dataclass(frozen=True)
 class Volume:
     """A volume. One that is not attached has neither instance nor device; `moved_at`: when it was attached, or began to
-    be detached (`is_attached` is then false, and the instance stays named until it is over)."""
+    be detached (`is_attached` is then false, and the instance stays named until it is over). `is_held`: it is to be
+    detached, and its machine uses it."""
 
     id: str
     instance_id: str
@@ -140,7 +141,20 @@ class Volume:
     throughput: int | None = None
     is_attached: bool = True
     moved_at: float = 0.0
+    is_held: bool = False
+    snapshot_id: str = ""
     modifications: tuple["Modification", ...] = ()  # the newest last
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What was in a volume."""
+
+    id: str
+    volume_id: str
+    size_gib: int
+    is_encrypted: bool
+    created_at: float
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from nixops_lab.ec2.records import (
     Interface,
     KeyPair,
     PlacementGroup,
+    Snapshot,
     Volume,
 )
 from nixops_lab.ec2.rules import ALL_IPV4_OUT, ALL_IPV6_OUT, RuleKey
@@ -48,6 +49,7 @@ class Region:
     instances: dict[str, Instance] = field(default_factory=dict)
     interfaces: dict[str, Interface] = field(default_factory=dict)
     volumes: dict[str, Volume] = field(default_factory=dict)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     rules: dict[str, GroupRule] = field(default_factory=dict)
     addresses: dict[str, ElasticAddress] = field(default_factory=dict)

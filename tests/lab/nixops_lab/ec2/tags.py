@@ -80,6 +80,7 @@ def _present(region: Region, resource: str) -> str:
         ids.KEY_PAIR: region.visible(region.key_pairs),
         ids.INTERFACE: region.visible(region.interfaces),
         ids.VOLUME: region.visible(region.volumes),
+        ids.SNAPSHOT: region.visible(region.snapshots),
         ids.ADDRESS: region.visible(region.addresses),
     }
     if resource not in records[kind]:

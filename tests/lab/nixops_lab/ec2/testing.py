@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from aiohttp import web
 
 from nixops_lab.ec2.moto import MotoServer
 from nixops_lab.ec2.server import Ec2Layer
-from nixops_lab.machines import MachineSpec, Rule
+from nixops_lab.machines import Disk, MachineSpec, Rule
 
 ACCESS_KEY = "AKIALAB0000000000001"
 SECRET_KEY = "secret-of-the-lab"
@@ -73,6 +74,8 @@ class FakeMachines:
         self.on_poweroff: Callable[[str], Awaitable[None]] | None = None
         self.specs: dict[str, MachineSpec] = {}
         self.public_addresses: dict[str, str | None] = {}
+        self.disks: dict[str, dict[str, Disk]] = {}  # by machine and volume id
+        self.disks_in_use: set[str] = set()
         self.rules: dict[str, tuple[tuple[Rule, ...], tuple[Rule, ...]]] = {}
         self.calls: list[tuple[str, str]] = []
         self.broken: set[str] = set()
@@ -111,8 +114,31 @@ class FakeMachines:
     async def destroy(self, name: str) -> None:
         await self._begin("destroy", name)
         self._on.discard(name)
-        for told in (self.specs, self.public_addresses, self.rules):
+        for told in (self.specs, self.public_addresses, self.rules, self.disks):
             told.pop(name, None)
+
+    async def attach_disk(self, name: str, disk: Disk) -> None:
+        await self._begin("attach_disk", name)
+        self.disks.setdefault(name, {})[disk.volume_id] = disk
+
+    async def detach_disk(self, name: str, volume_id: str) -> bool:
+        await self._begin("detach_disk", name)
+        if volume_id in self.disks_in_use:
+            return False
+        self.disks.get(name, {}).pop(volume_id, None)
+        return True
+
+    async def resize_disk(self, volume_id: str, gib: int) -> None:
+        await self._begin("resize_disk", volume_id)
+        for of_one in self.disks.values():
+            if volume_id in of_one:
+                of_one[volume_id] = replace(of_one[volume_id], gib=gib)
+
+    async def copy_disk(self, volume_id: str, copy_id: str) -> None:
+        await self._begin(f"copy_disk to {copy_id}", volume_id)
+
+    async def remove_disk(self, volume_id: str) -> None:
+        await self._begin("remove_disk", volume_id)
 
     async def set_public_address(self, name: str, address: str | None) -> None:
         await self._begin("set_public_address", name)

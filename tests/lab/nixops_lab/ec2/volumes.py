@@ -13,8 +13,10 @@ from nixops_lab.ec2 import ids, tags
 from nixops_lab.ec2.cloud import Cloud
 from nixops_lab.ec2.errors import Ec2Error, combination, invalid, missing, unsupported
 from nixops_lab.ec2.filters import select
+from nixops_lab.ec2.lifecycle import Lifecycle
 from nixops_lab.ec2.records import Modification, Volume
 from nixops_lab.ec2.region import Region
+from nixops_lab.machines import Disk
 
 DAY = 24 * 3600
 # Type → least and most IOPS that may be asked for; GiB from which to which it is made.
@@ -37,6 +39,7 @@ _CREATE_HONOURED = frozenset(
         "Encrypted",
         "Iops",
         "Size",
+        "SnapshotId",
         "TagSpecifications",
         "Throughput",
         "VolumeType",
@@ -80,8 +83,11 @@ def _is_moving(region: Region, volume: Volume) -> bool:
 
 def _attachment(region: Region, volume: Volume) -> str:
     """Empty where it is not attached."""
-    if not volume.instance_id or (not volume.is_attached and not _is_moving(region, volume)):
+    is_over = not volume.is_attached and not volume.is_held and not _is_moving(region, volume)
+    if not volume.instance_id or is_over:
         return ""
+    if volume.is_held:
+        return "busy"
     if not volume.is_attached:
         return "detaching"
     return "attaching" if _is_moving(region, volume) else "attached"
@@ -120,7 +126,7 @@ async def describe_volumes(_cloud: Cloud, region: Region, params: dict[str, Any]
 
 
 async def create_volume(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
-    """An empty one. Its token is of one zone; the same parameters give the first one again."""
+    """Empty, or of a snapshot. Its token is of one zone; the same parameters give the first one again."""
     if extra := sorted(set(params) - _CREATE_HONOURED):
         raise unsupported(f"the lab does not model {extra[0]} of CreateVolume")
     zone, token = params["AvailabilityZone"], params.get("ClientToken", "")
@@ -131,20 +137,29 @@ async def create_volume(cloud: Cloud, region: Region, params: dict[str, Any]) ->
         return _volume_entry(region, region.volumes[made])
     if zone not in region.network.zones:
         raise Ec2Error("InvalidZone.NotFound", f"The zone '{zone}' does not exist.")
-    if "Size" not in params:
+    snapshot = None
+    if "SnapshotId" in params:
+        (snapshot,) = ids.pick(ids.SNAPSHOT, [params["SnapshotId"]], region.visible(region.snapshots))
+    if "Size" not in params and snapshot is None:
         raise missing("size/snapshot")
+    size = params.get("Size", snapshot.size_gib if snapshot is not None else 0)
+    if snapshot is not None and size < snapshot.size_gib:
+        raise invalid(
+            f"The volume size is invalid for snapshot {snapshot.id}. It must be at least {snapshot.size_gib} GiB"
+        )
     volume_type = params.get("VolumeType", "gp2")
     iops, throughput = performance(volume_type, params.get("Iops"), params.get("Throughput"))
-    _judge_size(volume_type, params["Size"])
+    _judge_size(volume_type, size)
     now = cloud.panel.clock()
     volume = Volume(
         id=region.new_ids.new("vol"),
         instance_id="",
         device="",
         zone=zone,
-        size_gib=params["Size"],
+        size_gib=size,
         volume_type=volume_type,
-        is_encrypted=params.get("Encrypted", False),
+        is_encrypted=params.get("Encrypted", False) or (snapshot is not None and snapshot.is_encrypted),
+        snapshot_id=snapshot.id if snapshot is not None else "",
         is_deleted_on_termination=False,
         created_at=now,
         iops=iops,
@@ -155,11 +170,13 @@ async def create_volume(cloud: Cloud, region: Region, params: dict[str, Any]) ->
     region.tags.put(volume.id, tags.on_create(params, "volume").get("volume", {}), now)
     if token:
         region.tokens.record(f"CreateVolume {zone}", token, params, "", (volume.id,))
+    if snapshot is not None:
+        await cloud.hosts.copy_disk(snapshot.id, volume.id)
     return _volume_entry(region, volume)
 
 
 async def attach_volume(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
-    """To an instance of its zone that runs or is stopped."""
+    """To an instance of its zone that runs or is stopped; its machine has the disk when the reply comes."""
     (volume,) = ids.pick(ids.VOLUME, [params["VolumeId"]], region.visible(region.volumes))
     (instance,) = ids.pick(ids.INSTANCE, [params["InstanceId"]], region.visible(region.instances))
     status = _status(region, volume)
@@ -186,11 +203,12 @@ async def attach_volume(cloud: Cloud, region: Region, params: dict[str, Any]) ->
         is_deleted_on_termination=False,
     )
     region.volumes[volume.id] = attached
+    await cloud.hosts.attach_disk(instance.id, Disk(volume.id, attached.device, attached.size_gib))
     return {"VolumeId": volume.id, "InstanceId": instance.id, "Device": attached.device, "State": "attaching"}
 
 
-async def detach_volume(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
-    """Never by force: the lab's machines let go at once."""
+async def detach_volume(lifecycle: Lifecycle, cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+    """Never by force: while the machine uses it, it is `busy` (EBS User Guide, "Detach an Amazon EBS volume")."""
     if params.get("Force"):
         raise unsupported("DetachVolume by force")
     (volume,) = ids.pick(ids.VOLUME, [params["VolumeId"]], region.visible(region.volumes))
@@ -200,11 +218,16 @@ async def detach_volume(cloud: Cloud, region: Region, params: dict[str, Any]) ->
         raise Ec2Error("InvalidAttachment.NotFound", f"{volume.id} is not attached to {params['InstanceId']}")
     if volume.id == region.instances[volume.instance_id].volume_id:
         raise Ec2Error("OperationNotPermitted", "The lab's instances keep their root volumes")
-    region.volumes[volume.id] = replace(volume, is_attached=False, moved_at=cloud.panel.clock())
+    is_free = await cloud.hosts.detach_disk(volume.instance_id, volume.id)
+    region.volumes[volume.id] = replace(
+        region.volumes[volume.id], is_attached=False, is_held=not is_free, moved_at=cloud.panel.clock()
+    )
+    if not is_free:
+        lifecycle.let_go(region, volume.id)
     return {"VolumeId": volume.id, "InstanceId": volume.instance_id, "Device": volume.device, "State": "detaching"}
 
 
-async def delete_volume(_cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
+async def delete_volume(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
     """Of one that is not attached."""
     (volume,) = ids.pick(ids.VOLUME, [params["VolumeId"]], region.visible(region.volumes))
     status = _status(region, volume)
@@ -214,11 +237,12 @@ async def delete_volume(_cloud: Cloud, region: Region, params: dict[str, Any]) -
         raise Ec2Error("IncorrectState", f"{volume.id} is {status}")
     del region.volumes[volume.id]
     region.tags.forget(volume.id)
+    await cloud.hosts.remove_disk(volume.id)
     return {}
 
 
 async def modify_volume(cloud: Cloud, region: Region, params: dict[str, Any]) -> dict[str, Any]:
-    """Begun at once, one at a time."""
+    """Begun at once, one at a time. A machine sees a larger disk before EC2 says so."""
     if extra := sorted(set(params) - _HONOURED):
         raise unsupported(f"the lab does not model {extra[0]} of ModifyVolume")
     (volume,) = ids.pick(ids.VOLUME, [params["VolumeId"]], region.visible(region.volumes))
@@ -239,6 +263,7 @@ async def modify_volume(cloud: Cloud, region: Region, params: dict[str, Any]) ->
     modification = Modification(now, {name: getattr(volume, name) for name in changes}, changes)
     modified = replace(volume, **changes, modifications=(*done, modification))  # type: ignore[arg-type]
     region.volumes[volume.id] = modified
+    await cloud.hosts.resize_disk(volume.id, modified.size_gib)
     return {"VolumeModification": _modification_entry(region, modified)}
 
 
@@ -312,6 +337,7 @@ def _volume_entry(region: Region, volume: Volume) -> dict[str, Any]:
         "VolumeType": volume.volume_type,
         "Iops": iops,
         "Throughput": throughput,
+        "SnapshotId": volume.snapshot_id,
         "State": _status(region, volume),
         "Attachments": [attachment] if _attachment(region, volume) else [],
         "Tags": tags.as_list(region.tags_shown(volume.id)),
@@ -324,6 +350,6 @@ OPERATIONS = {
     "DeleteVolume": delete_volume,
     "DescribeVolumes": describe_volumes,
     "DescribeVolumesModifications": describe_volumes_modifications,
-    "DetachVolume": detach_volume,
     "ModifyVolume": modify_volume,
 }
+TRANSITIONS = {"DetachVolume": detach_volume}

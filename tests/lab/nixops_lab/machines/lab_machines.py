@@ -5,10 +5,11 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from nixops_lab.machines import cgroups, firewall
-from nixops_lab.machines.leftovers import clear
+from nixops_lab.machines import cgroups, firewall, volumes
+from nixops_lab.machines.leftovers import VOLUMES, clear
 from nixops_lab.machines.machine import Machine
-from nixops_lab.machines.spec import Completed, MachineError, MachineSpec, PowerState, Rule, Standing
+from nixops_lab.machines.spec import Completed, Disk, MachineError, MachineSpec, PowerState, Rule, Standing
+from nixops_lab.machines.volumes import VolumeFiles
 from nixops_lab.machines.wires import Router, wire_of
 
 
@@ -36,6 +37,7 @@ class Machines:
         self._grace = grace
         self._waking = waking
         self._router = Router(namespace)
+        self._volumes = VolumeFiles(self._lab_dir / VOLUMES)
         self._machines: dict[str, Machine] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._public: dict[str, str] = {}
@@ -63,6 +65,7 @@ class Machines:
         for each in self.names():
             await self.destroy(each)
         await self._router.close()
+        await asyncio.to_thread(volumes.clear, self._lab_dir / VOLUMES)
         cgroups.remove_group(self._namespace)
 
     async def create(self, spec: MachineSpec, root: Path | None = None) -> None:
@@ -76,7 +79,9 @@ class Machines:
                 raise MachineError(f"there is a machine {spec.name} already")
             folder = self._lab_dir / "machines" / spec.name
             disk = root or self._root
-            machine = Machine(spec, folder, disk, self._namespace, self._router, self._grace, self._waking)
+            machine = Machine(
+                spec, folder, disk, self._namespace, self._router, self._volumes, self._grace, self._waking
+            )
             machine.on_poweroff = self._powered_off
             await asyncio.to_thread(machine.create)
             try:
@@ -106,6 +111,28 @@ class Machines:
             await self.set_public_address(name, None)
             await self._router.nft(firewall.remove_machine(wire_of(name), self.spec(name).private_address))
             del self._machines[name]
+
+    async def attach_disk(self, name: str, disk: Disk) -> None:
+        """On or off: the machine has it now, and after each boot. A volume is empty before the first time."""
+        async with self._lock(name):
+            await self._machine(name).attach(disk)
+
+    async def detach_disk(self, name: str, volume_id: str) -> bool:
+        """False while something on the machine uses it; what is in it stays. One that it has not: True."""
+        async with self._lock(name):
+            return name not in self._machines or await self._machine(name).detach(volume_id)
+
+    async def resize_disk(self, volume_id: str, gib: int) -> None:
+        """Larger, at once; a machine that has it sees it so."""
+        await asyncio.to_thread(self._volumes.resize, volume_id, gib)
+
+    async def copy_disk(self, volume_id: str, copy_id: str) -> None:
+        """What is in a volume at this moment, for another one, or a snapshot."""
+        await asyncio.to_thread(self._volumes.copy, volume_id, copy_id)
+
+    async def remove_disk(self, volume_id: str) -> None:
+        """What is in a volume that no machine has. Safe to repeat."""
+        await asyncio.to_thread(self._volumes.remove, volume_id)
 
     async def set_public_address(self, name: str, address: str | None) -> None:
         """At once: connections to the old address die in silence, the new one is taken from whoever has it."""

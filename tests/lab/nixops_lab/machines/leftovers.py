@@ -1,12 +1,14 @@
-"""What a lab that died left behind: processes and cgroups of machines, and their disks."""
+"""What a lab that died left behind: processes and cgroups of machines, their disks, and the volumes' loop devices."""
 
 import asyncio
 import os
 import shutil
 from pathlib import Path
 
-from nixops_lab.machines import cgroups
+from nixops_lab.machines import cgroups, volumes
 from nixops_lab.paths import LabPaths
+
+VOLUMES = "volumes"
 
 
 def clean(lab_dir: str | os.PathLike[str]) -> None:
@@ -28,3 +30,4 @@ def clear(lab_dir: Path, group: str) -> None:
     cgroups.remove_group(group)
     if (lab_dir / "machines").exists():
         shutil.rmtree(lab_dir / "machines")
+    volumes.clear(lab_dir / VOLUMES)

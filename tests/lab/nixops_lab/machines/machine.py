@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,8 @@ from nixops_lab import network
 from nixops_lab.machines import commands, wires
 from nixops_lab.machines.cgroups import MachineCgroups
 from nixops_lab.machines.disk import base_system, make_disk
-from nixops_lab.machines.spec import Completed, MachineError, MachineSpec, PowerState, Standing
+from nixops_lab.machines.spec import Completed, Disk, MachineError, MachineSpec, PowerState, Standing
+from nixops_lab.machines.volumes import FREE_SECONDS, VolumeFiles
 from nixops_lab.machines.wires import Router
 
 _log = logging.getLogger(__name__)
@@ -39,7 +41,15 @@ class Machine:
     """
 
     def __init__(
-        self, spec: MachineSpec, folder: Path, root: Path, namespace: str, router: Router, grace: float, waking: float
+        self,
+        spec: MachineSpec,
+        folder: Path,
+        root: Path,
+        namespace: str,
+        router: Router,
+        volumes: VolumeFiles,
+        grace: float,
+        waking: float,
     ) -> None:
         self.spec = spec
         self.on_poweroff: Callable[[str], Awaitable[None]] | None = None
@@ -47,6 +57,8 @@ class Machine:
         self._root = root
         self._namespace = namespace
         self._router = router
+        self._volumes = volumes
+        self._disks: dict[str, str] = {}  # volume id → the disk, in the words of lab-disk
         self._grace = grace
         self._waking = waking
         self._booted_at = 0.0
@@ -138,10 +150,46 @@ class Machine:
             await self._off.wait()
 
     async def destroy(self) -> None:
-        """Cuts the power and removes the disk."""
+        """Cuts the power and removes the disk; its volumes are free then."""
         self._stopping = True
         await self.kill()
+        deadline = time.monotonic() + FREE_SECONDS
+        for volume_id in list(self._disks):
+            # The kernel unmounts what was in a namespace some time after its last process has ended.
+            while not await asyncio.to_thread(self._volumes.unplug, volume_id):
+                if time.monotonic() > deadline:
+                    raise MachineError(f"{self.spec.name} is off, and {volume_id} is still in use")
+                await asyncio.sleep(0.02)
+            del self._disks[volume_id]
         await asyncio.to_thread(shutil.rmtree, self._folder)
+
+    async def attach(self, disk: Disk) -> None:
+        """It has the disk from now on, over all boots."""
+        loop = await asyncio.to_thread(self._volumes.plug, disk.volume_id, disk.gib)
+        major, minor = (Path("/sys/block") / loop / "dev").read_text().strip().split(":")
+        taken = {int(word.split(":")[3]) for word in self._disks.values()}
+        number = min(set(range(1, len(taken) + 2)) - taken)
+        self._disks[disk.volume_id] = f"{loop}:{major}:{minor}:{number}:{disk.volume_id}:{disk.device}"
+        await self._tell_of_disk("add", disk.volume_id)
+
+    async def detach(self, volume_id: str) -> bool:
+        """False while something on the machine uses it. One that it has not: True."""
+        if volume_id not in self._disks:
+            return True
+        if not await asyncio.to_thread(self._volumes.unplug, volume_id):
+            return False
+        await self._tell_of_disk("remove", volume_id)
+        del self._disks[volume_id]
+        return True
+
+    async def _tell_of_disk(self, what: str, volume_id: str) -> None:
+        while self._power is not None and self.leader is None:  # noqa: ASYNC110 - between the two halves of a reboot
+            await asyncio.sleep(0.02)
+        if self._power is None:
+            return
+        told = await self.run(["/usr/sbin/lab-disk", what, self._disks[volume_id]], b"")
+        if told.exit_status != 0:
+            raise MachineError(f"{self.spec.name}: {told.stderr.decode(errors='replace').strip()}")
 
     async def run(self, argv: Sequence[str], stdin: bytes) -> Completed:
         """A command in all of its namespaces, as root."""
@@ -199,6 +247,8 @@ class Machine:
             host,
             spec.private_address,
             wires.GATEWAY,
+            len(self._disks),
+            *self._disks.values(),
             *self._cgroups.folders,
         ]
         process = await asyncio.create_subprocess_exec(

@@ -30,6 +30,15 @@ class MachineSpec:
 
 
 @dataclass(frozen=True)
+class Disk:
+    """A volume that a machine has. `device`: as EC2 attaches it, /dev/sdf."""
+
+    volume_id: str
+    device: str
+    gib: int
+
+
+@dataclass(frozen=True)
 class Rule:
     """What may pass, as EC2's IpPermission: `-1` is any protocol; for ICMP the ports are type and code, -1 any."""
 

@@ -34,6 +34,8 @@ rec {
     let text = toString arg; in
     if match "[[:alnum:],._+:@%/-]+" text == null then "'${replaceStrings [ "'" ] [ "'\\''" ] text}'" else text;
   escapeShellArgs = concatMapStringsSep " " escapeShellArg;
+  # systemd-escape --path, for what a path is commonly made of. On NixOS it is one of `utils`.
+  escapeSystemdPath = path: replaceStrings [ "-" "/" ] [ "\\x2d" "-" ] (removePrefix "/" path);
   # systemd's own quoting of one word of an Exec line: systemd.service(5), "Command lines".
   escapeSystemdExecArg = arg: replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString arg));
   escapeXML = replaceStrings [ "\"" "'" "<" ">" "&" ] [ "&quot;" "&apos;" "&lt;" "&gt;" "&amp;" ];

@@ -1,4 +1,8 @@
-# fileSystems and swapDevices: declared and checked; the lab's machine brings its own disk.
+# fileSystems: those on disks that a machine is given are mounted, and made where they are missing; its root is its own,
+# whatever is said of it. swapDevices: declared only.
+#
+# NixOS writes /etc/fstab, of which systemd makes units, but for devices in a container it makes none
+# (systemd-fstab-generator(8)): so they are units here. A container has no units of devices to wait for, either.
 { config, lib, ... }:
 let
   inherit (lib) mkOption types;
@@ -16,6 +20,33 @@ let
       depends = mkOption { type = types.listOf types.str; default = [ ]; };
     };
   };
+  ofDisks = builtins.filter
+    (fs: fs.mountPoint != "/" && fs.device != null && lib.hasPrefix "/dev/" fs.device)
+    (lib.attrValues config.fileSystems);
+
+  mount = fs: {
+    what = fs.device;
+    where = fs.mountPoint;
+    type = fs.fsType;
+    options = lib.concatStringsSep "," fs.options;
+    before = [ "local-fs.target" ];
+    ${if builtins.elem "nofail" fs.options then "wantedBy" else "requiredBy"} = [ "local-fs.target" ];
+  };
+  mkfs = fs:
+    let mountUnit = "${lib.escapeSystemdPath fs.mountPoint}.mount";
+    in lib.nameValuePair "mkfs-${lib.escapeSystemdPath fs.device}" {
+      description = "A file system on ${fs.device}, if there is none";
+      requiredBy = [ mountUnit ];
+      before = [ mountUnit ];
+      unitConfig.DefaultDependencies = false;
+      serviceConfig.Type = "oneshot";
+      script = ''
+        test -b ${fs.device}
+        if [ -z "$(/usr/sbin/blkid --probe --match-tag TYPE --output value ${fs.device})" ]; then
+          /usr/sbin/mkfs.${fs.fsType} ${fs.device}
+        fi
+      '';
+    };
 in
 {
   options = {
@@ -25,6 +56,8 @@ in
     };
     swapDevices = mkOption { type = types.listOf types.attrs; default = [ ]; };
   };
+  config.systemd.mounts = map mount ofDisks;
+  config.systemd.services = builtins.listToAttrs (map mkfs (builtins.filter (fs: fs.autoFormat) ofDisks));
   config.assertions = [
     {
       assertion = config.fileSystems ? "/";

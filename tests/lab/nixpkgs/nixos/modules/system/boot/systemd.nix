@@ -1,4 +1,4 @@
-# systemd.{services,timers,paths,targets,sockets}: declarations → unit files under etc/systemd/system.
+# systemd.{services,timers,paths,targets,sockets,mounts}: declarations → unit files under etc/systemd/system.
 #
 # The [Unit] keys X-RestartIfChanged, X-ReloadIfChanged, X-StopIfChanged, X-Restart-Triggers,
 # X-Reload-Triggers and X-StopOnRemoval are NixOS' own: systemd ignores keys with X-, and
@@ -67,7 +67,10 @@ let
     // optionalAttrs (unit.reloadTriggers != [ ]) { X-Reload-Triggers = triggers unit.reloadTriggers; }
     // unit.unitConfig;
 
-  job = name: phase: text: "${pkgs.writeShellScriptBin "unit-script-${name}-${phase}" "set -e\n${text}"}/bin/unit-script-${name}-${phase}";
+  # What systemd escapes in the name of a unit cannot be in a store path.
+  job = name: phase: text:
+    let script = "unit-script-${builtins.replaceStrings [ "\\" "@" ":" ] [ "-" "-" "-" ] name}-${phase}";
+    in "${pkgs.writeShellScriptBin script "set -e\n${text}"}/bin/${script}";
   defaultPath = with pkgs; [ coreutils findutils gnugrep gnused systemd ];
   serviceSection = name: unit:
     let
@@ -94,6 +97,10 @@ let
     target = _: unit: text { Unit = unitSection unit; };
     timer = _: unit: text { Unit = unitSection unit; Timer = unit.timerConfig; };
     path = _: unit: text { Unit = unitSection unit; Path = unit.pathConfig; };
+    mount = _: unit: text {
+      Unit = unitSection unit;
+      Mount = { What = unit.what; Where = unit.where; Type = unit.type; Options = unit.options; } // unit.mountConfig;
+    };
     socket = _: unit: text {
       Unit = unitSection unit;
       Socket = optionalAttrs (unit.listenStreams != [ ]) { ListenStream = unit.listenStreams; } // unit.socketConfig;
@@ -122,6 +129,18 @@ in
     timers = unitsOf (unitOptions // { timerConfig = mkOption { type = section; default = { }; }; });
     paths = unitsOf (unitOptions // { pathConfig = mkOption { type = section; default = { }; }; });
     sockets = unitsOf (unitOptions // { listenStreams = names; socketConfig = mkOption { type = section; default = { }; }; });
+    mounts = mkOption {
+      type = types.listOf (types.submodule {
+        options = unitOptions // {
+          what = mkOption { type = types.str; };
+          where = mkOption { type = types.str; };
+          type = mkOption { type = types.str; default = ""; };
+          options = mkOption { type = types.str; default = ""; };
+          mountConfig = mkOption { type = section; default = { }; };
+        };
+      });
+      default = [ ];
+    };
     package = mkOption { type = types.package; default = pkgs.systemd; };
     suppressedSystemUnits = mkOption { type = types.listOf types.str; default = [ ]; };
   };
@@ -131,6 +150,7 @@ in
       (lib.filterAttrs (_: s: s.enable && s.startAt != [ ]) cfg.services);
     # Debian's own, whose work our services do.
     systemd.suppressedSystemUnits = [ "ssh.service" "ssh.socket" "apache2.service" "apache-htcacheclean.service" "nftables.service" ];
-    environment.etc = builtins.listToAttrs (masked ++ all "service" cfg.services ++ all "target" cfg.targets ++ all "timer" cfg.timers ++ all "path" cfg.paths ++ all "socket" cfg.sockets);
+    environment.etc = builtins.listToAttrs (masked ++ all "service" cfg.services ++ all "target" cfg.targets ++ all "timer" cfg.timers ++ all "path" cfg.paths ++ all "socket" cfg.sockets
+      ++ lib.concatMap (mount: entries "mount" (lib.escapeSystemdPath mount.where) mount) cfg.mounts);
   };
 }
