@@ -1,12 +1,11 @@
 # PostgreSQL with one database, whose owner logs in with the password of the key.
 { config, ... }:
 {
-  # The volume `data` of nixdeployment.yaml: formatted while it is empty, grown to its size when it is mounted.
+  # The volume `data` of nixdeployment.yaml: formatted while it is empty.
   fileSystems."/var/lib/postgresql" = {
     device = "/dev/sdf";
     fsType = "ext4";
     autoFormat = true;
-    autoResize = true;
   };
 
   services.postgresql = {

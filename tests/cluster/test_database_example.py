@@ -1,8 +1,7 @@
 """The example of examples/database, as its users have it.
 
-Shown is what the operator does for it: volume, address, key, health check, groups. The lab's machines get no disk where
-EC2 attaches a volume, and the miniature nixpkgs has no PostgreSQL: the data directory is not mounted, and STAND_IN
-listens in PostgreSQL's place. That the configuration evaluates on a whole nixpkgs is shown in
+Shown is what the operator does for it: volume, address, key, health check, groups. The miniature nixpkgs has no
+PostgreSQL: STAND_IN listens in its place. That the configuration evaluates on a whole nixpkgs is shown in
 tests/contract/on_a_real_nixpkgs.
 """
 
@@ -111,6 +110,9 @@ def test_a_database_server(place: Place, example: Path) -> None:
     assert (volume["Size"], volume["Encrypted"]) == (20, True)
     assert (attachment["InstanceId"], attachment["State"]) == (instance["InstanceId"], "attached")
     assert not attachment["DeleteOnTermination"]
+    disk = f"/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_{volume['VolumeId'].replace('-', '')}"
+    mounted = ["findmnt", "--noheadings", "--output", "SOURCE,FSTYPE", "/var/lib/postgresql"]
+    assert place.on(MACHINE, *mounted).split() == [place.on(MACHINE, "readlink", "-f", disk), "ext4"]
     (elastic,) = of_ours(place, "Addresses")
     address = elastic["PublicIp"]
     assert elastic["InstanceId"] == instance["InstanceId"]

@@ -41,7 +41,9 @@ def test_what_is_retained_serves_on_and_can_be_logged_in_to(retaining: Place, tm
 
     assert place.objects() == []
     assert place.left_in_ec2() == before
-    for thing in (*place.live_instances(), *place.groups(), *place.key_pairs()):
+    of_instance = [{"Name": "attachment.instance-id", "Values": [instance["InstanceId"]]}]
+    volumes = place.ec2.describe_volumes(Filters=of_instance)["Volumes"]
+    for thing in (*place.live_instances(), *volumes, *place.groups(), *place.key_pairs()):
         assert {"Key": "nixops.dev:retained", "Value": "true"} in thing["Tags"]
     assert place.title(instance["PublicIpAddress"]) == "Kept"
     # When the garbage collector has taken the Secrets that go with their owners, this one is still there.

@@ -80,6 +80,8 @@ class World(Protocol):
 
     async def add_instance_profile(self, name: str) -> None: ...
 
+    async def add_snapshot(self, volume_id: str) -> str: ...
+
     def drop_reply(self, effect: str) -> None: ...
 
     def hide(self, *names: str) -> None: ...
@@ -130,6 +132,10 @@ class FakeWorld:
 
     async def add_instance_profile(self, name: str) -> None:
         self.cloud.instance_profiles.add(name)
+
+    async def add_snapshot(self, volume_id: str) -> str:
+        self.cloud.snapshots.add("snap-0123456789abcdef0")
+        return "snap-0123456789abcdef0"
 
     def drop_reply(self, effect: str) -> None:
         self.cloud.effects.drop_reply.add(effect)
@@ -210,6 +216,10 @@ class RealWorld:
         if name not in known:  # moto, where they are, serves all tests
             await asyncio.to_thread(iam.create_instance_profile, InstanceProfileName=name, Path="/machines/")
         iam.close()
+
+    async def add_snapshot(self, volume_id: str) -> str:
+        made = await asyncio.to_thread(self.owner.create_snapshot, VolumeId=volume_id)
+        return str(made["SnapshotId"])
 
     def drop_reply(self, effect: str) -> None:
         self.layer.fault("commit-drop", OPERATIONS[effect])

@@ -786,6 +786,21 @@ async def test_a_token_with_other_parameters_makes_no_volume(world: World) -> No
     assert len(await world.cloud.sweep_volumes(CLUSTER)) == 1
 
 
+async def test_a_volume_is_made_of_a_snapshot(world: World) -> None:
+    snapshot_id = await world.add_snapshot(await new_volume(world))
+
+    made = await new_volume(world, "v1-two", snapshot_id=snapshot_id)
+
+    assert (await the_volume(world, made)).settings == replace(DATA, snapshot_id=snapshot_id)
+
+
+async def test_no_volume_is_made_of_a_snapshot_that_does_not_exist(world: World) -> None:
+    with pytest.raises(Blocked) as refused:
+        await new_volume(world, snapshot_id="snap-0123456789abcdef1")
+
+    assert refused.value.reason is Reason.INVALID_SPEC
+
+
 async def test_a_volume_without_a_token_is_not_made(world: World) -> None:
     with pytest.raises(ValueError, match="token"):
         await new_volume(world, "")

@@ -1,15 +1,15 @@
-"""The agent's `grow-root` on a disk of its own: a loop device with a partition, whose file system is the root."""
+"""The agent's `grow-root` and `grow-volume` on a disk of its own: a loop device, with a partition or without."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from nixops_operator.adapters.ssh.agent import load_agent
+from nixops_operator.adapters.ssh.agent import frame, load_agent
 
 MIB = 1 << 20
 SMALL, LARGE = 320 * MIB, 640 * MIB  # mkfs.xfs makes none below 300; the image is sparse
@@ -32,6 +32,17 @@ def run(*words: str, stdin: str = "") -> str:
     return done.stdout
 
 
+def furnish(root: Path) -> None:
+    """With all that the agent needs."""
+    for shared in SHARED:
+        (root / shared[1:]).mkdir()
+        run("mount", "--rbind", "--make-rslave", shared, str(root / shared[1:]))
+    for link in LINKS:
+        (root / link).symlink_to(f"usr/{link}")
+    (root / "var/lib/nixops").mkdir(parents=True)
+    (root / "agent").write_bytes(load_agent().script)
+
+
 class Disk:
     """One that can be made larger while it is in use, as EC2's can."""
 
@@ -48,22 +59,19 @@ class Disk:
         run(f"mkfs.{file_system}", "-q", self.file_system_device)
         self.root.mkdir()
         run("mount", self.file_system_device, str(self.root))
-        for shared in SHARED:
-            (self.root / shared[1:]).mkdir()
-            run("mount", "--rbind", "--make-rslave", shared, str(self.root / shared[1:]))
-        for link in LINKS:
-            (self.root / link).symlink_to(f"usr/{link}")
-        (self.root / "var/lib/nixops").mkdir(parents=True)
+        furnish(self.root)
         (self.root / "kept").write_text("before")
-        (self.root / "agent").write_bytes(load_agent().script)
 
     def enlarge(self) -> None:
         with self.image.open("r+b") as image:
             image.truncate(LARGE)
         run("losetup", "--set-capacity", self.device)
 
-    def grow(self) -> None:
+    def grow_root(self) -> None:
         run("chroot", str(self.root), "/bin/sh", "/agent", "grow-root")
+
+    def grow_volume(self) -> None:
+        grow_volume(self.device, self.root)
 
     @property
     def size(self) -> int:
@@ -79,9 +87,23 @@ class Disk:
         run("losetup", "--detach", self.device)
 
 
+def grow_volume(device: str, root: Path) -> str:
+    """Of the machine in `root`, which has that device under the name of a volume; what the agent says."""
+    by_id = root / "dev/disk/by-id"
+    with_link = (
+        f"mkdir -p {by_id}; mount -t tmpfs tmpfs {by_id}; "
+        f"ln -s {device} {by_id}/nvme-Amazon_Elastic_Block_Store_vol0123; "
+        f"exec chroot {root} /bin/sh /agent grow-volume"
+    )
+    return run("unshare", "--mount", "sh", "-ec", with_link, stdin=frame("vol-0123", "/dev/sdf").decode())
+
+
 def _may_resize_ext4() -> bool:
     status = Path("/proc/self/status").read_text()
     return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> CAP_SYS_RESOURCE & 1)
+
+
+GROWN = [pytest.param(Disk.grow_root, id="as root"), pytest.param(Disk.grow_volume, id="as a volume")]
 
 
 @pytest.fixture(params=[(name, part) for name in TOOLS for part in (True, False)], ids=str)
@@ -96,22 +118,24 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
     made.close()
 
 
-def test_the_root_file_system_grows_into_its_disk_while_it_is_in_use(disk: Disk) -> None:
+@pytest.mark.parametrize("grow", GROWN)
+def test_a_file_system_grows_into_its_disk_while_it_is_in_use(disk: Disk, grow: Callable[[Disk], None]) -> None:
     assert disk.size <= SMALL
     disk.enlarge()
 
-    disk.grow()
+    grow(disk)
 
     assert disk.size > LARGE * 0.8
     assert (disk.root / "kept").read_text() == "before"
 
 
-def test_a_second_time_changes_nothing(disk: Disk) -> None:
+@pytest.mark.parametrize("grow", GROWN)
+def test_a_second_time_changes_nothing(disk: Disk, grow: Callable[[Disk], None]) -> None:
     disk.enlarge()
-    disk.grow()
+    grow(disk)
     size, table = disk.size, run("sfdisk", "--dump", disk.device) if disk.file_system_device != disk.device else ""
 
-    disk.grow()
+    grow(disk)
 
     assert disk.size == size
     assert not table or run("sfdisk", "--dump", disk.device) == table
@@ -120,6 +144,33 @@ def test_a_second_time_changes_nothing(disk: Disk) -> None:
 def test_a_disk_that_has_not_grown_is_left_as_it_is(disk: Disk) -> None:
     size = disk.size
 
-    disk.grow()
+    disk.grow_root()
 
     assert disk.size == size
+
+
+@pytest.fixture
+def unmounted(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A device with a file system, and the root of a machine that has it."""
+    image, root = tmp_path / "disk.img", tmp_path / "root"
+    with image.open("wb") as content:
+        content.truncate(SMALL)
+    run("mkfs.ext4", "-q", str(image))
+    device = run("losetup", "--find", "--show", str(image)).strip()
+    root.mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", str(root))
+    furnish(root)
+    yield device, root
+    run("umount", "--recursive", str(root))
+    run("losetup", "--detach", device)
+
+
+def test_a_volume_whose_file_system_is_not_mounted_grows_later(unmounted: tuple[str, Path]) -> None:
+    assert grow_volume(*unmounted) == "unmounted\n"
+
+
+def test_a_volume_without_a_file_system_needs_nothing(unmounted: tuple[str, Path]) -> None:
+    device, root = unmounted
+    run("wipefs", "--all", "--quiet", device)
+
+    assert grow_volume(device, root) == ""

@@ -13,7 +13,7 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked
 
 DENIED = Blocked(Reason.ACCESS_DENIED, "CreateTags: not allowed")
-THINGS = 6  # two instances, two groups, a key pair, a data volume
+THINGS = 8  # two instances with their root volumes, two groups, a key pair, a data volume
 
 
 def test_retain_that_came_just_before_the_deletion_counts():

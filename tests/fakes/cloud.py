@@ -115,6 +115,7 @@ class FakeCloud:
         self.most_addresses = 5
         self.volumes: dict[str, Volume] = {}
         self.volume_tokens: dict[str, tuple[tuple[Any, ...], str]] = {}  # token → what it came with, volume id
+        self.snapshots: set[str] = set()
         self.volume_changes: dict[str, str] = {}  # volume id → state of its last modification
         self.subnets: dict[str, Subnet] = {
             f"subnet-0000000000000000{n}": Subnet(f"subnet-0000000000000000{n}", DEFAULT_VPC, f"{region}{zone}")
@@ -639,6 +640,9 @@ class FakeCloud:
             return volume_id
         if settings.size_gib is None:
             raise Blocked(Reason.INVALID_SPEC, "CreateVolume: MissingParameter: size").as_refusal()
+        if settings.snapshot_id is not None and settings.snapshot_id not in self.snapshots:
+            text = f"CreateVolume: InvalidSnapshot.NotFound: The snapshot '{settings.snapshot_id}' does not exist"
+            raise InvalidSpec("spec.target.ec2.volumes", text).as_refusal()
         volume_id = self._new_id("vol")
         self.volume_tokens[token] = (asked, volume_id)
         self.volumes[volume_id] = Volume(volume_id, "available", zone, _settings(settings), dict(tags))
@@ -990,6 +994,7 @@ def _settings(asked: VolumeSettings) -> VolumeSettings:
         asked.iops or (3000 if is_gp3 else None),
         asked.throughput_mib or (125 if is_gp3 else None),
         bool(asked.encrypted),
+        asked.snapshot_id,
     )
 
 

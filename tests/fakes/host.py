@@ -203,6 +203,7 @@ class FakeMachine:
         self.restarted: list[str] = []  # units, by `deliver_keys`
         self.mounted: dict[str, str] = {}  # device → where
         self.grown = 0  # how often the root file system was grown into its disk
+        self.grown_volumes: list[str] = []  # those whose file systems were
         self.activations: dict[str, Activation] = {}
         self.active: str | None = None
         self.switches: list[str] = []  # toplevels whose switch-to-configuration was started, rollbacks too
@@ -778,6 +779,10 @@ class FakeHost:
     @effect("host.grow_root")
     async def grow_root(self) -> None:
         self._reached().grown += 1
+
+    @effect("host.grow_volume")
+    async def grow_volume(self, volume_id: str, device: str) -> None:
+        self._reached().grown_volumes.append(volume_id)
 
     @effect("host.root_next")
     async def root_next(self, toplevel: str) -> bool:

@@ -244,7 +244,8 @@ def test_a_policy_that_cannot_be_read_destroys_nothing(spec):
         {"metadata": metadata, "spec": spec, "status": {"accountId": ACCOUNT, **launch()}}, has_owner=True
     )
 
-    assert planned(leaving, seen(cloud(instance()))).steps == (steps.RetainInstance("i-1"),)
+    kept = instance(root_volume_id="vol-1")
+    assert planned(leaving, seen(cloud(kept))).steps == (steps.RetainInstance("i-1", "vol-1"),)
 
 
 def test_a_wedged_deletion_names_its_remedies():

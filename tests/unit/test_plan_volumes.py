@@ -55,6 +55,7 @@ def record(age: timedelta = timedelta(0), **changes: Any) -> dict[str, Any]:
         "deletionPolicy": "Retain",
         "calledAt": stamp(NOON - age),
         "volumeId": "vol-1",
+        "grownGib": 10,
     }
     return {key: value for key, value in (known | changes).items() if value is not None}
 
@@ -173,6 +174,12 @@ def test_no_system_is_activated_before_its_volumes_are_there(volume, is_activate
     assert ("RecordActivation" in kinds(plan)) is is_activated
 
 
+def test_a_system_is_brought_to_the_machine_while_its_volume_is_at_the_former_instance():
+    plan = plan_of(machine(ENTRY, records=(record(),)), replace(THERE, instance_id="i-0"), on=host(OLD, OLD))
+
+    assert kinds(plan) == ["Copy"]
+
+
 def test_one_that_was_detached_by_hand_hinders_nothing_that_runs():
     plan = plan_of(machine(ENTRY, records=(record(),), driftPolicy="Report"), FREE)
 
@@ -191,6 +198,158 @@ def test_encryption_is_for_life():
     plan = plan_of(machine(ENTRY | {"encrypted": True}, records=(record(),)), THERE)
 
     assert (plan.steps, plan.verdict.reason) == ((), Reason.CHANGE_FORBIDDEN)
+
+
+GROWN_BY_EC2 = replace(THERE, settings=replace(SHOWN, size_gib=20))
+GROW = job_names.grow("i-1", "vol-1", 20)
+GROW_STEP = steps.GrowVolume(GROW, "vol-1", "/dev/sdf")
+LARGER = ENTRY | {"size": 20}
+
+
+@pytest.mark.parametrize(
+    ("volume", "changes", "jobs", "expected"),
+    [
+        pytest.param(GROWN_BY_EC2, {}, {}, [GROW_STEP], id="larger than its file system"),
+        pytest.param(GROWN_BY_EC2, {"grownGib": None}, {}, [GROW_STEP], id="of a snapshot: not known"),
+        pytest.param(GROWN_BY_EC2, {"grownGib": 20}, {}, [], id="grown"),
+        pytest.param(GROWN_BY_EC2, {}, {GROW: Running("")}, [], id="on its way"),
+        pytest.param(replace(GROWN_BY_EC2, attachment="attaching"), {}, {}, [], id="the machine may not have it yet"),
+    ],
+)
+def test_its_file_system_grows_once_into_each_size(volume, changes, jobs, expected):
+    assert list(plan_of(machine(LARGER, records=(record(**changes),)), volume, jobs=jobs).steps) == expected
+
+
+def test_nothing_grows_while_ec2_makes_it_larger():
+    plan = plan_of(machine(LARGER, records=(record(),)), THERE, volume_changes={"vol-1": "modifying"})
+
+    assert plan.steps == ()
+
+
+def test_that_it_has_grown_is_written_down_beside_what_was_edited_meanwhile():
+    entry = LARGER | {"deletionPolicy": "Delete"}
+    plan = plan_of(machine(entry, records=(record(),)), GROWN_BY_EC2, jobs={GROW: Done(None)})
+
+    last = plan.steps[-1]
+    assert isinstance(last, steps.RecordVolume)
+    assert (last.volume.grown_gib, last.volume.deletion_policy) == (20, "Delete")
+
+
+def test_one_that_cannot_grow_yet_is_told_by_a_machine_that_serves():
+    unmounted = Failed(Retry(Reason.PENDING, "is not mounted"), is_due=False)
+    plan = plan_of(machine(LARGER, records=(record(),)), GROWN_BY_EC2, jobs={GROW: unmounted})
+
+    assert (plan.steps, plan.verdict.outcome) == ((), Outcome.REPAIRING)
+    assert "is not mounted" in plan.verdict.message
+
+
+def test_one_that_does_not_grow_is_a_size_that_is_not_carried_out():
+    full = Failed(Retry(Reason.PROGRESSING_WITH_RETRY, "xfs_growfs: no"), is_due=True)
+    plan = plan_of(machine(LARGER, records=(record(),)), GROWN_BY_EC2, jobs={GROW: full})
+
+    assert (plan.steps, plan.verdict.outcome) == ((GROW_STEP,), Outcome.RETRYING)
+
+
+def test_a_snapshot_is_what_is_in_a_new_volume():
+    (step,) = plan_of(machine(ENTRY | {"snapshotId": "snap-1"})).steps
+
+    assert json.loads(step.volume.settings)["snapshot_id"] == "snap-1"
+
+
+def test_a_snapshot_is_for_life():
+    of_another = ENTRY | {"snapshotId": "snap-2"}
+    made_of_one = replace(THERE, settings=replace(SHOWN, snapshot_id="snap-1"))
+
+    plan = plan_of(machine(of_another, records=(record(),)), made_of_one)
+    assert (plan.steps, plan.verdict.reason) == ((), Reason.CHANGE_FORBIDDEN)
+    assert plan_of(machine(ENTRY, records=(record(),)), made_of_one).steps == ()
+
+
+def test_an_intent_of_another_release_counts_by_what_it_says():
+    by_name = {"type": "gp3", "size_gib": 10}
+    plan = plan_of(machine(ENTRY, records=(record(volumeId=None, settings=json.dumps(by_name)),)))
+
+    assert kinds(plan) == ["CreateVolume"]
+
+
+# One that exists, by its id.
+
+GIVEN = {"name": "data", "device": "/dev/sdf", "volumeId": "vol-1"}
+ON_RECORD = {"name": "data", "volumeId": "vol-1", "isGiven": True, "calledAt": stamp(NOON)}
+NOBODYS = replace(FREE, tags={"Name": "archive"})
+NOBODYS_THERE = replace(THERE, tags={"Name": "archive"})
+
+
+def plan_of_given(desired: Any, *shown: Volume, jobs: Any = None, **fields: Any) -> Plan:
+    return plan_of(desired, jobs=jobs, given_volumes=shown, **fields)
+
+
+def test_that_a_volume_is_given_is_written_before_it_is_attached():
+    (step,) = plan_of_given(machine(GIVEN)).steps
+
+    assert isinstance(step, steps.RecordVolume)
+    assert (step.volume.volume_id, step.volume.is_given) == ("vol-1", True)
+
+
+@pytest.mark.parametrize(
+    ("volume", "expected"),
+    [
+        pytest.param(NOBODYS, [steps.AttachVolume("vol-1", "i-1", "/dev/sdf")], id="free: attached"),
+        pytest.param(NOBODYS_THERE, [], id="there: neither tagged nor grown"),
+        pytest.param(replace(NOBODYS_THERE, instance_id="i-9"), [], id="attached to somebody else's: waited for"),
+    ],
+)
+def test_a_given_volume_is_attached_and_nothing_else_is_done_to_it(volume, expected):
+    assert list(plan_of_given(machine(GIVEN, records=(ON_RECORD,)), volume).steps) == expected
+
+
+def test_another_machines_volume_is_not_attached():
+    plan = plan_of(machine(GIVEN, records=(ON_RECORD,)), volumes_of_others=frozenset({"vol-1"}))
+
+    assert (plan.steps, plan.verdict.reason) == ((), Reason.ADOPTION_CONFLICT)
+
+
+@pytest.mark.parametrize(
+    ("entry", "known"),
+    [
+        pytest.param(GIVEN | {"volumeId": "vol-2"}, ON_RECORD, id="another one given"),
+        pytest.param(GIVEN, record(), id="given in place of a new one"),
+        pytest.param(ENTRY, ON_RECORD, id="a new one in place of a given one"),
+    ],
+)
+def test_an_entry_is_one_volume_for_as_long_as_the_machine_has_it(entry, known):
+    plan = plan_of(machine(entry, records=(known,)), THERE)
+
+    assert (plan.steps, plan.verdict.reason) == ((), Reason.CHANGE_FORBIDDEN)
+
+
+def test_another_one_may_be_given_in_place_of_one_that_the_machine_has_not():
+    for shown in ((), (NOBODYS,), (replace(NOBODYS_THERE, instance_id="i-9"),)):
+        plan = plan_of_given(machine(GIVEN | {"volumeId": "vol-2"}, records=(ON_RECORD,)), *shown)
+
+        assert list(plan.steps) == [steps.ForgetVolume("data")]
+
+
+@pytest.mark.parametrize(
+    ("volume", "expected"),
+    [
+        pytest.param(NOBODYS_THERE, [steps.DetachVolume(DETACH, "vol-1", "i-1", "/dev/sdf")], id="here: detached"),
+        pytest.param(NOBODYS, [steps.ForgetVolume("data")], id="free: forgotten"),
+        pytest.param(
+            replace(NOBODYS_THERE, instance_id="i-9"), [steps.ForgetVolume("data")], id="elsewhere: forgotten"
+        ),
+    ],
+)
+def test_a_given_volume_that_left_the_spec_stays_as_it_was(volume, expected):
+    assert list(plan_of_given(machine(records=(ON_RECORD,)), volume).steps) == expected
+
+
+@pytest.mark.parametrize("policy", ["Delete", "Retain"])
+def test_a_given_volume_stays_when_its_machine_goes(policy):
+    gone = cloud(instance(state=InstanceState.TERMINATED), given_volumes=(NOBODYS,), volumes_looked_at=NOON)
+    plan = planned(leaving(ON_RECORD, deletionPolicy=policy), seen(gone))
+
+    assert kinds(plan) == ["ForgetVolume"]
 
 
 # Off the spec.

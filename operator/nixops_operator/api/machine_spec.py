@@ -461,6 +461,12 @@ class RootVolume(SpecModel):
         return self
 
 
+_OF_NEW_VOLUMES = ("type", "iops", "throughput", "encrypted", "snapshotId")
+_MADE_OR_GIVEN = "a volume has either size, and is made, or volumeId, and exists"
+_GIVEN_AS_IT_IS = f"a volume with volumeId stays as it is: leave {', '.join(_OF_NEW_VOLUMES)} out"
+_GIVEN_STAYS = "a volume with volumeId is never deleted: its deletionPolicy is Retain"
+
+
 class DataVolume(SpecModel):
     """A disk beside the one that an instance boots from; it outlives instances."""
 
@@ -470,6 +476,12 @@ class DataVolume(SpecModel):
                 (f"!has(self.iops) || !has(self.type) || self.type in {list(_IOPS_OF)}", _NO_IOPS),
                 ("!has(self.throughput) || !has(self.type) || self.type == 'gp3'", _NO_THROUGHPUT),
                 ("!has(self.type) || !(self.type in ['io1', 'io2']) || has(self.iops)", _MORE_IOPS),
+                ("has(self.size) != has(self.volumeId)", _MADE_OR_GIVEN),
+                (
+                    f"!has(self.volumeId) || !({' || '.join(f'has(self.{field})' for field in _OF_NEW_VOLUMES)})",
+                    _GIVEN_AS_IT_IS,
+                ),
+                ("!has(self.volumeId) || !has(self.deletionPolicy) || self.deletionPolicy != 'Delete'", _GIVEN_STAYS),
             ),
         )
     )
@@ -479,8 +491,12 @@ class DataVolume(SpecModel):
     device: Annotated[str, StringConstraints(max_length=8, pattern="^/dev/sd[f-p]$")]
     """Where it is attached. NixOS on EC2 makes a link of this name to the disk (services.udev.packages of
     amazon-image.nix), for fileSystems.<path>.device."""
-    size: Annotated[int, Field(ge=1, le=65536)]
-    """GiB. A larger one is carried out while it is in use; EC2 makes no volume smaller."""
+    volume_id: Annotated[str, StringConstraints(max_length=32, pattern="^vol-[0-9a-f]+$")] | None = None
+    """A volume that exists, in place of a new one: it is attached and detached, and stays otherwise as it is, whatever
+    becomes of the entry and the machine. For life."""
+    size: Annotated[int, Field(ge=1, le=65536)] | None = None
+    """GiB of a new one. A larger one is carried out while it is in use, its file system too; EC2 makes no volume
+    smaller."""
     type: VolumeType | None = None
     """Absent: gp3 for a new one. A change is carried out while it is in use."""
     iops: Annotated[int, Field(ge=100, le=256000)] | None = None
@@ -489,6 +505,8 @@ class DataVolume(SpecModel):
     """As of the root volume."""
     encrypted: bool | None = None
     """With the account's default KMS key, for life. Absent: as the account says."""
+    snapshot_id: Annotated[str, StringConstraints(max_length=32, pattern="^snap-[0-9a-f]+$")] | None = None
+    """What is in a new volume, whose size must be the snapshot's or more. Absent: nothing. For life."""
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
     """What becomes of it when it leaves the spec, or the machine is deleted. Retain: it stays, tagged as retained.
     Delete: it is deleted, with what is in it."""
@@ -496,6 +514,13 @@ class DataVolume(SpecModel):
     @model_validator(mode="after")
     def _values_go_together(self) -> Self:
         _judge_performance(self.type, self.iops, self.throughput)
+        if (self.size is None) == (self.volume_id is None):
+            raise ValueError(_MADE_OR_GIVEN)
+        of_new = (self.type, self.iops, self.throughput, self.encrypted, self.snapshot_id)
+        if self.volume_id is not None and any(value is not None for value in of_new):
+            raise ValueError(_GIVEN_AS_IT_IS)
+        if self.volume_id is not None and self.deletion_policy is DeletionPolicy.DELETE:
+            raise ValueError(_GIVEN_STAYS)
         return self
 
 

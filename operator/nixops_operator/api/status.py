@@ -199,6 +199,10 @@ class VolumeStatus(StatusModel):
     """When EC2 was asked for it last, as far as it was noted."""
     volume_id: Word | None = None
     """EC2's id, once it is known."""
+    is_given: bool = False
+    """Whether it is the spec's volumeId: not made here, and never changed, tagged or deleted."""
+    grown_gib: int | None = None
+    """Size of the volume when its file system was grown into it, or when it was made empty."""
 
 
 class RestartsStatus(StatusModel):

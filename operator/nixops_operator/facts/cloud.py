@@ -62,6 +62,7 @@ class VolumeSettings:
     iops: int | None = None
     throughput_mib: int | None = None  # per second
     encrypted: bool | None = None  # for life
+    snapshot_id: str | None = None  # that it was made of, for life
 
 
 @dataclass(frozen=True)

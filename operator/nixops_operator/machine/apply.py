@@ -123,9 +123,10 @@ async def _apply_leaving(step: Step, leaving: Leaving, body: Body, world: World)
     match step:
         case steps.TerminateInstance(instance_id):
             await _terminate(instance_id, leaving, world)
-        case steps.RetainInstance(instance_id):
+        case steps.RetainInstance(instance_id, root_volume_id):
             view = await _view(leaving, world)
-            await view.cloud.create_tags([instance_id], {names.RETAINED_TAG: "true"})
+            retained = [one for one in (instance_id, root_volume_id) if one]
+            await view.cloud.create_tags(retained, {names.RETAINED_TAG: "true"})
             view.note_write(leaving.uid)
         case addresses.AddressStep():
             if isinstance(step, addresses.ReleaseAddress):

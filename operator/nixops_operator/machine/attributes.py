@@ -325,7 +325,7 @@ OF_OTHER_CHECKS = {
         "`UpToDate` with `InstanceDrift`",
     ),
     "volumes": (
-        "made and attached, changed while in use; off the spec, detached when the system without it runs",
+        "made and attached, grown and changed while in use; off the spec, detached when the system without it runs",
         "`InfrastructureReady` with `Provisioning` until it is done; what EC2 cannot change: `ChangeForbidden`",
     ),
 }

@@ -55,7 +55,10 @@ def _retained(cloud: ObservedCloud, is_over: bool) -> Sequence[Finding]:
         left = ", ".join(sorted((*(one.id for one in untagged), *(one.id for one in kept))))
         return (retain.let_go_untagged(Reason.ACCESS_DENIED, left),)
     return (
-        *(_deleting(f"tagging {one.id} as retained", steps.RetainInstance(one.id)) for one in untagged),
+        *(
+            _deleting(f"tagging {one.id} as retained", steps.RetainInstance(one.id, one.root_volume_id))
+            for one in untagged
+        ),
         *(_deleting(f"tagging {one.id} as retained", addresses.RetainAddress(one.id)) for one in kept),
     )
 

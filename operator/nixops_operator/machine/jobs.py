@@ -57,6 +57,8 @@ def start_job(step: Step, desired: Desired, world: World) -> None:
             start(job, key, lambda _: volumes.detach(step, desired, world), keep=False)
         case steps.GrowRoot(job):
             start(job, key, lambda _: world.hosts.of(key).host().grow_root())
+        case steps.GrowVolume(job, volume_id, device):
+            start(job, key, lambda _: world.hosts.of(key).host().grow_volume(volume_id, device))
         case steps.DryActivate(job, toplevel):
             start(job, key, lambda _: world.hosts.of(key).host().dry_activate(toplevel))
         case steps.Activate(job):

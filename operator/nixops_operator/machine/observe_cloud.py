@@ -227,16 +227,23 @@ def _with_volumes(seen: ObservedCloud, machine: Desired | Leaving, view: CloudVi
             one = view.volume(record.volume_id) if record.volume_id and record.volume_id not in found else None
             found |= {one.id: one} if one is not None else {}
         there = {one.id: one for one in found.values() if one.is_there}
+        given = {record.volume_id for record in machine.volumes if record.is_given}
         ours = {
             key: one
             for key, one in there.items()
             if names.is_ours(one.tags, world.cluster_id, machine.uid) and not names.is_retained(one.tags)
         }
+        nobodys = {
+            key: one
+            for key, one in there.items()
+            if key in given and (names.UID_TAG not in one.tags or names.is_retained(one.tags))
+        }
         missing = {one.name: view.missing_for(one.volume_id or f"{machine.uid}/{one.name}") for one in machine.volumes}
         known = replace(
             seen,
             volumes=tuple(ours[key] for key in sorted(ours)),
-            volumes_of_others=frozenset(there.keys() - ours.keys()),
+            given_volumes=tuple(nobodys[key] for key in sorted(nobodys)),
+            volumes_of_others=frozenset(there.keys() - ours.keys() - nobodys.keys()),
             volumes_looked_at=world.now() - view.since(look.begun),
             volumes_missing_for=missing,
         )

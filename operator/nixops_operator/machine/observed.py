@@ -42,6 +42,7 @@ class ObservedCloud:
     next_error: OperatorError | None = None  # why that is not known
     root_volume: Volume | None = None  # of the live instance; None: not looked at
     volumes: tuple[Volume, ...] = ()  # data volumes that carry our tags, sorted by id; none that was let go of
+    given_volumes: tuple[Volume, ...] = ()  # that the spec names by id; none that is another machine's
     volumes_of_others: frozenset[str] = frozenset()  # ids of such that do not carry our tags, or were let go of
     volume_changes: Mapping[str, str] = field(default_factory=dict)  # id → its last modification's state, if one is due
     volumes_error: OperatorError | None = None  # why they are not known
@@ -65,7 +66,7 @@ class ObservedCloud:
         return next((instance for instance in self.instances if instance.id == instance_id), None)
 
     def volume(self, volume_id: str | None) -> Volume | None:
-        return next((volume for volume in self.volumes if volume.id == volume_id), None)
+        return next((one for one in (*self.volumes, *self.given_volumes) if one.id == volume_id), None)
 
     def volumes_of(self, entry: str) -> tuple[Volume, ...]:
         return tuple(volume for volume in self.volumes if volume.tags.get(names.ENTRY_TAG) == entry)

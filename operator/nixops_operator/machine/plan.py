@@ -156,6 +156,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Gate(host_key_rotation.replaced),  # before a secret or a system goes there
     Gate(host.of_declared_system),
     Repair(root_volume.grown),  # a full disk may be why nothing below gets on
+    Repair(volumes.grown),
     Repair(build_on_target.nothing_else_built),
     Repair(_keys_of_the_new_boot),
     Gate(activation.followed),

@@ -19,16 +19,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from nixops_operator import job_names
-from nixops_operator.api.machine_spec import BuildOn, Ec2Target, ReplacePolicy
+from nixops_operator.api.machine_spec import Ec2Target, ReplacePolicy
 from nixops_operator.api.parse import parse_machine
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import LaunchStatus, ReplacementStatus, read, written
 from nixops_operator.errors import Conflict
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.kube import Body
-from nixops_operator.jobs import Done
-from nixops_operator.machine import attributes, power, steps, termination
+from nixops_operator.machine import attributes, power, steps, system, termination
 from nixops_operator.machine import launch as launches
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import Observed, ObservedCloud
@@ -206,7 +204,7 @@ def taken_over(desired: Desired, observed: Observed, now: datetime) -> Finding |
     cloud, last = observed.cloud, desired.replacement
     if cloud is None or last is None or last.other is None or not desired.is_replacing:
         return None
-    if not cloud.is_other_gone and not _has_system(desired, observed):
+    if not cloud.is_other_gone and not system.is_on_machine(desired, observed):
         return None
     if cloud.is_other_gone:
         message = f"{last.other.instance_id} is gone; {desired.instance_id} takes over"
@@ -214,15 +212,6 @@ def taken_over(desired: Desired, observed: Observed, now: datetime) -> Finding |
         return Finding(Outcome.WORKING, Reason.PROVISIONING, message, kind, (steps.RecordReplacement(None),))
     found = _terminating(str(last.other.instance_id), cloud.other, f"{desired.instance_id} takes over")
     return replace(found, outcome=Outcome.WORKING, condition=ConditionType.INFRASTRUCTURE_READY)
-
-
-def _has_system(desired: Desired, observed: Observed) -> bool:
-    """Whether nothing is left to do on the new instance but to activate."""
-    toplevel = observed.toplevel
-    if toplevel is None:
-        return False
-    is_copied = isinstance(observed.jobs.get(job_names.copy(desired.host_id, toplevel)), Done)
-    return observed.system.build_on is BuildOn.TARGET or is_copied
 
 
 def _terminating(instance_id: str, seen: Instance | None, why: str) -> Finding:

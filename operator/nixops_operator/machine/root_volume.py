@@ -2,6 +2,8 @@
 
     size, type, IOPS differ ─► ModifyVolume ─► EC2 shows the new size ─► GrowRoot ─► RecordGrown
 
+What holds for every volume stands here, too; volumes.py has what is otherwise with data volumes.
+
 EC2 changes one thing at a time on a volume, and few times a day; it says so, and is not asked again meanwhile. A volume
 is never made smaller. What was grown stands in `status.rootVolume`: growing what is grown changes nothing, so that a
 crash before that is written costs one call.
@@ -21,7 +23,8 @@ from nixops_operator.api.status import RootVolumeStatus
 from nixops_operator.facts.cloud import VOLUME_CHANGING, Volume, VolumeSettings
 from nixops_operator.jobs import Done, Failed
 from nixops_operator.machine import steps
-from nixops_operator.planning import SOON, Area, Finding, found_error
+from nixops_operator.planning import SOON, Area, Finding, after_failure, found_error
+from nixops_operator.step import Step
 from nixops_operator.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -126,22 +129,38 @@ def grown(desired: Desired, observed: Observed, now: datetime) -> Finding | None
     ec2, cloud = desired.spec.target.ec2, observed.cloud
     volume = cloud.root_volume if cloud is not None else None
     wanted = declared(ec2).size_gib if ec2 is not None else None
-    if volume is None or volume.settings.size_gib is None or wanted is None or volume.settings.size_gib < wanted:
-        return None  # what EC2 still makes larger is not grown twice
-    size, known = volume.settings.size_gib, desired.root_volume
-    if known is not None and known.volume_id == volume.id and known.grown_gib >= size:
+    if volume is None or wanted is None:
+        return None
+    known = desired.root_volume
+    done = known.grown_gib if known is not None and known.volume_id == volume.id else None
+    size = size_to_grow_to(volume, wanted, done)
+    if size is None:
         return None
     job = job_names.grow(desired.host_id, volume.id, size)
-    message = f"growing the root file system into the {size} GiB of {volume.id}"
-    growing = Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, message, _KIND)
-    grow = steps.GrowRoot(job)
-    match observed.jobs.get(job):
+    record = steps.RecordGrown(RootVolumeStatus(volume_id=volume.id, grown_gib=size))
+    return growing(f"the root file system into the {size} GiB of {volume.id}", steps.GrowRoot(job), record, observed)
+
+
+def size_to_grow_to(volume: Volume, wanted_gib: int, done_gib: int | None) -> int | None:
+    """GiB that a file system is to have which was grown into `done_gib`; None: it is that large, or EC2 still makes its
+    volume larger, and it would be grown twice."""
+    size = volume.settings.size_gib
+    return size if size is not None and size >= wanted_gib and (done_gib is None or done_gib < size) else None
+
+
+def growing(what: str, grow: steps.GrowRoot | steps.GrowVolume, record: Step, observed: Observed) -> Finding:
+    """How it stands with a file system that is to grow, on a machine that goes on serving meanwhile. `what`: it, for
+    people; `record`: writes down that it has grown."""
+    found = Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, f"growing {what}", _KIND)
+    match observed.jobs.get(grow.job):
         case None:
-            return replace(growing, steps=(grow,))
+            return replace(found, steps=(grow,))
         case Done():
-            return replace(growing, steps=(steps.RecordGrown(RootVolumeStatus(volume_id=volume.id, grown_gib=size)),))
+            return replace(found, steps=(record,))
         case Failed(error, is_due):
-            found = found_error(error, _KIND)
-            return replace(found, steps=(grow,)) if is_due else found
+            # What is not mounted is nobody's trouble yet; a size that is not carried out is.
+            is_unmounted = error.reason is Reason.PENDING
+            told = after_failure(found, error) if is_unmounted else found_error(error, _KIND)
+            return replace(told, steps=(grow,) if is_due else ())
         case _:
-            return growing
+            return found

@@ -353,6 +353,15 @@ class GrowRoot(Step):
 
 
 @dataclass(frozen=True)
+class GrowVolume(Step):
+    """Grow the file system of a data volume into it."""
+
+    job: str
+    volume_id: str
+    device: str
+
+
+@dataclass(frozen=True)
 class RecordGrown(VolumeStep):
     """Write down that the root file system was grown."""
 
@@ -373,9 +382,10 @@ class TerminateInstance(Step):
 
 @dataclass(frozen=True)
 class RetainInstance(Step):
-    """Tag it as let go; it is not ours any more."""
+    """Tag it as let go, with its root volume; they are not ours any more."""
 
     instance_id: str
+    root_volume_id: str = ""  # empty: EC2 shows none
 
     blocked_hold: ClassVar[timedelta | None] = retain.LOOK_AGAIN
 

@@ -155,6 +155,14 @@ def built(desired: Desired, observed: Observed, now: datetime) -> Finding | None
     return _job_answer(observed.jobs.get(step.job), step, working)
 
 
+def is_on_machine(desired: Desired, observed: Observed) -> bool:
+    """Whether the machine has the system, as far as this process knows: nothing is left to do but to activate it."""
+    if observed.toplevel is None:
+        return False
+    is_copied = isinstance(observed.jobs.get(job_names.copy(desired.host_id, observed.toplevel)), Done)
+    return observed.system.build_on is BuildOn.TARGET or is_copied
+
+
 def _runs_as_recorded(desired: Desired, observed: Observed) -> bool:
     """Whether the machine runs what was confirmed; then a new process only has to find that out again."""
     facts = observed.host.facts

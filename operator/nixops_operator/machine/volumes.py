@@ -5,6 +5,8 @@ and the steps that carry them out.
          ▲               │
          └── again, by the same token: EC2 gives what the first call made
 
+    larger ─► ModifyVolume ─► EC2 shows the new size ─► GrowVolume ─► RecordVolume, as in root_volume.py
+
     off the spec ─► the system without it runs ─► nothing on the machine uses it: DetachVolume
                                                                                      ├ Delete ─► DeleteVolume
                                                                                      └ Retain ─► tagged as retained
@@ -21,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -34,7 +36,7 @@ from nixops_operator.errors import Conflict, Retry
 from nixops_operator.facts.cloud import Volume, VolumeSettings
 from nixops_operator.facts.kube import Body
 from nixops_operator.jobs import Failed
-from nixops_operator.machine import root_volume, steps
+from nixops_operator.machine import root_volume, steps, system
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observed import Observed, ObservedCloud
 from nixops_operator.planning import SOON, Area, Finding, found_error
@@ -57,7 +59,7 @@ def is_looked_at(desired: Desired | Leaving) -> bool:
 def settings_of(entry: DataVolume) -> VolumeSettings:
     """What the spec asks for."""
     kind = entry.type.value if entry.type is not None else None
-    return VolumeSettings(entry.size, kind, entry.iops, entry.throughput, entry.encrypted)
+    return VolumeSettings(entry.size, kind, entry.iops, entry.throughput, entry.encrypted, entry.snapshot_id)
 
 
 def as_declared(desired: Desired, cloud: ObservedCloud, now: datetime) -> Sequence[Finding]:
@@ -70,14 +72,43 @@ def as_declared(desired: Desired, cloud: ObservedCloud, now: datetime) -> Sequen
 
 
 def ready_for_activation(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
-    """A system that mounts a volume is not activated before the volume is there."""
+    """A system that mounts a volume is not activated before the volume is there. It is brought to the machine before
+    that: a former instance has the volume until the new one lacks nothing else (replacement.py)."""
     cloud, facts = observed.cloud, observed.host.facts
     if cloud is None or (facts is not None and facts.current_system == observed.toplevel):
+        return None
+    if not system.is_on_machine(desired, observed):
         return None
     missing = [entry.name for entry in _entries(desired) if not _is_attached(entry, desired, cloud)]
     if not missing:
         return None
     return _working(f"the system is activated when volumes are attached: {', '.join(missing)}")
+
+
+def grown(desired: Desired, observed: Observed, now: datetime) -> Sequence[Finding]:
+    """The file system of each volume of the spec is as large as the volume."""
+    cloud = observed.cloud
+    if cloud is None or cloud.volumes_error is not None:
+        return ()
+    found = (_grown(entry, desired, observed, cloud) for entry in _entries(desired))
+    return tuple(finding for finding in found if finding is not None)
+
+
+def _grown(entry: DataVolume, desired: Desired, observed: Observed, cloud: ObservedCloud) -> Finding | None:
+    record = desired.volume(entry.name)
+    volume = cloud.volume(record.volume_id) if record is not None else None
+    if record is None or volume is None or not _is_attached(entry, desired, cloud):
+        return None
+    if entry.size is None or record.is_given:
+        return None  # it stays as it is
+    size = root_volume.size_to_grow_to(volume, entry.size, record.grown_gib)
+    if size is None:
+        return None
+    step = steps.GrowVolume(job_names.grow(desired.host_id, volume.id, size), volume.id, volume.device)
+    done = steps.RecordVolume(_noted(entry, record).model_copy(update={"grown_gib": size}))
+    return root_volume.growing(
+        f"the file system of volume {entry.name} into the {size} GiB of {volume.id}", step, done, observed
+    )
 
 
 def released(desired: Desired, observed: Observed, now: datetime) -> Sequence[Finding]:
@@ -111,6 +142,10 @@ def _is_attached(entry: DataVolume, desired: Desired, cloud: ObservedCloud) -> b
 
 def _entry(entry: DataVolume, desired: Desired, cloud: ObservedCloud, now: datetime) -> Sequence[Finding]:
     record = desired.volume(entry.name)
+    if record is not None and _is_another(entry, record):
+        return (_exchanged(entry, record, desired, cloud),)
+    if entry.volume_id is not None:
+        return _given(entry, entry.volume_id, record, desired, cloud)
     if record is None or record.volume_id is None:
         return (_created(entry, record, desired, cloud, now),)
     if record.volume_id in cloud.volumes_of_others:
@@ -118,10 +153,49 @@ def _entry(entry: DataVolume, desired: Desired, cloud: ObservedCloud, now: datet
     volume = cloud.volume(record.volume_id)
     if volume is None:
         return (_missing(record, cloud),)
-    noted = record.model_copy(update={"deletion_policy": entry.deletion_policy.value})
+    noted = _noted(entry, record)
     note = [] if noted == record else [Finding(Outcome.IN_SYNC, steps=(steps.RecordVolume(noted),))]
     placed = _placed(entry, volume, desired, cloud)
     return (*note, *placed, *_changed(entry, volume, desired, cloud))
+
+
+def _is_another(entry: DataVolume, record: VolumeStatus) -> bool:
+    return record.is_given != (entry.volume_id is not None) or (record.is_given and record.volume_id != entry.volume_id)
+
+
+def _exchanged(entry: DataVolume, record: VolumeStatus, desired: Desired, cloud: ObservedCloud) -> Finding:
+    volume = cloud.volume(record.volume_id)
+    if record.is_given and (volume is None or volume.instance_id != desired.instance_id):
+        return _working(f"volume {entry.name} is another one now", steps.ForgetVolume(entry.name))
+    message = (
+        f"volume {entry.name} is {record.volume_id or 'a new one'} for life: rename the entry to have "
+        f"{entry.volume_id or 'a new one'} instead, or put `volumeId` back"
+    )
+    return Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, _KIND)
+
+
+def _given(
+    entry: DataVolume, volume_id: str, record: VolumeStatus | None, desired: Desired, cloud: ObservedCloud
+) -> Sequence[Finding]:
+    """One that exists: it is attached, and that it is stands first, so that it is detached when it leaves the spec."""
+    if record is None:
+        found = VolumeStatus(name=entry.name, volume_id=volume_id, is_given=True)
+        return (_working(f"recording {volume_id} as volume {entry.name}", steps.RecordVolume(found)),)
+    if volume_id in cloud.volumes_of_others:
+        message = (
+            f"{volume_id}, which is to be volume {entry.name}, carries another machine's tag {names.UID_TAG}; take it "
+            "off, or have that machine let go of the volume"
+        )
+        return (Finding(Outcome.STALLED, Reason.ADOPTION_CONFLICT, message, _KIND),)
+    volume = cloud.volume(volume_id)
+    if volume is None:
+        return (_missing(record, cloud),)
+    return _placed(entry, volume, desired, cloud)
+
+
+def _noted(entry: DataVolume, record: VolumeStatus) -> VolumeStatus:
+    """With what becomes of it when it is not in the spec any more."""
+    return record.model_copy(update={"deletion_policy": entry.deletion_policy.value})
 
 
 def _created(
@@ -142,7 +216,7 @@ def _created(
     if record is None:
         return _working(what, steps.RecordVolume(_intent(entry, desired, cloud, 1)))
     wanted = _intent(entry, desired, cloud, record.attempt)
-    if (record.settings, record.zone) == (wanted.settings, wanted.zone):
+    if (_settings_in(record), record.zone) == (_settings_in(wanted), wanted.zone):
         # Within a minute the intent covers the repeat; the token makes it the same volume.
         covered = absence.is_noted(record.called_at, now)
         return _working(what, *(() if covered else (steps.RecordVolume(record),)), steps.CreateVolume(record))
@@ -169,6 +243,12 @@ def _intent(entry: DataVolume, desired: Desired, cloud: ObservedCloud, attempt: 
     )
 
 
+def _settings_in(record: VolumeStatus) -> VolumeSettings:
+    """Words of a later release say nothing here."""
+    known = {field.name for field in fields(VolumeSettings)}
+    return VolumeSettings(**{name: value for name, value in json.loads(record.settings).items() if name in known})
+
+
 def _not_ours(record: VolumeStatus) -> Finding:
     message = (
         f"{record.volume_id}, which is recorded as volume {record.name}, does not carry this machine's tags "
@@ -182,10 +262,8 @@ def _missing(record: VolumeStatus, cloud: ObservedCloud) -> Finding:
     if record.called_at is not None and absence.is_gone(
         record.called_at, cloud.volumes_looked_at, cloud.volumes_missing_for.get(record.name)
     ):
-        message = (
-            f"{record.volume_id}, which is volume {record.name}, is gone, and what was in it; rename the entry to get "
-            "a new, empty one"
-        )
+        way_on = "name another one, or none" if record.is_given else "rename the entry to get a new, empty one"
+        message = f"{record.volume_id}, which is volume {record.name}, is gone, and what was in it; {way_on}"
         return Finding(Outcome.STALLED, Reason.NOT_FOUND, message, _KIND)
     return _working(f"EC2 does not show {record.volume_id}; looking again")
 
@@ -223,8 +301,12 @@ def _changed(entry: DataVolume, volume: Volume, desired: Desired, cloud: Observe
     wanted, ec2 = settings_of(entry), desired.spec.target.ec2
     what = f"{volume.id}, which is volume {entry.name},"
     found = list(root_volume.differences(wanted, volume, what, cloud.volume_changes.get(volume.id, "")))
-    if wanted.encrypted not in (None, volume.settings.encrypted):
-        message = f"{what} stays as it was made: put `encrypted` back, or rename the entry to get a new, empty volume"
+    for_life = {
+        "encrypted": (wanted.encrypted, volume.settings.encrypted),
+        "snapshotId": (wanted.snapshot_id, volume.settings.snapshot_id),
+    }
+    for field in (name for name, (asked, shown) in for_life.items() if asked not in (None, shown)):
+        message = f"{what} stays as it was made: put `{field}` back, or rename the entry to get a new volume"
         found.append(
             Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, ConditionType.UP_TO_DATE, differs=Area.CLOUD)
         )
@@ -252,13 +334,16 @@ def _released(record: VolumeStatus, desired: Desired, observed: Observed, cloud:
                 return replace(found, steps=(step,)) if is_due else found
             case _:
                 return detaching
-    if volume.state != "available":
+    is_elsewhere = volume.instance_id and volume.instance_id != desired.instance_id
+    if volume.state != "available" and not (record.is_given and is_elsewhere):
         return _repairing(f"{volume.id}, which was volume {record.name}, is {volume.attachment or volume.state}")
     return _repairing(f"letting go of {volume.id}, which was volume {record.name}", *_let_go(record, volume))
 
 
 def _let_go(record: VolumeStatus, volume: Volume, *, retains: bool = False) -> tuple[Step, ...]:
     forget = steps.ForgetVolume(record.name)
+    if record.is_given:
+        return (forget,)
     if retains or record.deletion_policy != DeletionPolicy.DELETE.value:
         return (steps.RetainVolume(volume.id), forget)
     return (steps.DeleteVolume(volume.id, record.name), forget)
@@ -296,7 +381,7 @@ def _deleted(record: VolumeStatus, leaving: Leaving, cloud: ObservedCloud) -> Fi
     stays = leaving.retains or record.deletion_policy != DeletionPolicy.DELETE.value
     if not stays and volume.state != "available":
         return _deleting(f"{volume.id} is {volume.attachment or volume.state}")
-    word = "tagging" if stays else "deleting"
+    word = "letting go of" if stays else "deleting"
     return _deleting(f"{word} {volume.id}", *_let_go(record, volume, retains=leaving.retains))
 
 
@@ -369,12 +454,14 @@ async def _create(
     """Ask EC2 for it, and write down its id."""
     volume = step.volume
     tags = names.entry_tags(world.cluster_id, desired.key.namespace, desired.key.name, desired.uid, volume.name)
-    settings = VolumeSettings(**json.loads(volume.settings))
+    settings = _settings_in(volume)
     try:
         volume_id = await view.cloud.create_volume(volume.zone, settings, tags, volume.token or "")
     finally:
         view.note_write(desired.uid, f"{desired.uid}/{volume.name}")
-    found = volume.model_copy(update={"volume_id": volume_id})
+    # Of a snapshot it has a file system, which may be smaller.
+    grown_gib = settings.size_gib if settings.snapshot_id is None else None
+    found = volume.model_copy(update={"volume_id": volume_id, "grown_gib": grown_gib})
     # The token would give it again; but only while EC2 remembers the token.
     return await asyncio.shield(_write(volume.name, found, desired, body, world))
 

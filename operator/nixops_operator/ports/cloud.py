@@ -292,12 +292,13 @@ class Cloud(Protocol):
 
     @effect("ec2.create_volume")
     async def create_volume(self, zone: str, settings: VolumeSettings, tags: Mapping[str, str], token: str) -> str:
-        """Make an empty volume, return its id.
+        """Make a volume, empty or of a snapshot, and return its id.
 
         Changes: one volume with its tags, in one call.
         Repeating: safe with the same token and parameters: the first volume is returned.
         Raises: OutcomeUnknown - repeat the same call. Blocked - quota, permission. InvalidSpec - values that do not go
-            together. Lost (`LaunchAmbiguous`) - the token was used with other parameters.
+            together, or a snapshot that does not exist. Lost (`LaunchAmbiguous`) - the token was used with other
+            parameters.
         Source: EC2 API Reference, "CreateVolume".
         """
 

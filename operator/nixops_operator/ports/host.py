@@ -160,6 +160,13 @@ class Host(Protocol):
         safe. Raises Retry (`ProgressingWithRetry`) with the tool's words.
         """
 
+    @effect("host.grow_volume")
+    async def grow_volume(self, volume_id: str, device: str) -> None:
+        """The same of an EBS volume: its partitions, and those of its file systems that are of these kinds. `device`:
+        as of disk_users. Raises Retry, too, where the machine has no such disk, and Retry (`Pending`) while one of
+        them is not mounted.
+        """
+
     @effect("host.claim")
     async def claim(self, request: ActivationRequest) -> bool:
         """Claim the host for one activation.

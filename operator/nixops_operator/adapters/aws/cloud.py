@@ -521,6 +521,8 @@ class Boto3Cloud:
         parameters: dict[str, Any] = conversion.volume_parameters(settings)
         if settings.encrypted is not None:
             parameters["Encrypted"] = settings.encrypted
+        if settings.snapshot_id is not None:
+            parameters["SnapshotId"] = settings.snapshot_id
         named: Any = conversion.tag_specifications("volume", tags)
         volume_id = await self._calls.write(
             "CreateVolume",

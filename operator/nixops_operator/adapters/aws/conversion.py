@@ -88,6 +88,7 @@ def volume(answer: Answer) -> Volume:
             answer.get("Iops"),
             answer.get("Throughput"),
             bool(answer.get("Encrypted", False)),
+            answer.get("SnapshotId") or None,  # empty for one that was made empty
         ),
         tags=tags(answer),
         **_attachment(answer),

@@ -101,6 +101,8 @@ ANSWERS: dict[str, Answer] = {
     "VolumeModificationRateExceeded": _QUOTA,
     "IncorrectModificationState": _retry(Reason.PENDING, DEPENDENCY_PAUSE),
     "InvalidVolume.NotFound": _NOT_FOUND,
+    "InvalidSnapshot.NotFound": _field("volumes"),
+    "InvalidSnapshotID.Malformed": _field("volumes"),
     "InvalidBlockDeviceMapping": _field("rootVolume"),
     "UnauthorizedOperation": _DENIED,
     "AccessDenied": _DENIED,

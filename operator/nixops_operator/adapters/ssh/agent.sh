@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the operator has a host do: `sh agent <command> [<activation id>]`. POSIX sh; needs coreutils, grep, sed, awk,
-# find, cmp, getent, util-linux' flock, findmnt, lsblk, sfdisk and partx (all of these are in NixOS' required
+# find, cmp, getent, util-linux' flock, findmnt, lsblk, blkid, sfdisk and partx (all of these are in NixOS' required
 # packages, nixos/modules/config/system-path.nix),
 # systemd and Nix.
 #
@@ -22,6 +22,8 @@
 #                            content of each put
 #   disk-users               <- volume id, device (/dev/sdf); where it is mounted, a line each
 #   grow-root                the partition and the file system of / become as large as their disk
+#   grow-volume              <- as disk-users; partitions and file systems of the volume do, those of them that are
+#                            mounted; `unmounted` for each other one
 #   root-next                <- toplevel; `yes` if its closure is valid and now rooted, else `no`
 #   dry-activate             <- toplevel; the exit status of its dry run, a newline, its output
 #   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds, mode (switch, test, boot,
@@ -1495,36 +1497,65 @@ settle() {
 # --- disks
 
 # NVMe disks carry the volume's id as their serial number, without its dash (EBS User Guide, "Identify the EBS device");
-# on older instance types they are called as EC2 attaches them, or xvd in place of sd.
-disk_users() {
+# on older instance types they are called as EC2 attaches them, or xvd in place of sd. $disk: empty if there is none.
+take_disk() {
     take; volume=$argument
     take; device=$argument
     case $volume in vol-*[!0-9a-f-]* | vol-) fail 64 "malformed volume id" ;; vol-*) ;; *) fail 64 "no volume id" ;; esac
     case $device in *[!a-z0-9/]*) fail 64 "malformed device" ;; /dev/sd*) ;; *) fail 64 "malformed device" ;; esac
     by_id=/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol${volume#vol-}
+    disk=
     for path in "$by_id" "$device" "/dev/xvd${device#/dev/sd}"; do
         [ -b "$path" ] || continue
-        lsblk --noheadings --raw --output MOUNTPOINT "$(readlink -f "$path")" | grep . || true
+        disk=$(readlink -f "$path")
         return 0
     done
 }
 
-# --- the root file system
+disk_users() {
+    take_disk
+    [ -n "$disk" ] || return 0
+    lsblk --noheadings --raw --output MOUNTPOINT "$disk" | grep . || true
+}
 
-# The tools are those of the file system, which NixOS has in the system path where such a one is mounted
-# (nixos/modules/tasks/filesystems.nix, system.fsPackages).
-grow_root() {
-    findmnt --noheadings --raw --nofsroot --mountpoint / --output SOURCE,FSTYPE | tail -n 1 >"$HOME_DIR/root.$$"
-    read -r device type <"$HOME_DIR/root.$$"
-    rm -f "$HOME_DIR/root.$$"
+# --- file systems as large as their disks
+
+grow_root() { grow_at /; }
+
+# What lies deeper than a partition (LUKS, LVM) is not looked for; what is not mounted grows when it is.
+grow_volume() {
+    take_disk
+    [ -n "$disk" ] || fail 20 "the machine has no disk of $volume"
+    lsblk --noheadings --list --paths --output NAME,TYPE "$disk" >"$HOME_DIR/disk.$$"
+    while read -r part kind; do
+        case $kind in disk | part | loop) ;; *) continue ;; esac
+        if place=$(findmnt --noheadings --first-only --output TARGET --source "$part"); then
+            grow_at "$place"
+        else
+            case $(blkid --probe --match-tag TYPE --output value "$part" || true) in
+                ext2 | ext3 | ext4 | xfs | btrfs) echo unmounted ;;
+            esac
+        fi
+    done <"$HOME_DIR/disk.$$"
+    rm -f "$HOME_DIR/disk.$$"
+}
+
+# What is mounted there. The tools are those of the file system, which NixOS has in the system path where such a one is
+# mounted (nixos/modules/tasks/filesystems.nix, system.fsPackages).
+grow_at() {
+    findmnt --noheadings --raw --nofsroot --mountpoint "$1" --output SOURCE,FSTYPE | tail -n 1 >"$HOME_DIR/mounted.$$"
+    read -r device type <"$HOME_DIR/mounted.$$"
+    rm -f "$HOME_DIR/mounted.$$"
     [ -b "$device" ] || return 0
     device=$(readlink -f "$device")
     grow_partition "/sys/class/block/${device##*/}"
     case $type in
         ext2 | ext3 | ext4) resize2fs "$device" ;;
-        xfs) xfs_growfs / ;;
-        btrfs) btrfs filesystem resize max / ;;
-        *) fail 20 "file systems of type $type are not grown by the operator; grow it, or leave spec.target.ec2.rootVolume.size out" ;;
+        xfs) xfs_growfs "$1" ;;
+        btrfs) btrfs filesystem resize max "$1" ;;
+        *)
+            [ "$1" != / ] || fail 20 "file systems of type $type are not grown by the operator; grow it, or leave spec.target.ec2.rootVolume.size out"
+            ;;
     esac >&2
 }
 
@@ -1562,6 +1593,7 @@ case $command in
     keys) deliver_keys ;;
     disk-users) disk_users ;;
     grow-root) grow_root ;;
+    grow-volume) grow_volume ;;
     root-next) root_next ;;
     dry-activate) dry_activate ;;
     claim) claim ;;

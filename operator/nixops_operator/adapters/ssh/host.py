@@ -209,6 +209,13 @@ class AsyncsshHost:
         """See `ports.host.Host`."""
         await self._change("grow-root", limit=COMMIT_SECONDS)
 
+    async def grow_volume(self, volume_id: str, device: str) -> None:
+        """See `ports.host.Host`."""
+        answer = await self._change("grow-volume", stdin=frame(volume_id, device), limit=COMMIT_SECONDS)
+        if "unmounted" in answer.stdout.split():
+            message = f"the file system on {volume_id} is not mounted; it is grown when it is"
+            raise Retry(Reason.PENDING, message)
+
     async def claim(self, request: ActivationRequest) -> bool:
         """See `ports.host.Host`."""
         stdin = frame(
