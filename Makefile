@@ -46,8 +46,8 @@ check: lint ## what is quick: lint, and the tests that need neither root nor the
 	@exec $(PYTHON) -m pytest --numprocesses=2 --dist=worksteal $(ARGS) $(QUICK)
 
 .PHONY: crash
-crash: .venv ## the whole crash matrix, half an hour; PLAN=create+delete@ec2.run_instances.1/before~4-8 runs one, with its trace
-	@PYTHONPATH=operator:tests:tests/lab exec $(PYTHON) -m crash '$(PLAN)'
+crash: .venv ## the whole crash matrix, two hours; PLAN=create+delete@ec2.run_instances.1/before~4-8 runs one, with its trace; LOG=<file> goes on where another run ended
+	@PYTHONPATH=operator:tests:tests/lab exec $(PYTHON) -m crash $(if $(LOG),--log '$(LOG)') '$(PLAN)'
 
 .PHONY: bench
 bench: lab-parts ## what it costs, and whom it lets down: B=6, B=7, B=10 or B=16, see benchmarks/README.md

@@ -279,7 +279,7 @@ class Worlds:
     def bodies(self, *kinds: Kind) -> list[Body]:
         """Our own tenant's objects."""
         return [
-            body for kind in kinds or Kind for body in self.kube.bodies(kind) if body["metadata"]["namespace"] == OURS
+            body for kind in kinds or Kind for body in self.kube.shown(kind) if body["metadata"]["namespace"] == OURS
         ]
 
     def end_state(self) -> dict[str, Any]:

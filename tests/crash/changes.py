@@ -15,7 +15,7 @@ from crash.workloads import DEPLOYMENT, SHOP, WORKLOADS, create, other_hardware,
 from fakes.kube import Propagation
 from nixops_operator import names
 from nixops_operator.facts.cloud import Address, Instance, InstanceState, KeyPair, SecurityGroup, Volume
-from nixops_operator.facts.kube import Key, Kind, key_of
+from nixops_operator.facts.kube import Body, Key, Kind, key_of
 
 LATE = timedelta(seconds=90)
 """How far the garbage collector is behind."""
@@ -38,6 +38,7 @@ class Change:
 
 
 def _delete(worlds: Worlds, propagation: Propagation = Propagation.BACKGROUND) -> None:
+    worlds.at_rest.clear()  # nobody edits what is gone
     worlds.tenant_b(_uid(worlds))
     worlds.kube.gc_delay = LATE
     worlds.kube.delete(SHOP, propagation)
@@ -50,10 +51,13 @@ def _delete_namespace(worlds: Worlds) -> None:
 
 
 def _nothing_is_left(worlds: Worlds, _: object) -> None:
+    """But volumes that are to outlive their machine, let go of."""
     assert worlds.is_empty(), worlds.standing()
-    assert not _ours(worlds)
-    left = {name for namespace, name in worlds.kube.secrets if namespace == OURS}
-    assert left <= {"aws", "tokens"}, left
+    left = [one for one in _ours(worlds) if not (isinstance(one, Volume) and one.tags[names.ENTRY_TAG] == "kept")]
+    assert not left, left
+    assert all(names.is_retained(one.tags) for one in _ours(worlds))
+    secrets = {name for namespace, name in worlds.kube.secrets if namespace == OURS}
+    assert secrets <= {"aws", "tokens"}, secrets
     assert all(not secret.finalizers for secret in worlds.kube.secrets.values())
 
 
@@ -77,9 +81,10 @@ def _retain(worlds: Worlds) -> None:
 
 
 def _all_stays(worlds: Worlds, _: object) -> None:
+    """Nothing is terminated on the way out (`invariants.py` looks at each termination)."""
     assert worlds.is_empty(), worlds.standing()
-    assert not worlds.judge.has_terminated
-    assert all(names.is_retained(thing.tags) for thing in _ours(worlds))
+    left = [thing for thing in _ours(worlds) if not names.is_retained(thing.tags)]
+    assert not left, left
 
 
 def _orphan(worlds: Worlds) -> None:
@@ -98,11 +103,19 @@ def _shared_things_stay(worlds: Worlds, _: object) -> None:
 # --- edits --------------------------------------------------------------------------------------------------------
 
 
-def _edit(worlds: Worlds, change: Callable[[dict[str, Any]], object]) -> bool:
-    """Returns whether a launch of shop-web was under way before."""
-    body = worlds.kube.body(WEB)
+def _edit(worlds: Worlds, change: Callable[[dict[str, Any]], object]) -> list[bool]:
+    """Returns a list that will say, once shop-web has another spec, whether a launch of it was under way by then: its
+    deployment may be edited some time before that."""
+    before, was_launched = worlds.kube.body(WEB), list[bool]()
+
+    def hear(_: str, body: Body) -> None:
+        is_first = not was_launched and key_of(body) == WEB
+        if is_first and before is not None and body["spec"] != before["spec"]:
+            was_launched.append(bool(body["status"].get("launch")))
+
+    worlds.kube.watchers.append(hear)
     worlds.kube.edit(SHOP, lambda body: change(body["spec"]))
-    return body is not None and bool(body["status"].get("launch"))
+    return was_launched
 
 
 def _of_web(spec: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +149,34 @@ def _one_or_the_other(worlds: Worlds, _: object) -> None:
     assert instance.id == web["status"]["launch"]["instanceId"]
 
 
+def _undo(worlds: Worlds) -> None:
+    """Everything is declared as it was before, whatever was still to come; what may be done for it stays allowed."""
+    worlds.at_rest.clear()
+    for machine in worlds.hosts.machines.values():
+        machine.mounted.clear()
+
+    def undo(body: dict[str, Any]) -> None:
+        allowed = body["spec"]["machines"][1]["disruption"]
+        body["spec"] = copy.deepcopy(DEPLOYMENT["spec"])
+        body["spec"]["machines"][1]["disruption"] = allowed
+
+    worlds.kube.edit(SHOP, undo)
+
+
+def _as_before_it(worlds: Worlds, _: object) -> None:
+    """One instance of each machine, on its old hardware, and nothing of what was begun beside it. In which subnet it
+    is, and what the spec has never said, may differ."""
+    assert worlds.is_ready(), worlds.standing()
+    live = [one for one in worlds.cloud.instances.values() if one.state.is_live]
+    found = sorted((one.instance_type, one.placement_group or "", one.state.value) for one in live)
+    assert found == [("t3.small", "", "running")] * 2, found
+    addresses = [one for one in worlds.cloud.addresses.values() if one.id not in worlds.judge.by_hand]
+    assert not addresses, addresses
+    assert not [one for one in worlds.cloud.addresses.values() if one.association_id], "still associated"
+    volumes = [one for one in worlds.cloud.volumes.values() if one.tags.get(names.ENTRY_TAG) not in (None, "data")]
+    assert all(names.is_retained(one.tags) and one.state == "available" for one in volumes), volumes
+
+
 def _address(spec: dict[str, Any]) -> None:
     _of_web(spec)["elasticIp"] = {"allocate": True}
 
@@ -148,14 +189,14 @@ def _subnet(spec: dict[str, Any]) -> None:
     _of_web(spec)["subnetId"] = OTHER_SUBNET
 
 
-def _new_or_refused(worlds: Worlds, was_launched: bool, differs: Callable[[Instance], bool]) -> None:
+def _new_or_refused(worlds: Worlds, was_launched: list[bool], differs: Callable[[Instance], bool]) -> None:
     """A running instance keeps what it was launched with, and is told to; a launch that comes later has the new."""
     web = worlds.kube.body(WEB)
     assert web is not None
     (instance,) = worlds.cloud.live(web["metadata"]["uid"])
     told = {one["type"]: (one["status"], one["reason"]) for one in web["status"]["conditions"]}
     if differs(instance):
-        assert was_launched, "launched with what had been edited before"
+        assert any(was_launched), "launched with what had been edited before"
         assert told["Ready"] == ("False", "ChangeForbidden"), told
     else:
         assert told["Ready"][0] == "True", told
@@ -258,18 +299,27 @@ def _things(worlds: Worlds) -> Iterator[Instance | SecurityGroup | KeyPair | Add
 
 
 CHANGES: dict[str, Change] = {
-    "delete": Change(_delete, _nothing_is_left, within=("create", "substitute")),
+    "delete": Change(
+        _delete,
+        _nothing_is_left,
+        within=("create", "substitute", "settle", "disks", "grow", "resize", "crowd", "rotate", "reboot"),
+    ),
     "delete_foreground": Change(partial(_delete, propagation=Propagation.FOREGROUND), _nothing_is_left),
     # Who dies before the Secret is held, and finds it gone, cannot look into the account: a person is asked.
     "delete_namespace": Change(_delete_namespace, _nothing_is_left, (None, "reply lost", "not recorded")),
     "delete_and_apply": Change(_delete_and_apply, _a_second_life),
     "orphan": Change(_orphan, _shared_things_stay),
-    "retain": Change(_retain, _all_stays),
+    "retain": Change(_retain, _all_stays, within=("create", "substitute", "settle", "disks", "resize")),
     "type": Change(
         partial(_edit, change=_type), partial(_new_or_refused, differs=lambda one: one.instance_type != "t3.medium")
     ),
     "resize": Change(partial(_edit, change=_resize), _as_edited(_resize)),
     "take_back": Change(partial(_edit, change=_as_before), _one_or_the_other, within=("substitute",)),
+    "undo": Change(
+        _undo,
+        _as_before_it,
+        within=("reconfigure", "declare", "settle", "disks", "resize", "crowd", "rotate", "reboot"),
+    ),
     "hardware": Change(partial(_edit, change=_hardware), _as_edited(_hardware)),
     "address": Change(partial(_edit, change=_address), _as_edited(_address)),
     "power": Change(partial(_edit, change=_power), _is_off),

@@ -322,6 +322,7 @@ FAULTS: tuple[Callable[[], None], ...] = (
     capacity_returns_after_an_edit,
     refused_after_an_unknown_outcome,
     refused_after_an_unknown_outcome_and_deleted,
+    address_lost_and_deleted,
     dead_while_starting,
     tags_taken_off,
     deleted_without_tags,

@@ -10,7 +10,7 @@ from typing import Any
 
 from fakes.cloud import FakeCloud
 from fakes.effects import Effects
-from fakes.host import UNDER_WAY, FakeHosts
+from fakes.host import BASE_SYSTEM, UNDER_WAY, FakeHosts, FakeMachine
 from fakes.kube import FakeKube, Secret, key_of
 from nixops_operator import names
 from nixops_operator.deployment.rules import QUOTA
@@ -57,6 +57,7 @@ class Judge:
         self.may_leave_untagged = False  # EC2 refuses to tag, for ever; or somebody takes tags off
         self.by_hand: set[str] = set()  # ids of instances and addresses that are in somebody else's hands
         self._objects: dict[str, Body] = {}  # by uid, as the last event told
+        self._ran_before: dict[str, tuple[object, str | None]] = {}  # uid → configuration before, and the system then
         kube.watchers.append(self._event)
         kube.effects = _Judged(self)
         cloud.effects = _Judged(self)
@@ -110,7 +111,7 @@ class Judge:
     def _launch(self, token: str, request: object) -> None:
         first = self.requests.setdefault(token, request)
         self._require(first == request, f"token {token} was used with other parameters")
-        recorded = [(body.get("status") or {}).get("launch") or {} for body in self._kube.bodies(Kind.MACHINE)]
+        recorded = [(body.get("status") or {}).get("launch") or {} for body in self._kube.shown(Kind.MACHINE)]
         self._require(
             token in {one.get("token") for one in recorded}, "a launch was sent before its intent was written"
         )
@@ -118,7 +119,7 @@ class Judge:
     def _volume(self, token: str, asked: object) -> None:
         first = self.requests.setdefault(token, asked)
         self._require(first == asked, f"token {token} was used with other parameters")
-        recorded = [one for body in self._kube.bodies(Kind.MACHINE) for one in _volumes(body)]
+        recorded = [one for body in self._kube.shown(Kind.MACHINE) for one in _volumes(body)]
         self._require(
             token in {one.get("token") for one in recorded}, "a volume was asked for before its intent was written"
         )
@@ -127,6 +128,14 @@ class Judge:
         volume = self._cloud.volumes.get(volume_id)
         hosts = [one for one in self._hosts.machines.values() if volume is not None and one.mounted.get(volume.device)]
         self._require(not hosts, f"{volume_id} was detached from {instance_id} while it was mounted")
+        owner = self._owner(volume.tags.get(names.UID_TAG)) if volume is not None else None
+        before = self._ran_before.get(owner["metadata"]["uid"]) if owner is not None else None
+        if owner is None or before is None or "deletionTimestamp" in owner["metadata"]:
+            return
+        configuration, system = before
+        host = self._host_of(instance_id)
+        is_live = host is None or host.current_system != system or owner["spec"].get("configuration") == configuration
+        self._require(is_live, f"{volume_id} was detached before the configuration without it was live")
 
     def _deletion_of_volume(self, volume_id: str) -> None:
         volume = self._cloud.volumes.get(volume_id)
@@ -158,6 +167,18 @@ class Judge:
         )
         policy = owner["spec"].get("deletionPolicy", "Delete") if owner is not None and is_going else "Delete"
         self._require(policy == "Delete", f"{instance_id} was terminated, and is to be retained")
+        status = (owner or {}).get("status") or {}
+        if not is_going and not status["replacement"].get("refused"):
+            host = self._host_of(status["launch"]["instanceId"])
+            paths = host.valid_paths - {BASE_SYSTEM} if host is not None else set()
+            is_ready = any("nixos-system" in one and not one.endswith(".drv") for one in paths)
+            self._require(is_ready, f"{instance_id} was terminated before the other one was ready")
+
+    def _host_of(self, instance_id: str) -> FakeMachine | None:
+        """What answers there."""
+        instance = self._cloud.instances.get(instance_id)
+        found = self._hosts.machines.get((instance.public_address if instance is not None else None) or "")
+        return found if found is not None and not found.is_silent else None
 
     def _release(self, allocation_id: str) -> None:
         """What is ours alone, once its machine is to have it no more."""
@@ -217,10 +238,11 @@ class Judge:
             self._require(len(under_way) <= 1, f"two activations at once on {machine.address}")
 
     def _one_at_a_time(self, instances: list[Instance]) -> None:
-        """A machine has one live instance. It has two while its status names the other one, of which one serves."""
+        """A machine has one live instance. It has two while its status names the other one, of which one serves; who
+        lets go of it then, lets go of both."""
         by_uid: dict[str, list[Instance]] = {}
         for one in instances:
-            if names.UID_TAG in one.tags:
+            if names.UID_TAG in one.tags and not names.is_retained(one.tags):
                 by_uid.setdefault(one.tags[names.UID_TAG], []).append(one)
         for uid, live in by_uid.items():
             owner, ids = self._owner(uid), {one.id for one in live}
@@ -255,7 +277,11 @@ class Judge:
 
     def _event(self, what: str, body: Body) -> None:
         uid = body["metadata"]["uid"]
-        was_held = _is_held(self._objects.pop(uid, None))
+        before = self._objects.pop(uid, None)
+        was_held = _is_held(before)
+        if before is not None and before["spec"].get("configuration") != body["spec"].get("configuration"):
+            host = self._host_of(((body.get("status") or {}).get("launch") or {}).get("instanceId") or "")
+            self._ran_before[uid] = before["spec"].get("configuration"), host.current_system if host else None
         if what != "DELETED":
             self._objects[uid] = body
         if was_held and not _is_held(self._objects.get(uid)):

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from crash.bench import HOWS, LAGS, SHORT_LAG, Cut, Lags, Worlds
+from crash.bench import HOWS, LAGS, LONGEST_LAG, SHORT_LAG, Cut, Lags, Worlds
 from crash.changes import CHANGES
 from crash.workloads import WORKLOADS, play, play_interrupted, reference
 from unit.fake_time import HotLoopError
@@ -114,10 +114,11 @@ def cuts(workload: str, how: str) -> list[Plan]:
 
 
 def interruptions(change: str, how: str | None, workload: str = "create") -> list[Plan]:
-    """That change before every effect of the workload that leaves something behind, at every lag."""
+    """That change before every effect of the workload that leaves something behind; of a creation at every lag, of
+    what comes later as late as EC2 mostly is and at the latest."""
     return [
         Plan(workload, effect, number, how, change, lags)
-        for lags in LAGS
+        for lags in (LAGS if workload == "create" else (SHORT_LAG, LONGEST_LAG))
         for effect, number in _calls(workload, lags, TOLD)
         if effect not in TOLD
     ]
@@ -144,6 +145,11 @@ def everything() -> Iterator[Plan]:
                 yield from interruptions(name, chosen_how, workload)
 
 
+def in_any_order(plans: Iterable[Plan]) -> list[Plan]:
+    """Always the same one, in which every part is a sample of the whole."""
+    return sorted(plans, key=_chance)
+
+
 def _chance(plan: object) -> int:
     """Any number, always the same for a plan."""
     return zlib.crc32(str(plan).encode())
@@ -151,7 +157,7 @@ def _chance(plan: object) -> int:
 
 def chosen(plans: Iterable[Plan], count: int) -> list[Plan]:
     """`count` of them, of each effect one before a second one of any: always the same ones."""
-    left = sorted(plans, key=_chance)
+    left = in_any_order(plans)
     found: list[Plan] = []
     while left and len(found) < count:
         met: set[str] = set()

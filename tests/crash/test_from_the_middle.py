@@ -1,4 +1,4 @@
-"""Deletions, edits and second lives begin in the middle of a creation, or of a replacement, with a death at the same
+"""Deletions, edits and second lives begin in the middle of a creation, or of what comes later, with a death at the same
 moment or without."""
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ ONCE_RED = (
     "create+key@ec2.run_instances.1~4-8",  # launched with one key, looked for with the other
     "create+delete@ec2.run_instances.1/not-recorded~60-300",
     "create+delete_and_apply@ec2.run_instances.2/not-recorded~4-8",
+    "settle+retain@ec2.allocate_address.1/not-recorded~4-8",  # tagged as let go, and then waited for without end
 )
 
 

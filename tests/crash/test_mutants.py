@@ -36,7 +36,9 @@ from nixops_operator.machine import (
     restarts,
     steps,
     subnets,
+    volumes,
 )
+from nixops_operator.machine import host as machine_host
 from nixops_operator.machine import plan as machine_plan
 from nixops_operator.machine.observed import ObservedCloud
 from nixops_operator.planning import Finding, Plan
@@ -182,6 +184,39 @@ def _terminated_for_its_id() -> Iterator[None]:
 def _activated_beside_the_former_one() -> Iterator[None]:
     checks = tuple(one for one in machine_plan.CHECKS if one.check is not replacement.taken_over)
     with mock.patch.object(machine_plan, "CHECKS", checks):
+        yield
+
+
+def _checked_before(check: object, other: object) -> AbstractContextManager[object]:
+    moved = [one for one in machine_plan.CHECKS if one.check is check]
+    others = [one for one in machine_plan.CHECKS if one.check is not check]
+    place = next(place for place, one in enumerate(others) if one.check is other)
+    return mock.patch.object(machine_plan, "CHECKS", (*others[:place], *moved, *others[place:]))
+
+
+def _volumes_are_let_go_of_first() -> AbstractContextManager[object]:
+    return _checked_before(volumes.released, replacement.taken_over)
+
+
+@contextmanager
+def _former_one_goes_at_once() -> Iterator[None]:
+    with (
+        mock.patch.object(replacement, "_has_system", return_value=True),
+        _checked_before(replacement.taken_over, machine_host.reachable),
+    ):
+        yield
+
+
+async def _unproven(leaving: Any, world: Any) -> None:
+    """Nobody asks what the policy is by now."""
+
+
+@contextmanager
+def _address_of_a_retained_instance_goes() -> Iterator[None]:
+    with (
+        mock.patch.object(addresses, "retained", return_value=()),
+        mock.patch.object(apply, "_proof_of_deletion", _unproven),
+    ):
         yield
 
 
@@ -333,6 +368,30 @@ MUTANTS = (
         "crowd/ec2.run_instances.1/before~4-8",
         "",
         id="the first subnet for ever",
+    ),
+    pytest.param(
+        _patched(launch, "_moves_on", lambda *_: False),
+        "crowd/ec2.run_instances.2/before~4-8",
+        "",
+        id="a subnet without room counts as a short life",
+    ),
+    pytest.param(
+        _volumes_are_let_go_of_first,
+        "disks/ec2.attach_volume.1/before~4-8",
+        "before the configuration without it was live",
+        id="a volume goes before the configuration without it is live",
+    ),
+    pytest.param(
+        _address_of_a_retained_instance_goes,
+        "settle+retain@ec2.associate_address.2~4-8",
+        "was released, and is to stay",
+        id="the address of a retained instance is released",
+    ),
+    pytest.param(
+        _former_one_goes_at_once,
+        "substitute/ec2.run_instances.1/before~4-8",
+        "before the other one was ready",
+        id="the former instance goes before the other one is ready",
     ),
     pytest.param(
         _patched(restarts, "waiting", lambda desired, now, died_of: None),

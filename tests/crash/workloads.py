@@ -14,6 +14,7 @@ from typing import Any
 
 from crash.bench import SHORT_LAG, Crash, Cut, Lags, Operator, Worlds
 from fakes.effects import Effects
+from fakes.host import Switch
 from nixops_operator.facts.cloud import InstanceState
 from nixops_operator.facts.kube import Key, Kind
 from unit.fake_time import run
@@ -132,20 +133,30 @@ def declare(worlds: Worlds) -> None:
     worlds.at_rest.append(lambda worlds: _edit_web(worlds, lambda ec2: [ec2.pop(field) for field in left]))
 
 
+def grow(worlds: Worlds) -> None:
+    """A larger root volume; the file system follows on the machine."""
+    _edit_web(worlds, lambda ec2: ec2.update(rootVolume={"size": 40}))
+
+
 def _disk(name: str, device: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "device": device, "size": 10, **more}
 
 
 def disks(worlds: Worlds) -> None:
-    """Two volumes more, one of them larger later, and then none: one stays once it is unmounted, the other is
-    deleted."""
+    """Two volumes more, one of them larger later, and then none, as in the configuration: one stays once it is
+    unmounted, the other is deleted."""
     kept, dropped = _disk("kept", "/dev/sdf"), _disk("dropped", "/dev/sdg", deletionPolicy="Delete")
     _edit_web(worlds, lambda ec2: ec2.update(volumes=[kept, dropped]))
 
     def drop(worlds: Worlds) -> None:
         for machine in worlds.hosts.machines.values():
             machine.mounted["/dev/sdf"] = "/data"
-        _edit_web(worlds, lambda ec2: ec2.update(volumes=[]))
+        worlds.kube.edit(SHOP, without)
+
+    def without(body: dict[str, Any]) -> None:
+        web = body["spec"]["machines"][1]
+        web["target"]["ec2"]["volumes"] = []
+        web["configuration"]["modules"] = [{"inline": "{ services.nginx.enable = true; }"}]
 
     def unmount(worlds: Worlds) -> None:
         for machine in worlds.hosts.machines.values():
@@ -214,6 +225,22 @@ def rotate(worlds: Worlds) -> None:
         machine.reboot()
 
 
+def reboot(worlds: Worlds) -> None:
+    """Another kernel for a machine that may be restarted for it: it cannot become the new system while it runs."""
+    web = worlds.kube.body(Key(Kind.MACHINE, "default", "shop-web"))
+    assert web is not None
+    machine = worlds.hosts.machines[web["status"]["addresses"]["ssh"]]
+    machine.outcomes = {str(machine.current_system): Switch()}
+    machine.other_switches = Switch(100, moves_link=False, is_begun=False, needs_restart=True)
+
+    def change(body: dict[str, Any]) -> None:
+        machine = body["spec"]["machines"][1]
+        machine["configuration"]["modules"] = [{"inline": "{ boot.kernelPackages = pkgs.linuxPackages_latest; }"}]
+        machine["disruption"]["reboot"] = "WhenNeeded"
+
+    worlds.kube.edit(SHOP, change)
+
+
 def delete(worlds: Worlds) -> None:
     """kubectl delete."""
     worlds.kube.delete(SHOP)
@@ -234,9 +261,11 @@ WORKLOADS: dict[str, Callable[[Worlds], None]] = {
     "leave": leave,
     "crowd": crowd,
     "disks": disks,
+    "grow": grow,
     "resize": resize,
     "substitute": substitute,
     "rotate": rotate,
+    "reboot": reboot,
     "delete": delete,
     "retain": retain,
 }

@@ -420,9 +420,14 @@ class CloudView:
         return self._moving(name, lambda: cloud.find_addresses(public_address=public_address))
 
     def addresses_of(self, uid: str) -> Look[tuple[Address, ...]]:
-        """The elastic addresses that are tagged with that owner; empty where EC2 shows none."""
+        """The elastic addresses that are tagged with that owner and were not let go of; empty where EC2 shows none."""
         cloud = self._informer.cloud
-        return self._moving(("addresses", uid), lambda: cloud.find_addresses(tags={names.UID_TAG: uid}))
+
+        async def held() -> tuple[Address, ...]:
+            found = await cloud.find_addresses(tags={names.UID_TAG: uid})
+            return tuple(one for one in found if not names.is_retained(one.tags))
+
+        return self._moving(("addresses", uid), held)
 
     def interfaces_in_group(self, group_id: str) -> tuple[str, ...]:
         """As Cloud.interfaces_in_group."""
