@@ -147,6 +147,8 @@ def _one_or_the_other(worlds: Worlds, _: object) -> None:
     assert worlds.is_ready(), worlds.standing()
     (instance,) = worlds.cloud.live(web["metadata"]["uid"])
     assert instance.id == web["status"]["launch"]["instanceId"]
+    frozen = [name for _, name in worlds.kube.secrets if "-launch-" in name]
+    assert not frozen, frozen
 
 
 def _undo(worlds: Worlds) -> None:

@@ -15,6 +15,7 @@ ONCE_RED = (
     "create+key@ec2.run_instances.1~4-8",  # launched with one key, looked for with the other
     "create+delete@ec2.run_instances.1/not-recorded~60-300",
     "create+delete_and_apply@ec2.run_instances.2/not-recorded~4-8",
+    "substitute+take_back@kube.write_intent.1/before~4-8",  # the frozen request stayed, with a private host key in it
     "settle+retain@ec2.allocate_address.1/not-recorded~4-8",  # tagged as let go, and then waited for without end
 )
 

@@ -207,7 +207,7 @@ async def _pin_host_key(step: steps.PinHostKey, desired: Desired, world: World) 
                 raise Conflict(f"Secret {name} was made meanwhile")
             else:
                 secret = await world.kube.read_secret(namespace, name)
-        # Lower attempts may have been left by a crash. The mark in the pins goes last: until then this is done again.
+        # Other attempts may have been left by a crash. The mark in the pins goes last: until then this is done again.
         for attempt in range(max(1, step.attempt - launch.OLDER_SECRETS), step.attempt + 1):
             await launch.drop_launch_secret(desired, attempt, world)
         if secret is not None:

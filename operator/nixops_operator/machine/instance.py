@@ -100,7 +100,9 @@ def host_key_pinned(desired: Desired, cloud: ObservedCloud, now: datetime) -> Fi
         return None  # the pins are the former one's, until it is known that this one boots
     if is_pinned and not cloud.pins.launches_left:
         return None
-    step = steps.PinHostKey(launched.instance_id, launched.attempt, is_pinned=is_pinned)
+    # Once it is pinned, what lies about may also be a younger request, which nobody wrote down.
+    attempt = launch.next_attempt(desired, cloud) if is_pinned else launched.attempt
+    step = steps.PinHostKey(launched.instance_id, attempt, is_pinned=is_pinned)
     found = _finding(Outcome.WORKING, Reason.PROVISIONING, f"pinning the host key of {launched.instance_id}")
     return replace(found, steps=(step,), look_again=None)
 

@@ -113,6 +113,12 @@ def another(desired: Desired, cloud: ObservedCloud, now: datetime, message: str,
     return _provisioning(message, steps.RecordLaunch(attempt, cloud.account_id, cloud.declared, count))
 
 
+def next_attempt(desired: Desired, cloud: ObservedCloud) -> int:
+    """The number of the next launch beside an instance that lives."""
+    known = (one.attempt for one in (desired.launch, desired.replacement) if one is not None)
+    return 1 + max(*known, cloud.highest_attempt, 0)
+
+
 def _moves_on(launch: LaunchStatus | None, desired: Desired, cloud: ObservedCloud) -> bool:
     """Whether this only goes on to the next subnet: what had no room lived no life that would have to be waited for."""
     return (
@@ -143,6 +149,8 @@ async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, 
     ec2 = desired.spec.target.ec2
     host_key = generate_ed25519()
     client = await observe_host.known_client_key(desired, world)
+    if step.replacement is not None:
+        await _note_that_one_is_frozen(desired, world)
     for attempt in itertools.count(step.first_attempt):
         declared = step.declared.but(tags={**(step.declared["tags"] or {}), names.ATTEMPT_TAG: str(attempt)})
         text = launch_request(declared, host_keys.user_data(host_key.text, host_key.public)).as_json()
@@ -194,6 +202,16 @@ async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, 
     world.answered_launches.add(token)
     await _drop_older_secrets(desired, attempt, world)
     return body
+
+
+async def _note_that_one_is_frozen(desired: Desired, world: World) -> None:
+    """In the pins of the instance that serves, which outlive this process: it may die before the intent is written, and
+    the edit be taken back. Then no launch comes that would remove what was frozen for this one."""
+    namespace, name = desired.key.namespace, names.host_keys_secret(desired.key.name)
+    secret = await world.kube.read_secret(namespace, name)
+    if secret is not None and host_keys.pins(secret, desired.uid).instance_id == desired.instance_id:
+        await world.kube.update_secret(namespace, secret, {host_keys.LAUNCHES_LEFT: b"true"})
+        world.reads.forget_secret(namespace, name)
 
 
 async def _drop_older_secrets(desired: Desired, attempt: int, world: World) -> None:

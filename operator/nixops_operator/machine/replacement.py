@@ -112,7 +112,7 @@ def due(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | None
         return None
     if cloud.next_declared is None or power.is_to_be_stopped(desired) or power.is_activating(desired, now):
         return None
-    attempt = 1 + max(launch.attempt, last.attempt if last is not None else 0, cloud.highest_attempt)
+    attempt = launches.next_attempt(desired, cloud)
     begun = ReplacementStatus(wanted=_wanted(changes), attempt=attempt, other=launch, host_keys=cloud.pins.keys, at=now)
     step = steps.RecordLaunch(attempt, cloud.account_id, cloud.next_declared, replacement=begun)
     message = f"{attributes.told(instance, changes)}; launching another one in its place"

@@ -84,7 +84,7 @@ class RecordInstance(Step):
 @dataclass(frozen=True)
 class PinHostKey(Step):
     """Pin the host key that the instance got with its user data, then remove the launch Secrets, which hold its private
-    half. `is_pinned`: only the removal is left."""
+    half, of that attempt and of earlier ones. `is_pinned`: only the removal is left."""
 
     instance_id: str
     attempt: int
