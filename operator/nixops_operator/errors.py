@@ -103,6 +103,10 @@ class InvalidSpec(Blocked):
         self.field = field
 
 
+class NotOffered(InvalidSpec):
+    """EC2 does not have what `field` says in this zone, however long one waits; in another it may."""
+
+
 class EvaluationFailed(Blocked):
     """A configuration has no system. `told`: the facts that it read before it failed (facts.nix.Told); with others it
     may have one."""

@@ -28,7 +28,7 @@ from fakes.effects import Effects, effect
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
-from nixops_operator.errors import Blocked, InvalidSpec, Lost, MissingReference, Retry
+from nixops_operator.errors import Blocked, InvalidSpec, Lost, MissingReference, NotOffered, Retry
 from nixops_operator.facts.cloud import (
     VOLUME_CHANGING,
     Address,
@@ -131,6 +131,7 @@ class FakeCloud:
         self.types_without_capacity: set[str] = set()  # none is started anew
         self.zones_without_capacity: set[str] = set()  # none is launched there
         self.subnets_without_addresses: set[str] = set()
+        self.not_offered: set[tuple[str, str]] = set()  # instance types, and zones that do not have them
         self.images = {
             NIXOS_IMAGE: PublishedImage(
                 Image(NIXOS_IMAGE, "nixos/25.11.20261101.abcdef-x86_64-linux"),
@@ -479,6 +480,12 @@ class FakeCloud:
         # A token counts in the zone of the request's subnet.
         if (launch := self.launches.get((subnet.zone, token))) is not None:
             return self._repeated(launch, request)
+        if (request.instance_type, subnet.zone) in self.not_offered:
+            text = (
+                f"Your requested instance type ({request.instance_type}) is not supported in your requested "
+                f"Availability Zone ({subnet.zone})."
+            )
+            raise NotOffered("spec.target.ec2.instanceType", f"RunInstances: Unsupported: {text}").as_refusal()
         if subnet.zone in self.zones_without_capacity:
             text = f"We currently do not have sufficient {request.instance_type} capacity in {subnet.zone}."
             raise _no_room(f"RunInstances: InsufficientInstanceCapacity: {text}")

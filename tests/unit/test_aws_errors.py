@@ -20,7 +20,7 @@ from botocore.exceptions import (
 
 from nixops_operator.adapters.aws.errors import ANSWERS, ANSWERS_OF, from_botocore_error, from_client_error
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Blocked, InvalidSpec, Lost, OutcomeUnknown, Retry
+from nixops_operator.errors import Blocked, InvalidSpec, Lost, NotOffered, OutcomeUnknown, Retry
 
 ENDPOINT = {"endpoint_url": "https://ec2.us-west-2.amazonaws.com"}
 
@@ -107,6 +107,13 @@ def test_an_image_of_others_and_a_type_of_nobody_hide_behind_other_codes() -> No
     error = from_client_error(kind, "RunInstances", is_write=True)
     assert isinstance(error, InvalidSpec)
     assert error.field == "spec.target.ec2.instanceType"
+
+
+def test_a_type_that_a_zone_does_not_have_may_be_had_in_another() -> None:
+    text = "Your requested instance type (t3.micro) is not supported in your requested Availability Zone (us-east-1e)."
+    told = refusal("Unsupported", 400, text)
+    assert isinstance(from_client_error(told, "RunInstances", is_write=True), NotOffered)
+    assert type(from_client_error(told, "StartInstances", is_write=True)) is InvalidSpec
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,33 @@ def test_where_all_are_full_the_error_names_all_zones():
     run(script())
 
 
+def test_a_zone_that_does_not_offer_the_type_is_passed_over():
+    async def script() -> None:
+        bench = Bench()
+        bench.machine(**SEVERAL)
+        bench.ec2.not_offered.add(("t3.small", "us-west-2a"))
+        await launched(bench, 1)
+        await launched(bench, 2)
+
+        assert attempts(bench) == [FIRST, SECOND]
+        (made,) = bench.ec2.instances.values()
+        assert made.subnet_id == SECOND
+
+    run(script())
+
+
+@pytest.mark.parametrize("target", [{"subnetId": FIRST}, {"subnetIds": [FIRST]}])
+def test_a_type_that_the_only_subnet_does_not_offer_is_a_matter_of_the_spec(target):
+    async def script() -> None:
+        bench = Bench()
+        bench.machine(target={"ec2": {"instanceType": "t3.small", **target}})
+        bench.ec2.not_offered.add(("t3.small", "us-west-2a"))
+        with pytest.raises(InvalidSpec, match=r"instanceType: .*not supported in your requested Availability Zone"):
+            await launched(bench, 1)
+
+    run(script())
+
+
 def test_one_subnet_alone_is_refused_as_ever():
     async def script() -> None:
         bench = Bench()

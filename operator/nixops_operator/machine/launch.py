@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from nixops_operator import absence, names, written_answers
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import LaunchStatus, RestartsStatus, written
-from nixops_operator.errors import Blocked, Lost, OperatorError, OutcomeUnknown, Retry
+from nixops_operator.errors import Blocked, Lost, NotOffered, OperatorError, OutcomeUnknown, Retry
 from nixops_operator.facts.cloud import LaunchRequest
 from nixops_operator.facts.kube import Body, Kind, OwnerReference
 from nixops_operator.machine import host_keys, observe_host, restarts, steps, subnets
@@ -265,7 +265,7 @@ async def launch(intent: LaunchStatus, desired: Desired, body: Body, view: Cloud
             world.answered_launches.add(intent.token)
         if error.is_refusal and error.reason is not Reason.THROTTLED:
             refused = await _refused(intent, desired, body, world, error)
-            if error.reason is Reason.INSUFFICIENT_CAPACITY:
+            if error.reason is Reason.INSUFFICIENT_CAPACITY or isinstance(error, NotOffered):
                 return await _elsewhere(error, intent, request_of(text), desired, refused, view, world)
         if isinstance(error, Blocked) and error.reason in _MENDED_BY_DEPLOYMENT and desired.deployment_uid is not None:
             raise Retry(error.reason, error.message) from error
@@ -298,8 +298,8 @@ async def _elsewhere(
     view: CloudView,
     world: World,
 ) -> Body:
-    """Note that this subnet has no room. Where another one of the list may have some, the next attempt goes there at
-    once; else the error stands, and its hold."""
+    """Note that this subnet has no room, or that EC2 does not offer the type in its zone. Where another one of the list
+    may have some, the next attempt goes there at once; else the error stands, and its hold."""
     ec2 = desired.spec.target.ec2
     if ec2 is None or not ec2.subnet_ids or desired.is_replacing:
         raise error  # another instance beside one that lives is launched in its subnet
@@ -311,8 +311,11 @@ async def _elsewhere(
     body = await written_answers.write(lambda _: fields, desired, body, world)
     if subnets.others_with_room(ec2.subnet_ids, request.subnet_id, request.instance_type, full, now):
         return body
+    if len(set(ec2.subnet_ids)) == 1:
+        raise error
     zones = ", ".join(sorted({one.zone for one in full}))
-    raise Retry(error.reason, f"{error.message} None of {FIELD_OF_SUBNETS} has room: {zones}", _after(error)) from error
+    message = f"{error.message} None of {FIELD_OF_SUBNETS} has room: {zones}"
+    raise Retry(Reason.INSUFFICIENT_CAPACITY, message, _after(error)) from error
 
 
 FIELD_OF_SUBNETS = "spec.target.ec2.subnetIds"

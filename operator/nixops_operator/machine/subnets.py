@@ -5,6 +5,8 @@ refusal.
                               ▲                                                       │
                               └── three minutes later, or when all have no room ◄─────┘
 
+A zone in which EC2 does not offer the type has no room in this sense: the others are tried before it.
+
 A token counts in the zone that it was first used in, so that another subnet is another attempt, allowed only after EC2
 has refused the one before (launch.py). Sources: EC2 Developer Guide, "Ensuring idempotency in Amazon EC2 API requests";
 EC2 API Reference, "Error codes for the Amazon EC2 API".

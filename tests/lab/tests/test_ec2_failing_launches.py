@@ -46,6 +46,12 @@ def test_a_zone_without_capacity_leaves_the_others(cases, layer):
     assert cases.launch(**place("b"))
 
 
+def test_a_zone_may_not_offer_a_type(cases, layer):
+    layer.turn(**{"not_offered.t3.small": "us-west-2a"})
+    assert refusal(cases.reply, **place("a")) == ("Unsupported", 400)
+    assert cases.launch(**place("b"))
+
+
 def test_a_stopped_instance_gives_its_place_away_and_may_find_none_at_its_start(cases, ec2, layer):
     layer.turn(**{"capacity.t3.small": 1})
     first = cases.running()

@@ -26,7 +26,7 @@ from botocore.exceptions import (
 )
 
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Blocked, InvalidSpec, Lost, OperatorError, OutcomeUnknown, Retry
+from nixops_operator.errors import Blocked, InvalidSpec, Lost, NotOffered, OperatorError, OutcomeUnknown, Retry
 
 Answer = Callable[[str], OperatorError]
 """Makes the error of a text for people."""
@@ -212,6 +212,9 @@ def from_client_error(error: ClientError, operation: str, *, is_write: bool) -> 
 def _answer(code: str, message: str, operation: str) -> Answer | None:
     if code == "AuthFailure" and "image" in message.lower():
         return _IMAGE  # RunInstances with an image that is not shared with the account
+    if code == "Unsupported" and operation == "RunInstances" and "availability zone" in message.lower():
+        # Its words: "… instance type (t3.micro) is not supported in your requested Availability Zone (us-east-1e)."
+        return lambda text: NotOffered("spec.target.ec2.instanceType", text)
     if code == "InvalidParameterValue" and "instance type" in message.lower():
         return _TYPE
     if code == "InvalidParameterValue" and "iam instance profile" in message.lower():

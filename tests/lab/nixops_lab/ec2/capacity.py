@@ -1,7 +1,8 @@
 """Whether EC2 has room for more instances, and whether the account may have them. No knob set: always.
 
 Facts: EC2 User Guide, "Troubleshoot Amazon EC2 instance launch issues" (insufficient instance capacity, instance limit
-exceeded) and "Amazon EC2 On-Demand Instances" (limits in vCPUs); codes: EC2 API Reference, "Error codes".
+exceeded), "Amazon EC2 On-Demand Instances" (limits in vCPUs) and "Amazon EC2 instance types" (not every zone offers
+each); codes: EC2 API Reference, "Error codes".
 """
 
 from collections.abc import Iterable
@@ -19,9 +20,16 @@ _COUNTED = frozenset({"pending", "running", "stopping"})
 def room(region: Region, instance_type: InstanceType, zone: str, least: int, most: int) -> int:
     """How many of `most` instances may be launched. Raises if that is less than `least`.
 
-    `InsufficientInstanceCapacity` with HTTP 500, which clients take for a fault of the server; `VcpuLimitExceeded`.
+    `InsufficientInstanceCapacity` with HTTP 500, which clients take for a fault of the server; `VcpuLimitExceeded`;
+    `Unsupported` for a zone that does not offer the type.
     """
     knobs = region.panel.knobs
+    if zone in knobs.not_offered.get(instance_type.name, ()):
+        raise Ec2Error(
+            "Unsupported",
+            f"Your requested instance type ({instance_type.name}) is not supported in your requested Availability Zone "
+            f"({zone}). Please retry your request by not specifying an Availability Zone or choosing another.",
+        )
     allowed = _within_quota(knobs, region, instance_type, most)
     if allowed < least:
         raise Ec2Error(

@@ -69,10 +69,23 @@ def _instance_types() -> frozenset[str]:
     return frozenset(botocore.session.get_session().get_service_model("ec2").shape_for("InstanceType").enum)
 
 
+_ZONE = re.compile(r"[a-z]+(-[a-z]+)+-\d[a-z]")
+
+
+def zones(given: object) -> tuple[str, ...] | None:
+    """`us-west-2a,us-west-2b`: what looks like zones; None for nothing."""
+    if given in _NOTHING:
+        return None
+    found = tuple(one.strip() for one in str(given).split(","))
+    if not all(_ZONE.fullmatch(one) for one in found):
+        raise ValueError("takes zones, as us-west-2a, with commas between them")
+    return found
+
+
 def is_place(name: str) -> bool:
     """`t3.small` or `t3.small.us-west-2a`: a type that EC2 has, and what looks like a zone."""
-    family, size, *zones = name.split(".", 2) if name.count(".") else (name, "")
-    return f"{family}.{size}" in _instance_types() and all(re.fullmatch(r"[a-z]+(-[a-z]+)+-\d[a-z]", z) for z in zones)
+    family, size, *zone = name.split(".", 2) if name.count(".") else (name, "")
+    return f"{family}.{size}" in _instance_types() and all(_ZONE.fullmatch(one) for one in zone)
 
 
 def switch(given: object) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from nixops_lab.ec2.knob_values import Death, count, death, delay, is_place, nearest, operations, seconds, switch
+from nixops_lab.ec2.knob_values import Death, count, death, delay, is_place, nearest, operations, seconds, switch, zones
 
 
 def _knob(name: str, read: Callable[[object], Any]) -> dict[str, Any]:
@@ -66,6 +66,8 @@ class Knobs:
     address_seconds: float = field(default=1.0, metadata=_knob("address_seconds", seconds))
     # Instance type, or type and zone as `t3.small.us-west-2a` → how many EC2 has room for.
     capacity: Mapping[str, int] = field(default_factory=dict, metadata=_family("capacity", count))
+    # Instance type → zones in which EC2 does not offer it.
+    not_offered: Mapping[str, tuple[str, ...]] = field(default_factory=dict, metadata=_family("not_offered", zones))
     # How long temporary credentials last, whatever was asked for.
     session_seconds: float | None = field(default=None, metadata=_knob("session.seconds", delay))
     # EC2's own limits of calls, as published times this; none if not set.
@@ -104,8 +106,9 @@ class Knobs:
     def _names(self, callers: Collection[str]) -> set[str]:
         singles = {each.metadata["name"] for each in fields(self) if "name" in each.metadata}
         families = [each.metadata["family"] for each in fields(self) if "family" in each.metadata]
-        members = {f"{family}.{who}" for family in families for who in callers if family != "capacity"}
-        return singles | set(ALIASES) | members | {"capacity.t3.small", "capacity.t3.small.us-west-2a"}
+        members = {f"{family}.{who}" for family in families for who in callers if family not in _OF_TYPES}
+        of_types = {"capacity.t3.small", "capacity.t3.small.us-west-2a", "not_offered.t3.small"}
+        return singles | set(ALIASES) | members | of_types
 
     def as_dict(self) -> dict[str, Any]:
         """name → value, as JSON has it."""
@@ -120,7 +123,10 @@ class Knobs:
 
 
 def _is_member(family: str, member: str, callers: Collection[str]) -> bool:
-    return is_place(member) if family == "capacity" else member in callers
+    return is_place(member) if family in _OF_TYPES else member in callers
+
+
+_OF_TYPES = ("capacity", "not_offered")
 
 
 def _as_json(value: Any) -> Any:
