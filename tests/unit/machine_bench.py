@@ -101,6 +101,10 @@ class Bench:
         self.cache.put(WEB, body)
         return body
 
+    def annotate(self, annotations: Mapping[str, str]) -> Body:
+        """kubectl annotate."""
+        return self.kube.edit(WEB, lambda body: body["metadata"].setdefault("annotations", {}).update(annotations))
+
     def body(self) -> Body:
         found = self.kube.body(WEB)
         assert found is not None

@@ -230,6 +230,27 @@ def test_what_no_sweep_shows_is_asked_for_where_it_is_declared_and_for_an_hour()
     run(test())
 
 
+def test_a_request_to_look_has_what_no_sweep_shows_asked_for_anew_once():
+    async def test() -> None:
+        bench = Bench()
+        bench.machine(target=ec2(terminationProtection=True))
+        instance = await bench.instance()
+        bench.tell(launch(instance=instance))
+        await bench.seen()
+        bench.ec2.attributes[instance][InstanceAttribute.TERMINATION_PROTECTION] = True
+        await asyncio.sleep(1)
+        bench.annotate({names.RECONCILE_ANNOTATION: "now"})
+        found = (await bench.seen()).instance(instance)
+        assert found is not None
+        assert found.termination_protection is True
+        asked = len(bench.ec2.effects.of("attribute"))
+        await asyncio.sleep(60)
+        await bench.seen()
+        assert len(bench.ec2.effects.of("attribute")) == asked
+
+    run(test())
+
+
 def test_an_own_change_of_what_no_sweep_shows_is_looked_at_at_once():
     async def test() -> None:
         bench = Bench()

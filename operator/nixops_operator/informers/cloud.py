@@ -142,6 +142,7 @@ class CloudInformer:
         self._watched: dict[Key, frozenset[str]] = {}
         self._keys_of: dict[str, set[Key]] = defaultdict(set)
         self._written: dict[str, float] = {}
+        self._requests: dict[str, tuple[str, float]] = {}  # uid → the newest request for a look, and since when
         self._hurried_until = float("-inf")
         self._questions: dict[tuple[str, ...], Question[Any]] = {}
         self._read_by: dict[Key, dict[tuple[str, ...], None]] = defaultdict(dict)
@@ -231,6 +232,15 @@ class CloudInformer:
         """When something of `uids` was changed last, in the loop's seconds."""
         return max((self._written.get(uid, float("-inf")) for uid in uids), default=float("-inf"))
 
+    def note_request(self, uid: str, request: str) -> None:
+        """Somebody wants what concerns `uid` to be looked at now. Each request counts once, from its first mention."""
+        if self._requests.get(uid, ("", 0.0))[0] != request:
+            self._requests[uid] = request, self._loop.time()
+
+    def requested_at(self, uid: str) -> float:
+        """When a look at what concerns `uid` was asked for last, in the loop's seconds."""
+        return self._requests[uid][1] if uid in self._requests else float("-inf")
+
     def watched_by(self, key: Key) -> frozenset[str]:
         return self._watched.get(key, frozenset())
 
@@ -299,6 +309,7 @@ class CloudInformer:
             if not self._keys_of[uid]:
                 del self._keys_of[uid]
                 self._written.pop(uid, None)
+                self._requests.pop(uid, None)
 
 
 class CloudView:
@@ -320,6 +331,10 @@ class CloudView:
     def note_write(self, uid: str, *made: str) -> None:
         """As CloudInformer.note_write."""
         self._informer.note_write(uid, *made)
+
+    def note_request(self, uid: str, request: str) -> None:
+        """As CloudInformer.note_request."""
+        self._informer.note_request(uid, request)
 
     def since(self, begun: float) -> timedelta:
         """How long ago a look began."""
@@ -479,12 +494,13 @@ class CloudView:
         return self._fact(("type", instance_type), lambda: cloud.architecture(instance_type))
 
     def attribute(self, uid: str, instance_id: str, attribute: InstanceAttribute) -> bool | str:
-        """As Cloud.attribute, of an instance of the owner `uid`; asked for again in an hour, and after own writes to
-        it."""
+        """As Cloud.attribute, of an instance of the owner `uid`; asked for again in an hour, after own writes to it,
+        and when somebody wants a look."""
         cloud = self._informer.cloud
         name = ("attribute", attribute, instance_id)
         question = self._informer.fact(self._key, name, lambda: cloud.attribute(instance_id, attribute))
-        return question.read(self._key, self._informer.written_at((uid,))).answer
+        newer_than = max(self._informer.written_at((uid,)), self._informer.requested_at(uid))
+        return question.read(self._key, newer_than).answer
 
     def _moving(self, name: tuple[str, ...], ask: Callable[[], Awaitable[T]]) -> Look[T]:
         newer_than = self._informer.written_at(self._informer.watched_by(self._key))

@@ -35,6 +35,8 @@ async def observe(desired: Desired, ec2: Ec2Target, world: World) -> ObservedClo
     """EC2 for a living machine."""
     try:
         view = await world.cloud(desired.key, desired.uids, desired.spec.aws)
+        if desired.requests.new is not None:
+            view.note_request(desired.uid, desired.requests.new)
         snapshot = view.snapshot(desired.uids, desired.uids - {desired.uid})
         seen = _instances(desired, view, snapshot, world)
     except OperatorError as error:
