@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from fakes.kube import CLUSTER_ID
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Conflict, OutcomeUnknown
+from nixops_operator.facts.kube import Key, Kind
 from nixops_operator.machine.addresses import AllocateAddress, ReleaseAddress, RetainAddress
 from unit.fake_time import run
 from unit.machine_bench import WEB, Bench
@@ -163,5 +165,35 @@ def test_a_given_address_is_found_by_its_id_and_by_itself(by):
         given = (await bench.seen()).addresses.given
         assert given is not None
         assert given.id == allocation_id
+
+    run(script())
+
+
+OTHER = Key(Kind.MACHINE, "theirs", "db")
+
+
+@pytest.mark.parametrize(
+    ("namespace", "who"), [("default", "NixMachine/default/db"), ("theirs", "a NixMachine of another namespace")]
+)
+def test_an_address_is_the_machines_that_wrote_it_down_first(namespace, who):
+    async def script() -> None:
+        bench = Bench()
+        given = bench.ec2.allocate()
+        bench.machine(target={"ec2": {"instanceType": "t3.small", "elasticIp": {"id": given}}})
+        other = replace(OTHER, namespace=namespace)
+        metadata = {"namespace": namespace, "name": other.name}
+        bench.kube.apply({"kind": "NixMachine", "metadata": metadata, "spec": {}})
+
+        def tell(called_at: str) -> None:
+            record = {"calledAt": called_at, "allocationId": given, "given": True}
+            bench.cache.put(other, bench.kube.edit(other, lambda body: body.update(status={"elasticIp": record})))
+
+        assert (await bench.seen()).addresses.given_to == ""
+        tell("2026-11-22T12:00:00Z")
+        assert (await bench.seen()).addresses.given_to == who
+        bench.tell({"elasticIp": {"calledAt": "2026-11-22T11:59:59Z", "allocationId": given, "given": True}})
+        assert (await bench.seen()).addresses.given_to == ""
+        tell("2026-11-22T11:59:58Z")
+        assert (await bench.seen()).addresses.given_to == who
 
     run(script())

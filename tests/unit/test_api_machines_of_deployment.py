@@ -11,6 +11,7 @@ from nixops_operator.errors import InvalidSpec
 
 MODULES = {"modules": [{"inline": "{ }"}]}
 ON_EC2 = {"ec2": {"instanceType": "t2.micro", "keyPair": "door", "securityGroups": ["web"]}}
+ADDRESS = "eipalloc-0123456789abcdef0"
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1v"
 
 
@@ -26,6 +27,10 @@ def deployment(*machines: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 def machine(name: str = "web", **fields: Any) -> dict[str, Any]:
     return {"name": name, "target": ON_EC2, "configuration": MODULES} | fields
+
+
+def at(address: dict[str, Any]) -> dict[str, Any]:
+    return {"ec2": ON_EC2["ec2"] | {"elasticIp": address}}
 
 
 def test_a_child_is_named_after_deployment_and_machine() -> None:
@@ -167,6 +172,21 @@ def test_the_input_is_left_alone() -> None:
             deployment(machine("web-0"), machine("web", replicas=1)),
             "spec.machines[1].name: two machines would be called web-0; rename one",
             id="two machines of one name after numbering",
+        ),
+        pytest.param(
+            deployment(machine("web", replicas=2, target=at({"id": ADDRESS}))),
+            f"spec.machines[0].target.ec2.elasticIp: {ADDRESS} is one address, and these are 2 machines; name another",
+            id="one address for two replicas",
+        ),
+        pytest.param(
+            deployment(machine("web", replicas=2), defaults={"target": at({"address": "198.51.100.9"})}),
+            "198.51.100.9 is one address, and these are 2 machines",
+            id="one address for all, from the defaults",
+        ),
+        pytest.param(
+            deployment(machine("db", target=at({"id": ADDRESS})), machine("web", target=at({"id": ADDRESS}))),
+            f"spec.machines[1].target.ec2.elasticIp: {ADDRESS} is given to machine db, too",
+            id="one address for two machines",
         ),
         pytest.param(
             deployment(machine("w" * 62, replicas=1)), "is longer than 63 characters", id="numbered name too long"

@@ -47,6 +47,7 @@ def machines_of(body: Mapping[str, Any]) -> tuple[ChildMachine, ...]:
     spec = parse_deployment(body)
     inherited = {key: body["spec"][key] for key in _INHERITED if key in body["spec"]}
     children: dict[str, ChildMachine] = {}
+    given_addresses: dict[str, str] = {}
     for place, entry in enumerate(spec.machines):
         path = f"spec.machines[{place}]"
         settings = merged(merged(inherited, spec.defaults), entry.settings)
@@ -56,6 +57,7 @@ def machines_of(body: Mapping[str, Any]) -> tuple[ChildMachine, ...]:
             continue
         # Once for all replicas: they differ in nothing but the name.
         parsed = parse_machine_spec(settings, path)
+        _judge_address(parsed, entry, path, given_addresses)
         for machine in _names(entry):
             if machine in children:
                 raise InvalidSpec(f"{path}.name", f"two machines would be called {machine}; rename one")
@@ -72,6 +74,23 @@ def _names(entry: MachineEntry) -> Iterator[str]:
         yield entry.name
     else:
         yield from (f"{entry.name}-{number}" for number in range(entry.replicas))
+
+
+def _judge_address(settings: NixMachineSpec, entry: MachineEntry, path: str, taken: dict[str, str]) -> None:
+    """An elastic address that exists is one machine's. `taken`: those before, and whose they are."""
+    address = settings.target.ec2.elastic_ip if settings.target.ec2 is not None else None
+    if address is None or address.allocate:
+        return
+    given = str(address.id or address.address)
+    if entry.count > 1:
+        message = f"{given} is one address, and these are {entry.count} machines"
+    elif given in taken:
+        message = f"{given} is given to machine {taken[given]}, too"
+    else:
+        taken[given] = entry.name
+        return
+    message = f"{message}; name another one for each, in an entry of its own, or have them allocated: allocate: true"
+    raise InvalidSpec(f"{path}.target.ec2.elasticIp", message)
 
 
 def _part(settings: Mapping[str, Any], *path: str) -> Any:

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nixops_operator import absence, names, retain, written_answers
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.api.status import ElasticIpStatus, written
+from nixops_operator.api.status import ElasticIpStatus, read, written
 from nixops_operator.errors import Conflict, OperatorError
 from nixops_operator.facts.cloud import Address, InstanceState
-from nixops_operator.facts.kube import Body
+from nixops_operator.facts.kube import Body, key_of
 from nixops_operator.planning import SOON, Area, Finding, found_error
 from nixops_operator.step import Identity, Step
 from nixops_operator.verdict import Outcome
@@ -51,6 +51,7 @@ class ObservedAddresses:
     recorded: Address | None = None  # that the status names
     looked_at: datetime | None = None  # when the oldest of the looks that must show ours began
     missing_for: timedelta | None = None  # complete looks in a row have missed what was asked for; None: it is shown
+    given_to: str = ""  # the other machine, in words, that wrote the given one down before this one did
 
 
 class AddressStep(Step):
@@ -138,6 +139,7 @@ def observe(
         begun, missing_for = min(begun, by_owner.begun), by_owner.empty_for
         known |= {one.id: one for one in by_owner.answer}
     given_id = record.allocation_id if record is not None and record.given else None
+    given = _given(wanted, known, view) if wanted is not None and not wanted.allocate else None
     return ObservedAddresses(
         ours=tuple(
             one
@@ -146,7 +148,8 @@ def observe(
             and not names.is_retained(one.tags)
             and one.id != given_id  # whoever names one by its id means to keep it
         ),
-        given=_given(wanted, known, view) if wanted is not None and not wanted.allocate else None,
+        given=given,
+        given_to=_holder(given, machine, world) if given is not None else "",
         recorded=recorded,
         looked_at=world.now() - view.since(begun),
         missing_for=missing_for,
@@ -157,6 +160,18 @@ def _given(wanted: ElasticIp, known: dict[str, Address], view: CloudView) -> Add
     if wanted.id is None:
         return next(iter(view.address_by_number(str(wanted.address)).answer), None)
     return known.get(wanted.id) or next(iter(view.address_by_id(wanted.id).answer), None)
+
+
+def _holder(address: Address, machine: Desired | Leaving, world: World) -> str:
+    """The machine that has the address by an earlier record than ours, in words; empty: nobody."""
+    ours = machine.elastic_ip
+    own = (ours.called_at, machine.uid) if ours is not None and ours.allocation_id == address.id else None
+    for body in world.cache.users_of_address(address.id):
+        uid, record = str(body["metadata"]["uid"]), read(ElasticIpStatus, body["status"]["elasticIp"])
+        if uid != machine.uid and record is not None and (own is None or (record.called_at, uid) < own):
+            key = key_of(body)
+            return str(key) if key.namespace == machine.key.namespace else "a NixMachine of another namespace"
+    return ""
 
 
 # --- of a living machine ------------------------------------------------------------------------------------------
@@ -240,6 +255,9 @@ def _given_associated(desired: Desired, cloud: ObservedCloud, wanted: ElasticIp)
             f"{_named(address)} was allocated for another object ({names.UID_TAG} {owner}); name another, or have one "
             "allocated"
         )
+        return (_refused(Reason.ADOPTION_CONFLICT, message),)
+    if cloud.addresses.given_to and not _is_held_by_us(address, cloud):
+        message = f"{_named(address)} is that of {cloud.addresses.given_to}; name another, or have one allocated"
         return (_refused(Reason.ADOPTION_CONFLICT, message),)
     found = _associated(address, desired, cloud, is_ours=False)
     if record is not None and record.given and record.allocation_id == address.id:
