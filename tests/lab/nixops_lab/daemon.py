@@ -14,6 +14,7 @@ moment: `nixops_lab.machines.clean` ends what it leaves.
 """
 
 import asyncio
+import json
 import re
 import sys
 from ipaddress import ip_address, ip_network
@@ -28,7 +29,7 @@ from nixops_lab.ec2 import Ec2Layer
 from nixops_lab.environment import HOST_ADDRESS, HOST_NAME, HOST_PORT
 from nixops_lab.machines import OPEN, MachineError, Machines, MachineSpec
 from nixops_lab.machines.wires import CACHE_ADDRESS
-from nixops_lab.paths import LabPaths
+from nixops_lab.paths import CHECKOUT, LabPaths
 
 RELEASE = "25.11"
 HOST_NAMES = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -51,6 +52,18 @@ def callers(who: identities.Identities) -> dict[str, tuple[str, str]]:
     """Access key → secret and name in the call log, as the EC2 layer takes them."""
     named = {"person": who.person, "operator": who.operator, "neighbour": who.neighbour}
     return {key.id: (key.secret, name) for name, key in named.items()}
+
+
+POLICY = CHECKOUT / "docs" / "reference" / "iam-policy.json"
+
+
+def policies() -> dict[str, frozenset[str]]:
+    """Name in the call log → what it may do in EC2. The operator, and whoever it works for, has the rights that its
+    documentation asks for, and no others."""
+    statements = json.loads(POLICY.read_text())["Statement"]
+    actions = [action for one in statements if isinstance(one["Action"], list) for action in one["Action"]]
+    allowed = frozenset(action.removeprefix("ec2:") for action in actions)
+    return {"operator": allowed, "neighbour": allowed}
 
 
 class Control:
@@ -150,7 +163,7 @@ async def serve(paths: LabPaths, root: Path) -> None:
         raise SystemExit(f"no lab in {paths.folder}: start it with `lab up --dir {paths.folder}`")
     who = identities.load(paths)
     machines = Machines(paths.folder, paths.namespace, root)
-    ec2 = Ec2Layer(machines, callers(who), paths.ec2_log, lab.seed)
+    ec2 = Ec2Layer(machines, callers(who), paths.ec2_log, lab.seed, policies=policies())
     control = Control(machines, who)
     cache = CacheServer(None, paths.archives)
     application = web.Application()

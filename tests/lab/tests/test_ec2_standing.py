@@ -7,6 +7,10 @@ import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
 
 from nixops_lab.control import Control
+from nixops_lab.daemon import policies
+from nixops_lab.ec2.errors import Ec2Error
+from nixops_lab.ec2.knobs import Knobs
+from nixops_lab.ec2.standing import Caller, admit
 from nixops_lab.ec2.testing import ACCESS_KEY
 from nixops_lab.report import LabError
 
@@ -40,6 +44,16 @@ def test_a_caller_without_the_right_is_refused_and_its_neighbour_is_not(who, ec2
     layer.neighbour().describe_key_pairs()
     layer.turn(**{f"deny.{who}": "off"})
     ec2.describe_key_pairs()
+
+
+@pytest.mark.parametrize("who", ["operator", "neighbour"])
+def test_the_operators_keys_may_do_what_its_documentation_asks_for_and_nothing_else(who):
+    caller, policy = Caller("AKIA", who, "ec2"), policies()[who]
+    admit(Knobs(), caller, "RunInstances", {"TagSpecifications": [{}]}, policy)
+    with pytest.raises(Ec2Error, match="is not authorized to perform: ec2:CreateImage"):
+        admit(Knobs(), caller, "CreateImage", {}, policy)
+    with pytest.raises(Ec2Error, match="is not authorized to perform: ec2:CreateTags"):
+        admit(Knobs(), caller, "RunInstances", {"TagSpecifications": [{}]}, policy - {"CreateTags"})
 
 
 def test_a_launch_that_happened_cannot_be_repeated_once_the_right_is_withdrawn(cases, ec2, layer):

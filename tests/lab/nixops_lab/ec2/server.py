@@ -6,10 +6,11 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -68,7 +69,8 @@ class Received:
 class Ec2Layer:
     """EC2 for one lab, with moto behind it.
 
-    `callers` is access key → (secret key, name). `log_path` gets the call log. `seed` decides ids and order.
+    `callers` is access key → (secret key, name). `policies`: name → operations of EC2 that its IAM policy allows, all
+    for who is not there. `log_path` gets the call log. `seed` decides ids and order.
     moto listens on `moto_port` (0: a free one) as a child of the layer, unless a running `moto` is given to share.
     Seconds since 1970 come from `clock`.
     """
@@ -83,9 +85,11 @@ class Ec2Layer:
         *,
         moto: MotoServer | None = None,
         clock: Callable[[], float] = time.time,
+        policies: Mapping[str, Collection[str]] = MappingProxyType({}),
     ) -> None:
         self._machines = machines
         self._callers = callers
+        self._policies = policies
         self._log_path = log_path
         self._seed = seed
         self._moto_server = moto or MotoServer(moto_port)
@@ -277,7 +281,9 @@ class Ec2Layer:
         name = received.operation
         assert received.claim is not None
         region_name = received.claim.region
-        standing.admit(self._panel.knobs, self._caller(received), name or "", received.parameters)
+        caller = self._caller(received)
+        policy = self._policies.get(caller.name)
+        standing.admit(self._panel.knobs, caller, name or "", received.parameters, policy)
         factor = self._panel.knobs.buckets_factor
         if factor is not None and received.service == "ec2":
             now = self._panel.clock()

@@ -6,11 +6,13 @@
     deny.<caller>      is refused for want of rights, as by an IAM policy that leaves the operation out
     throttle.<caller>  is refused for its number
 
+A caller may have an IAM policy, too, that no knob changes: operations of EC2 that it does not name are refused.
+
 `<caller>` is an access key or its name in the call log. Rights come before everything that an operation does, its
 client token as well: IAM User Guide, "Policy evaluation logic", decides each request on its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +41,11 @@ def unanswered(knobs: Knobs, caller: Caller, operation: str) -> str | None:
     return None
 
 
-def admit(knobs: Knobs, caller: Caller, operation: str, parameters: Mapping[str, Any]) -> None:
-    """Raises `UnauthorizedOperation`, `RequestLimitExceeded`, or what STS calls them.
+def admit(
+    knobs: Knobs, caller: Caller, operation: str, parameters: Mapping[str, Any], policy: Collection[str] | None = None
+) -> None:
+    """Raises `UnauthorizedOperation`, `RequestLimitExceeded`, or what STS calls them. `policy`: the operations of EC2
+    that the caller's IAM policy allows; None: all.
 
     Tags on what is created need the right to tag: EC2 User Guide, "Grant permission to tag Amazon EC2 resources during
     creation".
@@ -51,7 +56,8 @@ def admit(knobs: Knobs, caller: Caller, operation: str, parameters: Mapping[str,
         raise Ec2Error("Throttling", "Rate exceeded", 400)
     needed = [operation, *(["CreateTags"] if parameters.get("TagSpecifications") else [])]
     for name in needed:
-        if name != ALWAYS_ALLOWED and _fits(knobs.deny, caller, name):
+        is_left_out = policy is not None and caller.service == "ec2" and name not in policy
+        if name != ALWAYS_ALLOWED and (is_left_out or _fits(knobs.deny, caller, name)):
             who = f"User: arn:aws:iam::123456789012:user/{caller.name}"
             what = f"is not authorized to perform: {caller.service}:{name} because no identity-based policy allows it"
             if caller.service == "ec2":
