@@ -50,10 +50,18 @@ GUARD = """
   };
 """
 """As the guest module has it."""
+BROKEN_KERNEL = (
+    "imports = [ ({ pkgs, ... }: { boot.kernelPackages = pkgs.linuxPackages_broken; }) ];"
+    " boot.kernelParams = [ ''panic=1'' ];"
+)
 OTHER_KERNEL = "boot.kernelParams = [ ''quiet'' ];"
 
 SYSTEMS: Mapping[str, System] = {
     "guarded": System(f"{{ {GUARD} }}"),
+    "panics": System(f"{{ {BROKEN_KERNEL} }}", Switch(panics=True)),
+    "panics with variants": System(
+        f"{{ {BROKEN_KERNEL} specialisation.other.configuration = {{ }}; }}", Switch(panics=True)
+    ),
     "of another kernel": System(f"{{ {OTHER_KERNEL} }}"),
     "for a boot alone": System("{ system.switch.inhibitors.init = ''new''; }", replace(REFUSED, needs_restart=True)),
     "with an inhibitor": System("{ system.switch.inhibitors.init = ''old''; }"),

@@ -15,7 +15,7 @@ from nixops_operator.errors import Retry
 from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts, Mode
 from nixops_operator.ports.host import Host
 
-SWITCHED, COMMITTED = ActivationState.SWITCHED, ActivationState.COMMITTED
+SWITCHED, CONFIRMED, COMMITTED = ActivationState.SWITCHED, ActivationState.CONFIRMED, ActivationState.COMMITTED
 REBOOTING = ActivationState.REBOOTING
 ROLLED_BACK, FAILED = ActivationState.ROLLED_BACK, ActivationState.FAILED
 
@@ -206,7 +206,11 @@ async def test_a_machine_restarts_into_a_new_system_and_waits_to_be_confirmed(be
     assert await again.hold(asked.id, timedelta(minutes=5))
     assert await again.confirm(asked.id)
     facts = await again.facts()
-    assert (activation_of(facts).state, activation_of(facts).is_timer_armed) == (COMMITTED, False)
+    assert (activation_of(facts).state, activation_of(facts).is_timer_armed) == (CONFIRMED, False)
+    assert await systems(bench, again) == (asked.toplevel, asked.toplevel, bench.base)
+    await again.commit(asked.id)
+    facts = await again.facts()
+    assert (activation_of(facts).state, facts.boot_entry_unsure) == (COMMITTED, False)
     assert await systems(bench, again) == (asked.toplevel,) * 3
     assert await again.claim(request(bench.base, facts))
     await again.close()
@@ -230,6 +234,40 @@ async def test_what_was_booted_and_not_confirmed_is_left_by_another_boot(
     late = await reached(bench)
     assert await systems(bench, late) == (bench.base,) * 3
     assert not await late.confirm(asked.id)
+    await late.close()
+
+
+@pytest.mark.parametrize("name", ["panics", "panics with variants"])
+async def test_a_kernel_that_does_not_come_up_is_left_by_the_reset(bench: Bench, host: Host, name: str) -> None:
+    facts = await host.facts()
+    asked = request(await bench.deliver(host, name), facts, mode=Mode.RESTART)
+    assert await host.claim(asked)
+    with suppress(Retry):
+        await host.restart(asked.id)
+    facts = await restarted(bench, facts.boot_id)
+    assert (facts.current_system, facts.booted_system) == (bench.base, bench.base)
+    assert activation_of(facts).state is REBOOTING
+
+    again = await reached(bench)
+    await again.rollback(asked.id)
+    assert activation_of(await seen(bench, ROLLED_BACK)).toplevel == asked.toplevel
+    assert await systems(bench, again) == (bench.base,) * 3
+    assert not (await again.facts()).boot_entry_unsure
+    await again.close()
+
+
+async def test_a_machine_that_is_reset_before_the_confirmation_is_committed_boots_its_previous_system(
+    bench: Bench, host: Host
+) -> None:
+    asked = await restart(bench, host, "guarded")
+    again = await reached(bench)
+    assert await again.confirm(asked.id)
+    await again.close()
+    await bench.reboot()
+    late = await reached(bench)
+    facts = await late.facts()
+    assert (activation_of(facts).state, facts.current_system) == (CONFIRMED, bench.base)
+    assert await late.claim(request(asked.toplevel, facts))
     await late.close()
 
 

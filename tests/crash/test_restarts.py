@@ -3,6 +3,7 @@ its new system comes back with its old one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
@@ -13,7 +14,7 @@ from nixops_operator.facts.kube import Key, Kind
 
 WEB = Key(Kind.MACHINE, OURS, "shop-web")
 NEW_KERNEL = "{ boot.kernelPackages = pkgs.linuxPackages_latest; }"
-OF_INTEREST = ("host.restart", "host.claim", "host.confirm", "host.rollback", "kube.write_intent")
+OF_INTEREST = ("host.restart", "host.claim", "host.confirm", "host.commit", "host.rollback", "kube.write_intent")
 
 
 def _declare(worlds: Worlds) -> None:
@@ -56,9 +57,16 @@ def forgets(worlds: Worlds) -> None:
     _machine(worlds).forgets = True
 
 
-def _cuts(workload: str) -> list[Cut]:
+def panics(worlds: Worlds) -> None:
+    """Nor does its kernel come up."""
+    cannot_switch(worlds)
+    machine = _machine(worlds)
+    machine.other_switches = Switch(100, moves_link=False, is_begun=False, needs_restart=True, panics=True)
+
+
+def _cuts(workload: str, effects: Sequence[str] = OF_INTEREST) -> list[Cut]:
     trace = reference(workload).trace
-    calls = [(effect, number) for effect in OF_INTEREST for number in range(1, trace.count(effect) + 1)]
+    calls = [(effect, number) for effect in effects for number in range(1, trace.count(effect) + 1)]
     return [Cut(*call, how) for call in calls for how in HOWS]
 
 
@@ -67,15 +75,16 @@ def _runs_the_new(worlds: Worlds, boots: int) -> None:
     assert worlds.is_ready(), worlds.standing()
     new = status["system"]["desired"]
     assert (machine.booted_system, machine.current_system, machine.profile_system) == (new, new, new)
+    assert (machine.boot_entry, machine.boot_entry_unsure) == (new, False)
     assert machine.boots == boots + 1
 
 
-def _runs_the_old(worlds: Worlds, boots: int) -> None:
+def _runs_the_old(worlds: Worlds, boots: int, restarts: int = 2) -> None:
     machine, status = _machine(worlds), _status(worlds)
     ready = next(one for one in status["conditions"] if one["type"] == "Ready")
     assert (ready["status"], ready["reason"]) == ("False", "ActivationFailed"), worlds.standing()
     assert machine.current_system == machine.profile_system == machine.boot_entry != status["system"]["desired"]
-    assert machine.boots == boots + 2
+    assert machine.boots == boots + restarts
 
 
 def test_a_machine_is_restarted_once_wherever_the_operator_dies():
@@ -102,5 +111,16 @@ def test_a_machine_that_does_not_come_back_boots_its_old_system_wherever_the_ope
         for cut in _cuts("does not come back"):
             try:
                 _runs_the_old(play("does not come back", cut)[0], boots)
+            except AssertionError as error:
+                raise AssertionError(f"{cut}: {error}") from error
+
+
+def test_a_kernel_that_does_not_come_up_is_left_wherever_the_operator_dies():
+    with mock.patch.dict(WORKLOADS, {"panics": panics}):
+        boots = _machine(reference("create").after.worlds).boots
+        _runs_the_old(reference("panics").after.worlds, boots, restarts=1)
+        for cut in _cuts("panics", ("host.restart", "host.rollback")):
+            try:
+                _runs_the_old(play("panics", cut)[0], boots, restarts=1)
             except AssertionError as error:
                 raise AssertionError(f"{cut}: {error}") from error

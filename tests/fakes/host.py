@@ -83,6 +83,7 @@ class Switch:
     stops_sshd: bool = False
     drops_network: bool = False
     boots_silent: bool = False  # booted, it has no network
+    panics: bool = False  # its kernel does not come up, and resets the machine
     needs_restart: bool = False  # a running system cannot become this one
     hides_failed_script: bool = False  # only its output tells of one
     failed_units: tuple[str, ...] = ()
@@ -178,6 +179,8 @@ class FakeMachine:
         self.profile_generation: int | None = 1
         self.generations = {1: system}  # of the profile
         self.boot_entry: str | None = system
+        self.next_boot: str | None = None  # what the boot loader starts once in its place
+        self.boots_once = True  # it can do that
         self.boot_entry_unsure = False
         self.lists_left = False
         self.failed_units: tuple[str, ...] = ()
@@ -245,7 +248,7 @@ class FakeMachine:
         self.boots += 1
         self.cut_connections()
         self.is_sshd_running = True
-        self.current_system = self.booted_system = self.boot_entry
+        self.current_system = self.booted_system = self._booted()
         self.lists_left = False
         self.failed_units = ()
         self.files = {path: file for path, file in self.files.items() if not path.startswith("/run/")}
@@ -259,7 +262,14 @@ class FakeMachine:
         if self.forgets:
             self.activations, self.active, self.keys = {}, None, {}
             self.owner = self.state_version = self.under_build = None
-        self.is_silent = self.is_silent or self.outcome(str(self.current_system)).boots_silent
+        outcome = self.outcome(str(self.current_system))
+        self.is_silent = self.is_silent or outcome.boots_silent or outcome.panics
+
+    def _booted(self) -> str | None:
+        once, self.next_boot = self.next_boot, None
+        if once is not None and not self.outcome(once).panics:
+            return once
+        return self.boot_entry
 
     def tell(self) -> None:
         """Something has changed: whoever listens hears that."""
@@ -359,11 +369,9 @@ class FakeMachine:
 
     def confirm(self, activation_id: str) -> bool:
         activation = self._known("confirm", activation_id)
-        if activation.state is ActivationState.SWITCHED and activation.boot_id == self.boot_id:
+        is_switched = activation.state is ActivationState.SWITCHED and activation.boot_id == self.boot_id
+        if is_switched or self._waits_after_boot(activation):
             activation.state = ActivationState.CONFIRMED
-        elif self._waits_after_boot(activation):
-            activation.state = ActivationState.COMMITTED
-            self.active = None
         if activation.state not in (ActivationState.CONFIRMED, ActivationState.COMMITTED):
             return False
         activation.deadman_at = None
@@ -379,7 +387,7 @@ class FakeMachine:
         if self.active != activation_id:
             raise _refused(self, "restart", f"activation {activation_id} does not hold the claim")
         if activation.state is ActivationState.PREPARED:
-            self._install("restart", request.toplevel)
+            self._install_to_restart(request)
             activation.state = ActivationState.REBOOTING
         if activation.state is not ActivationState.REBOOTING:
             raise _refused(self, "restart", f"activation {activation_id} was called off")
@@ -655,7 +663,8 @@ class FakeMachine:
     def _restart_back(self, activation: Activation) -> None:
         activation.state = ActivationState.ROLLED_BACK
         self.active = None
-        if self.boot_entry == activation.request.toplevel:
+        if self.profile_system == activation.request.toplevel:
+            self.next_boot = None
             self._install("rollback", activation.request.previous)
         if self.current_system != activation.request.previous:
             self.is_silent = False
@@ -675,6 +684,14 @@ class FakeMachine:
             raise Retry(Reason.BOOT_ENTRY_FAILED, f"{self.address}: {command}: {error}")
         self.boot_entry = toplevel
         self.boot_entry_unsure = False
+
+    def _install_to_restart(self, request: ActivationRequest) -> None:
+        if not request.returns or not self.boots_once or request.previous == request.toplevel:
+            self._install("restart", request.toplevel)
+            return
+        if self.profile_system != request.toplevel:
+            self.set_profile(request.toplevel)
+        self.boot_entry, self.next_boot, self.boot_entry_unsure = request.previous, request.toplevel, True
 
     def _prune(self) -> None:
         by_attempt = sorted(self.activations, key=lambda each: int(each.rpartition("-")[2]))

@@ -42,7 +42,7 @@ class ActivationState(StrEnum):
     SWITCHED = "switched"  # it ended well; the dead man's timer waits for confirmation
     CONFIRMED = "confirmed"  # a new connection confirmed it; profile and boot entry may still be old
     COMMITTED = "committed"  # profile and boot entry are the new system's
-    REBOOTING = "rebooting"  # in mode `restart`: profile and boot entry are the new system's; nobody confirmed it yet
+    REBOOTING = "rebooting"  # in mode `restart`: the profile and the next boot are the new system's; not confirmed yet
     ROLLING_BACK = "rollingback"
     ROLLED_BACK = "rolledback"
     FAILED = "failed"  # switch-to-configuration refused before changing anything; or it failed, and must not return

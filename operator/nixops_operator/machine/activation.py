@@ -91,8 +91,15 @@ def under_way(facts: HostFacts) -> ActivationFacts | None:
     running = facts.activation
     if running is None or running.state in _ENDED:
         return None
-    is_over = running.boot_id != facts.boot_id and running.state is not ActivationState.REBOOTING
+    is_over = running.boot_id != facts.boot_id and not _outlives_boot(running, facts)
     return None if is_over else running
+
+
+def _outlives_boot(running: ActivationFacts, facts: HostFacts) -> bool:
+    """Whether the restart of the machine is a part of it."""
+    if running.state is ActivationState.CONFIRMED:
+        return running.mode is Mode.RESTART and running.toplevel == facts.current_system
+    return running.state is ActivationState.REBOOTING
 
 
 def drift_of(desired: Desired, facts: HostFacts, toplevel: str) -> tuple[Reason, str] | None:

@@ -27,7 +27,7 @@ from nixops_operator.api.status import FormerStatus, StopStatus
 from nixops_operator.errors import Blocked, Conflict, OperatorError
 from nixops_operator.facts.cloud import Instance, InstanceState
 from nixops_operator.facts.kube import Body
-from nixops_operator.machine import attributes, launch, restarts, steps
+from nixops_operator.machine import attributes, launch, reboot, restarts, steps
 from nixops_operator.machine import instance as instances
 from nixops_operator.machine.attributes import Difference
 from nixops_operator.machine.desired import Desired
@@ -142,7 +142,8 @@ def is_activating(desired: Desired, now: datetime) -> bool:
     last, limits = desired.activation, desired.spec.activation
     if last is None or last.result is not None:
         return False
-    return now < last.started_at + limits.timeout + limits.confirm_timeout + _AFTER_ACTIVATION
+    takes = reboot.COMES_BACK_WITHIN if last.restarts else limits.timeout
+    return now < last.started_at + takes + limits.confirm_timeout + _AFTER_ACTIVATION
 
 
 # --- it is stopped ------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """When a machine has to be restarted, and whether the operator does it. Pure.
 
-A restart is an activation of mode `restart` (activation.py): claimed, made the boot entry, booted, confirmed over a new
-connection; a machine that nobody confirms restarts into its previous system (nixops-guard.service of the guest module).
-A kernel that does not come up at all is beyond that: nothing of ours runs then.
+A restart is an activation of mode `restart` (activation.py): claimed, made the next boot, booted, confirmed over a new
+connection, made the boot entry. A machine that nobody confirms restarts into its previous system (nixops-guard.service
+of the guest module). Of a kernel that does not come up nothing of ours runs; where the boot loader is GRUB it was
+chosen for one boot alone, and any reset brings the previous system: the kernel's own (`panic=1`, which NixOS' image for
+EC2 has), that of silence.py, or a person's.
 """
 
 from __future__ import annotations
@@ -96,8 +98,8 @@ def coming_back(desired: Desired, observed: Observed, now: datetime) -> Finding 
 
 
 def did_not_come_back(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
-    """A person has to look, where another restart is not allowed or not due: of a kernel that does not boot nothing
-    returns by itself. Whenever it answers again, it goes on from there."""
+    """A person has to look, where another restart is not allowed or not due: a kernel that hangs resets nothing by
+    itself. Whenever it answers again, it goes on from there."""
     error = observed.host.error
     if error is None or _away_for(desired, observed, now) is None:
         return None
@@ -119,11 +121,14 @@ def _lost(desired: Desired, where: str | None) -> str:
     minutes = round(COMES_BACK_WITHIN.total_seconds() / 60)
     what = f"{where} has not come back from its restart for {minutes} min: its new kernel or initrd may not boot"
     if desired.instance_id is None:
-        return f"{what}; look at its console, and choose the previous generation in the boot menu"
+        return (
+            f"{what}; switch it off and on, after which GRUB boots the previous system. With another boot loader "
+            "choose the previous generation in the boot menu on its console"
+        )
     return (
-        f"{what}; see `aws ec2 get-console-output --latest --instance-id {desired.instance_id}`, and choose the "
-        "previous generation in the boot menu on the EC2 serial console, or in /boot of its root volume on another "
-        "instance"
+        f"{what}; see `aws ec2 get-console-output --latest --instance-id {desired.instance_id}`, and reboot it, after "
+        "which GRUB boots the previous system. With another boot loader choose the previous generation in the boot "
+        "menu on the EC2 serial console, or in /boot of its root volume on another instance"
     )
 
 

@@ -36,7 +36,8 @@
 #   commit ID | adopt        adopt <- toplevel
 #   remove-generations       <- numbers of the system profile; those that nothing runs or returns to go, and with them
 #                            their boot entries
-#   restart ID               makes it the boot entry, and restarts the machine
+#   restart ID               makes it what the machine boots next, once where the boot loader can do that, and restarts
+#                            the machine
 #   rollback ID              starts the unit that returns to the previous system
 #   log ID                   the last 16 KiB of the activation's output
 # Commands of units on the host:
@@ -77,6 +78,8 @@ ACTIVATIONS=$HOME_DIR/activation
 BUILDS=$HOME_DIR/build
 ROOTS=/nix/var/nix/gcroots/nixops
 PROFILE=/nix/var/nix/profiles/system
+GRUB=/boot/grub
+ONCE=nixops_once=yes # in GRUB's environment: we chose a system for one boot, and it has not become the boot entry yet
 OWNER=$HOME_DIR/owner # one line, `<cluster> <uid> <namespace>/<name>`; to remove it lets anybody have the host
 KEYS=$HOME_DIR/keys
 HOST_KEY=/etc/ssh/ssh_host_ed25519_key # where NixOS' image for EC2 puts the one of user data
@@ -323,7 +326,7 @@ facts() {
     case $generation in *[!0-9]*) generation='' ;; esac
     printf 'profile-generation %s\n' "$generation"
     generations | sed 's/^/generation /'
-    printf 'boot-entry-unsure %s\n' "$(yes_if [ -e "$UNSURE" ])"
+    printf 'boot-entry-unsure %s\n' "$(yes_if is_unsure)"
     printf 'lists-left %s\n' "$(yes_if lists_left)"
     printf 'forgets %s\n' "$(yes_if lies_in_memory)"
     os_release
@@ -1175,7 +1178,7 @@ probe_exec() {
 confirm() {
     load_request
     if waits_to_be_confirmed; then
-        move switched confirmed || move rebooting committed || true
+        move switched confirmed || move rebooting confirmed || true
     fi
     tidy
     case $(state) in
@@ -1469,7 +1472,7 @@ install_activated() {
         prepared:restart) after=rebooting ;;
         *) return 0 ;;
     esac
-    install_system
+    if [ "$after:$returns" = rebooting:yes ]; then install_for_once; else install_system; fi
     move "$now" "$after"
     [ "$after" = rebooting ] || settle
 }
@@ -1481,9 +1484,57 @@ mark_unsure() {
 
 install_system() {
     mark_unsure
+    forget_choice
     nix-env -p "$PROFILE" --set "$toplevel"
     "$toplevel/bin/switch-to-configuration" boot
     rm -f "$UNSURE"
+}
+
+# The previous system stays what the machine boots by itself, and a kernel that does not come up is left by any reset.
+# The boot entry is unsure until what was booted is confirmed and becomes it. Boot loaders that cannot do it boot the new
+# system until its guard, or a person, says otherwise.
+install_for_once() {
+    mark_unsure
+    nix-env -p "$PROFILE" --set "$toplevel"
+    choose_once || install_system
+}
+
+# NixOS' GRUB makes its first argument the default entry, has a menu of all generations beside it, and obeys
+# `next_entry` for one boot (nixpkgs, nixos/modules/system/boot/loader/grub/install-grub.pl). Where it has users, it asks
+# for a password before it boots anything but the default entry.
+choose_once() {
+    [ "$previous" != "$toplevel" ] && command -v grub-editenv >/dev/null || return 1
+    NIXOS_NO_CHECK=1 "$previous/bin/switch-to-configuration" boot || return 1
+    grep -q 'save_env next_entry' "$GRUB/grub.cfg" && ! grep -q '^set superusers=' "$GRUB/grub.cfg" || return 1
+    entry=$(menu_entry) && [ -n "$entry" ] || return 1
+    grub-editenv "$GRUB/grubenv" set "next_entry=$entry" "$ONCE" || return 1
+    sync "$GRUB/grubenv" "$GRUB"
+}
+
+is_chosen_once() { grep -qs "^$ONCE\$" "$GRUB/grubenv"; }
+
+# Ours alone, not what a person has chosen. Without the program the boot loader is another one by now.
+forget_choice() {
+    if is_chosen_once && command -v grub-editenv >/dev/null; then
+        grub-editenv "$GRUB/grubenv" unset next_entry "${ONCE%=*}"
+    fi
+}
+
+# A machine that forgets our folder with the boot has the choice all the same.
+is_unsure() { [ -e "$UNSURE" ] || is_chosen_once; }
+
+# Titles of the submenus and the entry that boot $toplevel, as GRUB wants them (GRUB manual, "default": `>` between
+# them, and twice for one in a title). Where a generation has specialisations its submenu has submenus.
+menu_entry() {
+    awk -v init="init=$toplevel/init" '
+        /^(submenu|menuentry) "/ {
+            title = $0; sub(/^[a-z]+ "/, "", title); sub(/".*/, "", title); gsub(/>/, ">>", title); titles[++depth] = title
+        }
+        /^}/ && depth > 0 { depth-- }
+        depth > 1 && index($0 " ", " " init " ") {
+            for (level = 1; level <= depth; level++) printf "%s%s", (level > 1 ? ">" : ""), titles[level]
+            exit
+        }' "$GRUB/grub.cfg"
 }
 
 # What a committed activation no longer needs. `next` may protect a newer system by now.

@@ -27,7 +27,7 @@ inside systemctl --quiet enable apply-ec2-data.service
 inside systemctl --quiet mask systemd-logind.service console-getty.service getty.target getty-static.service \
   systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-journal-flush.service systemd-random-seed.service \
   systemd-pstore.service systemd-user-sessions.service fstrim.timer dpkg-db-backup.timer e2scrub_all.timer \
-  dev-hugepages.mount sys-fs-fuse-connections.mount modprobe@.service systemd-networkd.service systemd-networkd.socket
+  dev-hugepages.mount sys-fs-fuse-connections.mount grub-common.service modprobe@.service systemd-networkd.service systemd-networkd.socket
 
 separator='{'
 for release; do

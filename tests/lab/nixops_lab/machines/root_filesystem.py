@@ -21,7 +21,7 @@ from nixops_lab.report import say
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "nix-bin", "apache2", "curl", "iproute2", "iputils-ping"),
     *("nftables", "inotify-tools", "procps", "util-linux", "ca-certificates"),
-    *("e2fsprogs", "xfsprogs"),
+    *("e2fsprogs", "xfsprogs", "grub-common"),
 )
 # `VERSION_ID` of the images that the lab offers; each has base systems of its own.
 RELEASES = ("25.05", "25.11")

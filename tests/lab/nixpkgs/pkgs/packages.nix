@@ -5,12 +5,12 @@ let
 
   # A kernel of its own path per version. The lab's machines share the host's kernel; what matters is
   # that two versions differ, as the operator compares these links to see that a reboot is needed.
-  kernel = version: runCommand "linux-${version}" { passthru = { inherit version; modDirVersion = version; }; } ''
+  kernel = words: version: runCommand "linux-${version}" { passthru = { inherit version; modDirVersion = version; }; } ''
     mkdir -p "$out/lib/modules/${version}"
-    echo "Linux ${version}" >"$out/bzImage"
+    echo "${words} ${version}" >"$out/bzImage"
     : >"$out/lib/modules/${version}/modules.order"
   '';
-  kernelPackages = version: { kernel = kernel version; };
+  kernelPackages = version: { kernel = kernel "Linux" version; };
 
   valgrindVersion = "3.19.0";
   valgrindHtml = ./valgrind/html;
@@ -92,4 +92,6 @@ in
 
   linuxPackages = kernelPackages "6.12.60";
   linuxPackages_latest = kernelPackages "6.17.10";
+  # One that panics as it comes up: the machine hangs, or is reset where `panic=1` is among boot.kernelParams.
+  linuxPackages_broken = { kernel = kernel "broken" "6.18.0"; };
 }

@@ -13,7 +13,7 @@
       autoResize = true;
     };
     boot.growPartition = true;
-    boot.kernelParams = [ "console=ttyS0,115200n8" "random.trust_cpu=on" ];
+    boot.kernelParams = [ "console=ttyS0,115200n8" "random.trust_cpu=on" "panic=1" "boot.panic_on_fail" ];
     boot.loader.grub.device = lib.mkDefault "/dev/xvda";
     boot.loader.timeout = 1;
     services.openssh.enable = true;
