@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Retry
+from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.host import ActivationRequest, ActivationState
-from nixops_operator.jobs import Failed
+from nixops_operator.jobs import Failed, Running
 from nixops_operator.machine import steps
 from nixops_operator.step import Step
 from nixops_operator.verdict import Outcome
@@ -20,7 +20,9 @@ from unit.builders import (
     COPY,
     NEW,
     OLD,
+    UID,
     activation,
+    activation_id,
     failed,
     host,
     host_machine,
@@ -28,6 +30,7 @@ from unit.builders import (
     planned,
     ran,
     seen,
+    silent,
     status_of,
 )
 
@@ -42,6 +45,48 @@ def another_attempt(attempt: int = 2) -> ActivationRequest:
 
 def of(kind: type[Step], found: tuple[Step, ...]) -> list[Step]:
     return [step for step in found if isinstance(step, kind)]
+
+
+LOCKED_OUT = Blocked(Reason.AUTHENTICATION_FAILED, "192.0.2.10 refused the client key for root; check it")
+CONFIRM = f"host:{UID}:{activation_id(NEW, 1)}:confirm"
+
+
+@pytest.mark.parametrize(
+    "met",
+    [
+        pytest.param(seen(host=silent(LOCKED_OUT)), id="no connection is left"),
+        pytest.param(
+            seen(host=host(NEW, OLD, activation=on_host(A.SWITCHED)), jobs={CONFIRM: Failed(LOCKED_OUT)}),
+            id="one is held, and a new one refused",
+        ),
+        pytest.param(
+            seen(host=host(NEW, OLD, activation=on_host(A.SWITCHED)), jobs={CONFIRM: Running(last_error=LOCKED_OUT)}),
+            id="and is tried again",
+        ),
+    ],
+)
+def test_what_kept_the_operator_out_is_told_when_the_machine_is_back(met):
+    told = status_of(host_machine(activation()), met)["activation"]
+    back = on_host(A.ROLLED_BACK, exit_status=0, result="success")
+
+    found = planned(host_machine({"activation": told}), seen(host=host(OLD, OLD, activation=back)))
+
+    assert found.verdict.message.startswith(
+        "the new system could not be reached over a new connection within activation.confirmTimeout: "
+        "192.0.2.10 refused the client key for root. It has to let root in on port 22; the previous system runs again"
+    )
+
+
+def test_what_kept_the_operator_out_is_told_in_one_line():
+    endless = Retry(Reason.CONNECT_TIMEOUT, "x" * 900)
+    spec = {"target": {"host": {"address": "192.0.2.10", "port": 65535}}}
+    told = status_of(host_machine(activation(), **spec), seen(host=silent(endless)))["activation"]
+    back = on_host(A.ROLLED_BACK, exit_status=0, result="success")
+
+    found = planned(host_machine({"activation": told}, **spec), seen(host=host(OLD, OLD, activation=back)))
+
+    (written,) = of(steps.RecordRevisions, found.steps)
+    assert len(written.failed[0].message) <= 256
 
 
 @pytest.mark.parametrize(

@@ -312,6 +312,8 @@ class ActivationStatus(StatusModel):
     """How it ended; absent while it runs. Forgotten: the machine was restarted and knows nothing of it."""
     awaited: bool = False
     """Whether the operator was there for its end: it could not reach the machine, or asked it for the confirmation."""
+    unreached: Line | None = None
+    """What kept the operator from reaching the machine meanwhile, at last."""
     restarts: bool = False
     """Whether it restarts the machine."""
     repeated: bool = False

@@ -13,7 +13,10 @@ from nixops_operator import job_names
 from nixops_operator.api.machine_spec import ActivationMode
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import MOST_FAILED_REVISIONS, ActivationStatus, FailedRevisionStatus
+from nixops_operator.errors import OperatorError
 from nixops_operator.facts.host import UNCONFIRMED, ActivationFacts, ActivationState, HostFacts, Mode
+from nixops_operator.host_policy import SSH_PORT
+from nixops_operator.jobs import Failed, Running
 from nixops_operator.machine import steps
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import Observed
@@ -159,6 +162,16 @@ def is_awaited(desired: Desired, observed: Observed) -> bool:
     return intent.awaited or is_asked or observed.host.error is not None
 
 
+def kept_out_by(desired: Desired, observed: Observed) -> OperatorError | None:
+    """What the operator meets where it wants to confirm: a connection that was there before may still be held."""
+    if observed.host.error is not None or desired.activation is None:
+        return observed.host.error
+    match observed.jobs.get(job_names.on_host(desired.host_id, desired.activation.id, "confirm")):
+        case Failed(error) | Running(last_error=error):
+            return error
+    return None
+
+
 def _failure(desired: Desired, observed: Observed, facts: HostFacts) -> FailedRevisionStatus | None:
     """What the end of the newest activation says against its system. Only of our own: an older life of this object may
     have made another. And only once: what is written down has a result."""
@@ -181,9 +194,9 @@ def _failure(desired: Desired, observed: Observed, facts: HostFacts) -> FailedRe
     elif _went_back_alone(desired, observed, facts):
         message = _ALONE if intent.repeated else None
     elif last.state is ActivationState.FAILED:
-        message = _how_it_ended(last) if last.exit_status != LOCK_HELD_EXIT else None
+        message = _how_it_ended(desired, last) if last.exit_status != LOCK_HELD_EXIT else None
     else:
-        message = _how_it_ended(last) if last.state is ActivationState.ROLLED_BACK else None
+        message = _how_it_ended(desired, last) if last.state is ActivationState.ROLLED_BACK else None
     if message is None:
         return None
     is_to_boot = last.needs_restart and last.state is ActivationState.FAILED
@@ -191,9 +204,9 @@ def _failure(desired: Desired, observed: Observed, facts: HostFacts) -> FailedRe
     return FailedRevisionStatus(toplevel=last.toplevel, reason=reason, message=message, exit_status=last.exit_status)
 
 
-def _how_it_ended(last: ActivationFacts) -> str:
+def _how_it_ended(desired: Desired, last: ActivationFacts) -> str:
     if last.mode is Mode.RESTART:
-        return "the machine was restarted, and the new system could not be reached over a new connection"
+        return "the machine was restarted, and the new system did not come up, or could not be reached"
     if last.needs_restart:
         return (
             "a running machine cannot switch to this system, it has to boot it: set disruption.reboot to WhenNeeded, "
@@ -206,10 +219,22 @@ def _how_it_ended(last: ActivationFacts) -> str:
     if last.exit_status == UNITS_FAILED_EXIT:
         return "units or activation scripts failed (exit code 4), and the new system was not confirmed"
     if last.exit_status == 0:
-        return "the new system could not be reached over a new connection within activation.confirmTimeout"
+        return (
+            f"the new system could not be reached over a new connection within activation.confirmTimeout{_why(desired)}"
+        )
     if last.exit_status is not None:
         return f"switch-to-configuration ended with exit code {last.exit_status}"
     return "switch-to-configuration did not end by itself"
+
+
+def _why(desired: Desired) -> str:
+    """What the operator met there, and what it needs: a configuration that says otherwise may be meant so."""
+    why = desired.activation.unreached if desired.activation is not None else None
+    if why is None:
+        return ""
+    given = desired.spec.target.host
+    port = given.port if given is not None else SSH_PORT
+    return f": {why}. It has to let {desired.spec.ssh.user} in on port {port}"
 
 
 def _went_back_alone(desired: Desired, observed: Observed, facts: HostFacts) -> bool:

@@ -23,6 +23,7 @@ _CREDENTIAL_REASONS = frozenset(
     {Reason.SECRET_NOT_FOUND, Reason.CREDENTIALS_FORBIDDEN, Reason.AUTH_FAILURE, Reason.EXPIRED, Reason.ACCESS_DENIED}
 )
 _STOPPED = "the machine is stopped, as declared"
+MOST_OF_UNREACHED = 96  # characters: a failed revision tells of it in one line
 _OF_STATE = {
     InstanceState.PENDING: Reason.PENDING,
     InstanceState.STOPPING: Reason.STOPPING,
@@ -337,4 +338,6 @@ def _activation(desired: Desired, observed: Observed) -> dict[str, Any]:
         news["result"] = result
     if intent.result is None and bad_revisions.is_awaited(desired, observed):
         news["awaited"] = True
+        if (error := bad_revisions.kept_out_by(desired, observed)) is not None:
+            news["unreached"] = error.message.partition(";")[0][:MOST_OF_UNREACHED]
     return {"activation": desired.status["activation"] | news} if news else {}
