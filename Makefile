@@ -61,7 +61,7 @@ lint: .venv ## style, types, import contracts, generated files
 	@out=$$(.venv/bin/lint-imports --no-logo 2>&1) || { printf "%s\n" "$$out"; exit 1; }
 	@$(PYTHON) -m nixops_operator.api.crd --check
 	@$(PYTHON) -m nixops_operator.api.argocd --check
-	@$(PYTHON) -m nixops_operator.machine.reference --check
+	@$(PYTHON) -m nixops_operator.reference --check
 	@echo 'lint: nothing to complain about'
 
 .PHONY: format
@@ -73,7 +73,7 @@ format: .venv ## brings the code into its form
 generate: .venv ## CRDs and docs/reference, from the models and tables in operator/nixops_operator
 	@$(PYTHON) -m nixops_operator.api.crd
 	@$(PYTHON) -m nixops_operator.api.argocd
-	@$(PYTHON) -m nixops_operator.machine.reference
+	@$(PYTHON) -m nixops_operator.reference
 
 .PHONY: lab-up
 lab-up: .venv ## a lab to work in by hand, see tests/lab/README.md

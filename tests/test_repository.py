@@ -123,8 +123,9 @@ def test_no_tracked_file_holds(forbidden: str) -> None:
     assert found == []
 
 
-def test_the_page_of_faults_names_tests_that_exist() -> None:
-    named = re.findall(r"`([a-z_/0-9]+\.py)::(test_\w+)(?:\[([^`]+)\])?`", (ROOT / "tests" / "FAULTS.md").read_text())
+@pytest.mark.parametrize("page", ["FAULTS.md", "CHANGES.md"])
+def test_a_page_about_tests_names_tests_that_exist(page: str) -> None:
+    named = re.findall(r"`([a-z_/0-9]+\.py)::(test_\w+)(?:\[([^`]+)\])?`", (ROOT / "tests" / page).read_text())
     text_of = {file: (ROOT / "tests" / file).read_text() for file, _, _ in named}
 
     assert named
@@ -133,6 +134,49 @@ def test_the_page_of_faults_names_tests_that_exist() -> None:
         for file, test, row in named
         if f"def {test}(" not in text_of[file] or row not in text_of[file].replace('\\"', '"')
     ] == []
+
+
+def lines_of(page: Path, heading: str) -> dict[str, list[str]]:
+    """First cell → the other cells, of the first table below that heading."""
+    _, _, text = page.read_text().partition(heading)
+    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert table is not None
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table[0].splitlines()[2:]]
+    return {first: others for first, *others in rows}
+
+
+CHANGES, REFERENCE = ROOT / "tests" / "CHANGES.md", ROOT / "docs" / "reference" / "ec2-fields.md"
+
+
+def test_every_field_in_ec2_is_changed_by_a_test() -> None:
+    """A new field, or a new line of the documentation, needs its line there."""
+    machine, key_pairs, groups = (
+        {f"`{prefix}.{field.split('`, `')[0].strip('`')}`": by_hand for field, (_, by_hand, _) in lines.items()}
+        for prefix, lines in (
+            ("target.ec2", lines_of(REFERENCE, "## `target.ec2`")),
+            ("keyPairs[]", lines_of(REFERENCE, "## `keyPairs[]`")),
+            ("securityGroups[]", lines_of(REFERENCE, "## `securityGroups[]`")),
+        )
+    )
+    documented = {**machine, **key_pairs, **groups}
+    tested = lines_of(CHANGES, "## What is changed in EC2")
+
+    assert list(tested) == list(documented)
+    assert [field for field, (spec, _) in tested.items() if "::" not in spec] == []
+    impossible = {field for field, by_hand in documented.items() if by_hand.startswith("nobody can")}
+    assert {field for field, (_, by_hand) in tested.items() if by_hand == "nobody can"} == impossible
+
+
+def test_all_fourteen_changes_by_hand_that_nixops_does_not_put_right_have_a_test() -> None:
+    assert len(lines_of(CHANGES, "## Fourteen changes")) == 14
+
+
+def test_every_change_on_a_machine_has_a_line() -> None:
+    documented = list(lines_of(ROOT / "docs" / "explanation" / "by-hand.md", "# What is changed"))
+    tested = list(lines_of(CHANGES, "## What is changed on a machine"))
+
+    assert len(documented) == len(tested)
+    assert [(long, short) for long, short in zip(documented, tested, strict=True) if not long.startswith(short)] == []
 
 
 def test_large_files_stay_out() -> None:

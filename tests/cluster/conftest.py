@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -123,3 +124,12 @@ def shared_place(
     yield place
     come_to_rest(running_operator)
     place.clear()
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[str, float], None]]:
+    """Prints at the end of the test how long each thing took that it was told of, with when that began."""
+    told: list[str] = []
+    yield lambda what, begun: told.append(f"{what} {time.monotonic() - begun:.1f} s")
+    with capsys.disabled():
+        print(f"\n{', '.join(told)}")

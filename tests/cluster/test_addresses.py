@@ -4,7 +4,7 @@ How long each took is printed."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,14 +24,6 @@ def site(shared_place: Place) -> Place:
     shared_place.apply(specs.on_ec2(specs.page("Site")))
     shared_place.wait_ready(f"nixdeployment/{DEPLOYMENT}")
     return shared_place
-
-
-@pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[str, float], None]]:
-    told: list[str] = []
-    yield lambda what, begun: told.append(f"{what} {time.monotonic() - begun:.1f} s")
-    with capsys.disabled():
-        print(f"\n{', '.join(told)}")
 
 
 def addresses(site: Place) -> list[dict[str, Any]]:

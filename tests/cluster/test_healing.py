@@ -11,6 +11,7 @@ from cluster.polling import eventually
 DEPLOYMENT, MACHINE = "site", "site-web"
 FIRST, SECOND = "The first page", "The second page"
 HTTPS = {"IpProtocol": "tcp", "FromPort": 443, "ToPort": 443, "IpRanges": [{"CidrIp": "198.18.0.0/15"}]}
+EVERYTHING = {"IpProtocol": "-1", "IpRanges": [{"CidrIp": "198.18.0.0/15"}]}  # has no ports
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +95,13 @@ def test_a_revoked_rule_is_authorized_again_and_an_added_one_revoked(site: Place
     (group,) = site.groups()
     http = [each for each in group["IpPermissions"] if each["FromPort"] == 80]
     site.ec2.revoke_security_group_ingress(GroupId=group["GroupId"], IpPermissions=http)
-    site.ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[HTTPS])
+    site.ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[HTTPS, EVERYTHING])
 
     def ports() -> list[int]:
         (now,) = site.groups()
-        return sorted(each["FromPort"] for each in now["IpPermissions"])
+        return sorted(each.get("FromPort", -1) for each in now["IpPermissions"])
 
-    assert ports() == [22, 443]
+    assert ports() == [-1, 22, 443]
     eventually(lambda: ports() == [22, 80], "exactly the declared rules", last=ports)
     await_whole(site)
     assert site.title(address_of(site)) == SECOND

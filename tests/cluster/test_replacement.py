@@ -3,6 +3,7 @@ How long each took is printed."""
 
 from __future__ import annotations
 
+import base64
 import time
 from typing import Any
 
@@ -24,7 +25,9 @@ def site(shared_place: Place) -> Place:
     known = {each["GroupName"] for each in shared_place.ec2.describe_placement_groups()["PlacementGroups"]}
     if "near" not in known:
         shared_place.ec2.create_placement_group(GroupName="near", Strategy="cluster")
-    shared_place.apply(specs.on_ec2(specs.page("Site")))
+    deployment = specs.on_ec2(specs.page("Site"))
+    deployment["spec"]["keyPairs"].append({"name": "other"})
+    shared_place.apply(deployment)
     shared_place.wait_ready(f"nixdeployment/{DEPLOYMENT}")
     return shared_place
 
@@ -72,15 +75,47 @@ def test_a_placement_group_is_given_and_taken_by_a_stop_where_that_is_allowed(
         print(f"\nplacementGroup: in the spec {given:.1f} s, taken out {time.monotonic() - begun:.1f} s")
 
 
-def test_an_instance_without_permission_keeps_what_it_was_launched_with(site: Place) -> None:
+EXTRA = "# for a program on the machine\n"
+
+
+def older_image(site: Place) -> str:
+    """Of the same release as the default one."""
+    name = [{"Name": "name", "Values": ["nixos/25.11.*-x86_64-linux"]}]
+    found = site.ec2.describe_images(Filters=name)["Images"]
+    return str(min(found, key=lambda image: image["CreationDate"])["ImageId"])
+
+
+def test_what_counts_at_the_next_launch_is_told_and_replaces_nothing(site: Place) -> None:
     before = the_instance(site)["InstanceId"]
+    declare(site, "userDataExtra", EXTRA)
+    declare(site, "image", {"id": older_image(site)})
+    declare(site, "keyPair", "other")
+    parts = ("image", "key pair", "counts at the next launch")
+
+    def told() -> str:
+        found = condition(site.get("nixmachine", MACHINE), "UpToDate")
+        return str(found["message"]) if found["status"] == "True" else ""
+
+    eventually(lambda: all(part in told() for part in parts), "it is told", last=told)
+    site.wait_ready(f"nixdeployment/{DEPLOYMENT}")
+    assert the_instance(site)["InstanceId"] == before
+
+
+def test_an_instance_without_permission_keeps_what_it_was_launched_with(site: Place) -> None:
+    before = the_instance(site)
     allow(site, replace="WhenLost")
     declare(site, "tenancy", "Dedicated")
+    default = [{"Name": "default-for-az", "Values": ["true"]}]
+    subnets = {one["SubnetId"] for one in site.ec2.describe_subnets(Filters=default)["Subnets"]}
+    declare(site, "subnetIds", sorted(subnets - {before["SubnetId"]}))
 
-    machine = site.await_condition("nixmachine", MACHINE, {"Stalled": "True/ChangeForbidden"})
+    def told() -> str:
+        return str(condition(site.get("nixmachine", MACHINE), "Stalled").get("message", ""))
 
-    assert "disruption.replace" in condition(machine, "Stalled")["message"]
-    assert the_instance(site)["InstanceId"] == before
+    parts = ("disruption.replace", "tenancy", "subnet")
+    eventually(lambda: all(part in told() for part in parts), "both are told", last=told)
+    site.await_condition("nixmachine", MACHINE, {"Stalled": "True/ChangeForbidden"})
+    assert the_instance(site)["InstanceId"] == before["InstanceId"]
 
 
 def test_what_ec2_has_no_room_for_leaves_the_former_instance_serving(site: Place) -> None:
@@ -99,8 +134,9 @@ def test_what_ec2_has_no_room_for_leaves_the_former_instance_serving(site: Place
 
 
 def test_another_instance_takes_over_and_the_former_one_goes(site: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    """Follows the one before: somebody asks for another try."""
-    before = the_instance(site)["InstanceId"]
+    """Follows the ones before: somebody asks for another try. What counts at the next launch comes along."""
+    former = the_instance(site)
+    before = former["InstanceId"]
     begun = time.monotonic()
     site.ask_to_look(f"nixmachine/{MACHINE}")
 
@@ -120,6 +156,11 @@ def test_another_instance_takes_over_and_the_former_one_goes(site: Place, capsys
     assert max(counts) <= 2
     assert after["InstanceId"] != before
     assert after["Placement"]["Tenancy"] == "dedicated"
+    assert after["SubnetId"] != former["SubnetId"]
+    assert after["ImageId"] == older_image(site) != former["ImageId"]
+    assert after["KeyName"] != former["KeyName"]
+    given = site.ec2.describe_instance_attribute(InstanceId=after["InstanceId"], Attribute="userData")["UserData"]
+    assert base64.b64decode(given["Value"]).decode().endswith(EXTRA)
     assert site.title(after["PublicIpAddress"]) == "Site"
     with capsys.disabled():
-        print(f"\ntenancy: replaced in {ready - begun:.1f} s, {ready - gone:.1f} s of that without the former one")
+        print(f"\ntenancy, subnetIds: {ready - begun:.1f} s, {ready - gone:.1f} s of that without the former one")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from pydantic.alias_generators import to_camel
 
-from nixops_operator import names
+from nixops_operator import names, reference
+from nixops_operator.api.deployment_spec import KeyPairEntry, SecurityGroupEntry, SecurityGroupRule
+from nixops_operator.api.field_types import SpecModel
 from nixops_operator.api.machine_spec import Ec2Target
 from nixops_operator.api.reasons import ConditionType, Reason
+from nixops_operator.deployment.fields import KEY_PAIRS, RULES, SECURITY_GROUPS, Field
 from nixops_operator.facts.cloud import LaunchRequest, MetadataOptions
-from nixops_operator.machine import reference, steps
+from nixops_operator.machine import steps
 from nixops_operator.machine.attributes import (
     ATTRIBUTES,
     OF_OTHER_CHECKS,
@@ -32,6 +36,18 @@ RUNNING = launch(instance="i-1") | ran() | ready() | {"appliedTagKeys": ["team"]
 def test_every_field_of_the_spec_is_one_row():
     of_rows = {row.field for row in ATTRIBUTES} | set(OF_OTHER_CHECKS)
     assert sorted(of_rows) == sorted(to_camel(name) for name in Ec2Target.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("rows", "model"),
+    [
+        pytest.param(KEY_PAIRS, KeyPairEntry, id="key pairs"),
+        pytest.param(SECURITY_GROUPS, SecurityGroupEntry, id="security groups"),
+        pytest.param(RULES, SecurityGroupRule, id="rules"),
+    ],
+)
+def test_every_field_of_what_a_deployment_has_in_ec2_is_one_row(rows: Mapping[str, Field], model: type[SpecModel]):
+    assert sorted(rows) == sorted(field.alias or name for name, field in model.model_fields.items())
 
 
 def test_every_part_of_a_launch_but_the_host_key_is_read_off_a_row():

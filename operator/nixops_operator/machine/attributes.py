@@ -34,6 +34,10 @@ class Change(Enum):
     FIXED = "fixed for the instance's life"
 
 
+NEVER_CHANGES = "nobody can: EC2 keeps it for the instance's life"
+"""Of `by_hand`."""
+
+
 @dataclass(frozen=True)
 class Attribute:
     """One row. `declared` and `shown` give comparable values."""
@@ -59,6 +63,8 @@ class Attribute:
     """Whether a difference can be seen at all."""
     told: str | None = None
     """For people, where another check than `differences` compares: how a change is told."""
+    by_hand: str | None = None
+    """For people, where it is not as usual for such a change: what follows when somebody changes it in EC2."""
 
 
 def _missing_tags(declared: Mapping[str, str], shown: Mapping[str, str]) -> tuple[tuple[str, str], ...] | None:
@@ -122,6 +128,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         Change.NEXT_LAUNCH,
         lambda ec2, resolved: resolved.image_id,
         lambda instance: instance.image_id,
+        by_hand=NEVER_CHANGES,
     ),
     Attribute(
         "subnetId",
@@ -130,6 +137,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         Change.FIXED,
         lambda ec2, resolved: resolved.subnet_id,
         lambda instance: instance.subnet_id,
+        by_hand=NEVER_CHANGES,
     ),
     Attribute(
         "subnetIds",
@@ -139,6 +147,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         lambda ec2, resolved: ec2.subnet_ids or None,
         lambda instance: instance.subnet_id,
         to_set=lambda declared, shown: None if shown in declared else declared,
+        by_hand=NEVER_CHANGES,
     ),
     Attribute(
         "keyPair",
@@ -147,6 +156,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         Change.NEXT_LAUNCH,
         lambda ec2, resolved: resolved.key_name,
         lambda instance: instance.key_name,
+        by_hand=NEVER_CHANGES,
     ),
     Attribute(
         "securityGroups",
@@ -157,6 +167,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         lambda instance: instance.security_group_ids,
         lambda cloud, instance_id, groups: cloud.set_security_groups(instance_id, groups),
         drift=Reason.SECURITY_GROUP_DRIFT,
+        by_hand="the declared groups take the place of the others",
     ),
     Attribute(
         "tags",
@@ -168,6 +179,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         lambda cloud, instance_id, tags: cloud.create_tags([instance_id], dict(tags)),
         _missing_tags,
         drift=Reason.TAG_DRIFT,
+        by_hand="what is declared is put back; tags of others stay",
     ),
     Attribute(
         "monitoring",
@@ -304,6 +316,10 @@ ATTRIBUTES: tuple[Attribute, ...] = (
             "`UpToDate=False` with `InstanceDrift` until it is done; a smaller `size`: `Stalled` with "
             "`ChangeForbidden`; `encrypted`: a note in `UpToDate`, since it counts at the next launch"
         ),
+        by_hand=(
+            "type, IOPS and throughput are put back; a larger size is told with `ChangeForbidden`, since EC2 makes no "
+            "volume smaller"
+        ),
     ),
     Attribute(
         "userDataExtra",
@@ -315,22 +331,29 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         lambda instance: None,
         to_set=_nothing,
         is_told=False,
+        by_hand="not seen",
     ),
 )
 
 OF_OTHER_CHECKS = {
-    "powerState": ("the instance is stopped, or started", "`InfrastructureReady` with `Stopping`"),
+    "powerState": (
+        "the instance is stopped, or started",
+        "started again, or stopped again",
+        "`InfrastructureReady` with `Stopping`",
+    ),
     "elasticIp": (
         "allocated, associated, disassociated and released beside the running instance",
+        "taken off: associated again; released: another one is allocated, some six minutes later",
         "`UpToDate` with `InstanceDrift`",
     ),
     "volumes": (
         "made and attached, grown and changed while in use; off the spec, detached when the system without it runs",
+        "detached: attached again; deleted: told with `NotFound`, and none is made in its place",
         "`InfrastructureReady` with `Provisioning` until it is done; what EC2 cannot change: `ChangeForbidden`",
     ),
 }
-"""Fields of Ec2Target that are no attribute of an instance: what a change means, and how it is told. power.py,
-addresses.py and volumes.py have the checks."""
+"""Fields of Ec2Target that are no attribute of an instance: what an edit means, what a change by hand in EC2, and how
+both are told. power.py, addresses.py and volumes.py have the checks."""
 
 _BY_FIELD = {row.field: row for row in ATTRIBUTES}
 
