@@ -9,6 +9,8 @@ OperatorError
    │   └── OutcomeUnknown                the call may have been carried out: repeat the very same call, or look first
    ├── Blocked(reason, message)          useless until spec, Secret or policy changes; a person is told
    │   ├── InvalidSpec(field, message)   as Blocked; names the field
+   │   │   ├── NotOffered                another zone may have it
+   │   │   └── NamesNothing              what the field names does not exist, or not yet: tried again soon
    │   ├── EvaluationFailed(message, told)  as Blocked; or until a fact has changed that the evaluation read
    │   └── MissingReference(references)  as Blocked; or wait, where the caller has made one of them a moment ago
    └── Lost(reason, message)             something we own is gone; the next plan says whether to make it anew
@@ -107,6 +109,10 @@ class NotOffered(InvalidSpec):
     """EC2 does not have what `field` says in this zone, however long one waits; in another it may."""
 
 
+class NamesNothing(InvalidSpec):
+    """What the field names does not exist; or it was made by others a moment ago, and AWS does not show it yet."""
+
+
 class EvaluationFailed(Blocked):
     """A configuration has no system. `told`: the facts that it read before it failed (facts.nix.Told); with others it
     may have one."""
@@ -126,3 +132,14 @@ class MissingReference(Blocked):
 
 class Lost(OperatorError):
     """Something that we own is gone for good, and this was proven."""
+
+
+def at_field(error: OperatorError, field: str) -> OperatorError:
+    """What AWS refused for the sake of a value of the spec, told with its field; any other error as it is."""
+    if not field or type(error) is not Blocked or error.reason not in (Reason.INVALID_SPEC, Reason.QUOTA_EXCEEDED):
+        return error
+    if error.reason is Reason.INVALID_SPEC:
+        named: OperatorError = InvalidSpec(field, error.message)
+    else:
+        named = Blocked(error.reason, f"{field}: {error.message}")
+    return named.as_refusal() if error.is_refusal else named

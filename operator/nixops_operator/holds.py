@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from nixops_operator.errors import Blocked, OperatorError, Retry, TurnKept
+from nixops_operator.errors import Blocked, NamesNothing, OperatorError, Retry, TurnKept
 from nixops_operator.step import Identity, Step
 
 K = TypeVar("K", bound=Hashable)
@@ -92,7 +92,7 @@ class Holds(Generic[K]):
 def _wait(step: Step, error: OperatorError, failures: int) -> timedelta:
     if isinstance(error, TurnKept) and error.after is not None:
         return error.after
-    if isinstance(error, Blocked):
+    if isinstance(error, Blocked) and not isinstance(error, NamesNothing):
         return step.blocked_hold or BLOCKED_HOLD
     growing: timedelta = min(FIRST_HOLD * 2 ** min(failures - 1, 10), LONGEST_HOLD)
     if isinstance(error, Retry) and error.after is not None:

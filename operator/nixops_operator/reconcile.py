@@ -18,7 +18,16 @@ from nixops_operator import logs, names
 from nixops_operator.api.conditions import Condition, Truth, merge_conditions
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.cache import Cache, resource_version
-from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError, Retry, TurnKept
+from nixops_operator.errors import (
+    Blocked,
+    Conflict,
+    InvalidSpec,
+    NamesNothing,
+    OperatorError,
+    Retry,
+    TurnKept,
+    at_field,
+)
 from nixops_operator.facts.kube import Body, Event, Key, Kind
 from nixops_operator.holds import Holds
 from nixops_operator.objects import is_leaving, is_paused
@@ -171,7 +180,7 @@ class Reconciler:
             for step in finding.steps:
                 held = self._holds.held(key, _generation(body), step, _loop_time())
                 error = held[0] if held is not None else None
-                if held is not None and isinstance(error, TurnKept):
+                if held is not None and isinstance(error, TurnKept | NamesNothing):
                     # What woke this pass too early has used up the timer.
                     self._queue.add_after(key, max(held[1], TURN_PACE))
                 if error is None and self._holds.is_resting(key, _generation(body), step, _loop_time()):
@@ -182,7 +191,7 @@ class Reconciler:
                     except Conflict:
                         raise
                     except OperatorError as failure:
-                        error = failure
+                        error = at_field(failure, step.of_field)
                         body = self._newest(key, body)
                         log.warning("%s: %s: %s", key, name_of(step), error, extra={"reason": str(error.reason)})
                         wait = self._holds.failed(key, _generation(body), step, error, _loop_time())

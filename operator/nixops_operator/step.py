@@ -33,6 +33,11 @@ class Step:
         return (type(self).__name__, *self.subject)
 
     @property
+    def of_field(self) -> str:
+        """The field of the spec that it carries out, for people: AWS' refusals do not name it. Empty: none, or many."""
+        return ""
+
+    @property
     def held_with(self) -> tuple[Identity, ...]:
         """Identities of steps whose hold is this one's, too: what only prepares a refused call waits with it."""
         return ()

@@ -22,6 +22,7 @@ from nixops_operator.errors import (
     InvalidSpec,
     Lost,
     MissingReference,
+    NamesNothing,
     OperatorError,
     OutcomeUnknown,
     Retry,
@@ -223,15 +224,15 @@ async def test_credits_may_be_said_at_launch(world: World) -> None:
     assert await world.cloud.attribute(seen.id, InstanceAttribute.CREDITS) == "standard"
 
 
-async def test_a_launch_with_a_profile_that_iam_does_not_show_yet_is_tried_again(world: World) -> None:
-    with pytest.raises(Retry) as refused:
+async def test_a_launch_with_an_unknown_profile_is_refused(world: World) -> None:
+    with pytest.raises(NamesNothing) as refused:
         await launch(world, instance_profile="nobody-s")
 
-    assert (refused.value.reason, refused.value.is_refusal) == (Reason.NOT_FOUND, True)
+    assert (refused.value.field, refused.value.is_refusal) == ("spec.target.ec2.instanceProfile", True)
 
 
 async def test_a_launch_into_an_unknown_placement_group_is_refused(world: World) -> None:
-    with pytest.raises(InvalidSpec) as refused:
+    with pytest.raises(NamesNothing) as refused:
         await launch(world, placement_group="nowhere")
 
     assert (refused.value.field, refused.value.is_refusal) == ("spec.target.ec2.placementGroup", True)
@@ -355,6 +356,15 @@ async def test_what_nobody_has_is_an_empty_answer(world: World) -> None:
     # A star is a wildcard to EC2's filters, not to us.
     assert await find(client_token="n1-*") == ()
     assert await find(tags={UID_TAG: "*"}) == ()
+
+
+async def test_a_group_is_looked_up_by_its_id_whoever_owns_it(world: World) -> None:
+    group_id = await world.add_group("others", {})
+
+    found = await world.cloud.get_security_group(group_id)
+    assert found is not None
+    assert (found.id, found.name, found.vpc_id) == (group_id, "others", world.default_vpc)
+    assert await world.cloud.get_security_group("sg-0123456789abcdef0") is None
 
 
 async def test_no_look_without_a_filter(world: World) -> None:
@@ -670,13 +680,13 @@ async def test_an_instance_profile_is_given_replaced_and_taken(world: World) -> 
         assert (await the_instance(world)).instance_profile == name
 
 
-async def test_a_profile_that_iam_does_not_show_yet_is_asked_for_again(world: World) -> None:
+async def test_an_unknown_profile_is_refused(world: World) -> None:
     instance = await running(world)
 
-    with pytest.raises(Retry) as refused:
+    with pytest.raises(NamesNothing) as refused:
         await world.cloud.set_instance_profile(instance.id, "nobody-s")
 
-    assert (refused.value.reason, refused.value.is_refusal) == (Reason.NOT_FOUND, True)
+    assert (refused.value.field, refused.value.is_refusal) == ("spec.target.ec2.instanceProfile", True)
 
 
 async def test_the_metadata_service_is_changed_and_ec2_carries_it_out(world: World) -> None:

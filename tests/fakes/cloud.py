@@ -28,7 +28,7 @@ from fakes.effects import Effects, effect
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.credentials import AwsIdentity
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
-from nixops_operator.errors import Blocked, InvalidSpec, Lost, MissingReference, NotOffered, Retry
+from nixops_operator.errors import Blocked, InvalidSpec, Lost, MissingReference, NamesNothing, NotOffered, Retry
 from nixops_operator.facts.cloud import (
     VOLUME_CHANGING,
     Address,
@@ -329,6 +329,10 @@ class FakeCloud:
     async def find_security_group_by_name(self, name: str, vpc_id: str) -> SecurityGroup | None:
         found = [one for one in self.security_groups.values() if self.is_shown(one.id)]
         return next((one for one in found if (one.name, one.vpc_id) == (name, vpc_id)), None)
+
+    @effect("get_security_group")
+    async def get_security_group(self, group_id: str) -> SecurityGroup | None:
+        return self.security_groups.get(group_id) if self.is_shown(group_id) else None
 
     @effect("find_key_pair")
     async def find_key_pair(self, name: str) -> KeyPair | None:
@@ -826,12 +830,12 @@ class FakeCloud:
     def _judge_profile(self, operation: str, name: str | None) -> None:
         if name and name not in self.instance_profiles:
             text = f"InvalidParameterValue: Value ({name}) for parameter iamInstanceProfile.name is invalid."
-            raise Retry(Reason.NOT_FOUND, f"{operation}: {text}").as_refusal()
+            raise NamesNothing("spec.target.ec2.instanceProfile", f"{operation}: {text}").as_refusal()
 
     def _judge_placement_group(self, operation: str, name: str | None) -> None:
         if name and name not in self.placement_groups:
             text = f"{operation}: InvalidPlacementGroup.Unknown: {name} is unknown"
-            raise InvalidSpec("spec.target.ec2.placementGroup", text).as_refusal()
+            raise NamesNothing("spec.target.ec2.placementGroup", text).as_refusal()
 
     def _is_known_group(self, group_id: str) -> bool:
         return group_id in self.security_groups and self.is_shown(group_id)

@@ -16,6 +16,7 @@ from nixops_operator.facts.cloud import (
     LaunchRequest,
     MetadataOptions,
     RootVolume,
+    Subnet,
     Volume,
     VolumeSettings,
 )
@@ -363,3 +364,17 @@ def test_the_root_volume_is_the_one_on_the_root_device():
 
     assert conversion.instance(answer).root_volume_id == "vol-1"
     assert conversion.instance({"InstanceId": "i-1"}).root_volume_id == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "has_ipv4"),
+    [
+        pytest.param({"Ipv6Native": True}, False, id="IPv6 alone"),
+        pytest.param({"Ipv6Native": False}, True, id="both, or IPv4 alone"),
+        pytest.param({}, True, id="nothing said"),
+    ],
+)
+def test_a_subnet_says_whether_it_has_ipv4_addresses(answer: dict[str, Any], has_ipv4: bool) -> None:
+    shown = conversion.subnet({"SubnetId": "subnet-1", "VpcId": "vpc-1", "AvailabilityZone": "us-west-2a", **answer})
+
+    assert shown == Subnet("subnet-1", "vpc-1", "us-west-2a", has_ipv4)

@@ -20,7 +20,16 @@ from botocore.exceptions import (
 
 from nixops_operator.adapters.aws.errors import ANSWERS, ANSWERS_OF, from_botocore_error, from_client_error
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Blocked, InvalidSpec, Lost, NotOffered, OutcomeUnknown, Retry
+from nixops_operator.errors import (
+    Blocked,
+    InvalidSpec,
+    Lost,
+    NotOffered,
+    OperatorError,
+    OutcomeUnknown,
+    Retry,
+    at_field,
+)
 
 ENDPOINT = {"endpoint_url": "https://ec2.us-west-2.amazonaws.com"}
 
@@ -114,6 +123,63 @@ def test_a_type_that_a_zone_does_not_have_may_be_had_in_another() -> None:
     told = refusal("Unsupported", 400, text)
     assert isinstance(from_client_error(told, "RunInstances", is_write=True), NotOffered)
     assert type(from_client_error(told, "StartInstances", is_write=True)) is InvalidSpec
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ("Iops to volume size ratio of 800.000000 is too high; maximum is 500", "rootVolume"),
+        ("Throughput (MiBps) to iops ratio of 0.300000 is too high; maximum is 0.250000 MiBps per iops", "rootVolume"),
+        ("User data is limited to 16384 bytes", "userDataExtra"),
+        ("Security group sg-1 and subnet subnet-1 belong to different networks.", "securityGroups"),
+        ("The instance configuration for this AMI does not support dedicated tenancy", "tenancy"),
+        ("The Placement Group near is in another zone.", "placementGroup"),
+    ],
+)
+def test_a_refused_launch_is_told_with_the_field_that_aws_speaks_of(words: str, field: str) -> None:
+    error = from_client_error(refusal("InvalidParameterValue", 400, words), "RunInstances", is_write=True)
+
+    assert isinstance(error, InvalidSpec)
+    assert error.field == f"spec.target.ec2.{field}"
+
+
+def test_too_many_groups_are_told_with_their_field_and_the_way_out() -> None:
+    error = from_client_error(refusal("SecurityGroupsPerInterfaceLimitExceeded"), "RunInstances", is_write=True)
+
+    assert (type(error), error.reason) == (Blocked, Reason.QUOTA_EXCEEDED)
+    assert error.message.startswith("spec.target.ec2.securityGroups: ")
+    assert "name fewer" in error.message
+
+
+def test_a_region_that_nobody_knows_is_told_as_such_and_the_one_that_is_meant() -> None:
+    endpoint = EndpointConnectionError(endpoint_url="https://sts.us-wset-2.amazonaws.com")
+    error = from_botocore_error(endpoint, "GetCallerIdentity", "us-wset-2", is_write=False)
+
+    assert isinstance(error, InvalidSpec)
+    assert error.field == "spec.aws.region"
+    assert "is us-west-2 meant?" in error.message
+    known = from_botocore_error(endpoint, "GetCallerIdentity", "us-west-2", is_write=False)
+    assert type(known) is Retry
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        pytest.param(
+            Blocked(Reason.INVALID_SPEC, "no"), InvalidSpec("spec.x", "no"), id="a value that AWS does not take"
+        ),
+        pytest.param(
+            Blocked(Reason.QUOTA_EXCEEDED, "no"), Blocked(Reason.QUOTA_EXCEEDED, "spec.x: no"), id="too much of it"
+        ),
+        pytest.param(Blocked(Reason.ACCESS_DENIED, "no"), Blocked(Reason.ACCESS_DENIED, "no"), id="a missing right"),
+        pytest.param(InvalidSpec("spec.y", "no"), InvalidSpec("spec.y", "no"), id="it names a field itself"),
+        pytest.param(Retry(Reason.PENDING, "no"), Retry(Reason.PENDING, "no"), id="nothing is wrong"),
+    ],
+)
+def test_what_aws_refuses_of_a_value_is_told_with_its_field(error: OperatorError, told: OperatorError) -> None:
+    assert at_field(error, "spec.x") == told
+    assert at_field(error.as_refusal(), "spec.x").is_refusal
+    assert at_field(error, "") is error
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from fakes.cloud import DEFAULT_GROUP
+from fakes.cloud import DEFAULT_GROUP, DEFAULT_VPC
 from fakes.kube import CLUSTER_ID
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
-from nixops_operator.facts.cloud import InstanceAttribute
+from nixops_operator.facts.cloud import InstanceAttribute, SecurityGroup
 from nixops_operator.machine import steps
 from nixops_operator.machine.attributes import differences
 from nixops_operator.machine.observed import ObservedCloud
@@ -121,6 +121,58 @@ def test_a_new_instance_gets_its_default_group_from_ec2():
 
     found = seen(test())
     assert (found.declared_error, found.declared["securityGroups"]) == (None, None)
+
+
+OTHER_VPC = "vpc-00000000000000009"
+FOREIGN, ELSEWHERE, NOWHERE = (f"sg-0000000000000000{digit}" for digit in "789")
+
+
+@pytest.mark.parametrize("is_live", [pytest.param(False, id="to launch"), pytest.param(True, id="of a live instance")])
+@pytest.mark.parametrize(
+    ("group", "says"),
+    [
+        pytest.param(FOREIGN, None, id="one that exists"),
+        pytest.param(NOWHERE, f"{NOWHERE} does not exist in us-west-2", id="one that does not"),
+        pytest.param(ELSEWHERE, f"is in {OTHER_VPC}", id="one of another VPC"),
+    ],
+)
+def test_groups_of_others_are_judged_before_ec2_is_asked(group: str, says: str | None, is_live: bool):
+    """In a deployment a mistyped id was waited for, as if it were about to be made."""
+
+    async def test() -> ObservedCloud:
+        bench = Bench()
+        bench.machine(owner=bench.deployment(aws=AWS), target=ec2(securityGroups=[group]))
+        for group_id, vpc in ((FOREIGN, DEFAULT_VPC), (ELSEWHERE, OTHER_VPC)):
+            bench.ec2.security_groups[group_id] = SecurityGroup(group_id, "others", "", vpc, {}, ())
+        if is_live:
+            bench.tell(launch(instance=await bench.instance()))
+        return await bench.seen()
+
+    found = seen(test())
+    if says is None:
+        assert (found.declared_error, found.declared["securityGroups"]) == (None, (group,))
+    else:
+        assert isinstance(found.declared_error, InvalidSpec)
+        assert found.declared_error.field == "spec.target.ec2.securityGroups"
+        assert says in found.declared_error.message
+
+
+@pytest.mark.parametrize(
+    ("pairs", "kind"),
+    [
+        pytest.param([{"name": "main"}], Retry, id="of the deployment: it is imported in a moment"),
+        pytest.param([], InvalidSpec, id="of nobody"),
+    ],
+)
+def test_a_key_pair_that_does_not_exist_is_waited_for_only_where_somebody_makes_it(pairs: list[Any], kind: type):
+    async def test() -> ObservedCloud:
+        bench = Bench()
+        bench.machine(owner=bench.deployment(aws=AWS, keyPairs=pairs), target=ec2(keyPair="main"), ssh=OWN_KEY)
+        return await bench.seen()
+
+    error = seen(test()).declared_error
+    assert type(error) is kind
+    assert "key pair main does not exist" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_a_recorded_volume_without_our_tags_is_left_alone():
 @pytest.mark.parametrize(
     ("volume", "expected"),
     [
-        pytest.param(FREE, [steps.AttachVolume("vol-1", "i-1", "/dev/sdf")], id="free: attached"),
+        pytest.param(FREE, [steps.AttachVolume("vol-1", "i-1", "/dev/sdf", "data")], id="free: attached"),
         pytest.param(THERE, [], id="there"),
         pytest.param(replace(THERE, attachment="attaching"), [], id="on its way"),
         pytest.param(replace(THERE, instance_id="i-0"), [], id="still at the instance before: waited for"),

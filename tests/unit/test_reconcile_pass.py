@@ -18,7 +18,7 @@ from nixops_operator.api.conditions import Condition, Truth, merge_conditions
 from nixops_operator.api.group import API_VERSION
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.cache import Cache, resource_version
-from nixops_operator.errors import Blocked, Conflict, InvalidSpec, OperatorError, Retry
+from nixops_operator.errors import Blocked, Conflict, InvalidSpec, NamesNothing, OperatorError, Retry
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.planning import Finding, Plan
 from nixops_operator.reconcile import PASS_DEADLINE, Reconciler
@@ -44,6 +44,15 @@ class Do(Step):
 @dataclass(frozen=True)
 class Other(Step):
     name: str = "other"
+
+
+@dataclass(frozen=True)
+class OfField(Step):
+    name: str = "step"
+
+    @property
+    def of_field(self) -> str:
+        return "spec.target.ec2.tags"
 
 
 def plan_of(verdict: Verdict, *steps: Any) -> Plan:
@@ -262,6 +271,7 @@ def test_a_failed_step_is_held_back_longer_and_longer():
     ("error", "least"),
     [
         pytest.param(Blocked(Reason.QUOTA_EXCEEDED, "quota"), 540, id="a person is needed: slowly"),
+        pytest.param(NamesNothing("spec.x", "unknown"), 2, id="others may have made it a moment ago: soon"),
         pytest.param(Retry(Reason.THROTTLED, "slow", timedelta(seconds=90)), 89, id="with advice: as advised"),
     ],
 )
@@ -310,6 +320,16 @@ def test_the_error_of_a_step_is_what_the_status_says():
         await asyncio.sleep(100)
 
     assert living(test).ready()[1] == "no such image"
+
+
+def test_what_aws_refuses_of_a_value_is_told_with_the_field_of_its_step():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = plan_of(WORKING, OfField())
+        bench.machine.errors["step"] = Blocked(Reason.INVALID_SPEC, "CreateTags: InvalidParameterValue: too long")
+        bench.apply()
+        await asyncio.sleep(100)
+
+    assert living(test).ready()[1] == "spec.target.ec2.tags: CreateTags: InvalidParameterValue: too long"
 
 
 def test_an_unusable_spec_is_told_and_mended_by_an_edit():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -186,6 +187,19 @@ def test_a_refusal_after_an_unknown_outcome_is_not_followed_by_another_attempt()
         assert told["launch"].get("doubtedAt")
         assert "refusedGeneration" not in told["launch"]
         assert [one["subnetId"] for one in told["fullSubnets"]] == [FIRST]
+
+    run(script())
+
+
+def test_a_subnet_of_ipv6_alone_is_refused_before_anything_is_launched():
+    async def script() -> None:
+        bench = Bench()
+        bench.ec2.subnets[SECOND] = replace(bench.ec2.subnets[SECOND], has_ipv4=False)
+        bench.machine(**SEVERAL)
+        error = (await bench.seen()).declared_error
+        assert isinstance(error, InvalidSpec)
+        assert error.field == "spec.target.ec2.subnetIds"
+        assert "IPv4" in error.message
 
     run(script())
 

@@ -412,29 +412,103 @@ class VolumeType(StrEnum):
     STANDARD = "standard"
 
 
-_IOPS_OF = ("gp3", "io1", "io2")
+# EC2 API Reference, "CreateVolume": Size, Iops and Throughput by VolumeType; EBS User Guide, "Amazon EBS volume types":
+# IOPS per GiB, and throughput per IOPS.
+_SIZES = {
+    "gp2": [1, 16384],
+    "gp3": [1, 65536],
+    "io1": [4, 16384],
+    "io2": [4, 65536],
+    "st1": [125, 16384],
+    "sc1": [125, 16384],
+    "standard": [1, 1024],
+}
+_IOPS = {"gp3": [3000, 80000], "io1": [100, 64000], "io2": [100, 256000]}
+_IOPS_PER_GIB = {"gp3": 500, "io1": 50, "io2": 1000}
+_IOPS_OF_ANY_GP3 = 3000
+_IOPS_PER_THROUGHPUT = 4
+
+
+def _ranges(by_type: dict[str, list[int]]) -> str:
+    return ", ".join(f"{kind} {least} to {most}" for kind, (least, most) in by_type.items())
+
+
+_SIZE_OF_TYPE = f"size, in GiB, goes with the type: {_ranges(_SIZES)}"
+_IOPS_OF_TYPE = f"iops go with the type: {_ranges(_IOPS)}"
+_FEWER_IOPS = (
+    "at most 500 iops per GiB of gp3 (3000 at any size), 50 of io1, 1000 of io2: give fewer iops, or a larger size"
+)
+_LESS_THROUGHPUT = (
+    "at most 1 MiB/s of throughput for 4 iops (gp3 has 3000 unless iops says more): give less throughput, or more iops"
+)
+_NOT_BOOTED_FROM = "nothing boots from st1 and sc1"
 _NO_IOPS = "iops are given of gp3, io1 and io2 alone"
 _NO_THROUGHPUT = "throughput is given of gp3 alone"
 _MORE_IOPS = "io1 and io2 need iops"
 
 
-def _judge_performance(kind: VolumeType | None, iops: int | None, throughput: int | None) -> None:
+def _in_range(field: str, by_type: dict[str, list[int]]) -> str:
+    """In CEL; of another type, or without one, it is not judged."""
+    least, most = ({kind: limits[place] for kind, limits in by_type.items()} for place in (0, 1))
+    of_others = "" if by_type.keys() == set(VolumeType) else f" || !(self.type in {least})"
+    return (
+        f"!has(self.{field}) || !has(self.type){of_others}"
+        f" || self.{field} >= {least}[self.type] && self.{field} <= {most}[self.type]"
+    )
+
+
+_RANGES = ((_in_range("size", _SIZES), _SIZE_OF_TYPE), (_in_range("iops", _IOPS), _IOPS_OF_TYPE))
+_RATIOS = (
+    (
+        (
+            f"!has(self.iops) || !has(self.size) || !has(self.type) || !(self.type in {_IOPS_PER_GIB})"
+            f" || self.iops <= self.size * {_IOPS_PER_GIB}[self.type]"
+            f" || self.type == 'gp3' && self.iops <= {_IOPS_OF_ANY_GP3}"
+        ),
+        _FEWER_IOPS,
+    ),
+    (
+        (
+            f"!has(self.throughput) || self.throughput * {_IOPS_PER_THROUGHPUT}"
+            f" <= (has(self.iops) ? self.iops : {_IOPS_OF_ANY_GP3})"
+        ),
+        _LESS_THROUGHPUT,
+    ),
+)
+
+
+def _judge_performance(kind: VolumeType | None, size: int | None, iops: int | None, throughput: int | None) -> None:
     if kind in (VolumeType.IO1, VolumeType.IO2) and iops is None:
         raise ValueError(_MORE_IOPS)
-    if iops is not None and kind is not None and kind not in _IOPS_OF:
+    if iops is not None and kind is not None and kind not in _IOPS:
         raise ValueError(_NO_IOPS)
     if throughput is not None and kind not in (None, VolumeType.GP3):
         raise ValueError(_NO_THROUGHPUT)
+    if throughput is not None and throughput * _IOPS_PER_THROUGHPUT > (iops or _IOPS_OF_ANY_GP3):
+        raise ValueError(_LESS_THROUGHPUT)
+    if kind is not None and size is not None and not _SIZES[kind][0] <= size <= _SIZES[kind][1]:
+        raise ValueError(_SIZE_OF_TYPE)
+    if kind is None or iops is None:
+        return
+    if not _IOPS[kind][0] <= iops <= _IOPS[kind][1]:
+        raise ValueError(_IOPS_OF_TYPE)
+    is_as_any = kind is VolumeType.GP3 and iops <= _IOPS_OF_ANY_GP3
+    if size is not None and iops > size * _IOPS_PER_GIB[kind] and not is_as_any:
+        raise ValueError(_FEWER_IOPS)
 
 
 class RootVolume(SpecModel):
     """The disk that an instance boots from."""
 
+    # st1, sc1: EBS User Guide, "Amazon EBS volume types".
     model_config = ConfigDict(
         json_schema_extra=cel_rules(
             ("!has(self.type) || !(self.type in ['io1', 'io2']) || has(self.iops)", _MORE_IOPS),
+            *_RATIOS,
             always=(
-                (f"!has(self.iops) || !has(self.type) || self.type in {list(_IOPS_OF)}", _NO_IOPS),
+                ("!has(self.type) || !(self.type in ['st1', 'sc1'])", _NOT_BOOTED_FROM),
+                *_RANGES,
+                (f"!has(self.iops) || !has(self.type) || self.type in {list(_IOPS)}", _NO_IOPS),
                 ("!has(self.throughput) || !has(self.type) || self.type == 'gp3'", _NO_THROUGHPUT),
             ),
         )
@@ -457,7 +531,9 @@ class RootVolume(SpecModel):
 
     @model_validator(mode="after")
     def _values_go_together(self) -> Self:
-        _judge_performance(self.type, self.iops, self.throughput)
+        if self.type in (VolumeType.ST1, VolumeType.SC1):
+            raise ValueError(_NOT_BOOTED_FROM)
+        _judge_performance(self.type, self.size, self.iops, self.throughput)
         return self
 
 
@@ -473,7 +549,9 @@ class DataVolume(SpecModel):
     model_config = ConfigDict(
         json_schema_extra=cel_rules(
             always=(
-                (f"!has(self.iops) || !has(self.type) || self.type in {list(_IOPS_OF)}", _NO_IOPS),
+                *_RANGES,
+                *_RATIOS,
+                (f"!has(self.iops) || !has(self.type) || self.type in {list(_IOPS)}", _NO_IOPS),
                 ("!has(self.throughput) || !has(self.type) || self.type == 'gp3'", _NO_THROUGHPUT),
                 ("!has(self.type) || !(self.type in ['io1', 'io2']) || has(self.iops)", _MORE_IOPS),
                 ("has(self.size) != has(self.volumeId)", _MADE_OR_GIVEN),
@@ -513,7 +591,7 @@ class DataVolume(SpecModel):
 
     @model_validator(mode="after")
     def _values_go_together(self) -> Self:
-        _judge_performance(self.type, self.iops, self.throughput)
+        _judge_performance(self.type, self.size, self.iops, self.throughput)
         if (self.size is None) == (self.volume_id is None):
             raise ValueError(_MADE_OR_GIVEN)
         of_new = (self.type, self.iops, self.throughput, self.encrypted, self.snapshot_id)

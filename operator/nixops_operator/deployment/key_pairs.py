@@ -70,6 +70,10 @@ class ImportKeyPair(Step):
     def subject(self) -> Identity:
         return (self.name,)
 
+    @property
+    def of_field(self) -> str:
+        return f"spec.keyPairs[{self.entry}]"
+
 
 @dataclass(frozen=True)
 class DeleteKeyPair(Step):

@@ -48,6 +48,10 @@ class CreateGroup(Step):
     def subject(self) -> Identity:
         return (self.name,)
 
+    @property
+    def of_field(self) -> str:
+        return f"spec.securityGroups[{self.entry}]"
+
 
 @dataclass(frozen=True)
 class AuthorizeRules(Step):

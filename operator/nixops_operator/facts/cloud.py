@@ -270,6 +270,7 @@ class Subnet:
     id: str
     vpc_id: str
     zone: str
+    has_ipv4: bool = True  # else its instances have IPv6 addresses alone
 
 
 @dataclass(frozen=True)

@@ -461,6 +461,11 @@ class CloudView:
         cloud = self._informer.cloud
         return self._fact(("subnet", subnet_id), lambda: cloud.get_subnet(subnet_id))
 
+    def security_group(self, group_id: str) -> SecurityGroup | None:
+        """As Cloud.get_security_group."""
+        cloud = self._informer.cloud
+        return self._fact(("group", group_id), lambda: cloud.get_security_group(group_id))
+
     def default_group(self, vpc_id: str) -> SecurityGroup | None:
         """The group that EC2 gives instances of a VPC for which none is named (EC2 User Guide, "Default security
         groups for your VPCs")."""

@@ -57,6 +57,10 @@ class ObservedAddresses:
 class AddressStep(Step):
     """One of the following."""
 
+    @property
+    def of_field(self) -> str:
+        return FIELD
+
 
 @dataclass(frozen=True)
 class AllocateAddress(AddressStep):

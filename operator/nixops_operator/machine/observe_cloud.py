@@ -14,7 +14,16 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import LaunchStatus
 from nixops_operator.ec2.rules import admits_port
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
-from nixops_operator.facts.cloud import Image, Instance, InstanceState, KeyPair, Subnet, Volume, VolumeSettings
+from nixops_operator.facts.cloud import (
+    Image,
+    Instance,
+    InstanceState,
+    KeyPair,
+    SecurityGroup,
+    Subnet,
+    Volume,
+    VolumeSettings,
+)
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.informers.cloud import CloudView
 from nixops_operator.informers.snapshot import CloudSnapshot
@@ -170,7 +179,7 @@ def _of_live(
     error: OperatorError | None = None
     groups = key_name = instance_type = None
     try:
-        groups = _security_groups(desired, ec2, view, snapshot, world, vpc_of=instance)
+        groups = _security_groups(desired, ec2, instance, view, snapshot, world)
     except OperatorError as failure:
         error = failure
     try:
@@ -301,10 +310,7 @@ async def _of_next(
         _judge_system(desired, ec2, architecture)
         image = _image(ec2, architecture, view, world)
         subnet = _subnet(seen, desired, ec2, view, world)
-        groups = _security_groups(desired, ec2, view, snapshot, world) or None
-        subnets.agree(
-            subnet, (snapshot.security_groups[one] for one in groups or () if one in snapshot.security_groups)
-        )
+        groups = _security_groups(desired, ec2, subnet, view, snapshot, world) or None
         resolved = Resolved(
             image_id=image.id,
             instance_type=ec2.instance_type,
@@ -351,25 +357,40 @@ def _tags(desired: Desired, ec2: Ec2Target, attempt: int, world: World) -> Mappi
 def _security_groups(
     desired: Desired,
     ec2: Ec2Target,
+    of: Instance | Subnet,
     view: CloudView,
     snapshot: CloudSnapshot,
     world: World,
-    vpc_of: Instance | None = None,
 ) -> tuple[str, ...] | None:
-    """Ids of the groups that the spec names, sorted. None named: the VPC's default group, which EC2 gives a new
-    instance by itself, and which takes the place of groups that have left the spec.
+    """Ids of the groups that the spec names, sorted: of an instance that lives, or of one that is to be launched in
+    that subnet. None named: the VPC's default group, which EC2 gives a new instance by itself, and which takes the
+    place of groups that have left the spec.
 
-    Raises Retry while the deployment has not made one yet, InvalidSpec where it never will.
+    Raises Retry while the deployment has not made one yet, InvalidSpec where it never will, for a group that does not
+    exist, and for one of another VPC than the subnet's.
     """
-    ids = [
+    ids = {
         name if name.startswith("sg-") else _group_of_deployment(name, desired, snapshot, world)
         for name in ec2.security_groups
-    ]
-    if not ids and vpc_of is not None:
-        subnet = view.subnet(vpc_of.subnet_id)
+    }
+    if isinstance(of, Instance) and ids == set(of.security_group_ids):
+        return tuple(sorted(ids))
+    subnet = of if isinstance(of, Subnet) else view.subnet(of.subnet_id)
+    if not ids and isinstance(of, Instance):
         default = view.default_group(subnet.vpc_id) if subnet is not None else None
         return (default.id,) if default is not None else None
-    return tuple(sorted(set(ids)))
+    groups = [snapshot.security_groups.get(one) or _group_of_others(one, desired, view) for one in sorted(ids)]
+    if subnet is not None:
+        subnets.agree(subnet, groups)
+    return tuple(sorted(ids))
+
+
+def _group_of_others(group_id: str, desired: Desired, view: CloudView) -> SecurityGroup:
+    found = view.security_group(group_id)
+    if found is None:
+        message = f"{group_id} does not exist in {desired.spec.aws.region}, or not yet; name another"
+        raise InvalidSpec("spec.target.ec2.securityGroups", message)
+    return found
 
 
 def _group_of_deployment(name: str, desired: Desired, snapshot: CloudSnapshot, world: World) -> str:
@@ -443,7 +464,7 @@ def _key_pair_of_live(
     found = [pair.name for pair in _key_pairs_of_entry(desired, ec2.key_pair, snapshot, world)]
     if instance.key_name in found:
         return instance.key_name
-    return found[0] if len(found) == 1 else _other_key_pair(desired, ec2.key_pair, view)
+    return found[0] if len(found) == 1 else _other_key_pair(desired, ec2.key_pair, view, world)
 
 
 async def _key_pair_to_launch_with(
@@ -458,7 +479,7 @@ async def _key_pair_to_launch_with(
         return None
     found = _key_pairs_of_entry(desired, ec2.key_pair, snapshot, world)
     if not found:
-        return _other_key_pair(desired, ec2.key_pair, view)
+        return _other_key_pair(desired, ec2.key_pair, view, world)
     reference = desired.spec.client_key
     key = await client_key(desired.key.namespace, reference, world)
     digest = names.key_digest(key.public)
@@ -483,11 +504,13 @@ def _has_own_client_key(desired: Desired, entry: str, world: World) -> bool:
     return desired.spec.client_key.name != of_entry
 
 
-def _other_key_pair(desired: Desired, name: str, view: CloudView) -> str:
+def _other_key_pair(desired: Desired, name: str, view: CloudView, world: World) -> str:
     """One that the user brings. Raises Retry or InvalidSpec if it does not exist."""
     if view.key_pair(name) is not None:
         return name
-    if desired.deployment_uid is not None:
+    deployment = _deployment(desired, world)
+    is_known = desired.deployment_uid is None or deployment is not None
+    if not is_known or any(entry.get("name") == name for entry in _part(deployment, "keyPairs")):
         raise Retry(Reason.KEY_PAIR_NOT_READY, f"key pair {name} does not exist yet")
     message = f"key pair {name} does not exist in {desired.spec.aws.region}; import it, or name another"
     raise InvalidSpec("spec.target.ec2.keyPair", message)
@@ -506,6 +529,9 @@ def _known_subnet(field: str, subnet_id: str, desired: Desired, view: CloudView)
     found = view.subnet(subnet_id)
     if found is None:
         raise InvalidSpec(f"spec.target.ec2.{field}", f"{subnet_id} does not exist in {desired.spec.aws.region}")
+    if not found.has_ipv4:
+        message = f"{subnet_id} has IPv6 addresses alone; machines are reached over IPv4: name a subnet that has both"
+        raise InvalidSpec(f"spec.target.ec2.{field}", message)
     return found
 
 

@@ -78,7 +78,7 @@ def as_declared(desired: Desired, cloud: ObservedCloud, now: datetime) -> Sequen
     return (
         *tags_missing(desired, ec2, cloud, volume),
         *_encrypted_later(wanted, volume, what),
-        *differences(wanted, volume, what, cloud.volume_changes.get(volume.id, "")),
+        *differences(wanted, volume, what, cloud.volume_changes.get(volume.id, ""), None),
     )
 
 
@@ -102,9 +102,9 @@ def _encrypted_later(wanted: VolumeSettings, volume: Volume, what: str) -> Seque
     return (Finding(Outcome.IN_SYNC, Reason.SUCCEEDED, message, _KIND),)
 
 
-def differences(wanted: VolumeSettings, volume: Volume, what: str, change: str) -> Sequence[Finding]:
+def differences(wanted: VolumeSettings, volume: Volume, what: str, change: str, entry: str | None) -> Sequence[Finding]:
     """What a volume is otherwise than wanted, for as long as it lives. `what`: it, for people; `change`: how EC2's last
-    modification of it stands."""
+    modification of it stands; `entry`: of the spec's volumes, None: the root volume."""
     found = []
     size = volume.settings.size_gib
     if wanted.size_gib is not None and size is not None and wanted.size_gib < size:
@@ -121,7 +121,7 @@ def differences(wanted: VolumeSettings, volume: Volume, what: str, change: str) 
         why = "EC2 is at work on its last change, and takes the next one when that is complete"
         pause = SOON if change == VOLUME_CHANGING[0] else CHANGE_PAUSE
         return (*found, replace(differing, message=f"{differing.message}; {why}", look_again=pause))
-    return (*found, replace(differing, steps=(steps.ModifyVolume(volume.id, changes),)))
+    return (*found, replace(differing, steps=(steps.ModifyVolume(volume.id, changes, entry),)))
 
 
 def grown(desired: Desired, observed: Observed, now: datetime) -> Finding | None:

@@ -25,6 +25,14 @@ from nixops_operator.facts.nix import Evaluation, SystemInput, Tree
 from nixops_operator.machine.declared import Declared
 from nixops_operator.step import Identity, Step
 
+EC2 = "spec.target.ec2"
+
+
+def volume_field(entry: str | None) -> str:
+    """The spec's field of that data volume, or of the root volume."""
+    return f"{EC2}.rootVolume" if entry is None else f"{EC2}.volumes[{entry}]"
+
+
 # --- the instance -------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +170,10 @@ class ChangeStopped(Step):
     field: str
     value: Any
 
+    @property
+    def of_field(self) -> str:
+        return f"{EC2}.{self.field}"
+
 
 @dataclass(frozen=True)
 class StartChanged(Step):
@@ -213,6 +225,10 @@ class SetAttribute(Step):
     def subject(self) -> Identity:
         return (self.instance_id, self.field)
 
+    @property
+    def of_field(self) -> str:
+        return f"{EC2}.{self.field}"
+
 
 @dataclass(frozen=True)
 class RecordTagKeys(Step):
@@ -243,16 +259,25 @@ class TagVolume(Step):
     tags: tuple[tuple[str, str], ...]
 
     @property
+    def of_field(self) -> str:
+        return f"{EC2}.tags"
+
+    @property
     def subject(self) -> Identity:
         return (self.volume_id,)
 
 
 @dataclass(frozen=True)
 class ModifyVolume(Step):
-    """What it is about shows whether it has to be repeated."""
+    """What it is about shows whether it has to be repeated. `entry`: of the spec's volumes; None: the root volume."""
 
     volume_id: str
     changes: VolumeSettings
+    entry: str | None = None
+
+    @property
+    def of_field(self) -> str:
+        return volume_field(self.entry)
 
     @property
     def subject(self) -> Identity:
@@ -288,6 +313,10 @@ class CreateVolume(VolumeStep):
     volume: VolumeStatus
 
     @property
+    def of_field(self) -> str:
+        return volume_field(self.volume.name)
+
+    @property
     def subject(self) -> Identity:
         return (self.volume.name,)
 
@@ -304,6 +333,11 @@ class AttachVolume(VolumeStep):
     volume_id: str
     instance_id: str
     device: str
+    entry: str
+
+    @property
+    def of_field(self) -> str:
+        return volume_field(self.entry)
 
     @property
     def subject(self) -> Identity:

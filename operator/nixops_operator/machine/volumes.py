@@ -281,7 +281,7 @@ def _placed(entry: DataVolume, volume: Volume, desired: Desired, cloud: Observed
         )
         return (Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, _KIND),)
     if volume.state == "available":
-        step = steps.AttachVolume(volume.id, instance.id, entry.device)
+        step = steps.AttachVolume(volume.id, instance.id, entry.device, entry.name)
         message = f"attaching {volume.id} to {instance.id} as {entry.device}"
         return (replace(_working(message, step), differs=Area.CLOUD, left_as=Outcome.REPORTED),)
     if volume.state == "in-use" and (volume.instance_id, volume.attachment) == (instance.id, "attached"):
@@ -300,7 +300,7 @@ def _changed(entry: DataVolume, volume: Volume, desired: Desired, cloud: Observe
     """What it is, and its tags."""
     wanted, ec2 = settings_of(entry), desired.spec.target.ec2
     what = f"{volume.id}, which is volume {entry.name},"
-    found = list(root_volume.differences(wanted, volume, what, cloud.volume_changes.get(volume.id, "")))
+    found = list(root_volume.differences(wanted, volume, what, cloud.volume_changes.get(volume.id, ""), entry.name))
     for_life = {
         "encrypted": (wanted.encrypted, volume.settings.encrypted),
         "snapshotId": (wanted.snapshot_id, volume.settings.snapshot_id),

@@ -116,6 +116,10 @@ class Cloud(Protocol):
         """The group of that name in that VPC, whoever owns it; to judge an `InvalidGroup.Duplicate`."""
 
     @look
+    async def get_security_group(self, group_id: str) -> SecurityGroup | None:
+        """The group of that id, whoever owns it, or None."""
+
+    @look
     async def find_key_pair(self, name: str) -> KeyPair | None:
         """The key pair of that name, whoever owns it."""
 
@@ -201,7 +205,8 @@ class Cloud(Protocol):
         Changes: one instance, its volumes and their tags, in one call.
         Repeating: safe with the same token and parameters: the first instance is returned.
         Raises: OutcomeUnknown - repeat the same call. Retry - throttled, no capacity. Blocked - quota, permission,
-            unknown image, type, key pair, group.
+            unknown image, type, key pair, group. NamesNothing - a profile or placement group that is unknown, or not
+            shown yet. NotOffered - a type that another zone may have.
             Lost (`Terminated`) - the instance of this token is gone (`IdempotentInstanceTerminated`).
             Lost (`LaunchAmbiguous`) - `IdempotentParameterMismatch`: the token was used with other parameters.
         Source: EC2 Developer Guide, "Ensuring idempotency in Amazon EC2 API requests".
@@ -249,7 +254,8 @@ class Cloud(Protocol):
         none.
 
         Changes: its association, by Associate-, Replace- or DisassociateIamInstanceProfile, as it stands now.
-        Repeating: safe. Raises Retry (`NotFound`) for a profile that EC2 does not know, or not yet.
+        Repeating: safe. Raises NamesNothing(`spec.target.ec2.instanceProfile`) for a profile that EC2 does not know, or
+        not yet; Retry (`NotFound`) for such an instance.
         """
 
     @effect("ec2.set_metadata")
@@ -262,7 +268,7 @@ class Cloud(Protocol):
     async def set_placement_group(self, instance_id: str, name: str) -> None:
         """Move a stopped instance into that placement group; with an empty name, out of the one it is in
         (ModifyInstancePlacement). Repeating: safe. Raises Retry (`Stopping`) for an instance that is not stopped,
-        InvalidSpec(`spec.target.ec2.placementGroup`) for a group that EC2 does not know."""
+        NamesNothing(`spec.target.ec2.placementGroup`) for a group that EC2 does not know, or not yet."""
 
     @effect("ec2.allocate_address")
     async def allocate_address(self, tags: Mapping[str, str]) -> str:

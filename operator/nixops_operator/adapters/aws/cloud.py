@@ -162,6 +162,10 @@ class Boto3Cloud:
         found = await self._groups(_filters({"group-name": [name], "vpc-id": [vpc_id]}))
         return next((group for group in found if (group.name, group.vpc_id) == (name, vpc_id)), None)
 
+    async def get_security_group(self, group_id: str) -> SecurityGroup | None:
+        found = await self._groups(_filters({"group-id": [group_id]}))
+        return next((group for group in found if group.id == group_id), None)
+
     async def find_key_pair(self, name: str) -> KeyPair | None:
         filters = _filters({"key-name": [name]})
         found = await self._calls.read("DescribeKeyPairs", lambda: _key_pairs(self._clients.reader(), filters))

@@ -331,7 +331,12 @@ def address(answer: Answer) -> Address:
 
 
 def subnet(answer: Answer) -> Subnet:
-    return Subnet(id=answer["SubnetId"], vpc_id=answer["VpcId"], zone=answer["AvailabilityZone"])
+    return Subnet(
+        id=answer["SubnetId"],
+        vpc_id=answer["VpcId"],
+        zone=answer["AvailabilityZone"],
+        has_ipv4=not answer.get("Ipv6Native", False),
+    )
 
 
 def newest_image(answers: Sequence[Answer]) -> Image | None:

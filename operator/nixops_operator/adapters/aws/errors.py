@@ -7,11 +7,14 @@ the same from one attempt to the next.
 
 from __future__ import annotations
 
+import difflib
+import functools
 import re
 import ssl
 from collections.abc import Callable
 from datetime import timedelta
 
+import botocore.session
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -26,7 +29,16 @@ from botocore.exceptions import (
 )
 
 from nixops_operator.api.reasons import Reason
-from nixops_operator.errors import Blocked, InvalidSpec, Lost, NotOffered, OperatorError, OutcomeUnknown, Retry
+from nixops_operator.errors import (
+    Blocked,
+    InvalidSpec,
+    Lost,
+    NamesNothing,
+    NotOffered,
+    OperatorError,
+    OutcomeUnknown,
+    Retry,
+)
 
 Answer = Callable[[str], OperatorError]
 """Makes the error of a text for people."""
@@ -54,6 +66,16 @@ def _lost(reason: Reason) -> Answer:
 
 def _field(name: str) -> Answer:
     return lambda text: InvalidSpec(f"spec.target.ec2.{name}", text)
+
+
+def _named_by(name: str) -> Answer:
+    return lambda text: NamesNothing(f"spec.target.ec2.{name}", text)
+
+
+def _too_many_groups(text: str) -> OperatorError:
+    # Amazon VPC User Guide, "Amazon VPC quotas": 5 by default, 16 at most.
+    message = f"spec.target.ec2.securityGroups: {text}; name fewer, or have that quota of the account raised"
+    return Blocked(Reason.QUOTA_EXCEEDED, message)
 
 
 _THROTTLED = _retry(Reason.THROTTLED)
@@ -87,8 +109,8 @@ ANSWERS: dict[str, Answer] = {
     "MaxSpotInstanceCountExceeded": _QUOTA,
     "SecurityGroupLimitExceeded": _QUOTA,
     "RulesPerSecurityGroupLimitExceeded": _QUOTA,
-    "SecurityGroupsPerInterfaceLimitExceeded": _QUOTA,
-    "SecurityGroupsPerInstanceLimitExceeded": _QUOTA,
+    "SecurityGroupsPerInterfaceLimitExceeded": _too_many_groups,
+    "SecurityGroupsPerInstanceLimitExceeded": _too_many_groups,
     "ResourceLimitExceeded": _QUOTA,
     "TagLimitExceeded": _QUOTA,
     "VolumeLimitExceeded": _QUOTA,
@@ -139,7 +161,7 @@ ANSWERS: dict[str, Answer] = {
     "InvalidSubnetID.NotFound": _field("subnetId"),
     "InvalidSubnetID.Malformed": _field("subnetId"),
     "InstanceCreditSpecification.NotSupported": _field("credits"),
-    "InvalidPlacementGroup.Unknown": _field("placementGroup"),
+    "InvalidPlacementGroup.Unknown": _named_by("placementGroup"),
     "InvalidAllocationID.NotFound": _NOT_FOUND,
     "InvalidIPAddress.InUse": _IN_USE,
     "Resource.AlreadyAssociated": _blocked(Reason.ADOPTION_CONFLICT),
@@ -177,6 +199,21 @@ ANSWERS_OF: dict[str, dict[str, Answer]] = {
     "StartInstances": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
 }
 """Operation → code → what it means there, before what it means everywhere."""
+
+_FIELD_OF_WORDS = (
+    ("user data", "userDataExtra"),
+    ("security group", "securityGroups"),
+    ("subnet", "subnetId"),
+    ("tenancy", "tenancy"),
+    ("placement", "placementGroup"),
+    ("credit", "credits"),
+    ("iops", "rootVolume"),
+    ("throughput", "rootVolume"),
+    ("volume", "rootVolume"),
+    ("tag", "tags"),
+)
+"""What AWS' words for a refused launch speak of → the field of target.ec2; the first counts. A launch is one call for
+all fields, and its codes name none."""
 
 _OWN_WORDS = {
     # AWS' words for these hold clocks, or parts of the signed request.
@@ -219,10 +256,12 @@ def _answer(code: str, message: str, operation: str) -> Answer | None:
         return _TYPE
     if code == "InvalidParameterValue" and "iam instance profile" in message.lower():
         # Also one that IAM made a moment ago: IAM User Guide, "Changes that I make are not always immediately visible".
-        return _NOT_FOUND
+        return _named_by("instanceProfile")
     known = ANSWERS_OF.get(operation, {}).get(code) or ANSWERS.get(code)
     if known is not None:
         return known
+    if operation == "RunInstances" and code.startswith("InvalidParameter"):
+        return next((_field(name) for words, name in _FIELD_OF_WORDS if words in message.lower()), _INVALID)
     if code.startswith(("Throttling", "RequestThrottled")):
         return _THROTTLED
     if code.endswith("LimitExceeded"):
@@ -244,6 +283,14 @@ def unusable_reply(text: str, *, is_write: bool) -> Retry:
     """The error of a reply that is missing, cut or without its content."""
     kind = OutcomeUnknown if is_write else Retry
     return kind(Reason.PROGRESSING_WITH_RETRY, text)
+
+
+@functools.cache
+def known_regions() -> tuple[str, ...]:
+    """Where EC2 is, as far as botocore knows; a newer region is none of them. Sorted."""
+    session = botocore.session.get_session()
+    partitions = session.get_available_partitions()
+    return tuple(sorted({one for partition in partitions for one in session.get_available_regions("ec2", partition)}))
 
 
 _NO_OWN_IDENTITY = (NoCredentialsError, CredentialRetrievalError, PartialCredentialsError)
@@ -268,6 +315,11 @@ def from_botocore_error(error: BotoCoreError, operation: str, region: str, *, is
     if _is_foreign_certificate(error):
         text = f"{operation}: who answers for AWS in {region} has no certificate of AWS; look for a proxy in between"
         return Retry(Reason.PROGRESSING_WITH_RETRY, text).as_refusal()
+    if isinstance(error, EndpointConnectionError) and region not in (regions := known_regions()):
+        alike = difflib.get_close_matches(region, regions, 1)
+        text = f"{operation}: AWS answers nowhere in {region}, of which this release does not know, either"
+        hint = f"; is {alike[0]} meant?" if alike else ""
+        return InvalidSpec("spec.aws.region", f"{text}{hint}").as_refusal()
     if isinstance(error, _NOT_SENT):
         text = (
             f"{operation}: no connection to AWS in {region} ({kind}); look whether there is such a region, and at the "
