@@ -498,7 +498,7 @@ async def test_an_instances_groups_are_replaced_as_a_set(world: World) -> None:
     assert changed.security_group_ids == (group_id,)
     with pytest.raises(ValueError, match="at least one"):
         await world.cloud.set_security_groups(instance.id, [])
-    with pytest.raises(Blocked) as refused:
+    with pytest.raises(Retry) as refused:
         await world.cloud.set_security_groups(instance.id, [group_id, "sg-0123456789abcdef0"])
     assert refused.value.reason is Reason.SECURITY_GROUP_NOT_READY
     assert await world.cloud.find_instances(instance_id=instance.id) == (changed,)

@@ -556,7 +556,7 @@ class FakeCloud:
         instance = self._instance(instance_id)
         for group_id in group_ids:
             if not self._is_known_group(group_id):
-                raise Blocked(
+                raise Retry(
                     Reason.SECURITY_GROUP_NOT_READY,
                     f"ModifyInstanceAttribute: InvalidGroup.NotFound: {group_id} does not exist",
                 ).as_refusal()

@@ -84,6 +84,13 @@ def test_a_spec_stays_under_64_kib() -> None:
         parse_machine(body)
 
 
+def test_letters_that_are_not_ascii_count_as_kubectl_writes_them() -> None:
+    body = yaml.safe_load((DATA / "valid/machine-that-exists.yaml").read_text())
+    body["spec"]["configuration"]["modules"] = [{"inline": "# " + "ж" * 30000}]
+
+    parse_machine(body)
+
+
 def test_a_message_never_repeats_a_secret() -> None:
     body = yaml.safe_load((DATA / "invalid/private-key-in-argument.yaml").read_text())
 

@@ -35,6 +35,7 @@ from unit.builders import (
     ready,
     seen,
     stamp,
+    trio_of,
 )
 
 A = ActivationState
@@ -226,6 +227,16 @@ def test_somebody_elses_switch_is_waited_for():
     [
         pytest.param(host(BY_HAND, BY_HAND), Reason.SYSTEM_DRIFT, id="switched by hand"),
         pytest.param(host(BY_HAND, NEW, booted=BY_HAND), Reason.BOOT_DRIFT, id="booted another generation"),
+        pytest.param(
+            host(OLD, NEW, booted=OLD, activation=on_host(A.COMMITTED, boot="boot-0")),
+            Reason.BOOT_DRIFT,
+            id="booted the one that it had booted before",
+        ),
+        pytest.param(
+            host(OLD, NEW, booted=OLD, activation=on_host(A.COMMITTED)),
+            Reason.SYSTEM_DRIFT,
+            id="switched by hand to what it had booted",
+        ),
     ],
 )
 def test_drift_is_told_apart_and_reported_if_policy_says_so(found, reason):
@@ -236,6 +247,8 @@ def test_drift_is_told_apart_and_reported_if_policy_says_so(found, reason):
     assert [type(step) for step in enforced.steps] == [steps.RecordActivation]
     assert reported.steps == ()
     assert (reported.verdict.outcome, reported.verdict.reason) == (Outcome.DRIFT_REPORTED, Reason.SYSTEM_DRIFT)
+    served = host_machine(activation(result="Succeeded") | ran() | ready())
+    assert trio_of(served, seen(host=found))["UpToDate"] == f"False/{reason}"
 
 
 def reverted(count: int, minutes: float) -> dict[str, Any]:

@@ -294,7 +294,7 @@ def test_that_a_volume_is_given_is_written_before_it_is_attached():
 @pytest.mark.parametrize(
     ("volume", "expected"),
     [
-        pytest.param(NOBODYS, [steps.AttachVolume("vol-1", "i-1", "/dev/sdf")], id="free: attached"),
+        pytest.param(NOBODYS, [steps.AttachVolume("vol-1", "i-1", "/dev/sdf", "data")], id="free: attached"),
         pytest.param(NOBODYS_THERE, [], id="there: neither tagged nor grown"),
         pytest.param(replace(NOBODYS_THERE, instance_id="i-9"), [], id="attached to somebody else's: waited for"),
     ],

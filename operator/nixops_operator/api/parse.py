@@ -45,9 +45,14 @@ def parse_deployment(body: Mapping[str, Any]) -> NixDeploymentSpec:
     return _parse(NixDeploymentSpec, body.get("spec", {}), "spec")
 
 
+def _size(spec: Mapping[str, Any]) -> int:
+    """As kubectl writes it: what is not ASCII stays as it is, and is not escaped."""
+    return len(json.dumps(spec, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"))
+
+
 def _parse(model: type[Model], spec: Mapping[str, Any], field: str) -> Model:
     text = json.dumps(spec)
-    if len(text.encode()) > SPEC_LIMIT:
+    if len(text) > SPEC_LIMIT and _size(spec) > SPEC_LIMIT:
         raise InvalidSpec(field, f"is larger than {SPEC_LIMIT // 1024} KiB; move modules into a ConfigMap")
     try:
         # From JSON, where strict typing still reads lists as tuples and strings as enumerations.

@@ -107,8 +107,9 @@ def drift_of(desired: Desired, facts: HostFacts, toplevel: str) -> tuple[Reason,
     if not has_run_before(desired, toplevel) or facts.current_system == toplevel:
         return None
     is_test = desired.spec.activation.mode is ActivationMode.TEST
-    has_booted = desired.system.booted != facts.booted_system and facts.profile_system == toplevel
-    if has_booted or (is_test and facts.current_system == facts.booted_system):
+    last, runs_as_booted = facts.activation, facts.current_system == facts.booted_system
+    has_booted = facts.profile_system == toplevel and (last is None or last.boot_id != facts.boot_id)
+    if runs_as_booted and (has_booted or is_test):
         return Reason.BOOT_DRIFT, "the machine booted another system than the declared one"
     return Reason.SYSTEM_DRIFT, "another system than the declared one runs, switched by hand"
 

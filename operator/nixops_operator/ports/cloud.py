@@ -235,7 +235,7 @@ class Cloud(Protocol):
 
     @effect("ec2.set_security_groups")
     async def set_security_groups(self, instance_id: str, group_ids: Sequence[str]) -> None:
-        """Replace the instance's whole set of groups (ModifyInstanceAttribute Groups). Repeating: safe. Raises Blocked
+        """Replace the instance's whole set of groups (ModifyInstanceAttribute Groups). Repeating: safe. Raises Retry
         (`SecurityGroupNotReady`) for a group that EC2 does not know, or not yet."""
 
     @effect("ec2.set_monitoring")

@@ -177,21 +177,25 @@ ANSWERS: dict[str, Answer] = {
     "IdempotentParameterMismatch": _lost(Reason.LAUNCH_AMBIGUOUS),
 }
 
-# What the request names beside the instance; it does not come into being by waiting for it.
-_GROUPS_NAMED: dict[str, Answer] = {
-    code: _blocked(Reason.SECURITY_GROUP_NOT_READY)
-    for code in (
-        "InvalidGroup.NotFound",
-        "InvalidGroupId.NotFound",
-        "InvalidGroupId.Malformed",
-        "InvalidSecurityGroupID.NotFound",
-    )
-}
+# What the request names beside the instance.
+_OF_GROUPS = (
+    "InvalidGroup.NotFound",
+    "InvalidGroupId.NotFound",
+    "InvalidGroupId.Malformed",
+    "InvalidSecurityGroupID.NotFound",
+)
 
 ANSWERS_OF: dict[str, dict[str, Answer]] = {
-    "RunInstances": _GROUPS_NAMED | {"InvalidKeyPair.NotFound": _blocked(Reason.KEY_PAIR_NOT_READY)},
+    "RunInstances": {
+        **dict.fromkeys(_OF_GROUPS, _blocked(Reason.SECURITY_GROUP_NOT_READY)),
+        "InvalidKeyPair.NotFound": _blocked(Reason.KEY_PAIR_NOT_READY),
+    },
     "ModifyInstancePlacement": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
-    "ModifyInstanceAttribute": _GROUPS_NAMED | {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
+    "ModifyInstanceAttribute": {
+        # One that was deleted by hand a moment ago: the next look shows that, and which group takes its place.
+        **dict.fromkeys(_OF_GROUPS, _retry(Reason.SECURITY_GROUP_NOT_READY)),
+        "IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE),
+    },
     # "The pending instance 'i-…' is not in a valid state for this operation."
     "AssociateAddress": {"InvalidInstanceID": _retry(Reason.PENDING, DEPENDENCY_PAUSE)},
     "RebootInstances": {"IncorrectInstanceState": _retry(Reason.STOPPING, DEPENDENCY_PAUSE)},
