@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nixops_operator.adapters.nix.unpacking import BadArchiveError, TreeLimits, unpack
+from nixops_operator.adapters.nix.unpacking import BadArchiveError, StoppedError, TreeLimits, unpack
 
 LIMITS = TreeLimits(files=20, size=100_000)
 Make = Callable[[tarfile.TarFile], None]
@@ -119,3 +119,12 @@ def test_what_is_no_tarball(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(BadArchiveError, match=words):
         unpack(tmp_path / "archive", tmp_path / "out", LIMITS)
+
+
+def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    archive = tarball(tmp_path, *(entry(f"a/{name}", content=b"x") for name in "bcd"))
+    with pytest.raises(StoppedError):
+        unpack(archive, folder, LIMITS, (folder / "a/c").exists)
+    assert not (folder / "a/d").exists()

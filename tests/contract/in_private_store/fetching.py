@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import shutil
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,9 +15,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from contract.nix_bench import BOX, nixpkgs_folder, request, store
+from contract.nix_bench import BOX, listing, nixpkgs_folder, request, store
 from nixops_operator.adapters.egress.egress import Egress
-from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
+from nixops_operator.adapters.nix.fetched_trees import SourceLimits
+from nixops_operator.adapters.nix.programs import output_of, trusted_environment
+from nixops_operator.adapters.nix.sandboxed_nix import BuildLimits, SandboxedNix, VolumeLimits
 from nixops_operator.api.reasons import Reason
 from nixops_operator.egress_policy import EgressPolicy
 from nixops_operator.errors import Blocked, Retry
@@ -32,6 +35,12 @@ async def serving(body: bytes, asked: list[str]) -> AsyncIterator[str]:
         asked.append(request.path)
         return web.Response(body=body) if request.path == "/tree.tar.gz" else web.Response(status=404)
 
+    async with served(answer) as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def served(answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
     runner = web.ServerRunner(web.Server(answer))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -40,6 +49,20 @@ async def serving(body: bytes, asked: list[str]) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/tree.tar.gz"
     finally:
         await runner.cleanup()
+
+
+@pytest.fixture
+async def egress() -> AsyncIterator[Egress]:
+    egress = Egress(OPEN)
+    yield egress
+    await egress.close()
+
+
+async def used(folder: Path) -> int:
+    """Bytes on disk."""
+    return int(
+        (await output_of(("du", "--summarize", "--block-size=1", str(folder)), trusted_environment(None))).split()[0]
+    )
 
 
 @contextlib.asynccontextmanager
@@ -110,3 +133,33 @@ async def test_what_is_not_fetched(scratch: Path, signing_key: str) -> None:
         with pytest.raises(Blocked, match="loopback") as refused:
             await nix.fetch(Archive(url, WRONG), lambda _: None)
     assert (refused.value.reason, asked) == (Reason.SOURCE_FORBIDDEN, [])
+
+
+async def test_a_fetch_that_fills_the_volume_is_ended_before_the_pod_is_evicted(
+    scratch: Path, signing_key: str, egress: Egress
+) -> None:
+    """It goes on and on, far below what one archive may have."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(bytes(1024**2))
+            await asyncio.sleep(0.02)  # fifty MB a second at most
+
+    limits = VolumeLimits(scratch=await used(scratch) + 50 * 1024**2)
+    nix = SandboxedNix(
+        scratch=scratch,
+        signing_key=signing_key,
+        box=BOX,
+        egress=egress,
+        build_limits=BuildLimits(disk=1),
+        source_limits=SourceLimits(compressed=2**40),
+        volume_limits=limits,
+    )
+    before = listing(scratch)
+    async with served(answer) as url:
+        with pytest.raises(Retry, match=r"left at .* of the setting nix\.scratch\.maxSize, .* evicts") as ended:
+            await nix.fetch(Archive(url, WRONG), lambda _: None)
+    assert ended.value.reason is Reason.FETCHING
+    assert listing(scratch) == before

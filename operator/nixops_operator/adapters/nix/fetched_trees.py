@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class FetchedTrees:
                     return source
             await self._disk.check()
             async with private_folder(self._scratch) as folder:
-                return await self._fetched(archive, source, folder, progress)
+                return await self._disk.watched(self._fetched(archive, source, folder, progress))
         except EgressError as error:
             raise _as_ours(archive, error) from error
         except BadArchiveError as error:
@@ -84,7 +85,7 @@ class FetchedTrees:
         )
         progress("unpacking")
         inside.mkdir()
-        tree = await asyncio.to_thread(unpack, tarball, inside, self._limits.tree)
+        tree = await _unpacked(tarball, inside, self._limits.tree)
         found = sri(bytes.fromhex(await output_of(("nix-hash", "--type", "sha256", str(tree)), self._environment)))
         if found != archive.nar_hash:
             text = f"the tree in {archive.url} has the hash {found}, not {archive.nar_hash}"
@@ -98,6 +99,18 @@ class FetchedTrees:
         if stored != source.store_path:
             raise NixFailedError(f"it is stored as {stored} instead of {source.store_path}")
         return source
+
+
+async def _unpacked(tarball: Path, folder: Path, limits: TreeLimits) -> Path:
+    """As `unpack`. When it is cancelled nothing is written any more: the folder is about to go."""
+    stop = threading.Event()
+    task = asyncio.ensure_future(asyncio.to_thread(unpack, tarball, folder, limits, stop.is_set))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait({task})
+        raise
 
 
 class _Told:

@@ -11,7 +11,7 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
@@ -37,8 +37,13 @@ class TreeLimits:
     size: int = 2 * 1024**3  # bytes
 
 
-def unpack(archive: Path, folder: Path, limits: TreeLimits) -> Path:
-    """Unpack into an empty folder; the tree, which is the one folder in there. Raises BadArchiveError, OSError."""
+class StoppedError(Exception):
+    """Nobody wants the tree any more."""
+
+
+def unpack(archive: Path, folder: Path, limits: TreeLimits, stopped: Callable[[], bool] = lambda: False) -> Path:
+    """Unpack into an empty folder; the tree, which is the one folder in there. `stopped`: asked now and then whether to
+    give it up. Raises BadArchiveError, OSError, StoppedError."""
     seen = 0
     written = 0
     links: set[Path] = set()
@@ -62,24 +67,26 @@ def unpack(archive: Path, folder: Path, limits: TreeLimits) -> Path:
                 place.symlink_to(member.linkname)
                 links.add(place)
             elif member.isreg():
-                written = _write(tar, member, place, written, limits.size)
+                for count in _written(tar, member, place):
+                    written += count
+                    if written > limits.size:
+                        raise BadArchiveError(f"more than {limits.size // 1024**2} MiB when unpacked")
+                    if stopped():
+                        raise StoppedError
             else:
                 raise BadArchiveError(f"{_shown(member.name)} is neither file, folder nor symbolic link")
     return _one_folder(folder, links)
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path, written: int, limit: int) -> int:
-    """The bytes of all files so far."""
+def _written(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> Iterator[int]:
+    """Writes the file piece by piece; tells the length of each before it is written."""
     content = tar.extractfile(member)
     assert content is not None  # noqa: S101 - a regular file has a content
     mode = 0o755 if member.mode & 0o100 else 0o644
     with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as file:
         while piece := content.read(_PIECE):
-            written += len(piece)
-            if written > limit:
-                raise BadArchiveError(f"more than {limit // 1024**2} MiB when unpacked")
+            yield len(piece)
             file.write(piece)
-    return written
 
 
 def _place(name: str, folder: Path) -> Path | None:
