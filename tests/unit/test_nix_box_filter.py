@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -147,6 +149,42 @@ def test_mode_owner_and_times_by_name_stay_as_they_are(machine: str, column: int
 @MACHINES
 def test_calls_of_later_kernels_are_not_there(machine: str, column: int) -> None:
     assert verdict(machine, 463) == ERROR | errno.ENOSYS
+
+
+# The kernel's own tables: of x86_64, and that of asm-generic, which aarch64 has.
+TABLES = {
+    "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+    "aarch64": Path("/usr/include/asm-generic/unistd.h"),
+}
+
+
+def numbers(machine: str) -> dict[str, int]:
+    """Name → number of each call, as the kernel's headers define them. In the generic table, calls that exist in two
+    sizes have the name of their 64-bit form from a second definition."""
+    defined = re.findall(r"^#define (__NR\w+)\s+(\w+)", TABLES[machine].read_text(), re.MULTILINE)
+    known = {name: int(value) for name, value in defined if value.isdigit()}
+    known |= {name: known[value] for name, value in defined if value in known}
+    return {name.removeprefix("__NR_"): number for name, number in known.items() if name.startswith("__NR_")}
+
+
+@pytest.mark.skipif(not all(map(Path.exists, TABLES.values())), reason="linux-libc-dev of x86_64 is not installed")
+@pytest.mark.parametrize("may_fork", [True, False], ids=["outer", "inner"])
+def test_a_call_is_judged_by_what_it_is_and_not_by_its_number(may_fork: bool) -> None:
+    """There is no aarch64 here to try it on: each call has the same verdict on both, and none is allowed that the
+    kernel does not have."""
+    x86, arm = numbers("x86_64"), numbers("aarch64")
+    common = x86.keys() & arm.keys()
+    assert len(common) > 300
+    both = {
+        name: (verdict("x86_64", x86[name], may_fork=may_fork), verdict("aarch64", arm[name], may_fork=may_fork))
+        for name in common
+    }
+    assert {name: found for name, found in both.items() if found[0] != found[1]} == {}
+    allowed = {
+        number for number in range(max(arm.values())) if verdict("aarch64", number, may_fork=may_fork) == ALLOWED
+    }
+    assert allowed <= {arm[name] for name in common}
+    assert len(allowed) > 100
 
 
 @pytest.mark.parametrize("may_fork", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec
 from nixops_operator.facts.nix import Facts, Module, Source
+from nixops_operator.nix.derivations import derivation_of
 from nixops_operator.nix.store_paths import is_store_path
 
 
@@ -39,6 +41,21 @@ async def test_an_edited_module_makes_another_system(nix: SandboxedNix, nixpkgs:
     edited = MODEL.replace("[ 80 ]", "[ 80 443 ]")
     one, other = await nix.evaluate(request(nixpkgs, MODEL)), await nix.evaluate(request(nixpkgs, edited))
     assert one.toplevel != other.toplevel
+
+
+def systems_of(derivations: Iterable[str]) -> set[bytes]:
+    return {derivation_of(Path(path).read_bytes()).system for path in derivations}
+
+
+async def test_a_machine_of_another_architecture_has_another_system(nix: SandboxedNix, nixpkgs: Source) -> None:
+    """It is evaluated here; every builder of its closure is for a machine such as itself."""
+    here = await nix.evaluate(request(nixpkgs, MODEL))
+    arm = await nix.evaluate(replace(request(nixpkgs, MODEL), system="aarch64-linux"))
+    assert arm.toplevel != here.toplevel
+    closure = (await store("nix-store", "--query", "--requisites", arm.drv_path)).splitlines()
+    assert systems_of(path for path in closure if path.endswith(".drv")) == {b"aarch64-linux"}
+    with pytest.raises(Blocked, match="aarch64-linux"):
+        await nix.build(arm.drv_path, lambda _: None)
 
 
 async def test_modules_come_from_the_source_by_their_path(nix: SandboxedNix, nixpkgs: Source) -> None:

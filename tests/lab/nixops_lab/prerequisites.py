@@ -21,6 +21,7 @@ PACKAGES = {
     "etcd-server": "the API server's store",
     "iproute2": "network namespaces",
     "jq": "reading logs",
+    "linux-libc-dev": "the kernel's numbers of system calls, with which the operator's filter is compared",
     "mmdebstrap": "the machines' root file system",
     "nftables": "security groups",
     "nix-bin": "evaluation and builds",
