@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from nixops_operator.adapters.nix.boxes.box import BoxKind, EvaluationLimits
@@ -76,6 +77,23 @@ def evaluator_in(scratch: Path, limits: EvaluationLimits) -> Evaluator:
 def evaluator_with(scratch: Path, limits: EvaluationLimits, disk: Disk) -> Evaluator:
     """As `evaluator_in`, on this disk."""
     return Evaluator(scratch, box_of(BOX, scratch, limits, disk), limits, 1, disk)
+
+
+@asynccontextmanager
+async def listener() -> AsyncIterator[tuple[int, list[object]]]:
+    """A port of 127.0.0.1 and what connected to it."""
+    seen: list[object] = []
+
+    def connected(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(writer)
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], seen
+    finally:
+        server.close()
+        await server.wait_closed()
 
 
 async def store(*arguments: str) -> str:

@@ -15,7 +15,7 @@ from nixops_lab.paths import cache_folder
 
 SUITE = "trixie"
 PACKAGES = ("bubblewrap", "ca-certificates", "mount", "nix-bin", "procps", "python3", "util-linux")
-SUITES = ("builds", "evaluation", "facts")
+SUITES = ("builds", "evaluation", "facts", "trust")
 """Where its words and ways differ from those of the versions before and after it, on which everything is tried."""
 
 pytestmark = pytest.mark.skipif(nix_suites.missing() is not None, reason=str(nix_suites.missing()))

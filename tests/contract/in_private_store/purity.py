@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
-from contract.nix_bench import BOX, evaluator_in, request, store
+from contract.nix_bench import BOX, evaluator_in, listener, request, store
 from nixops_operator.adapters.nix.boxes import landlock, namespaces, seccomp
 from nixops_operator.adapters.nix.boxes.box import Box, BoxKind, EvaluationLimits, Running
 from nixops_operator.adapters.nix.disk import Disk
@@ -83,23 +83,6 @@ async def test_the_environment_is_empty(evaluator: Evaluator, name: str) -> None
 @pytest.mark.parametrize("name", ["exec", "currentSystem", "currentTime", "importNative"])
 async def test_what_would_make_it_impure_does_not_exist(evaluator: Evaluator, name: str) -> None:
     assert await outcome(evaluator, f"builtins ? {name}") == "false"
-
-
-@asynccontextmanager
-async def listener() -> AsyncIterator[tuple[int, list[object]]]:
-    """A port of 127.0.0.1 and what connected to it."""
-    seen: list[object] = []
-
-    def connected(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append(writer)
-        writer.close()
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1], seen
-    finally:
-        server.close()
-        await server.wait_closed()
 
 
 HASH = "0" * 52
