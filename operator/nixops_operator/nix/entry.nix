@@ -31,12 +31,15 @@ let
   unknown = path: throw "@nixops-unknown ${path}";
   fact = path: used path (known.${path} or (unknown path));
 
-  # With its hash a store path may be read in pure and restricted mode; without it, it may not.
+  # With its hash a store path may be read in pure and restricted mode; without it, it may not. And as its own context it
+  # is asked for in the store's data base once, and remembered (Nix, src/libexpr/primops.cc, `addPath`: queryPathInfo).
+  # Else pure evaluation asks at each look at a file whether its path is valid (src/libstore/local-fs-store.cc,
+  # `requireStoreObject`), which takes as long again as all that Nix does in the kernel.
   tree =
     given:
     builtins.path {
       name = "source";
-      inherit (given) path;
+      path = builtins.appendContext given.path { ${given.path}.path = true; };
       sha256 = given.hash;
     };
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from contract.nix_bench import MODEL, request, store
+from nixops_operator.adapters.nix.boxes.box import EVALUATOR_CONF
+from nixops_operator.adapters.nix.programs import trusted_environment
 from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec
 from nixops_operator.facts.nix import Facts, Module, Source
 from nixops_operator.nix.derivations import derivation_of
+from nixops_operator.nix.expression import expression
 from nixops_operator.nix.store_paths import is_store_path
 
 
@@ -41,6 +45,24 @@ async def test_an_edited_module_makes_another_system(nix: SandboxedNix, nixpkgs:
     edited = MODEL.replace("[ 80 ]", "[ 80 443 ]")
     one, other = await nix.evaluate(request(nixpkgs, MODEL)), await nix.evaluate(request(nixpkgs, edited))
     assert one.toplevel != other.toplevel
+
+
+async def test_a_source_is_asked_about_once(nix: SandboxedNix, nixpkgs: Source, scratch: Path) -> None:
+    """Not at each look at a file in it, as pure evaluation does where nobody has asked."""
+    source = await nix.add_tree({"machine.nix": MODEL.encode()})
+    wanted = replace(request(nixpkgs, source=source), modules=(Module("machine.nix", path="machine.nix"),))
+    conf = EVALUATOR_CONF + "use-sqlite-wal = true\n"  # as this store has it
+    process = await asyncio.create_subprocess_exec(
+        *("nix-instantiate", "--eval", "--strict", "--json", "-"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**trusted_environment(scratch), "NIX_CONFIG": conf, "NIX_DEBUG_SQLITE_TRACES": "1"},
+    )
+    value, said = await process.communicate(expression(wanted, None, {}).encode())
+    assert b"-nixos-system-webserver-" in value
+    questions = [line for line in said.decode().splitlines() if "SQL<[" in line and nixpkgs.store_path in line]
+    assert 1 <= len(questions) < 10
 
 
 def systems_of(derivations: Iterable[str]) -> set[bytes]:

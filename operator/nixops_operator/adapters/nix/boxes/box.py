@@ -111,10 +111,10 @@ use-sqlite-wal = false
 gc-reserved-space = 0
 """
 
-# stdin: the expression. stdout: the value as one line of JSON; store paths, one a line, references first; an empty
-# line; exports that hold those of them that are not known, in that order, a thousand each, because a command line takes
+# stdin: the expression. stdout: the value as one line of JSON; the store paths that are not known, one a line,
+# references first; an empty line; exports that hold them in that order, a thousand each, because a command line takes
 # no more than some 20,000. Nothing at all if the evaluation failed. An error leaves half a JSON behind: only the exit
-# status counts. Nix ends the JSON's line itself from 2.20 on.
+# status counts. Nix ends the JSON's line itself from 2.20 on; without that, sed leaves the line that it writes open.
 #
 # $IN holds `registration`, `sources` and `known` (paths, one a line), $OUT is a place for this script's own files. "$@"
 # is put before each program that meets the expression or what came of it, $GUARD before what would outlive the script.
@@ -127,15 +127,13 @@ set -e
 trap 'echo @cpu >&2; times >&2' EXIT
 if test -s "$IN/registration"; then "$@" nix-store --load-db <"$IN/registration"; fi
 "$@" nix-instantiate --eval --strict --json --read-write-mode --log-format internal-json - >"$OUT/value"
-cat "$OUT/value"
-test -z "$(tail -c 1 "$OUT/value")" || echo
-drv=$(sed -n 's/^{"drvPath":"\([^"]*\)".*/\1/p' "$OUT/value")
-if test -n "$drv"; then
+sed -e h -e 's/^{"drvPath":"\([^"]*\)".*/\1/w '"$OUT/drv" -e g -e '$a\' "$OUT/value"
+if test -s "$OUT/drv"; then
+  read -r drv <"$OUT/drv" || test -n "$drv"
   "$@" nix-store --query --requisites "$drv" >"$OUT/closure"
-  grep -vxFf "$IN/sources" "$OUT/closure" >"$OUT/paths"
-  cat "$OUT/paths"
+  cat "$IN/sources" "$IN/known" | grep -vxFf - "$OUT/closure" >"$OUT/new" || test $? = 1
+  cat "$OUT/new"
   echo
-  grep -vxFf "$IN/known" "$OUT/paths" >"$OUT/new" || test $? = 1
   $GUARD xargs -r -n 1000 "$@" nix-store --export <"$OUT/new"
 fi
 """

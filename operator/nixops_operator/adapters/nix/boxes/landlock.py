@@ -65,6 +65,9 @@ _COUNT_EVERY = 2.0
 processor, if done at each look. Sooner where the disk has lost a noticeable part of what an evaluation may write."""
 _NOTICEABLE = 16
 _OPEN_FILES = 1024
+_OF_A_KEPT_STORE = "use-sqlite-wal = true\n"
+"""Where most is there already, the data base is asked and not written to. Without a log beside it, each question makes
+and removes a folder as a lock (Nix, src/libstore/sqlite.cc: unix-dotfile); and the log stays small."""
 _SCRIPT_OF_THIS_OPERATOR = 'test "$PPID" = "$0" || exit 1; exec "$@"'
 """A script whose operator died before the kernel was asked to end it, too, has another parent already."""
 
@@ -97,7 +100,8 @@ class Landlock(Box):
     ) -> AsyncIterator[Running]:
         async with self._place() as place:
             known = await self._furnished(place, sources, registration, tenant)
-            async with self._trees.lent(sources, place.store):
+            # What fails in a store that was kept is made once more without anything that was there before.
+            async with self._trees.lent(sources, place.store, tenant, unseen=bool(known)):
                 argv = [*self._outer(place), *self._within(place, command)]
                 async with _whole_session(argv, self._environment(place)) as process:
                     running = Running(process, root=str(place.root), known=set(known))
@@ -139,11 +143,11 @@ class Landlock(Box):
         await asyncio.to_thread(self._furnish, place, sources, registration, known)
         return known
 
-    def _furnish(self, place: _Place, sources: Sequence[str], registration: bytes, known: Iterable[str]) -> None:
+    def _furnish(self, place: _Place, sources: Sequence[str], registration: bytes, known: frozenset[str]) -> None:
         for folder in (place.given, place.kept, place.store, place.home):
             folder.mkdir(parents=True, exist_ok=True)
         (place.given / "known").write_text("".join(f"{path}\n" for path in known))
-        (place.given / "nix.conf").write_text(EVALUATOR_CONF)
+        (place.given / "nix.conf").write_text(EVALUATOR_CONF + (_OF_A_KEPT_STORE if known else ""))
         (place.given / "registration").write_bytes(registration)
         (place.given / "sources").write_text("".join(f"{source}\n" for source in sources))
         for name, may_fork in (("outer", True), ("inner", False)):
@@ -325,10 +329,13 @@ def _members(session: int) -> Iterator[_Member]:
         if not entry.name.isdecimal():
             continue
         with contextlib.suppress(OSError):
+            # Asked first: to read of hundreds of other processes takes longer than a small evaluation.
+            if os.getsid(pid := int(entry.name)) != session:
+                continue
             # proc_pid_stat(5); the name, in brackets, may hold anything.
             state, *fields = Path(entry.path, "stat").read_text(errors="replace").rsplit(")", 1)[1].split()
             if state not in "ZX" and int(fields[2]) == session:
-                yield _Member(int(entry.name), int(fields[16]))
+                yield _Member(pid, int(fields[16]))
 
 
 def _end_session(session: int) -> None:

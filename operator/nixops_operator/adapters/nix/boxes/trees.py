@@ -3,10 +3,11 @@
 A store of its own cannot be shown another's paths without a mount: so each source is copied once, which takes some
 seconds for a whole nixpkgs, and then moved from box to box, which takes none. One copy is in one box at a time.
 
-A copy is used again only if nobody changed it. Whoever has the box' rights could: but not without a trace. Content,
-mode and number of entries cannot change without their time of change (ctime), which nobody can set; the folder on top,
-which must be writable to be moved, cannot get or lose an entry without its time of modification, and the box cannot set
-that either (seccomp.py).
+Whoever has the box' rights could change a copy: so it is looked through before it goes from one tenant to another.
+Content, mode and number of entries cannot change without their time of change (ctime), which nobody can set; the folder
+on top, which must be writable to be moved, cannot get or lose an entry without its time of modification, and the box
+cannot set that either (seccomp.py). To look at the twenty thousand files of nixpkgs takes a sixth of what an evaluation
+takes: from one evaluation of a tenant to its next, a copy goes as it is, as its store does (stores.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +39,11 @@ class _Copy:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A copy in the pool. `unchanged`: what comes of looking at it; a copy that was changed is removed by that."""
+    """A copy in the pool. `tenant`: whose evaluation used it last, and ended well; None for nobody's."""
 
     copy: _Copy
     at: Path
-    unchanged: Future[bool]
+    tenant: str | None
 
 
 class Trees:
@@ -55,16 +55,18 @@ class Trees:
         self._pool: LockedFolder | None = None
         self._kept: list[_Kept] = []  # the longest unused first
         self._number = 0
-        self._looking = ThreadPoolExecutor(1, "source-trees")  # nobody waits for it but who wants the same tree at once
 
     @contextlib.asynccontextmanager
-    async def lent(self, sources: Sequence[str], store: Path) -> AsyncIterator[None]:
-        """The sources lie in the folder `store` meanwhile, a path without links. Raises Retry if they cannot be copied
-        there."""
+    async def lent(
+        self, sources: Sequence[str], store: Path, tenant: str | None, *, unseen: bool
+    ) -> AsyncIterator[None]:
+        """The sources lie in the folder `store` meanwhile, a path without links. `tenant`: as in Box.run. `unseen`:
+        take a copy that this tenant used last as it is. Raises Retry if they cannot be copied there."""
         lent: list[_Copy] = []
+        user: str | None = None
         try:
             try:
-                taken = [await self._taken(source, store) for source in sources]
+                taken = [await self._taken(source, store, tenant if unseen else None) for source in sources]
                 lent += [copy for copy in taken if copy is not None]
                 missing = sorted(set(sources) - {copy.source for copy in lent})
                 for start in range(0, len(missing), _AT_ONCE):
@@ -73,26 +75,31 @@ class Trees:
             except (NixFailedError, OSError) as error:
                 raise Retry(Reason.EVALUATING, f"the sources could not be laid into the box: {error}") from error
             yield
+            user = tenant
         finally:
-            await asyncio.shield(asyncio.to_thread(self._take_back, lent, store))
+            await asyncio.shield(asyncio.to_thread(self._take_back, lent, store, user))
 
     async def clear(self) -> None:
-        """Remove the copies that nobody uses at the moment."""
+        """Remove the copies that nobody uses at the moment. Raises OSError."""
         while self._kept:
-            await asyncio.wrap_future(self._looking.submit(remove_tree, self._kept.pop(0).at))
+            await asyncio.to_thread(remove_tree, self._kept.pop(0).at)
 
-    async def _taken(self, source: str, store: Path) -> _Copy | None:
-        while (kept := next((kept for kept in self._kept if kept.copy.source == source), None)) is not None:
-            self._kept.remove(kept)
-            if await asyncio.wrap_future(kept.unchanged):
-                await asyncio.to_thread(_move, kept.at, store / _name(source))
-                return kept.copy
+    async def _taken(self, source: str, store: Path, tenant: str | None) -> _Copy | None:
+        """`tenant`: whose copy need not be looked through."""
+        while fitting := [kept for kept in self._kept if kept.copy.source == source]:
+            own = [kept for kept in fitting if kept.tenant is not None and kept.tenant == tenant]
+            chosen = (own or fitting)[0]
+            self._kept.remove(chosen)
+            if bool(own) or await asyncio.to_thread(_is_unchanged, chosen):
+                await asyncio.to_thread(_move, chosen.at, store / _name(source))
+                return chosen.copy
+            await asyncio.to_thread(remove_tree, chosen.at)
         return None
 
     async def _copied(self, sources: Sequence[str], store: Path) -> None:
         await output_of(("cp", "--archive", "--reflink=auto", "--", *sources, str(store)), self._environment)
 
-    def _take_back(self, copies: Sequence[_Copy], store: Path) -> None:
+    def _take_back(self, copies: Sequence[_Copy], store: Path, user: str | None) -> None:
         """Into the pool; what is not where it was put belongs to the box and goes with it."""
         if not is_real(store):
             return
@@ -103,9 +110,9 @@ class Trees:
             at = self._pool.path / f"{self._number}-{_name(copy.source)}"
             with contextlib.suppress(OSError):
                 _move(store / _name(copy.source), at)
-                self._kept.append(_Kept(copy, at, self._looking.submit(_judged, at, copy)))
+                self._kept.append(_Kept(copy, at, user))
         while len(self._kept) > _KEPT:
-            self._looking.submit(remove_tree, self._kept.pop(0).at)
+            remove_tree(self._kept.pop(0).at)
 
 
 def _name(source: str) -> str:
@@ -130,12 +137,10 @@ def _move(at: Path, to: Path) -> None:
     to.chmod(0o555)
 
 
-def _judged(at: Path, copy: _Copy) -> bool:
-    """Whether a copy that was in a box is as it was; else it is removed."""
+def _is_unchanged(kept: _Kept) -> bool:
+    """Whether a copy that was in a box is as it was."""
     with contextlib.suppress(OSError):
-        if _copy_of(copy.source, at) == copy:
-            return True
-    remove_tree(at)
+        return _copy_of(kept.copy.source, kept.at) == kept.copy
     return False
 
 
