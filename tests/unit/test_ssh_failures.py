@@ -7,7 +7,7 @@ import errno
 import asyncssh
 import pytest
 
-from nixops_operator.adapters.ssh.failures import boot_entry_failed, connecting_failed, host_key_mismatch
+from nixops_operator.adapters.ssh.failures import boot_entry_failed, connecting_failed, host_key_mismatch, tool_failed
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, OperatorError, Retry
 
@@ -75,3 +75,31 @@ def test_a_boot_entry_that_cannot_be_written_says_what_runs_and_what_to_do(said:
     assert answer.reason is Reason.BOOT_ENTRY_FAILED
     assert "would boot the one before (Failed to install bootloader)" in answer.message
     assert advice in answer.message
+
+
+AGENT = f"/var/lib/nixops/agent-{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        pytest.param("", "192.0.2.10: claim: exit 2", id="nothing"),
+        pytest.param(
+            "no activation x on this host\n", "192.0.2.10: claim: no activation x on this host", id="the agent"
+        ),
+        pytest.param(
+            f"{AGENT}: line 951: /var/lib/nixops/activation/lock: Read-only file system",
+            "192.0.2.10: claim: /var/lib/nixops/activation/lock: Read-only file system; a file system of 192.0.2.10 is "
+            "mounted read-only; look at its kernel's log",
+            id="bash, of a disk that cannot be written",
+        ),
+        pytest.param(
+            f"{AGENT}: 951: cannot create /var/lib/nixops/x: No space left on device",
+            "192.0.2.10: claim: cannot create /var/lib/nixops/x: No space left on device; the disk of 192.0.2.10 is "
+            "full: make room (nix-collect-garbage --delete-older-than 30d), or enlarge it",
+            id="dash, of a full one",
+        ),
+    ],
+)
+def test_what_a_tool_says_is_told_without_the_agent_s_own_lines(said: str, message: str) -> None:
+    assert tool_failed("192.0.2.10", "claim", said, 2) == message

@@ -20,6 +20,9 @@ _IS_NO_SHELL = re.compile(r"account is (currently )?not available|nologin", re.I
 _DISK_FULL = "No space left on device"
 _READ_ONLY = "Read-only file system"
 
+# How bash and dash say which line of the agent failed.
+_IN_THE_AGENT = re.compile(r"^/var/lib/nixops/\S{1,200}: (?:line )?[0-9]{1,5}: ")
+
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ETIMEDOUT}
 
 
@@ -105,15 +108,24 @@ def boot_entry_failed(where: str, said: str) -> Retry:
     return Retry(Reason.BOOT_ENTRY_FAILED, message)
 
 
+def tool_failed(where: str, doing: str, said: str, exit_status: int) -> str:
+    """In words for people; `said`: what the agent, or a tool that it called, wrote to stderr."""
+    why = _IN_THE_AGENT.sub("", last_useful_line(said)) or f"exit {exit_status}"
+    return "; ".join(filter(None, (f"{where}: {doing}: {why}", _about_its_disk(where, said))))
+
+
+def _about_its_disk(where: str, words: str) -> str:
+    """What to do where a file system is why it failed; else empty."""
+    if _DISK_FULL in words:
+        return f"the disk of {where} is full: make room (nix-collect-garbage --delete-older-than 30d), or enlarge it"
+    if _READ_ONLY in words:
+        return f"a file system of {where} is mounted read-only; look at its kernel's log"
+    return ""
+
+
 def copy_failed(where: str, error: Retry, said: str) -> Retry:
     """`error` is what `nix copy` saw of it: of a daemon that could not even start, only the end of the stream. `said`
     is what the daemon wrote to stderr at last; empty if nothing."""
-    words = f"{error.message} {said}"
-    if _DISK_FULL in words:
-        advice = f"the disk of {where} is full: make room (nix-collect-garbage --delete-older-than 30d), or enlarge it"
-    elif _READ_ONLY in words:
-        advice = f"a file system of {where} is mounted read-only; look at its kernel's log"
-    else:
-        advice = ""
+    advice = _about_its_disk(where, f"{error.message} {said}")
     parts = [error.message, f"the Nix daemon of {where} says: {said}" if said else "", advice]
     return Retry(error.reason, "; ".join(filter(None, parts)), error.after) if said or advice else error

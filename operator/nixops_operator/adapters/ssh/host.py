@@ -27,7 +27,7 @@ from nixops_operator.adapters.ssh.facts import (
     parse_probe,
     parse_yes_or_no,
 )
-from nixops_operator.adapters.ssh.failures import boot_entry_failed, copy_failed, no_shell, not_root
+from nixops_operator.adapters.ssh.failures import boot_entry_failed, copy_failed, no_shell, not_root, tool_failed
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import OperatorError, OutcomeUnknown, Retry
 from nixops_operator.facts.health import ExecProbe, HttpProbe, Probe, TcpProbe, UnitsProbe
@@ -338,8 +338,8 @@ class AsyncsshHost:
             if answer.exit_status == NOT_ROOT:
                 raise not_root(self._where, self._target.user, last_useful_line(answer.stderr))
             if answer.exit_status != 0:
-                why = last_useful_line(answer.stderr) or f"exit {answer.exit_status}"
-                raise Retry(Reason.PROGRESSING_WITH_RETRY, f"{self._where} cannot store the agent: {why}")
+                message = tool_failed(self._where, "storing the agent", answer.stderr, answer.exit_status)
+                raise Retry(Reason.PROGRESSING_WITH_RETRY, message)
             self._is_agent_placed = True
 
     async def _run(self, call: Call, stdin: bytes, limit: int) -> _Answer:
@@ -370,12 +370,11 @@ class AsyncsshHost:
         raise no_shell(self._where, self._target.user, exit_status, heard.stdout, heard.stderr)
 
     def _failed(self, word: str, answer: _Answer) -> Retry:
-        why = last_useful_line(answer.stderr) or f"exit {answer.exit_status}"
         reason = _REASONS.get(word, Reason.ACTIVATION_FAILED)
         if reason is Reason.BOOT_ENTRY_FAILED and answer.exit_status != REFUSED:
             return boot_entry_failed(self._where, answer.stderr)
         reason = Reason.ACTIVATION_FAILED if reason is Reason.BOOT_ENTRY_FAILED else reason
-        return Retry(reason, f"{self._where}: {word}: {why}")
+        return Retry(reason, tool_failed(self._where, word, answer.stderr, answer.exit_status))
 
     def _malformed(self, word: str, error: MalformedAnswer) -> Retry:
         message = f"{self._where} gave an answer to `{word}` that cannot be read: {error}"
