@@ -134,7 +134,10 @@ def test_what_was_carried_out_cannot_be_written_differently(
 ) -> None:
     carried_out(stored, what, **status)
 
-    assert message in patch(stored, what, change, refused=True)
+    refusal = patch(stored, what, change, refused=True)
+
+    assert message in refusal
+    assert "<nil>" not in refusal
 
 
 @pytest.mark.parametrize(

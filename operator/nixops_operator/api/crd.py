@@ -13,7 +13,7 @@ import yaml
 
 from nixops_operator import generated
 from nixops_operator.api.deployment_spec import MachineEntry, NixDeploymentSpec
-from nixops_operator.api.field_types import cel_rules
+from nixops_operator.api.field_types import CelRule
 from nixops_operator.api.group import GROUP, VERSION
 from nixops_operator.api.machine_spec import NixMachineSpec
 from nixops_operator.api.schema import Schema, schema_of
@@ -129,6 +129,18 @@ def crd(
 # What cannot be changed counts from what was carried out, never from what was written: a mistake can be taken back as
 # long as nothing came of it. So these rules stand at the root, where they see the status. Each of them holds for an
 # object that stays as it is, whatever it is: otherwise nobody could take its finalizer off.
+# The API server calls the root `<nil>` in its answer, unless a rule says which field it is about. It knows none of the
+# metadata's.
+def _root(*rules: tuple[str | None, CelRule]) -> Schema:
+    """(path of a field, the rule about it)."""
+    return {
+        "x-kubernetes-validations": [
+            {"rule": rule, "message": message} | ({"fieldPath": f".{path}"} if path is not None else {})
+            for path, (rule, message) in rules
+        ]
+    }
+
+
 def _has(owner: str, path: str) -> str:
     """CEL for: everything on the way to `owner.path` is there, also what the schema requires."""
     fields = path.split(".")
@@ -137,6 +149,13 @@ def _has(owner: str, path: str) -> str:
 
 def _same(path: str) -> str:
     return f"{_has('self', path)} && self.{path} == oldSelf.{path}"
+
+
+def _shorter_than(limit: int) -> CelRule:
+    return (
+        f"size(self.metadata.name) <= {limit}",
+        f"the name is longer than {limit} characters; take a shorter one",
+    )
 
 
 def _region_is_fixed(kind: str) -> tuple[str, str]:
@@ -170,7 +189,7 @@ _SUBNETS = "spec.target.ec2.subnetIds"
 _MADE_IN = "status.instance.subnetId"
 _SUBNET_IS_FIXED = (
     (
-        f"!({_has('oldSelf', _MADE_IN)}) || {_same(_SUBNET)}"
+        f"!({_has('oldSelf', _MADE_IN)}) || {_has('oldSelf', _SUBNET)} && {_same(_SUBNET)}"
         f" || !({_has('oldSelf', _SUBNET)}) && !({_has('self', _SUBNET)})"
         f" || {_has('self', _SUBNET)} && self.{_SUBNET} == oldSelf.{_MADE_IN}"
         f" || !({_has('self', _SUBNET)}) && {_has('self', _SUBNETS)} && oldSelf.{_MADE_IN} in self.{_SUBNETS}"
@@ -194,11 +213,11 @@ def all_crds() -> dict[str, Schema]:
             schema_of(NixMachineStatus),
             MACHINE_COLUMNS,
             # Secrets are called <name>-launch-<attempt>, and 253 characters is the most for a name.
-            cel_rules(
-                ("size(self.metadata.name) <= 200", "the name is longer than 200 characters; take a shorter one"),
-                _region_is_fixed("NixMachine"),
-                _KIND_OF_TARGET_IS_FIXED,
-                _SUBNET_IS_FIXED,
+            _root(
+                (None, _shorter_than(200)),
+                ("spec.aws.region", _region_is_fixed("NixMachine")),
+                ("spec.target", _KIND_OF_TARGET_IS_FIXED),
+                ("spec.target.ec2.subnetId", _SUBNET_IS_FIXED),
             ),
         ),
         "nixdeployments": crd(
@@ -208,9 +227,9 @@ def all_crds() -> dict[str, Schema]:
             schema_of(NixDeploymentStatus),
             DEPLOYMENT_COLUMNS,
             # The name is the value of a label.
-            cel_rules(
-                ("size(self.metadata.name) <= 63", "the name is longer than 63 characters; take a shorter one"),
-                _region_is_fixed("NixDeployment"),
+            _root(
+                (None, _shorter_than(63)),
+                ("spec.aws.region", _region_is_fixed("NixDeployment")),
             ),
         ),
     }
