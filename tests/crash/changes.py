@@ -152,8 +152,11 @@ def _one_or_the_other(worlds: Worlds, _: object) -> None:
 
 
 def _undo(worlds: Worlds) -> None:
-    """Everything is declared as it was before, whatever was still to come; what may be done for it stays allowed."""
+    """Everything is declared as it was before, whatever was still to come; what may be done for it stays allowed, and
+    EC2 has room again."""
     worlds.at_rest.clear()
+    worlds.cloud.zones_without_capacity.clear()
+    worlds.cloud.subnets_without_addresses.clear()
     for machine in worlds.hosts.machines.values():
         machine.mounted.clear()
 

@@ -13,6 +13,8 @@ from fakes.effects import Effects
 from fakes.host import BASE_SYSTEM, UNDER_WAY, FakeHosts, FakeMachine
 from fakes.kube import FakeKube, Secret, key_of
 from nixops_operator import names
+from nixops_operator.api.conditions import Truth, find_condition
+from nixops_operator.api.reasons import ConditionType
 from nixops_operator.deployment.rules import QUOTA
 from nixops_operator.errors import OperatorError
 from nixops_operator.facts.cloud import Address, Instance, InstanceState, KeyPair, SecurityGroup, Volume
@@ -57,7 +59,7 @@ class Judge:
         self.may_leave_untagged = False  # EC2 refuses to tag, for ever; or somebody takes tags off
         self.by_hand: set[str] = set()  # ids of instances and addresses that are in somebody else's hands
         self._objects: dict[str, Body] = {}  # by uid, as the last event told
-        self._ran_before: dict[str, tuple[object, str | None]] = {}  # uid → configuration before, and the system then
+        self._ran_before: dict[str, tuple[object, str | None]] = {}  # uid → configuration that ran last, and its system
         kube.watchers.append(self._event)
         kube.effects = _Judged(self)
         cloud.effects = _Judged(self)
@@ -281,7 +283,8 @@ class Judge:
         was_held = _is_held(before)
         if before is not None and before["spec"].get("configuration") != body["spec"].get("configuration"):
             host = self._host_of(((body.get("status") or {}).get("launch") or {}).get("instanceId") or "")
-            self._ran_before[uid] = before["spec"].get("configuration"), host.current_system if host else None
+            if host is not None and _is_active(before):
+                self._ran_before[uid] = before["spec"].get("configuration"), host.current_system
         if what != "DELETED":
             self._objects[uid] = body
         if was_held and not _is_held(self._objects.get(uid)):
@@ -323,6 +326,13 @@ def _data_volumes(cloud: FakeCloud) -> list[Volume]:
 def _is_held(body: Body | None) -> bool:
     """By our finalizer."""
     return body is not None and names.FINALIZER in body["metadata"].get("finalizers", ())
+
+
+def _is_active(machine: Body) -> bool:
+    """Whether the configuration of its newest spec runs, as it says."""
+    told = find_condition(machine, ConditionType.CONFIGURATION_ACTIVE)
+    is_newest = told is not None and told.observed_generation == machine["metadata"]["generation"]
+    return told is not None and told.status is Truth.TRUE and is_newest
 
 
 def pinned_keys(kube: FakeKube, instance_id: str) -> set[str] | None:

@@ -36,6 +36,7 @@ from nixops_operator.machine import (
     restarts,
     steps,
     subnets,
+    system,
     volumes,
 )
 from nixops_operator.machine import host as machine_host
@@ -201,7 +202,7 @@ def _volumes_are_let_go_of_first() -> AbstractContextManager[object]:
 @contextmanager
 def _former_one_goes_at_once() -> Iterator[None]:
     with (
-        mock.patch.object(replacement, "_has_system", return_value=True),
+        mock.patch.object(system, "is_on_machine", return_value=True),
         _checked_before(replacement.taken_over, machine_host.reachable),
     ):
         yield
