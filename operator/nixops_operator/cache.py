@@ -1,5 +1,5 @@
-"""The newest known object of each key, who owns whom, who needs which Secret, and whose an address is. Filled by the
-watch, by our own lists, and by the replies to our own writes."""
+"""The newest known object of each key, who owns whom, who needs which Secret, and who has which address and volume.
+Filled by the watch, by our own lists, and by the replies to our own writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Cache:
         self._in_namespace = _Index()
         self._children = _Index()
         self._by_secret = _Index()
-        self._by_address = _Index()
+        self._by_claim = _Index()
 
     def get(self, key: Key) -> Body | None:
         return self._bodies.get(key)
@@ -100,9 +100,9 @@ class Cache:
         order: there may be thousands, and whoever asks whether there is one looks at one."""
         return (self._bodies[key] for key in self._by_secret.all((namespace, name)) if key != besides)
 
-    def users_of_address(self, allocation_id: str) -> Iterator[Body]:
-        """The NixMachines, of any namespace, that have written down that elastic address as theirs."""
-        return (self._bodies[key] for key in self._by_address.all(allocation_id))
+    def claimants(self, ec2_id: str) -> Iterator[Body]:
+        """The NixMachines, of any namespace, that have written down that elastic address or volume as theirs."""
+        return (self._bodies[key] for key in self._by_claim.all(ec2_id))
 
     def _index(self, key: Key, before: Body | None, after: Body | None) -> None:
         place = (key.kind, key.namespace)
@@ -113,11 +113,9 @@ class Cache:
             None if after is None else _secret_in_use(after),
         )
         if key.kind is Kind.MACHINE:
-            self._by_address.move(
-                key,
-                None if before is None else _recorded_address(before),
-                None if after is None else _recorded_address(after),
-            )
+            claimed, claims = _claims(before), _claims(after)
+            for ec2_id in claimed ^ claims:
+                self._by_claim.move(key, ec2_id if ec2_id in claimed else None, ec2_id if ec2_id in claims else None)
             self._children.move(
                 key,
                 None if before is None else _claimed_owner(before),
@@ -162,11 +160,13 @@ def _secret_in_use(body: Body) -> tuple[str, str] | None:
     return body["metadata"]["namespace"], found
 
 
-def _recorded_address(body: Body) -> str | None:
-    """The allocation id in the object's status."""
-    record = (body.get("status") or {}).get("elasticIp")
-    found = record.get("allocationId") if isinstance(record, Mapping) else None
-    return found if isinstance(found, str) else None
+def _claims(body: Body | None) -> frozenset[str]:
+    """Ids in the object's status of the elastic address and the volumes that it has."""
+    status = (body or {}).get("status") or {}
+    address, volumes = status.get("elasticIp"), status.get("volumes") or ()
+    found = [one.get("volumeId") for one in volumes if isinstance(one, Mapping)]
+    found.append(address.get("allocationId") if isinstance(address, Mapping) else None)
+    return frozenset(one for one in found if isinstance(one, str))
 
 
 class _Index:

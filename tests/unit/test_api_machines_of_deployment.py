@@ -12,6 +12,7 @@ from nixops_operator.errors import InvalidSpec
 MODULES = {"modules": [{"inline": "{ }"}]}
 ON_EC2 = {"ec2": {"instanceType": "t2.micro", "keyPair": "door", "securityGroups": ["web"]}}
 ADDRESS = "eipalloc-0123456789abcdef0"
+VOLUME = "vol-0123456789abcdef0"
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1v"
 
 
@@ -31,6 +32,12 @@ def machine(name: str = "web", **fields: Any) -> dict[str, Any]:
 
 def at(address: dict[str, Any]) -> dict[str, Any]:
     return {"ec2": ON_EC2["ec2"] | {"elasticIp": address}}
+
+
+def with_volumes(*ids: str) -> dict[str, Any]:
+    named = zip(("data", "more"), ("/dev/sdf", "/dev/sdg"), ids, strict=False)
+    volumes = [{"name": name, "device": device, "volumeId": volume_id} for name, device, volume_id in named]
+    return {"ec2": ON_EC2["ec2"] | {"volumes": volumes}}
 
 
 def test_a_child_is_named_after_deployment_and_machine() -> None:
@@ -175,18 +182,33 @@ def test_the_input_is_left_alone() -> None:
         ),
         pytest.param(
             deployment(machine("web", replicas=2, target=at({"id": ADDRESS}))),
-            f"spec.machines[0].target.ec2.elasticIp: {ADDRESS} is one address, and these are 2 machines; name another",
+            f"spec.machines[0].target.ec2.elasticIp: {ADDRESS} is one thing, and these are 2 machines; name another",
             id="one address for two replicas",
         ),
         pytest.param(
             deployment(machine("web", replicas=2), defaults={"target": at({"address": "198.51.100.9"})}),
-            "198.51.100.9 is one address, and these are 2 machines",
+            "198.51.100.9 is one thing, and these are 2 machines",
             id="one address for all, from the defaults",
         ),
         pytest.param(
             deployment(machine("db", target=at({"id": ADDRESS})), machine("web", target=at({"id": ADDRESS}))),
             f"spec.machines[1].target.ec2.elasticIp: {ADDRESS} is given to machine db, too",
             id="one address for two machines",
+        ),
+        pytest.param(
+            deployment(machine("db", target=with_volumes(VOLUME)), machine("web", target=with_volumes(VOLUME))),
+            f"spec.machines[1].target.ec2.volumes[data].volumeId: {VOLUME} is given to machine db, too",
+            id="one volume for two machines",
+        ),
+        pytest.param(
+            deployment(machine("web", replicas=3, target=with_volumes(VOLUME))),
+            f"{VOLUME} is one thing, and these are 3 machines",
+            id="one volume for three replicas",
+        ),
+        pytest.param(
+            deployment(machine("web", target=with_volumes(VOLUME, VOLUME))),
+            "two volumes have the same volumeId",
+            id="one volume for two entries",
         ),
         pytest.param(
             deployment(machine("w" * 62, replicas=1)), "is longer than 63 characters", id="numbered name too long"

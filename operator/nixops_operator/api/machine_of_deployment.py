@@ -47,7 +47,7 @@ def machines_of(body: Mapping[str, Any]) -> tuple[ChildMachine, ...]:
     spec = parse_deployment(body)
     inherited = {key: body["spec"][key] for key in _INHERITED if key in body["spec"]}
     children: dict[str, ChildMachine] = {}
-    given_addresses: dict[str, str] = {}
+    given: dict[str, str] = {}
     for place, entry in enumerate(spec.machines):
         path = f"spec.machines[{place}]"
         settings = merged(merged(inherited, spec.defaults), entry.settings)
@@ -57,7 +57,7 @@ def machines_of(body: Mapping[str, Any]) -> tuple[ChildMachine, ...]:
             continue
         # Once for all replicas: they differ in nothing but the name.
         parsed = parse_machine_spec(settings, path)
-        _judge_address(parsed, entry, path, given_addresses)
+        _judge_given(parsed, entry, path, given)
         for machine in _names(entry):
             if machine in children:
                 raise InvalidSpec(f"{path}.name", f"two machines would be called {machine}; rename one")
@@ -76,21 +76,30 @@ def _names(entry: MachineEntry) -> Iterator[str]:
         yield from (f"{entry.name}-{number}" for number in range(entry.replicas))
 
 
-def _judge_address(settings: NixMachineSpec, entry: MachineEntry, path: str, taken: dict[str, str]) -> None:
-    """An elastic address that exists is one machine's. `taken`: those before, and whose they are."""
-    address = settings.target.ec2.elastic_ip if settings.target.ec2 is not None else None
-    if address is None or address.allocate:
+def _judge_given(settings: NixMachineSpec, entry: MachineEntry, path: str, taken: dict[str, str]) -> None:
+    """What exists in EC2 is one machine's: an elastic address, a volume. `taken`: those before, and whose they are."""
+    for place, given, instead in _given(settings):
+        if entry.count > 1:
+            message = f"{given} is one thing, and these are {entry.count} machines"
+        elif given in taken:
+            message = f"{given} is given to machine {taken[given]}, too"
+        else:
+            taken[given] = entry.name
+            continue
+        message = f"{message}; name another one for each, in an entry of its own, or {instead}"
+        raise InvalidSpec(f"{path}.target.ec2.{place}", message)
+
+
+def _given(settings: NixMachineSpec) -> Iterator[tuple[str, str, str]]:
+    """Field, id or address, and what to have instead."""
+    ec2 = settings.target.ec2
+    if ec2 is None:
         return
-    given = str(address.id or address.address)
-    if entry.count > 1:
-        message = f"{given} is one address, and these are {entry.count} machines"
-    elif given in taken:
-        message = f"{given} is given to machine {taken[given]}, too"
-    else:
-        taken[given] = entry.name
-        return
-    message = f"{message}; name another one for each, in an entry of its own, or have them allocated: allocate: true"
-    raise InvalidSpec(f"{path}.target.ec2.elasticIp", message)
+    if ec2.elastic_ip is not None and not ec2.elastic_ip.allocate:
+        yield "elasticIp", str(ec2.elastic_ip.id or ec2.elastic_ip.address), "have them allocated: allocate: true"
+    for volume in ec2.volumes:
+        if volume.volume_id is not None:
+            yield f"volumes[{volume.name}].volumeId", volume.volume_id, "have new ones made: size"
 
 
 def _part(settings: Mapping[str, Any], *path: str) -> Any:

@@ -603,6 +603,7 @@ class DataVolume(SpecModel):
 
 
 _TWO_ON_ONE_DEVICE = "two volumes have the same device"
+_TWO_OF_ONE_ID = "two volumes have the same volumeId"
 
 
 def _on_devices_of_their_own(volumes: tuple[DataVolume, ...]) -> tuple[DataVolume, ...]:
@@ -610,6 +611,9 @@ def _on_devices_of_their_own(volumes: tuple[DataVolume, ...]) -> tuple[DataVolum
         raise ValueError(_TWO_ON_ONE_DEVICE)
     if len({volume.name for volume in volumes}) < len(volumes):
         raise ValueError("two volumes have the same name")
+    given = [volume.volume_id for volume in volumes if volume.volume_id is not None]
+    if len(set(given)) < len(given):
+        raise ValueError(_TWO_OF_ONE_ID)
     return volumes
 
 
@@ -695,7 +699,14 @@ class Ec2Target(SpecModel):
         AfterValidator(_on_devices_of_their_own),
         Field(
             json_schema_extra=cel_rules(
-                ("self.all(one, self.exists_one(other, other.device == one.device))", _TWO_ON_ONE_DEVICE)
+                ("self.all(one, self.exists_one(other, other.device == one.device))", _TWO_ON_ONE_DEVICE),
+                (
+                    (
+                        "self.all(one, !has(one.volumeId) || self.exists_one(other, has(other.volumeId)"
+                        " && other.volumeId == one.volumeId))"
+                    ),
+                    _TWO_OF_ONE_ID,
+                ),
             )
         ),
     ] = ()

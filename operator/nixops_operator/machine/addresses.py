@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nixops_operator import absence, names, retain, written_answers
 from nixops_operator.api.reasons import ConditionType, Reason
-from nixops_operator.api.status import ElasticIpStatus, read, written
+from nixops_operator.api.status import ElasticIpStatus, written
 from nixops_operator.errors import Conflict, OperatorError
 from nixops_operator.facts.cloud import Address, InstanceState
-from nixops_operator.facts.kube import Body, key_of
+from nixops_operator.facts.kube import Body
+from nixops_operator.machine.claims import holder
 from nixops_operator.planning import SOON, Area, Finding, found_error
 from nixops_operator.step import Identity, Step
 from nixops_operator.verdict import Outcome
@@ -153,7 +154,7 @@ def observe(
             and one.id != given_id  # whoever names one by its id means to keep it
         ),
         given=given,
-        given_to=_holder(given, machine, world) if given is not None else "",
+        given_to=holder(given.id, machine.key, machine.uid, world.cache.claimants(given.id)) if given else "",
         recorded=recorded,
         looked_at=world.now() - view.since(begun),
         missing_for=missing_for,
@@ -164,18 +165,6 @@ def _given(wanted: ElasticIp, known: dict[str, Address], view: CloudView) -> Add
     if wanted.id is None:
         return next(iter(view.address_by_number(str(wanted.address)).answer), None)
     return known.get(wanted.id) or next(iter(view.address_by_id(wanted.id).answer), None)
-
-
-def _holder(address: Address, machine: Desired | Leaving, world: World) -> str:
-    """The machine that has the address by an earlier record than ours, in words; empty: nobody."""
-    ours = machine.elastic_ip
-    own = (ours.called_at, machine.uid) if ours is not None and ours.allocation_id == address.id else None
-    for body in world.cache.users_of_address(address.id):
-        uid, record = str(body["metadata"]["uid"]), read(ElasticIpStatus, body["status"]["elasticIp"])
-        if uid != machine.uid and record is not None and (own is None or (record.called_at, uid) < own):
-            key = key_of(body)
-            return str(key) if key.namespace == machine.key.namespace else "a NixMachine of another namespace"
-    return ""
 
 
 # --- of a living machine ------------------------------------------------------------------------------------------

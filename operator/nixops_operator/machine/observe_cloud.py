@@ -30,6 +30,7 @@ from nixops_operator.informers.snapshot import CloudSnapshot
 from nixops_operator.machine import addresses, host_keys, replacement, root_volume, subnets, volumes
 from nixops_operator.machine.addresses import ObservedAddresses
 from nixops_operator.machine.attributes import declare, hidden, of_another
+from nixops_operator.machine.claims import holder
 from nixops_operator.machine.declared import Declared, Resolved
 from nixops_operator.machine.desired import Desired, Leaving
 from nixops_operator.machine.observe_host import client_key
@@ -254,6 +255,9 @@ def _with_volumes(seen: ObservedCloud, machine: Desired | Leaving, view: CloudVi
             seen,
             volumes=tuple(ours[key] for key in sorted(ours)),
             given_volumes=tuple(nobodys[key] for key in sorted(nobodys)),
+            volumes_taken={
+                key: holder(key, machine.key, machine.uid, world.cache.claimants(key)) for key in sorted(nobodys)
+            },
             volumes_of_others=frozenset(there.keys() - ours.keys() - nobodys.keys()),
             volumes_looked_at=world.now() - view.since(look.begun),
             volumes_missing_for=missing,

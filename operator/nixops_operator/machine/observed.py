@@ -44,6 +44,7 @@ class ObservedCloud:
     volumes: tuple[Volume, ...] = ()  # data volumes that carry our tags, sorted by id; none that was let go of
     given_volumes: tuple[Volume, ...] = ()  # that the spec names by id; none that is another machine's
     volumes_of_others: frozenset[str] = frozenset()  # ids of such that do not carry our tags, or were let go of
+    volumes_taken: Mapping[str, str] = field(default_factory=dict)  # id of a given one → whose it is (claims.py)
     volume_changes: Mapping[str, str] = field(default_factory=dict)  # id → its last modification's state, if one is due
     volumes_error: OperatorError | None = None  # why they are not known
     volumes_looked_at: datetime | None = None  # when the newest complete look at them began

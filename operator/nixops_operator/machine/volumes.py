@@ -190,6 +190,9 @@ def _given(
     volume = cloud.volume(volume_id)
     if volume is None:
         return (_missing(record, cloud),)
+    if (whose := cloud.volumes_taken.get(volume_id)) and volume.instance_id != desired.instance_id:
+        message = f"{volume_id}, which is to be volume {entry.name}, is that of {whose}; name another one, or none"
+        return (Finding(Outcome.STALLED, Reason.ADOPTION_CONFLICT, message, _KIND),)
     return _placed(entry, volume, desired, cloud)
 
 
