@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -66,6 +67,8 @@ class World:
     answered_launches: set[str] = field(default_factory=set)
     """Client tokens all of whose calls were made by this process and answered: what EC2 said of them is all there is.
     Other tokens may have been sent by a process that died before it heard the answer."""
+    replacements: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by a pass that begins to replace an instance, so that of a deployment's machines one does."""
     facts: SharedFacts = field(default_factory=SharedFacts)
     _folders: dict[Path, Source] = field(default_factory=dict)
 

@@ -167,3 +167,27 @@ def test_a_protected_instance_is_not_replaced():
 
     assert worlds.is_ready(), worlds.standing()
     assert _live(worlds)[0].tenancy == "dedicated"
+
+
+def test_machines_of_a_deployment_are_replaced_one_after_the_other():
+    replaced_at_once: list[int] = []
+
+    def both(body: dict[str, Any]) -> None:
+        for machine in body["spec"]["machines"]:
+            machine["target"]["ec2"]["tenancy"] = "Dedicated"
+            machine["disruption"] = {"replace": "WhenNeeded"}
+
+    async def script(worlds: Worlds) -> None:
+        worlds.kube.edit(SHOP, both)
+        while not (worlds.is_ready() and replaced_at_once):
+            await asyncio.sleep(1)
+            live = [one for one in worlds.cloud.instances.values() if one.state.is_live]
+            replaced_at_once.append(len(live) - 2)
+            known = [one for one in live if one.id in worlds.machines and worlds.machines[one.id].switches]
+            assert any(_serves(worlds, one) for one in known), "both are out of service"
+
+    worlds = _play(script)
+
+    assert worlds.is_ready(), worlds.standing()
+    assert {one.tenancy for one in worlds.cloud.instances.values() if one.state.is_live} == {"dedicated"}
+    assert max(replaced_at_once) == 1

@@ -85,6 +85,15 @@ def test_the_other_one_is_launched_beside_the_one_that_serves():
     assert step.replacement.host_keys == ("ssh-ed25519 AAAA",)
 
 
+def test_one_machine_of_a_deployment_at_a_time():
+    waits = due(goes_first="NixMachine/default/db, which is being replaced")
+    found = planned(ec2_machine(RUNS, **ALLOWED), seen(waits, host()))
+
+    assert not [step for step in found.steps if isinstance(step, steps.RecordLaunch)]
+    assert "it is replaced after NixMachine/default/db, which is being replaced" in found.verdict.message
+    assert found.verdict.outcome is Outcome.REPAIRING
+
+
 @pytest.mark.parametrize(
     ("status", "spec", "observed", "reason", "words"),
     [

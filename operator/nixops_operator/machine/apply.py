@@ -52,7 +52,7 @@ async def apply(step: Step, desired: Desired | Leaving, body: Body, world: World
         case RecordAccount(account_id):
             return await world.kube.write_intent(body, {"accountId": account_id})
         case steps.RecordLaunch():
-            return await launch.record_launch(step, desired, body, world)
+            return await replacement.record_launch(step, desired, body, world)
         case steps.RecordCall():
             return await launch.record_call(step, desired, body, world)
         case steps.Launch(intent):

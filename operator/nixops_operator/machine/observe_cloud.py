@@ -62,7 +62,8 @@ async def observe(desired: Desired, ec2: Ec2Target, world: World) -> ObservedClo
         return seen
     another = await _of_next(seen, desired, replacement.beside(ec2, instance), view, snapshot, world)
     known = another.declared if another.declared_error is None else None
-    return replace(seen, next_declared=known, next_error=another.declared_error)
+    first = replacement.goes_first(desired, world)
+    return replace(seen, next_declared=known, next_error=another.declared_error, goes_first=first)
 
 
 async def observe_leaving(leaving: Leaving, world: World) -> ObservedCloud:

@@ -40,6 +40,7 @@ class ObservedCloud:
     declared_error: OperatorError | None = None  # why `declared` is not whole; nothing is launched meanwhile
     next_declared: Declared | None = None  # what another one in place of a live one is launched with, if due
     next_error: OperatorError | None = None  # why that is not known
+    goes_first: str = ""  # for whom that waits (one_by_one.py)
     root_volume: Volume | None = None  # of the live instance; None: not looked at
     volumes: tuple[Volume, ...] = ()  # data volumes that carry our tags, sorted by id; none that was let go of
     given_volumes: tuple[Volume, ...] = ()  # that the spec names by id; none that is another machine's

@@ -25,8 +25,8 @@ from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import LaunchStatus, ReplacementStatus, read, written
 from nixops_operator.errors import Conflict
 from nixops_operator.facts.cloud import Instance, InstanceState
-from nixops_operator.facts.kube import Body
-from nixops_operator.machine import attributes, power, steps, system, termination
+from nixops_operator.facts.kube import Body, Key, Kind
+from nixops_operator.machine import attributes, one_by_one, power, steps, system, termination
 from nixops_operator.machine import launch as launches
 from nixops_operator.machine.desired import Desired
 from nixops_operator.machine.observed import Observed, ObservedCloud
@@ -41,6 +41,8 @@ TRIED_AGAIN_AFTER = timedelta(minutes=10)
 """What EC2 has refused may have room later; the former instance serves meanwhile."""
 ANSWERS_WITHIN = timedelta(minutes=10)
 """From EC2's launch time to sshd, at the most; NixOS' images take 20 to 60 s for most instance types."""
+_TURNS_LOOKED_AT = timedelta(seconds=10)
+"""A replacement takes minutes, and all that wait for its end look for it."""
 _SILENCE = (Reason.CONNECT_TIMEOUT, Reason.CONNECTION_REFUSED)
 _UP_TO_DATE = ConditionType.UP_TO_DATE
 
@@ -89,12 +91,14 @@ def changed(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | 
         found = found_error(cloud.next_error, _UP_TO_DATE)
         return replace(found, message=f"{words}; it is to be replaced: {found.message}", differs=Area.CLOUD)
     when = "as soon as it runs" if power.is_to_be_stopped(desired) else "as soon as its activation has ended"
+    if cloud.goes_first:
+        when = f"after {cloud.goes_first}: one machine of a deployment at a time"
     return Finding(
         Outcome.REPAIRING,
         Reason.INSTANCE_DRIFT,
         f"{words}; it is replaced {when}",
         _UP_TO_DATE,
-        look_again=SOON,
+        look_again=_TURNS_LOOKED_AT if cloud.goes_first else SOON,
         differs=Area.CLOUD,
     )
 
@@ -110,13 +114,24 @@ def due(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | None
     last = desired.replacement
     if last is not None and (last.other is not None or _wait(last, changes, now) is not None):
         return None
-    if cloud.next_declared is None or power.is_to_be_stopped(desired) or power.is_activating(desired, now):
+    if cloud.next_declared is None or cloud.goes_first:
+        return None
+    if power.is_to_be_stopped(desired) or power.is_activating(desired, now):
         return None
     attempt = launches.next_attempt(desired, cloud)
     begun = ReplacementStatus(wanted=_wanted(changes), attempt=attempt, other=launch, host_keys=cloud.pins.keys, at=now)
     step = steps.RecordLaunch(attempt, cloud.account_id, cloud.next_declared, replacement=begun)
     message = f"{attributes.told(instance, changes)}; launching another one in its place"
     return Finding(Outcome.WORKING, Reason.PROVISIONING, message, ConditionType.INFRASTRUCTURE_READY, (step,))
+
+
+def goes_first(desired: Desired, world: World) -> str:
+    """For whom of its deployment this machine waits (one_by_one.py)."""
+    body = world.cache.get(desired.key)
+    if body is None or desired.deployment_uid is None:
+        return ""
+    deployment = Key(Kind.DEPLOYMENT, desired.key.namespace, desired.deployment)
+    return one_by_one.goes_first(body, world.cache.children(deployment, desired.deployment_uid))
 
 
 def asked_for(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | None:
@@ -227,6 +242,19 @@ def _terminating(instance_id: str, seen: Instance | None, why: str) -> Finding:
 
 
 # --- carried out --------------------------------------------------------------------------------------------------
+
+
+async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, world: World) -> Body:
+    """As the function of that name in launch.py; of a deployment's machines one at a time is replaced, though passes of
+    several have planned it in the same moment."""
+    if step.replacement is None:
+        return await launches.record_launch(step, desired, body, world)
+    async with world.replacements:
+        if first := goes_first(desired, world):
+            raise Conflict(f"{desired.key} is replaced after {first}")
+        body = await launches.record_launch(step, desired, body, world)
+        world.cache.put(desired.key, body)  # who comes next sees it
+        return body
 
 
 async def go_back(step: steps.GoBack, desired: Desired, body: Body, world: World) -> Body:
