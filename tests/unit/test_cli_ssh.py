@@ -15,10 +15,18 @@ from nixops_operator.cli import main
 from nixops_operator.ssh_keys import generate_ed25519
 
 KEY = generate_ed25519().text
-KUBECTL = '#!/bin/sh\ncat "$(dirname "$0")/$2.json"\n'  # kubectl get KIND NAME …
+KUBECTL = """#!/bin/sh
+folder=$(dirname "$0") # kubectl get KIND NAME …
+cat "$folder/$2-$3.json" 2>/dev/null || cat "$folder/$2.json"
+"""
 SSH = """#!/bin/sh
-while [ "$1" != -i ]; do shift; done
-cat "$2" >"$(dirname "$0")/key-seen"
+folder=$(dirname "$0")
+rm -f "$folder/key-seen"
+while [ $# -gt 1 ]; do
+    [ "$1" != -i ] || { cat "$2" >>"$folder/key-seen"; file=$2; }
+    shift
+done
+set -- -i "$file"
 stat -c %a "$2" >"$(dirname "$0")/mode-seen"
 exit 7
 """
@@ -68,3 +76,37 @@ def test_what_is_no_private_key_is_named(programs: Path, capsys: pytest.CaptureF
         "kubectl nixops: key ssh-privatekey of Secret web-key holds a key in PuTTY's"
     )
     assert not (programs / "key-seen").exists()
+
+
+def on_ec2(programs: Path, **secrets: bytes) -> None:
+    machine = {**MACHINE, "spec": {**MACHINE["spec"], "target": {"ec2": {"instanceType": "t3.small"}}}}
+    (programs / "nixmachines.nixops.dev.json").write_text(json.dumps(machine))
+    data = {name: base64.b64encode(content).decode() for name, content in secrets.items()}
+    (programs / "secret-web-host-keys.json").write_text(json.dumps({"data": data}))
+
+
+def test_the_key_that_an_instance_was_launched_with_is_offered_too(programs: Path):
+    """A key pair that is renamed counts at the next launch: the operator went on, and people were refused."""
+    launched_with = generate_ed25519().text
+    secret(programs, KEY.encode())
+    on_ec2(programs, clientKey=launched_with.encode())
+
+    assert exit_code() == 7
+    assert (programs / "key-seen").read_text() == KEY + launched_with
+
+
+def test_it_is_enough_where_the_spec_s_secret_has_gone(programs: Path):
+    launched_with = generate_ed25519().text
+    (programs / "secret.json").write_text("{}")
+    on_ec2(programs, clientKey=launched_with.encode())
+
+    assert exit_code() == 7
+    assert (programs / "key-seen").read_text() == launched_with
+
+
+def test_a_key_that_is_still_the_same_is_offered_once(programs: Path):
+    secret(programs, KEY.encode())
+    on_ec2(programs, clientKey=KEY.encode())
+
+    assert exit_code() == 7
+    assert (programs / "key-seen").read_text() == KEY

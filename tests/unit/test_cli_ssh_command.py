@@ -60,9 +60,10 @@ def test_only_the_pinned_keys_are_known():
 
 
 def test_nothing_of_the_users_ssh_is_used():
-    arguments = ssh_arguments(login_of(machine()), "KEY", "KNOWN", [])
+    arguments = ssh_arguments(login_of(machine()), ["KEY", "FORMER"], "KNOWN", [])
 
-    assert arguments[:4] == ["-F", "/dev/null", "-i", "KEY"]
+    assert arguments[:2] == ["-F", "/dev/null"]
+    assert arguments[arguments.index("-i") :][:4] == ["-i", "KEY", "-i", "FORMER"]
     for option in ("StrictHostKeyChecking=yes", "UserKnownHostsFile=KNOWN", "HostKeyAlias=web", "IdentityAgent=none"):
         assert option in arguments
     assert arguments[-2:] == ["--", "198.51.100.7"]
@@ -70,4 +71,4 @@ def test_nothing_of_the_users_ssh_is_used():
 
 def test_a_command_arrives_as_it_was_given():
     """ssh joins its words with spaces for the remote shell; quoting keeps them apart."""
-    assert ssh_arguments(login_of(machine()), "KEY", "KNOWN", ["echo", "a  b", "$(id)"])[-1] == "echo 'a  b' '$(id)'"
+    assert ssh_arguments(login_of(machine()), ["KEY"], "KNOWN", ["echo", "a  b", "$(id)"])[-1] == "echo 'a  b' '$(id)'"

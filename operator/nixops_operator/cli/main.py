@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import typer
 
 from nixops_operator.cli.ssh_command import NotReachableError, SshLogin, known_hosts, login_of, ssh_arguments
 from nixops_operator.errors import Blocked
+from nixops_operator.machine.host_keys import CLIENT_KEY
 from nixops_operator.ssh_keys import PrivateKey, parse_private_key
 
 app = typer.Typer(
@@ -46,33 +48,55 @@ def ssh(
 ) -> None:
     """Log in to a machine, checking the host key that the operator pinned.
 
-    The client key is read from its Secret into a private file that is removed afterwards; your own ssh configuration
-    and known hosts are not used.
+    The client key is read from its Secret into a private file that is removed afterwards, and so is the one that an
+    instance was launched with; your own ssh configuration and known hosts are not used.
     """
     machine = _kubectl_json(["get", "nixmachines.nixops.dev", name], namespace)
     try:
         login = login_of(machine)
     except NotReachableError as error:
         raise CliError(str(error)) from None
-    secret = _kubectl_json(["get", "secret", login.secret], login.namespace)
+    raise typer.Exit(_run_ssh(login, _client_keys(login), command or []))
+
+
+def _client_keys(login: SshLogin) -> list[PrivateKey]:
+    """As the operator offers them: what the spec names, and after it what the instance was launched with. A key pair
+    that was renamed, or a Secret that was replaced, counts at the next launch."""
+    launched_with = None
+    if login.launch_secret is not None:
+        with contextlib.suppress(CliError):
+            launched_with = _key_in(login.launch_secret, CLIENT_KEY, login.namespace)
     try:
-        data = base64.b64decode(secret.get("data", {})[login.secret_key], validate=True)
+        declared = _key_in(login.secret, login.secret_key, login.namespace)
+    except CliError:
+        if launched_with is None:
+            raise
+        return [launched_with]
+    return [declared] if launched_with in (None, declared) else [declared, launched_with]
+
+
+def _key_in(secret: str, name: str, namespace: str) -> PrivateKey:
+    found = _kubectl_json(["get", "secret", secret], namespace)
+    try:
+        data = base64.b64decode(found.get("data", {})[name], validate=True)
     except (KeyError, binascii.Error):
-        raise CliError(f"Secret {login.secret} has no usable key {login.secret_key}") from None
+        raise CliError(f"Secret {secret} has no usable key {name}") from None
     try:
-        key = parse_private_key(data, f"key {login.secret_key} of Secret {login.secret}")
+        return parse_private_key(data, f"key {name} of Secret {secret}")
     except Blocked as error:
         raise CliError(error.message) from None
-    raise typer.Exit(_run_ssh(login, key, command or []))
 
 
-def _run_ssh(login: SshLogin, key: PrivateKey, command: list[str]) -> int:
+def _run_ssh(login: SshLogin, keys: list[PrivateKey], command: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="kubectl-nixops-") as folder:
-        key_file, hosts_file = Path(folder, "key"), Path(folder, "known_hosts")
-        key_file.touch(mode=0o600)
-        key_file.write_text(key.text)
+        key_files, hosts_file = [], Path(folder, "known_hosts")
+        for number, key in enumerate(keys):
+            key_file = Path(folder, f"key-{number}")
+            key_file.touch(mode=0o600)
+            key_file.write_text(key.text)
+            key_files.append(str(key_file))
         hosts_file.write_text(known_hosts(login))
-        arguments = ssh_arguments(login, str(key_file), str(hosts_file), command)
+        arguments = ssh_arguments(login, key_files, str(hosts_file), command)
         return subprocess.run(["ssh", *arguments], check=False).returncode
 
 

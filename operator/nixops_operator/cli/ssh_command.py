@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nixops_operator.names import host_keys_secret
+
 
 class NotReachableError(Exception):
     """The machine has no address or pinned host key yet; the text says what it waits for."""
@@ -23,6 +25,7 @@ class SshLogin:
     user: str
     secret: str
     secret_key: str
+    launch_secret: str | None  # may hold the key that the instance was launched with
     host_keys: tuple[str, ...]
 
 
@@ -46,6 +49,7 @@ def login_of(machine: Mapping[str, Any]) -> SshLogin:
         user=ssh.get("user", "root"),
         secret=reference.get("name", ""),
         secret_key=reference.get("key", "ssh-privatekey"),
+        launch_secret=host_keys_secret(name) if "ec2" in (spec.get("target") or {}) else None,
         host_keys=host_keys,
     )
 
@@ -55,8 +59,10 @@ def known_hosts(login: SshLogin) -> str:
     return "".join(f"{login.name} {key}\n" for key in login.host_keys)
 
 
-def ssh_arguments(login: SshLogin, key_file: str, known_hosts_file: str, command: Sequence[str]) -> list[str]:
-    """ssh's arguments: no configuration, agent or known hosts of the user; only this key, only these host keys."""
+def ssh_arguments(
+    login: SshLogin, key_files: Sequence[str], known_hosts_file: str, command: Sequence[str]
+) -> list[str]:
+    """ssh's arguments: no configuration, agent or known hosts of the user; only these keys, only these host keys."""
     options = (
         f"HostKeyAlias={login.name}",
         f"UserKnownHostsFile={known_hosts_file}",
@@ -68,7 +74,9 @@ def ssh_arguments(login: SshLogin, key_file: str, known_hosts_file: str, command
         "PasswordAuthentication=no",
         "LogLevel=ERROR",
     )
-    arguments = ["-F", "/dev/null", "-i", key_file, "-p", str(login.port), "-l", login.user]
+    arguments = ["-F", "/dev/null", "-p", str(login.port), "-l", login.user]
+    for key_file in key_files:
+        arguments += ["-i", key_file]
     for option in options:
         arguments += ["-o", option]
     # ssh joins what follows with spaces for the remote shell; quoted, it arrives as it was given.
