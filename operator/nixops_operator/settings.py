@@ -62,6 +62,22 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
+def _bytes(given: object) -> object:
+    """A number of bytes, or a quantity as Kubernetes writes it (`20Gi`)."""
+    if not isinstance(given, str) or (found := _QUANTITY.fullmatch(given)) is None:
+        return given
+    return int(float(found["number"]) * _UNITS[found["unit"]])
+
+
+_UNITS = {
+    "": 1,
+    **{unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T"), 1)},
+    **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
+}
+_QUANTITY = re.compile(rf"(?P<number>\d{{1,15}}(?:\.\d{{1,3}})?)(?P<unit>{'|'.join(sorted(_UNITS, reverse=True))})")
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
@@ -157,9 +173,9 @@ class Evaluation(_Part):
     """Of configurations. Real hosts take 0.5-4.5 GB and up to 46 s of CPU."""
 
     concurrency: AtLeastOne = 1  # at once; each may take `memory`
-    memory: AtLeastOne = 4 * GIB  # bytes of address space
+    memory: Bytes = 4 * GIB  # of address space
     timeout: Duration = timedelta(minutes=5)  # of CPU and by the clock
-    disk: AtLeastOne = 256 * MIB  # bytes of the files that it makes: derivations, its store's data base
+    disk: Bytes = 256 * MIB  # of the files that it makes: derivations, its store's data base
 
 
 class Build(_Part):
@@ -179,27 +195,11 @@ class Build(_Part):
 
     concurrency: AtLeastOne = 2  # at once
     max_jobs: AtLeastOne = 1  # builders at once within one build
-    memory: AtLeastOne = 8 * GIB  # bytes of data of each process; a pod's own limit holds for all of them together
+    memory: Bytes = 8 * GIB  # of data of each process; a pod's own limit holds for all of them together
     processes: AtLeastOne = 2048  # with their threads
-    free_disk: AtLeastOne = GIB  # bytes that stay free beside store and scratch; with less, none begins
+    free_disk: Bytes = GIB  # that stay free beside store and scratch; with less, none begins
     timeout: Duration = timedelta(hours=2)  # by the clock
     silent: Duration = timedelta(minutes=30)  # one derivation without a line of log
-
-
-def _bytes(given: object) -> object:
-    """A number of bytes, or a quantity as Kubernetes writes it (`20Gi`)."""
-    if not isinstance(given, str) or (found := _QUANTITY.fullmatch(given)) is None:
-        return given
-    return int(float(found["number"]) * _UNITS[found["unit"]])
-
-
-_UNITS = {
-    "": 1,
-    **{unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T"), 1)},
-    **{unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
-}
-_QUANTITY = re.compile(rf"(?P<number>\d{{1,15}}(?:\.\d{{1,3}})?)(?P<unit>{'|'.join(sorted(_UNITS, reverse=True))})")
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 
 
 class Store(_Part):
@@ -249,9 +249,9 @@ class Sources(_Part):
     """Limits of trees that are fetched as tarballs. nixpkgs has 50 MB compressed, 50,000 files, 300 MB unpacked."""
 
     concurrency: AtLeastOne = 4  # fetched at once
-    compressed: AtLeastOne = 256 * 1024**2  # bytes
+    compressed: Bytes = 256 * 1024**2
     files: AtLeastOne = 250_000
-    unpacked: AtLeastOne = 2 * GIB  # bytes
+    unpacked: Bytes = 2 * GIB
 
 
 class Egress(_Part):

@@ -192,6 +192,19 @@ def test_sizes_are_written_as_kubernetes_writes_them(config, written, count):
     assert composition.store_limits(settings.load().nix.store).max_size == count
 
 
+def test_every_number_of_bytes_is_a_size(config):
+    """`memory: 4Gi` was refused beside `minFree: 4Gi`."""
+    config.write_text(
+        "nix: {evaluation: {memory: 4Gi, disk: 1Gi}, build: {memory: 2Gi, freeDisk: 3Gi},"
+        " sources: {compressed: 5Gi, unpacked: 6Gi}}\n"
+    )
+    nix = settings.load().nix
+
+    assert (nix.evaluation.memory, nix.evaluation.disk) == (4 * 1024**3, 1024**3)
+    assert (nix.build.memory, nix.build.free_disk) == (2 * 1024**3, 3 * 1024**3)
+    assert (nix.sources.compressed, nix.sources.unpacked) == (5 * 1024**3, 6 * 1024**3)
+
+
 @pytest.mark.parametrize("written", ["20GB", "-1", "0", "Gi", "1e3", '""'])
 def test_what_is_no_size_is_refused(config, written):
     config.write_text(f"nix: {{store: {{maxSize: {written}}}}}\n")
