@@ -34,7 +34,7 @@ from nixops_operator.objects import is_leaving, is_paused
 from nixops_operator.planning import Finding, Plan, after_failure
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ready import ready_conditions
-from nixops_operator.step import Step, name_of
+from nixops_operator.step import JobStep, Step, name_of
 from nixops_operator.verdict import Outcome, Verdict, verdict_of
 from nixops_operator.workqueue import OWNER_PACE, Closed, WorkQueue
 
@@ -47,6 +47,11 @@ PASS_DEADLINE = timedelta(seconds=45)
 takes longer is ended and reported for its object; the others go on."""
 REPORT_LIMIT = timedelta(seconds=10)
 """For saying so."""
+UNTOLD = timedelta(seconds=1)
+"""How long a status may be left to the next pass. One that has done something is followed by another soon, which sees
+what became of it: quick steps, as an evaluation that is known, are not worth a write each."""
+JOB_PACE = timedelta(milliseconds=50)
+"""After the start of a job; its end comes sooner or takes its time."""
 _TROUBLE = (Outcome.STALLED, Outcome.RETRYING, Outcome.UNHEALTHY, Outcome.WEDGED)
 
 
@@ -98,6 +103,7 @@ class Reconciler:
         self._now = now
         self._holds: Holds[Key] = Holds()
         self._passes = 0
+        self._untold: dict[Key, float] = {}  # the loop's time of the first pass whose status was left to the next
         self.running: dict[Key, float] = {}  # key → loop time at which its pass began
 
     async def work(self) -> None:
@@ -156,25 +162,27 @@ class Reconciler:
         if plan.verdict.outcome is Outcome.GONE:
             await self._let_go(key, body, desired, plan.verdict)
             return
-        newest, plan, has_changed = await self._apply(key, body, desired, plan, controller)
+        newest, plan, done = await self._apply(key, body, desired, plan, controller)
         controller.settle(desired, observed)
-        if plan.verdict.outcome is not Outcome.LOOKING:
-            # Steps may have written intents; a status worked out from the older object would take them back.
-            if newest is not body:
-                desired = controller.desired(newest)
-            fields = controller.status(desired, observed, plan, self._now())
-            await self._write_status(key, newest, fields, plan.verdict)
-        self._plan_next(key, plan, has_changed)
+        if not self._is_left_to_next(key, plan, done):
+            self._untold.pop(key, None)
+            if plan.verdict.outcome is not Outcome.LOOKING:
+                # Steps may have written intents; a status worked out from the older object would take them back.
+                if newest is not body:
+                    desired = controller.desired(newest)
+                fields = controller.status(desired, observed, plan, self._now())
+                await self._write_status(key, newest, fields, plan.verdict)
+        self._plan_next(key, plan, done)
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
     async def _apply(
         self, key: Key, body: Body, desired: Any, plan: Plan, controller: Controller
-    ) -> tuple[Body, Plan, bool]:
+    ) -> tuple[Body, Plan, list[Step]]:
         """Take the steps that may run now, finding by finding; within one the first that fails or is held ends it.
-        Returns the newest body, the plan with what failed in it, whether anything was done."""
+        Returns the newest body, the plan with what failed in it, and the steps that were taken."""
         findings: list[Finding] = []
-        has_changed = False
+        done: list[Step] = []
         for finding in plan.findings:
             after = finding
             for step in finding.steps:
@@ -197,13 +205,13 @@ class Reconciler:
                         wait = self._holds.failed(key, _generation(body), step, error, _loop_time())
                     else:
                         wait = self._holds.succeeded(key, _generation(body), step, _loop_time())
-                        has_changed = True
+                        done.append(step)
                     self._queue.add_after(key, wait)
                 if error is not None:
                     after = after_failure(finding, error)
                     break
             findings.append(after)
-        return body, replace(plan, findings=tuple(findings)), has_changed
+        return body, replace(plan, findings=tuple(findings)), done
 
     def _newest(self, key: Key, body: Body) -> Body:
         """A step that failed may have written an intent before."""
@@ -211,15 +219,23 @@ class Reconciler:
         is_newer = known is not None and resource_version(known) > resource_version(body)
         return known if known is not None and is_newer else body
 
-    def _plan_next(self, key: Key, plan: Plan, has_changed: bool) -> None:
+    def _is_left_to_next(self, key: Key, plan: Plan, done: Sequence[Step]) -> bool:
+        """Whether the status can wait for the pass that follows soon."""
+        if not done or plan.verdict.outcome is Outcome.RETRYING or self._queue.is_closed:
+            return False
+        return _loop_time() - self._untold.setdefault(key, _loop_time()) < UNTOLD.total_seconds()
+
+    def _plan_next(self, key: Key, plan: Plan, done: Sequence[Step]) -> None:
         verdict = plan.verdict
         if verdict.outcome is Outcome.RETRYING:
             self._queue.backoff(key)
         else:
             self._queue.succeeded(key)
-            if has_changed:
+            if any(not isinstance(step, JobStep) for step in done):
                 self._queue.add(key)
                 return
+            if done:
+                self._queue.add_after(key, JOB_PACE)
         self._queue.add_after(key, min(verdict.look_again or self._resync_period, self._resync_period))
 
     # --- status, Events, finalizer --------------------------------------------------------------------------------
@@ -297,6 +313,7 @@ class Reconciler:
 
     async def _forget(self, key: Key) -> None:
         self._holds.forget(key)
+        self._untold.pop(key, None)
         self._queue.forget(key)
         await self._controllers[key.kind].forget(key)
 

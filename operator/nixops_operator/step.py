@@ -43,6 +43,13 @@ class Step:
         return ()
 
 
+@dataclass(frozen=True)
+class JobStep(Step):
+    """The start of a job, whose end wakes the object."""
+
+    job: str
+
+
 def name_of(step: Any) -> str:
     """For logs."""
     return " ".join(step.identity)

@@ -133,6 +133,10 @@ class WorkQueue(Generic[K]):
         """Keys that wait to run now."""
         return len(self._soon) + len(self._later)
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
     def oldest(self) -> float:
         """For how many seconds the first of the waiting keys has waited; 0 if none does."""
         waiting = [since for since in (self._soon.oldest(), self._later.oldest()) if since is not None]

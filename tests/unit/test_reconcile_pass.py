@@ -21,8 +21,8 @@ from nixops_operator.cache import Cache, resource_version
 from nixops_operator.errors import Blocked, Conflict, InvalidSpec, NamesNothing, OperatorError, Retry
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.planning import Finding, Plan
-from nixops_operator.reconcile import PASS_DEADLINE, Reconciler
-from nixops_operator.step import Step
+from nixops_operator.reconcile import JOB_PACE, PASS_DEADLINE, UNTOLD, Reconciler
+from nixops_operator.step import JobStep, Step
 from nixops_operator.verdict import Outcome, Verdict
 from nixops_operator.watch import Intake
 from nixops_operator.workqueue import WorkQueue
@@ -55,6 +55,11 @@ class OfField(Step):
         return "spec.target.ec2.tags"
 
 
+@dataclass(frozen=True)
+class Start(JobStep):
+    name: str = "start"
+
+
 def plan_of(verdict: Verdict, *steps: Any) -> Plan:
     """A plan that stands so, each step for itself."""
     found = Finding(verdict.outcome, verdict.reason, verdict.message, look_again=verdict.look_again)
@@ -74,6 +79,7 @@ class Script:
     forgotten: list[Key] = field(default_factory=list)
     told_of: list[Body] = field(default_factory=list)  # the objects that statuses were worked out from
     after_step: Callable[[Any], None] = lambda _: None
+    step_takes: float = 0  # seconds
     is_silent: bool = False  # a look that never ends
 
     def desired(self, body: Body) -> Body:
@@ -94,6 +100,7 @@ class Script:
         self.taken.append((asyncio.get_running_loop().time(), step.name))
         if step.name in self.errors:
             raise self.errors[step.name]
+        await asyncio.sleep(self.step_takes)
         self.after_step(step)
         return await self.kube.write_intent(body, {"accountId": "1"}) if step.name == "intent" else body
 
@@ -226,6 +233,70 @@ def test_steps_run_in_order_and_the_next_pass_follows_at_once():
     assert bench.machine.taken == [(0.0, "one"), (0.0, "two")]
     assert bench.machine.passes == [0.0, 0.0]
     assert bench.ready() == ("True", "runs")
+
+
+def test_quick_steps_are_told_of_once_they_are_over():
+    """A machine's status was written fifteen times until it was ready: each of its steps was told for a moment."""
+
+    async def test(bench: Bench) -> None:
+        following = {"step": plan_of(WORKING, Other()), "other": plan_of(IN_SYNC)}
+
+        def done(step: Any) -> None:
+            bench.machine.plan_now = following[step.name]
+
+        bench.machine.after_step = done
+        for number in range(2):
+            bench.machine.plan_now = plan_of(WORKING, Do())
+            bench.apply(target=f"target {number}")
+            await asyncio.sleep(100)
+            assert len(bench.kube.effects.of("kube.patch_status")) == 1 + number
+
+    bench = living(test)
+    assert [name for _, name in bench.machine.taken] == ["step", "other"] * 2
+    assert bench.ready() == ("True", "runs")
+
+
+def test_steps_that_take_their_time_are_told_of_meanwhile():
+    async def test(bench: Bench) -> None:
+        numbers = itertools.count()
+
+        def another(_: Any = None) -> None:
+            bench.machine.plan_now = plan_of(WORKING, Do(f"step {next(numbers)}"))
+
+        another()
+        bench.machine.after_step = another
+        bench.machine.step_takes = 0.4
+        bench.apply()
+        await asyncio.sleep(UNTOLD.total_seconds() + 3 * bench.machine.step_takes)
+        assert bench.ready() == ("Unknown", "working")
+
+    living(test)
+
+
+def test_a_job_that_ends_soon_is_told_of_with_its_end_and_another_before_it():
+    async def test(bench: Bench) -> None:
+        def started(_: Any) -> None:
+            bench.machine.plan_now = plan_of(WORKING)
+
+        bench.machine.plan_now = plan_of(WORKING, Start("a job"))
+        bench.machine.after_step = started
+        bench.apply()
+        await asyncio.sleep(JOB_PACE.total_seconds() / 2)
+        assert bench.kube.effects.of("kube.patch_status") == []
+        await asyncio.sleep(JOB_PACE.total_seconds())
+        assert bench.ready() == ("Unknown", "working")
+
+    assert len(living(test).machine.passes) == 2
+
+
+def test_an_operator_that_stops_leaves_no_status_to_another_pass():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = plan_of(WORKING, Do())
+        bench.machine.after_step = lambda _: bench.queue.close()
+        bench.apply()
+        await asyncio.sleep(1)
+
+    assert living(test).ready() == ("Unknown", "working")
 
 
 def test_the_status_is_written_on_what_an_intent_left():

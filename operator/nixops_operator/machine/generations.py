@@ -13,7 +13,7 @@ from nixops_operator import job_names
 from nixops_operator.api.reasons import ConditionType
 from nixops_operator.jobs import Failed
 from nixops_operator.planning import Area, Finding
-from nixops_operator.step import Identity, Step
+from nixops_operator.step import Identity, JobStep
 from nixops_operator.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RemoveGenerations(Step):
+class RemoveGenerations(JobStep):
     """Repeatable: what has gone is gone, and what is in use the machine keeps."""
 
-    job: str
     numbers: tuple[int, ...]
 
     @property

@@ -26,7 +26,7 @@ from nixops_operator.errors import Conflict, OperatorError, Retry
 from nixops_operator.jobs import Failed
 from nixops_operator.machine import host_keys
 from nixops_operator.planning import Finding, found_error
-from nixops_operator.step import Step
+from nixops_operator.step import JobStep
 from nixops_operator.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -45,10 +45,8 @@ _NOT_YET = (Reason.HOST_KEY_MISMATCH, Reason.CONNECTION_REFUSED)
 
 
 @dataclass(frozen=True)
-class ReplaceHostKey(Step):
+class ReplaceHostKey(JobStep):
     """Repeatable at any point: what was done is seen in the Secret, and on the machine."""
-
-    job: str
 
 
 def replaced(desired: Desired, observed: Observed, now: datetime) -> Finding | None:

@@ -33,7 +33,7 @@ from nixops_operator.facts import host
 from nixops_operator.facts.host import DeliveredKey, HostFacts
 from nixops_operator.jobs import Failed, Running
 from nixops_operator.planning import Area, Finding, found_error
-from nixops_operator.step import Identity, Step
+from nixops_operator.step import Identity, JobStep
 from nixops_operator.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -127,10 +127,9 @@ def _digest(digest_key: bytes, uid: str, name: str, sha256: str) -> str:
 
 
 @dataclass(frozen=True)
-class DeliverKeys(Step):
+class DeliverKeys(JobStep):
     """Bring these keys, and take off what lies at the paths `gone`; contents are read when it is carried out."""
 
-    job: str
     keys: tuple[WantedKey, ...]
     gone: tuple[str, ...] = ()
 

@@ -23,7 +23,7 @@ from nixops_operator.facts.cloud import VolumeSettings
 from nixops_operator.facts.host import ActivationRequest, HostOwner
 from nixops_operator.facts.nix import Evaluation, SystemInput, Tree
 from nixops_operator.machine.declared import Declared
-from nixops_operator.step import Identity, Step
+from nixops_operator.step import Identity, JobStep, Step
 
 EC2 = "spec.target.ec2"
 
@@ -345,10 +345,9 @@ class AttachVolume(VolumeStep):
 
 
 @dataclass(frozen=True)
-class DetachVolume(Step):
+class DetachVolume(JobStep):
     """Only when nothing on the machine uses it."""
 
-    job: str
     volume_id: str
     instance_id: str
     device: str
@@ -380,10 +379,8 @@ class RetainVolume(VolumeStep):
 
 
 @dataclass(frozen=True)
-class GrowRoot(Step):
+class GrowRoot(JobStep):
     """Grow the root file system into its disk."""
-
-    job: str
 
 
 @dataclass(frozen=True)
@@ -432,39 +429,34 @@ class RetainInstance(Step):
 
 
 @dataclass(frozen=True)
-class OwnHost(Step):
+class OwnHost(JobStep):
     """Write on a given host whose it is; two machines on one host would undo each other's systems for ever."""
 
-    job: str
     owner: HostOwner
     instead_of: HostOwner | None = None
 
 
 @dataclass(frozen=True)
-class DisownHost(Step):
+class DisownHost(JobStep):
     """Take that off again. Best effort: a host that does not answer is let go of all the same."""
-
-    job: str
 
 
 # --- the system ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Fetch(Step):
+class Fetch(JobStep):
     """Bring a tree into the operator's store."""
 
-    job: str
     tree: Tree
 
     is_harmless: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
-class Evaluate(Step):
+class Evaluate(JobStep):
     """`is_outdated`: what is known of it does not hold any more."""
 
-    job: str
     input: SystemInput
     is_outdated: bool = False
 
@@ -472,50 +464,43 @@ class Evaluate(Step):
 
 
 @dataclass(frozen=True)
-class Build(Step):
-    job: str
+class Build(JobStep):
     drv_path: str
 
     is_harmless: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
-class Copy(Step):
-    job: str
+class Copy(JobStep):
     toplevel: str
 
 
 @dataclass(frozen=True)
-class CopyDerivations(Step):
+class CopyDerivations(JobStep):
     """Bring the machine what it is to build."""
 
-    job: str
     evaluation: Evaluation
 
 
 @dataclass(frozen=True)
-class Realise(Step):
+class Realise(JobStep):
     """Have the machine build its system, and follow it to its end. `copy_job`: what brought the derivations."""
 
-    job: str
     copy_job: str
     evaluation: Evaluation
 
 
 @dataclass(frozen=True)
-class StopBuild(Step):
+class StopBuild(JobStep):
     """End what the machine builds: it is of no use any more."""
-
-    job: str
 
     is_harmless: ClassVar[bool] = True  # of a suspended machine, too, nothing changes
 
 
 @dataclass(frozen=True)
-class DryActivate(Step):
+class DryActivate(JobStep):
     """Ask what activating it would do."""
 
-    job: str
     toplevel: str
 
 
@@ -545,55 +530,48 @@ class RecordRevisions(Step):
 
 
 @dataclass(frozen=True)
-class Activate(Step):
+class Activate(JobStep):
     """Root, claim, arm the dead man's timer, start the detached unit; or, for the next boot, commit. `brought_by`: the
     job that put the system into the machine's store; empty if another life of the operator did."""
 
-    job: str
     brought_by: str
     request: ActivationRequest
 
 
 @dataclass(frozen=True)
-class Hold(Step):
+class Hold(JobStep):
     """Reach the host over a new connection, and have it wait for its health."""
 
-    job: str
     activation_id: str
     budget: timedelta
 
 
 @dataclass(frozen=True)
-class Confirm(Step):
+class Confirm(JobStep):
     """Reach the host over a new connection and say so."""
 
-    job: str
     activation_id: str
 
 
 @dataclass(frozen=True)
-class Commit(Step):
-    job: str
+class Commit(JobStep):
     activation_id: str
 
 
 @dataclass(frozen=True)
-class Adopt(Step):
+class Adopt(JobStep):
     """The desired system runs already: make it profile and boot entry."""
 
-    job: str
     toplevel: str
 
 
 @dataclass(frozen=True)
-class Restart(Step):
+class Restart(JobStep):
     """Have the host restart into what was made its boot entry."""
 
-    job: str
     activation_id: str
 
 
 @dataclass(frozen=True)
-class RollBack(Step):
-    job: str
+class RollBack(JobStep):
     activation_id: str
