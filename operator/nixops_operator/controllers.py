@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -26,9 +26,11 @@ from nixops_operator.machine import plan as machine_plan
 from nixops_operator.machine import status as machine_status
 from nixops_operator.machine.desired import Desired, Leaving, read_machine
 from nixops_operator.machine.observed import Observed, ObservedLeaving
+from nixops_operator.noted_world import noted
 from nixops_operator.parsed import ParsedSpecs
 from nixops_operator.planning import Plan
 from nixops_operator.reconcile import Controller
+from nixops_operator.rest import Notes
 from nixops_operator.step import Step
 from nixops_operator.world import World
 
@@ -49,6 +51,9 @@ class MachineController:
 
     world: World
     _parsed: ParsedSpecs[NixMachineSpec] = field(default_factory=lambda: ParsedSpecs(parse_machine, PARSED_MACHINES))
+
+    def noting(self, notes: Notes) -> MachineController:
+        return replace(self, world=noted(self.world, notes))
 
     def desired(self, body: Body) -> Desired | Leaving:
         has_owner = self.world.cache.owner_key(body) is not None
@@ -97,6 +102,11 @@ class DeploymentController:
     _parsed: ParsedSpecs[deployment_desired.Parsed] = field(
         default_factory=lambda: ParsedSpecs(deployment_desired.parse, PARSED_DEPLOYMENTS)
     )
+
+    def noting(self, notes: Notes) -> DeploymentController:
+        """A pass over a deployment asks EC2, or for all of its machines."""
+        notes.give_up()
+        return self
 
     def desired(self, body: Body) -> deployment_desired.Desired | deployment_desired.Leaving:
         return deployment_desired.read_deployment(body, self._parsed.of)

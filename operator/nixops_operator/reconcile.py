@@ -1,6 +1,8 @@
 """The pass, for any kind. Level-triggered: the newest object and the world as it is, nothing else.
 
-    object ─► finalizer? ─► parse ─► observe ─► plan ─► apply ─► status (one PATCH, only if it differs) ─► look again
+    object ─► finalizer? ─► at rest? ─► parse ─► observe ─► plan ─► apply ─► status (one PATCH, only if it differs)
+                 ▲                                                                        │
+                 └──────────────────────────────── look again ◄───────────────────────────┘
 
 The single status writer, the only place that adds and removes finalizers, and the only one that posts Events.
 """
@@ -34,6 +36,7 @@ from nixops_operator.objects import is_leaving, is_paused
 from nixops_operator.planning import Finding, Plan, after_failure
 from nixops_operator.ports.kube import Kube
 from nixops_operator.ready import ready_conditions
+from nixops_operator.rest import REST, Notes, Rest, Rests, is_settled
 from nixops_operator.step import JobStep, Step, name_of
 from nixops_operator.verdict import Outcome, Verdict, verdict_of
 from nixops_operator.workqueue import OWNER_PACE, Closed, WorkQueue
@@ -57,6 +60,9 @@ _TROUBLE = (Outcome.STALLED, Outcome.RETRYING, Outcome.UNHEALTHY, Outcome.WEDGED
 
 class Controller(Protocol):
     """What makes a kind: the same few words for each."""
+
+    def noting(self, notes: Notes) -> Controller:
+        """The same, which notes down what it asks."""
 
     def desired(self, body: Body) -> Any:
         """The object as a pass wants it. Raises InvalidSpec, but never for one in deletion: what was made must go
@@ -102,6 +108,7 @@ class Reconciler:
         self._resync_period = resync_period
         self._now = now
         self._holds: Holds[Key] = Holds()
+        self._rests: Rests[Key] = Rests()
         self._passes = 0
         self._untold: dict[Key, float] = {}  # the loop's time of the first pass whose status was left to the next
         self.running: dict[Key, float] = {}  # key → loop time at which its pass began
@@ -139,7 +146,8 @@ class Reconciler:
                 self._queue.done(key)
 
     async def reconcile(self, key: Key) -> None:
-        """One pass. Raises Conflict, Retry, Blocked from the Kubernetes port; everything else becomes status."""
+        """One pass, or a look that shows that none is needed. Raises Conflict, Retry, Blocked from the Kubernetes port;
+        everything else becomes status."""
         body = self._cache.get(key)
         if body is None:
             await self._forget(key)
@@ -150,14 +158,20 @@ class Reconciler:
                 return  # others' finalizers hold it; ours is off
             await self._take_up(key, body)
             return
-        controller = self._controllers[key.kind]
+        is_look = not self._queue.was_woken(key)
+        if is_look and await self._rests.goes_on(key, body, self._now()):
+            self._queue.add_after(key, self._resync_period)
+            return
+        self._rests.end(key)
+        controller, notes = self._controllers[key.kind], Notes()
+        looking = controller.noting(notes) if is_look else controller
         try:
-            desired = controller.desired(body)
+            desired = looking.desired(body)
         except InvalidSpec as error:
             await self._write_error(key, body, error)
             self._queue.add_after(key, self._resync_period)
             return
-        observed = await controller.observe(desired)
+        observed = await looking.observe(desired)
         plan = controller.plan(desired, observed, self._now())
         if plan.verdict.outcome is Outcome.GONE:
             await self._let_go(key, body, desired, plan.verdict)
@@ -172,7 +186,17 @@ class Reconciler:
                     desired = controller.desired(newest)
                 fields = controller.status(desired, observed, plan, self._now())
                 await self._write_status(key, newest, fields, plan.verdict)
+                if is_look and notes.has_all:
+                    self._rest(key, body, desired, observed, plan, notes)
         self._plan_next(key, plan, done)
+
+    def _rest(self, key: Key, body: Body, desired: Any, observed: Any, plan: Plan, notes: Notes) -> None:
+        """Passes may be left out from now on if this one would find the same at the end of the rest, too. One that has
+        written something has made another object of it."""
+        controller, until = self._controllers[key.kind], self._now() + REST
+        at_the_end = controller.plan(desired, observed, until)
+        if is_settled(plan, at_the_end) and not _changed(body, controller.status(desired, observed, at_the_end, until)):
+            self._rests.begin(key, Rest(body, notes, until))
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
@@ -253,10 +277,9 @@ class Reconciler:
         self._queue.add(key)
 
     async def _write_status(self, key: Key, body: Body, fields: Mapping[str, Any], verdict: Verdict) -> None:
-        before = body.get("status") or {}
-        changed = {name: value for name, value in fields.items() if before.get(name) != _plain(value)}
+        changed = _changed(body, fields)
         if changed:
-            self._put(key, await self._kube.patch_status(body, _merge(before, changed)))
+            self._put(key, await self._kube.patch_status(body, _merge(body.get("status") or {}, changed)))
             self._wake_owner(body)
         event = _event(key, body, fields, verdict)
         if event is not None:
@@ -313,6 +336,7 @@ class Reconciler:
 
     async def _forget(self, key: Key) -> None:
         self._holds.forget(key)
+        self._rests.end(key)
         self._untold.pop(key, None)
         self._queue.forget(key)
         await self._controllers[key.kind].forget(key)
@@ -366,6 +390,12 @@ def _event(key: Key, body: Body, fields: Mapping[str, Any], verdict: Verdict) ->
 
 def _ready(conditions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return next((entry for entry in conditions if entry["type"] == ConditionType.READY), None)
+
+
+def _changed(body: Body, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the status that are to say something else than they do."""
+    before = body.get("status") or {}
+    return {name: value for name, value in fields.items() if before.get(name) != _plain(value)}
 
 
 def _plain(value: Any) -> Any:

@@ -116,6 +116,7 @@ class WorkQueue(Generic[K]):
         self._later = _Lanes(lane_of)
         self._soon_in_a_row = 0
         self._running: dict[K, float] = {}  # since when
+        self._by_timer: set[K] = set()  # of those that run
         self._workers = workers
         self._held: Counter[Hashable] = Counter()  # workers, by lane
         self._again: set[K] = set()
@@ -229,9 +230,14 @@ class WorkQueue(Generic[K]):
             self._idle.append(idle)
             await idle
 
+    def was_woken(self, key: K) -> bool:
+        """Whether the key runs because somebody had news of it; False: its time had come."""
+        return key not in self._by_timer
+
     def done(self, key: K) -> None:
         """The run of a key ended; adds that came meanwhile run it once more."""
         began = self._running.pop(key, None)
+        self._by_timer.discard(key)
         if began is not None:
             lane = self._lane_of(key)
             self._held[lane] -= 1
@@ -256,7 +262,9 @@ class WorkQueue(Generic[K]):
     def _take(self) -> tuple[K, float] | None:
         taken = self._soon.take(self._may_run) if self._soon_in_a_row < SOON_IN_A_ROW or not self._later else None
         self._soon_in_a_row = 0 if taken is None else self._soon_in_a_row + 1
-        return taken or self._later.take(self._may_run) or self._soon.take(self._may_run)
+        if taken is None and (taken := self._later.take(self._may_run)) is not None:
+            self._by_timer.add(taken[0])
+        return taken or self._soon.take(self._may_run)
 
     def _may_run(self, lane: Hashable) -> bool:
         return self._held[lane] < SHARE * (self._workers - len(self._running))

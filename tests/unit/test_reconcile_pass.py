@@ -7,7 +7,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from nixops_operator.errors import Blocked, Conflict, InvalidSpec, NamesNothing,
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.planning import Finding, Plan
 from nixops_operator.reconcile import JOB_PACE, PASS_DEADLINE, UNTOLD, Reconciler
+from nixops_operator.rest import REST, Notes
 from nixops_operator.step import JobStep, Step
 from nixops_operator.verdict import Outcome, Verdict
 from nixops_operator.watch import Intake
@@ -81,6 +82,13 @@ class Script:
     after_step: Callable[[Any], None] = lambda _: None
     step_takes: float = 0  # seconds
     is_silent: bool = False  # a look that never ends
+    is_noted: bool = False  # all that it asks
+    says_when: Callable[[datetime], str] = lambda _: ""  # what its status says of the time
+
+    def noting(self, notes: Notes) -> Script:
+        if not self.is_noted:
+            notes.give_up()
+        return self
 
     def desired(self, body: Body) -> Body:
         if self.invalid is not None:
@@ -110,7 +118,8 @@ class Script:
         truth = Truth.TRUE if verdict.outcome is Outcome.IN_SYNC else Truth.UNKNOWN
         ready = Condition(ConditionType.READY, truth, verdict.reason, verdict.message, generation)
         previous = desired["status"].get("conditions", ())
-        return {"conditions": merge_conditions(previous, [ready], now), "observedGeneration": generation}
+        told = {"conditions": merge_conditions(previous, [ready], now), "observedGeneration": generation}
+        return told | ({"state": self.says_when(now)} if self.says_when(now) else {})
 
     async def leave(self, desired: Body, body: Body) -> Body:
         return body
@@ -131,11 +140,12 @@ class Bench:
         self.queue: WorkQueue[Key] = WorkQueue(lambda key: key.kind, random.Random(1))
         self.intake = Intake(self.cache, self.queue)
         self.is_watching = True
+        self.clock = NOON
         self.kube.watchers.append(self._hear)
         self.machine = Script(self.kube)
         self.deployment = Script(self.kube)
         both = {Kind.MACHINE: self.machine, Kind.DEPLOYMENT: self.deployment}
-        self.reconciler = Reconciler(self.kube, self.cache, self.queue, both, RESYNC, lambda: NOON)
+        self.reconciler = Reconciler(self.kube, self.cache, self.queue, both, RESYNC, lambda: self.clock)
 
     def _hear(self, what: str, body: Body) -> None:
         if not self.is_watching:
@@ -206,6 +216,68 @@ def test_an_object_at_rest_is_looked_at_once_a_resync():
         await asyncio.sleep(600)
 
     assert 9 <= len(living(test).machine.passes) <= 11
+
+
+def test_looks_at_an_object_at_rest_are_no_passes_until_the_rest_is_over():
+    async def test(bench: Bench) -> None:
+        bench.machine.is_noted = True
+        bench.apply()
+        await asyncio.sleep(1.5 * RESYNC.total_seconds())
+        bench.machine.passes.clear()
+        await asyncio.sleep(REST.total_seconds() / 2)
+        assert bench.machine.passes == []
+        bench.clock += REST + timedelta(seconds=1)
+        await asyncio.sleep(1.5 * RESYNC.total_seconds())
+
+    assert len(living(test).machine.passes) == 1
+
+
+def test_what_wakes_an_object_ends_its_rest():
+    async def test(bench: Bench) -> None:
+        bench.machine.is_noted = True
+        bench.apply()
+        await asyncio.sleep(3 * RESYNC.total_seconds())
+        bench.machine.passes.clear()
+        bench.queue.add(WEB)
+        await asyncio.sleep(1)
+        assert len(bench.machine.passes) == 1
+        # It may have been woken for what its questions do not show; the next look is a pass again.
+        await asyncio.sleep(3 * RESYNC.total_seconds())
+
+    assert len(living(test).machine.passes) == 2
+
+
+def test_a_look_at_another_version_of_the_object_is_a_pass():
+    async def test(bench: Bench) -> None:
+        bench.machine.is_noted = True
+        bench.apply()
+        await asyncio.sleep(3 * RESYNC.total_seconds())
+        bench.machine.passes.clear()
+        bench.kube.edit(WEB, lambda body: body["status"].update(accountId="1"))
+        await asyncio.sleep(1.5 * RESYNC.total_seconds())
+
+    assert len(living(test).machine.passes) == 1
+
+
+def test_an_object_that_a_pass_has_told_of_is_not_at_rest_yet():
+    async def test(bench: Bench) -> None:
+        bench.machine.is_noted = True
+        numbers = itertools.count()
+        bench.machine.says_when = lambda _: str(next(numbers))
+        bench.apply()
+        await asyncio.sleep(600)
+
+    assert len(living(test).machine.passes) >= 9
+
+
+def test_what_the_status_would_say_later_keeps_an_object_from_rest():
+    async def test(bench: Bench) -> None:
+        bench.machine.is_noted = True
+        bench.machine.says_when = lambda now: "later" if now > NOON else "now"
+        bench.apply()
+        await asyncio.sleep(600)
+
+    assert len(living(test).machine.passes) >= 9
 
 
 def test_merely_looking_writes_nothing():

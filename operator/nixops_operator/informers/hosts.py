@@ -88,6 +88,7 @@ class HostInformer:
     ) -> None:
         self.target = target
         self.answer = HostAnswer()
+        self._news = self.answer
         self._hosts = hosts
         self._period = period
         self._wake = wake
@@ -104,6 +105,10 @@ class HostInformer:
         self._asking = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._look_for_ever(), name=f"host {target.address}")
+
+    def news(self) -> HostAnswer:
+        """The answer that woke the key last: another one only if more than free space differs."""
+        return self._news
 
     def host(self) -> Host:
         """The open connection. Raises Retry (`ConnectTimeout`) while there is none."""
@@ -264,6 +269,7 @@ class HostInformer:
     def _see(self, answer: HostAnswer) -> None:
         before, self.answer = self.answer, answer
         if _without_free_space(answer) != _without_free_space(before):
+            self._news = answer
             self._wake()
 
 
