@@ -40,7 +40,7 @@ timer. A build on a machine goes on there; the plan ends one that is of no use (
 
 
 PARSED_MACHINES = 256
-"""Some 6 kB each: those whose passes follow each other. One at rest is parsed again at each look, in 0.1 ms."""
+"""Some 6 kB each: those whose passes follow each other. Another is parsed again for its pass, in 0.1 ms."""
 PARSED_DEPLOYMENTS = 512
 """Each holds the parsed specs of up to 256 machines, and is parsed again in some 100 ms."""
 

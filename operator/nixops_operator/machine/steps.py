@@ -384,10 +384,9 @@ class GrowRoot(JobStep):
 
 
 @dataclass(frozen=True)
-class GrowVolume(Step):
+class GrowVolume(JobStep):
     """Grow the file system of a data volume into it."""
 
-    job: str
     volume_id: str
     device: str
 
