@@ -14,7 +14,7 @@ from fakes.kube import CLUSTER_ID
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
-from nixops_operator.facts.cloud import InstanceAttribute, SecurityGroup
+from nixops_operator.facts.cloud import InstanceAttribute, KeyPair, SecurityGroup
 from nixops_operator.machine import steps
 from nixops_operator.machine.attributes import differences
 from nixops_operator.machine.observed import ObservedCloud
@@ -98,6 +98,22 @@ def test_a_live_instance_keeps_the_key_pair_that_it_was_launched_with():
 
     found, earlier = run(test())
     assert (found.declared_error, found.declared["keyPair"]) == (None, earlier)
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["the deployment's", "a person's"])
+def test_the_key_pair_of_a_person_is_known_where_an_instance_was_launched_with_it(*, is_ours: bool):
+    async def test() -> tuple[ObservedCloud, KeyPair]:
+        bench = Bench()
+        shop = bench.deployment(aws=AWS, keyPairs=[{"name": "main"}])
+        bench.machine(owner=shop, target=ec2(keyPair="alice"))
+        name = bench.key_pair(bench.client, shop["metadata"]["uid"])
+        alice = KeyPair("key-of-alice", "alice", generate_ed25519().public, {})
+        bench.ec2.key_pairs["alice"] = alice
+        bench.tell(launch(instance=await bench.instance(key_name=name if is_ours else "alice")))
+        return await bench.seen(), alice
+
+    found, alice = run(test())
+    assert found.users_key_pair == (None if is_ours else alice)
 
 
 def test_the_default_group_takes_the_place_of_the_last_one():

@@ -15,6 +15,7 @@ from fakes.kube import FakeKube, Secret
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, NotYet, OperatorError, Retry
+from nixops_operator.facts.cloud import KeyPair
 from nixops_operator.facts.host import HostOwner
 from nixops_operator.facts.kube import Key, Kind
 from nixops_operator.host_policy import HostPolicy
@@ -109,6 +110,45 @@ def test_a_machine_is_reached_with_the_key_that_it_was_launched_with(
         return hosts.effects.of("host.connect")[0].arguments["target"]
 
     assert run(go()).client_keys == tuple(key.text for key in offered)
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        pytest.param(LATER.public, "EC2's key pair alice, which holds another key than", id="another key"),
+        pytest.param(EARLIER.public, None, id="this very key: something else is wrong"),
+        pytest.param("", None, id="EC2 does not tell which"),
+        pytest.param(None, None, id="no key pair of a person"),
+    ],
+)
+def test_a_refused_key_is_compared_with_the_key_pair_of_the_instance(held: str | None, words: str | None):
+    """The instance was launched, its login refused, and nothing said why."""
+
+    async def go() -> ObservedHost:
+        hosts, kube = FakeHosts(), FakeKube()
+        machine = hosts.add(FakeMachine(ADDRESS))
+        machine.client_keys = {LATER.text}
+        kube.secrets["default", "client"] = Secret({names.SSH_PRIVATE_KEY: EARLIER.text.encode()})
+        world = SimpleNamespace(
+            hosts=HostInformers(hosts, timedelta(seconds=5), lambda key: None),
+            reads=Reads(kube, timedelta(seconds=30)),
+            policy=SimpleNamespace(hosts=HostPolicy()),
+        )
+        pair = KeyPair("key-1", "alice", held, {}) if held is not None else None
+        pins = Pins("i-1", tuple(machine.host_keys))
+        shown = cloud(instance("i-1", key_name="alice"), pins=pins, users_key_pair=pair)
+        desired = ec2_machine(launch(instance="i-1"))
+        await observe_host.observe(desired, shown, cast("Any", world))
+        await asyncio.sleep(1)
+        found = await observe_host.observe(desired, shown, cast("Any", world))
+        await world.hosts.close()
+        return found
+
+    error = run(go()).error
+    assert error is not None
+    assert error.reason is Reason.AUTHENTICATION_FAILED
+    assert (words or "refused the client key") in error.message
+    assert ("alice" in error.message) is (words is not None)
 
 
 def test_a_client_key_that_cannot_be_read_is_read_anew():

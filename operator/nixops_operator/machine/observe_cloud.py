@@ -179,7 +179,7 @@ def _of_live(
 ) -> ObservedCloud:
     """Of a live instance only what can differ is resolved; each thing that cannot be is left out of the comparison."""
     error: OperatorError | None = None
-    groups = key_name = instance_type = None
+    groups = key_name = instance_type = users_key_pair = None
     try:
         groups = _security_groups(desired, ec2, instance, view, snapshot, world)
     except OperatorError as failure:
@@ -190,6 +190,9 @@ def _of_live(
         error = failure
     with contextlib.suppress(OperatorError):  # it counts at the next launch only, and is told then
         key_name = _key_pair_of_live(desired, ec2, view, snapshot, instance, world)
+    if instance.key_name is not None and instance.key_name not in snapshot.key_pairs:
+        with contextlib.suppress(OperatorError):  # it is words for people
+            users_key_pair = view.key_pair(instance.key_name)
     image = _image_of(instance, view)
     resolved = Resolved(
         image_id=_declared_image(ec2, instance, image, world),
@@ -210,6 +213,7 @@ def _of_live(
         declared=declared,
         declared_error=error or error_of_hidden,
         image_name=image.name if image is not None else None,
+        users_key_pair=users_key_pair,
         admits_ssh=_admits_ssh(instance, snapshot, view),
     )
 

@@ -45,8 +45,9 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, world: World) -
             world.hosts.drop(desired.key)
         return ObservedHost(address=address, error=error)
     informer = world.hosts.watch(desired.key, target)
-    answer = informer.answer
-    if answer.error is not None and answer.error.reason is Reason.AUTHENTICATION_FAILED:
+    answer, error = informer.answer, informer.answer.error
+    if error is not None and error.reason is Reason.AUTHENTICATION_FAILED:
+        error = await _explained(error, desired, cloud, world)
         # The key may have been put right meanwhile.
         world.reads.forget_secret(desired.key.namespace, desired.spec.client_key.name)
     words = ""
@@ -55,8 +56,30 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, world: World) -
         if last.state in _ENDED_BADLY:
             words = telling_line(informer.activation_log(last.id) or "")
     results = _health(desired, informer) if answer.facts is not None else ()
-    seen = ObservedHost(address, answer.error, answer.facts, pinned, results, words)
+    seen = ObservedHost(address, error, answer.facts, pinned, results, words)
     return _with_owner(seen, desired, world) if cloud is None else seen
+
+
+async def _explained(
+    refused: OperatorError, desired: Desired, cloud: ObservedCloud | None, world: World
+) -> OperatorError:
+    """Why an instance refuses the key, where its key pair shows it. Before the launch that is nobody's business: the key
+    may be in the image, and the key pair for others."""
+    pair = cloud.users_key_pair if cloud is not None else None
+    if pair is None:
+        return refused
+    reference = desired.spec.client_key
+    try:
+        key = await client_key(desired.key.namespace, reference, world)
+    except OperatorError:
+        return refused
+    if pair.public_key in ("", key.public):
+        return refused
+    message = (
+        f"{refused.message}; the instance was launched with EC2's key pair {pair.name}, which holds another key than "
+        f"key {reference.key} of Secret {reference.name}: store the private half of {pair.name} there"
+    )
+    return Blocked(refused.reason, message)
 
 
 def _health(desired: Desired, informer: HostInformer) -> tuple[CheckResult, ...]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from nixops_operator import names
 from nixops_operator.api.machine_spec import BuildOn
 from nixops_operator.errors import OperatorError
-from nixops_operator.facts.cloud import Instance, InstanceState, Volume
+from nixops_operator.facts.cloud import Instance, InstanceState, KeyPair, Volume
 from nixops_operator.facts.health import CheckResult
 from nixops_operator.facts.host import HostFacts, HostOwner
 from nixops_operator.facts.nix import Evaluation, SystemInput
@@ -54,6 +54,7 @@ class ObservedCloud:
     pins_error: OperatorError | None = None
     image_name: str | None = None  # of the instance, or of the one to be launched
     addresses: ObservedAddresses = field(default_factory=ObservedAddresses)
+    users_key_pair: KeyPair | None = None  # a key pair that is not ours, if the live instance was launched with one
     admits_ssh: bool | None = None  # whether a rule of its groups admits SSH; None: not all of them are known
 
     @property
