@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,40 +26,46 @@ from nixops_operator.facts.kube import Event, Key, Kind
 from unit import fake_time
 
 SERVERS = "ms CPU of API server and etcd for it"
+REST = "% of a core at rest per 1,000"
+FIRST_ROUND = "% of a core per 1,000 in the first round of looks"
 RESYNC = int(os.environ.get("RESYNC", "60"))
-CALM = 0.05  # of a core: below it for QUIET seconds, a process has done what it had to do
+CALM = 0.02  # of a core: below it for QUIET seconds, a process has done what it had to do
 QUIET = 2.0
 PATIENCE = 15.0
 CONTROL_PLANE = ("kube-apiserver", "etcd")
+EMPTY = "empty"  # a namespace without objects
+STARTS = 3  # of each kind; the median counts, since the caches of the first are cold
 IDLE = 10.0  # seconds for which a process without objects is looked at; the record of lags is part of what it costs
 
 
 @dataclass(frozen=True)
 class Program:
-    """Who is measured, and where its objects lie."""
+    """Who is measured, and where its objects lie. `environment`: by the namespace that it watches."""
 
     name: str
     module: str
     namespace: str
-    environment: dict[str, str]
+    environment: Callable[[str], dict[str, str]]
 
 
 def programs(server: ApiServer, folder: Path) -> list[Program]:
-    ours = {
-        "resyncPeriod": f"{RESYNC}s",
-        "server": {"address": "127.0.0.1", "port": 0},
-        "watch": {"namespaces": ["ours"]},
-        "lease": {"enabled": False},  # on a machine that starves its API server a life would end with it
-    }
     kubeconfig = {"KUBECONFIG": str(server.kubeconfig)}
+
+    def ours(namespace: str) -> dict[str, str]:
+        settings = {
+            "resyncPeriod": f"{RESYNC}s",
+            "server": {"address": "127.0.0.1", "port": 0},
+            "watch": {"namespaces": [namespace]},
+            "lease": {"enabled": False},  # on a machine that starves its API server a life would end with it
+        }
+        return kubeconfig | {"NIXOPS_CONFIG": settings_file(folder / f"settings-{namespace}.yaml", settings)}
+
+    def peer(namespace: str) -> dict[str, str]:
+        return kubeconfig | {"NAMESPACE": namespace, "RESYNC": str(RESYNC)}
+
     return [
-        Program(
-            "ours",
-            "benchmarks.operator_without_nix",
-            "ours",
-            kubeconfig | {"NIXOPS_CONFIG": settings_file(folder / "settings.yaml", ours)},
-        ),
-        Program("bare kopf", "benchmarks.bare_kopf", "peer", kubeconfig | {"NAMESPACE": "peer", "RESYNC": str(RESYNC)}),
+        Program("ours", "benchmarks.operator_without_nix", "ours", ours),
+        Program("bare kopf", "benchmarks.bare_kopf", "peer", peer),
     ]
 
 
@@ -86,47 +94,61 @@ class Life:
         self._lags: list[float] = []
         self.rows: dict[str, float] = {}
 
-    def _started(self) -> Measured:
+    def _started(self, namespace: str) -> Measured:
         program = self._program
-        return self._stack.enter_context(started(program.module, self._folder, program.environment))
+        return self._stack.enter_context(started(program.module, self._folder, program.environment(namespace)))
 
     def _stop(self, process: Measured) -> None:
         self._lags += [late for _, late in process.stop()]
         self._stack.close()
 
-    async def _calm_and_started(self) -> Measured:
-        process = self._started()
+    async def _calm_and_started(self, namespace: str) -> Measured:
+        process = self._started(namespace)
+        while not process.is_up:
+            await asyncio.sleep(0.5)
+            process.check()
         await asyncio.sleep(3)
         await until_calm(process)
         return process
 
+    async def _start(self, namespace: str) -> float:
+        """CPU that a start takes in all, in seconds; that of the wait for its end not counted in."""
+        began = time.monotonic()
+        process = await self._calm_and_started(namespace)
+        spent = process.cpu() - self._idle * (time.monotonic() - began)
+        self._stop(process)
+        return spent
+
     async def at_first(self) -> None:
         """The objects are there, and have never been judged."""
-        process = await self._calm_and_started()
-        self._empty_cpu, empty_memory = process.cpu(), process.memory()
+        process = await self._calm_and_started(EMPTY)
+        cpu, empty_memory = process.cpu(), process.memory()
         await asyncio.sleep(IDLE)
-        self._idle = (process.cpu() - self._empty_cpu) / IDLE
+        self._idle = (process.cpu() - cpu) / IDLE
         self.rows["MB RSS without an object"] = empty_memory / 1e6
         self.rows["% of a core without an object"] = self._idle * 100
         self._stop(process)
+        empty_start = statistics.median([await self._start(EMPTY) for _ in range(STARTS)])
         await self._cluster.make(self._program.namespace, self._names)
 
-        servers = of_children(*CONTROL_PLANE)
-        self._process = process = self._started()
+        servers, began = of_children(*CONTROL_PLANE), time.monotonic()
+        self._process = process = self._started(self._program.namespace)
         await self._until_judged(1)
         self.rows[SERVERS] = self._each(of_children(*CONTROL_PLANE) - servers) * 1000
         await until_calm(process)
-        self.rows["ms CPU an object at first"] = self._each(process.cpu() - self._empty_cpu) * 1000
+        spent = process.cpu() - empty_start - self._idle * (time.monotonic() - began)
+        self.rows["ms CPU an object at first"] = self._each(spent) * 1000
         self.rows["kB RSS an object"] = self._each(process.memory() - empty_memory) / 1000
         times = self._cluster.judged_at(self._program.namespace)
         self.rows["judged a second"] = len(self._names) / (max(times) - min(times))
 
     async def at_rest(self) -> None:
-        """A whole round of looks."""
-        began, cpu = time.monotonic(), self._process.cpu()
-        await asyncio.sleep(RESYNC + 1)
-        self._rest = (self._process.cpu() - cpu) / (time.monotonic() - began)
-        self.rows["% of a core at rest per 1,000"] = self._each(self._rest - self._idle) * 100 * 1000
+        """A whole round of looks, and another. Ours are passes in the first, and in one of ten that follow."""
+        for row in (FIRST_ROUND, REST):
+            began, cpu = time.monotonic(), self._process.cpu()
+            await asyncio.sleep(RESYNC + 1)
+            self._rest = (self._process.cpu() - cpu) / (time.monotonic() - began)
+            self.rows[row] = self._each(self._rest - self._idle) * 100 * 1000
 
     async def edited(self) -> None:
         """Every object gets another module."""
@@ -139,12 +161,12 @@ class Life:
         self._stop(self._process)
 
     async def started_again(self) -> None:
-        """Everything has been judged before."""
+        """Everything has been judged before. Starts without objects take turns with those that find them all."""
         writes = await self._cluster.writes()
-        process = await self._calm_and_started()
-        self.rows["ms CPU an object to start again"] = self._each(process.cpu() - self._empty_cpu) * 1000
-        self.rows["writes at the start"] = await self._cluster.writes() - writes
-        self._stop(process)
+        pairs = [(await self._start(EMPTY), await self._start(self._program.namespace)) for _ in range(STARTS)]
+        empty, full = (statistics.median(starts) for starts in zip(*pairs, strict=True))
+        self.rows["ms CPU an object to start again"] = self._each(full - empty) * 1000
+        self.rows["writes at the start"] = (await self._cluster.writes() - writes) / STARTS
         self.rows["ms loop lag p99"] = lag.percentile(self._lags, 0.99) * 1000
         self.rows["ms loop lag at most"] = max(self._lags, default=0.0) * 1000
 
@@ -165,7 +187,8 @@ GOALS: dict[str, table.Goal | None] = {
     "kB RSS an object": table.AtMost(20),
     "MB RSS without an object": None,
     "judged a second": table.AtLeast(500),
-    "% of a core at rest per 1,000": table.AtMost(1),
+    REST: table.AtMost(1),
+    FIRST_ROUND: None,
     "% of a core without an object": None,
     "ms CPU an edit": table.AtMost(2),
     "ms CPU an object to start again": table.AtMost(1),
@@ -192,7 +215,7 @@ async def on_a_real_api_server(count: int) -> None:
     """Ours, the peer and the bound, on one API server."""
     with tempfile.TemporaryDirectory(prefix="nixops-bench-") as name, running(compiled(), Path(name)) as server:
         establish_crds(server)
-        namespaces = ["nixops-system", "ours", "peer", "bare"]
+        namespaces = ["nixops-system", "ours", "peer", "bare", EMPTY]
         async with connected(server, namespaces) as cluster, yardstick.held_beside() as held:
             began, busy_before = time.monotonic(), busy()
             lives = {
@@ -221,7 +244,7 @@ async def on_a_real_api_server(count: int) -> None:
 
 IN_MEMORY = {
     "evaluations a configuration": table.AtMost(1),
-    "% of a core at rest per 1,000": None,
+    REST: None,
     "writes at rest": table.AtMost(0),
     "ms CPU a machine until Ready": None,
     "status writes a machine until Ready": None,
@@ -249,7 +272,7 @@ async def fleet_in_memory(machines: int, folder: Path) -> dict[str, float]:
         writes = sum(call.effect.startswith("kube.") for call in there.kube.effects.calls)
     return {
         "evaluations a configuration": len(there.nix.effects.of("nix.evaluate")) / machines,
-        "% of a core at rest per 1,000": rest * 100 / machines * 1000,
+        REST: rest * 100 / machines * 1000,
         "writes at rest": writes,
         "ms CPU a machine until Ready": until_ready / machines * 1000,
         "status writes a machine until Ready": effects["kube.patch_status"] / machines,

@@ -14,8 +14,10 @@ PERIOD = 0.02  # seconds between samples; at 50 a second they cost about 0.2 % o
 
 @asynccontextmanager
 async def recorded() -> AsyncIterator[list[tuple[float, float]]]:
-    """(the loop's time, seconds late), while inside; written to the file `LAGS` at the end, if that is set."""
+    """(the loop's time, seconds late), while inside; written to the file `LAGS` at the end, if that is set, which shows
+    from the beginning that the loop runs."""
     samples: list[tuple[float, float]] = []
+    _write(samples)
     recorder = asyncio.create_task(_record(samples))
     try:
         yield samples

@@ -26,6 +26,11 @@ class Measured:
     lags: Path
     log: Path
 
+    @property
+    def is_up(self) -> bool:
+        """Whether its event loop runs."""
+        return self.lags.exists()
+
     def cpu(self) -> float:
         """Seconds of CPU so far, of all its threads."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()

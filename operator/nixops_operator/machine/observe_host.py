@@ -45,9 +45,9 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, world: World) -
             world.hosts.drop(desired.key)
         return ObservedHost(address=address, error=error)
     informer = world.hosts.watch(desired.key, target)
-    answer, error = informer.answer, informer.answer.error
-    if error is not None and error.reason is Reason.AUTHENTICATION_FAILED:
-        error = await _explained(error, desired, cloud, world)
+    answer = informer.answer
+    if answer.error is not None and answer.error.reason is Reason.AUTHENTICATION_FAILED:
+        answer = replace(answer, error=await _explained(answer.error, desired, cloud, world))
         # The key may have been put right meanwhile.
         world.reads.forget_secret(desired.key.namespace, desired.spec.client_key.name)
     words = ""
@@ -56,15 +56,15 @@ async def observe(desired: Desired, cloud: ObservedCloud | None, world: World) -
         if last.state in _ENDED_BADLY:
             words = telling_line(informer.activation_log(last.id) or "")
     results = _health(desired, informer) if answer.facts is not None else ()
-    seen = ObservedHost(address, error, answer.facts, pinned, results, words)
+    seen = ObservedHost(address, answer.error, answer.facts, pinned, results, words)
     return _with_owner(seen, desired, world) if cloud is None else seen
 
 
 async def _explained(
     refused: OperatorError, desired: Desired, cloud: ObservedCloud | None, world: World
 ) -> OperatorError:
-    """Why an instance refuses the key, where its key pair shows it. Before the launch that is nobody's business: the key
-    may be in the image, and the key pair for others."""
+    """Why an instance refuses the key, where its key pair shows it. Before the launch that is nobody's business: the
+    key may be in the image, and the key pair for others."""
     pair = cloud.users_key_pair if cloud is not None else None
     if pair is None:
         return refused
