@@ -20,7 +20,7 @@ CLIENT_KEY, HOST_KEY = (asyncssh.generate_private_key("ssh-ed25519") for _ in ra
 
 
 class Server(asyncssh.SSHServer):
-    """Takes every key, and every command and forwarding that is asked for."""
+    """Takes every key."""
 
     def __init__(self, logged_in: list[asyncssh.SSHServerConnection]) -> None:
         self._logged_in = logged_in
@@ -37,18 +37,14 @@ class Server(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         self._logged_in.append(self._connection)
 
-    def server_requested(self, listen_host: str, listen_port: int) -> bool:
-        return True
-
 
 @asynccontextmanager
 async def server(**options: Any) -> AsyncIterator[tuple[HostTarget, list[asyncssh.SSHServerConnection]]]:
-    """On loopback; the connections that have logged in."""
+    """On loopback; the connections that have logged in. Each command writes its variables and ends."""
     logged_in: list[asyncssh.SSHServerConnection] = []
 
-    async def answer(process: asyncssh.SSHServerProcess[bytes]) -> None:
-        mark = str(process.command).partition("n=")[2][:16]
-        process.stdout.write(f"\nnixops-{mark} begin\n\nnixops-{mark} end\n".encode())
+    def answer(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        process.stdout.write(str(dict(process.env)).encode())
         process.exit(0)
 
     listening = await asyncssh.create_server(
@@ -114,24 +110,22 @@ async def test_a_machine_without_sound_ciphers_is_not_logged_in_to(offer: dict[s
 async def test_nothing_in_the_operator_s_home_decides_how_it_connects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark = tmp_path / "the-command-ran"
     configuration = tmp_path / ".ssh/config"
     configuration.parent.mkdir()
-    configuration.write_text(f"Host *\n  ProxyCommand touch {mark}\n")
+    configuration.write_text("Host *\n  SetEnv PLANTED=here\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
 
     async with unix_listener(tmp_path / "agent") as asked, server() as (target, logged_in):
         host = await AsyncsshHosts().connect(target)
+        assert b"PLANTED" not in (await host._connection.run("env", encoding=None)).stdout
         await host.close()
         assert len(logged_in) == 1
-        assert not await asyncio.to_thread(mark.exists)
         assert not asked.is_set()
 
         # The control: by default both are used.
-        with pytest.raises((OSError, asyncssh.Error)):
-            await somebody(target, config=[str(configuration)])
-        assert await asyncio.to_thread(mark.exists)
+        async with await somebody(target, agent_path=None) as client:
+            assert b"PLANTED" in (await client.run("env", encoding=None)).stdout
         with pytest.raises((OSError, asyncssh.Error)):  # the agent says nothing
             await asyncssh.connect(target.address, target.port, username="root", known_hosts=None, config=None)
         assert asked.is_set()
@@ -147,8 +141,9 @@ OPENS: dict[str, Open] = {
 
 
 @pytest.mark.parametrize("what", OPENS)
-async def test_a_machine_opens_no_way_back(what: str) -> None:
-    async with server() as (target, logged_in):
+async def test_a_machine_opens_no_way_back(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+    async with unix_listener(tmp_path / "agent"), server() as (target, logged_in):
         host = await AsyncsshHosts().connect(target)
         (connection,) = logged_in
         with pytest.raises(asyncssh.ChannelOpenError):
