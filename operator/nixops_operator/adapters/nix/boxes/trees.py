@@ -89,7 +89,10 @@ class Trees:
         while fitting := [kept for kept in self._kept if kept.copy.source == source]:
             own = [kept for kept in fitting if kept.tenant is not None and kept.tenant == tenant]
             chosen = (own or fitting)[0]
-            self._kept.remove(chosen)
+            try:
+                self._kept.remove(chosen)
+            except ValueError:  # another evaluation's end has made room meanwhile, in its thread
+                continue
             if bool(own) or await asyncio.to_thread(_is_unchanged, chosen):
                 await asyncio.to_thread(_move, chosen.at, store / _name(source))
                 return chosen.copy
