@@ -125,6 +125,32 @@ def test_a_hundred_machines_are_launched_in_the_time_that_ec2_needs_for_them():
     assert window >= 1.0, "never more in a second than the burst and the rate"
 
 
+def test_passes_that_wait_for_their_turn_leave_workers_to_others():
+    """A namespace has eleven workers (workqueue.py), and what waits in one keeps addresses from being asked for."""
+
+    async def most_waiting() -> int:
+        quota, waiting, most = Quota(asyncio.get_running_loop().time), 0, 0
+
+        async def launch() -> None:
+            nonlocal waiting, most
+            while True:
+                waiting += 1
+                most = max(most, waiting)
+                try:
+                    await quota.turn("RunInstances")
+                except Retry as told:
+                    waiting -= 1
+                    await asyncio.sleep(told.after.total_seconds() if told.after is not None else 0)
+                else:
+                    waiting -= 1
+                    return
+
+        await asyncio.gather(*(launch() for _ in range(100)))
+        return most
+
+    assert run(most_waiting(), 0.0) <= 3
+
+
 def test_one_kind_of_call_does_not_wait_for_another():
     async def looks() -> None:
         quota = Quota(asyncio.get_running_loop().time)

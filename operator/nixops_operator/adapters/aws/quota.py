@@ -18,8 +18,9 @@ from datetime import timedelta
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import TurnKept
 
-WAITED_FOR = timedelta(seconds=5)
-"""A turn that comes within this is waited for; passes have better to do than to wait longer."""
+WAITED_FOR = timedelta(seconds=1)
+"""A turn that comes within this is waited for. A pass that waits has a worker, and a namespace gets eleven: with five
+seconds ten launches in a row held them, and everything else came after."""
 KEPT_FOR = timedelta(seconds=30)
 """How long a turn is kept for whom it was promised to, who may have gone."""
 EARLY = 0.01
