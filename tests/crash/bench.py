@@ -393,9 +393,11 @@ def _ready(body: Body) -> bool:
 
 class Operator:
     """One life of the core. `trace` lists its effects in order. `interrupt` is called before each of them, with its
-    name and number: what a user does at that very moment. `tells`: every effect is printed."""
+    name and number: what a user does at that very moment. `tells`: every effect is printed. `workers`: passes at once.
+    """
 
     tells = False
+    workers = 4
 
     def __init__(
         self, worlds: Worlds, cut: Cut | None = None, interrupt: Callable[[str, int], object] | None = None
@@ -480,7 +482,7 @@ class Operator:
         self.worlds.kube.watchers.append(hear)
         try:
             await resync(world.kube, cache, intake)
-            workers = [asyncio.create_task(reconciler.work()) for _ in range(4)]
+            workers = [asyncio.create_task(reconciler.work()) for _ in range(self.workers)]
             if self.worlds.collects:
                 workers.append(asyncio.create_task(_collect(world)))
             self.acted_at = asyncio.get_running_loop().time()

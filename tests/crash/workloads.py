@@ -289,7 +289,8 @@ class Reference:
 
 
 @functools.cache
-def _nixpkgs() -> Path:
+def nixpkgs() -> Path:
+    """A folder that is the operator's nixpkgs."""
     folder = Path(tempfile.mkdtemp(prefix="nixpkgs-"))
     (folder / "default.nix").write_text("{ }: { }\n")
     return folder
@@ -344,7 +345,7 @@ def _play(
     before = None if workload == "create" else at_rest()
 
     async def lives() -> tuple[Worlds, Operator, float]:
-        worlds = Worlds(_nixpkgs()) if before is None else copy.deepcopy(before.worlds)
+        worlds = Worlds(nixpkgs()) if before is None else copy.deepcopy(before.worlds)
         lags.apply(worlds.cloud)
         worlds.collects = collects
         worlds.nix.lent_for = timedelta(seconds=1) if collects else worlds.nix.lent_for
