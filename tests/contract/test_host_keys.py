@@ -299,6 +299,22 @@ async def test_lines_that_somebody_damaged_are_nobody_s(machine: MachineBench) -
 
 
 @pytest.mark.lab
+async def test_an_owner_of_any_name_holds_up_no_look(machine: MachineBench) -> None:
+    """SSSD calls accounts alice@example.org; nothing was known of the machine any more until somebody gave it back."""
+    host = await reached(machine)
+    await host.deliver_keys([machine_key("/run/keys/one", b"x")], [])
+    await machine.run(
+        "sh", "-c", "echo 'alice@example.org:x:1777:1777::/:/bin/sh' >>/etc/passwd; chown 1777 /run/keys/one"
+    )
+
+    found = delivered(await host.facts(), "/run/keys/one").file
+
+    assert found is not None
+    assert (found.user, found.group) == ("-", "root")
+    await host.close()
+
+
+@pytest.mark.lab
 async def test_a_file_that_is_no_file_holds_up_no_look(machine: MachineBench) -> None:
     host = await reached(machine)
     await host.deliver_keys([machine_key(f"/run/keys/{name}") for name in ("pipe", "link", "large")], [])

@@ -433,12 +433,18 @@ key_facts() {
     [ -n "$known" ] || return 0
     printf '%s\n' "$known" | sed 's/^/key /'
     found=$(stat -c '%n %f %U %G %s' $(printf '%s\n' "$known" | cut -d ' ' -f 1) 2>/dev/null) || true
-    printf '%s\n' "$found" | awk 'NF == 5 { print "key-file", $1, $2, $3, $4 }'
+    # An account of a directory service may be called anything (alice@example.org); none that keys are for is called `-`.
+    printf '%s\n' "$found" | awk 'NF == 5 {
+        for (each = 3; each <= 4; each++) if ($each !~ /^[A-Za-z0-9_.-]+$/ || length($each) > 64) $each = "-"
+        print "key-file", $1, $2, $3, $4
+    }'
     plain=$(printf '%s\n' "$found" | awk -v most="$KEY_BYTES" '$2 ~ /^8...$/ && $5 <= most { print $1 }')
     [ -z "$plain" ] || sha256sum $plain 2>/dev/null | awk '{ print "key-content", $2, $1 }'
-    getent passwd $(printf '%s\n' "$known" | cut -d ' ' -f 3 | sort -u) | sed 's/:.*//; s/^/key-user /'
-    getent group $(printf '%s\n' "$known" | cut -d ' ' -f 4 | sort -u) | sed 's/:.*//; s/^/key-group /'
+    getent passwd $(printf '%s\n' "$known" | cut -d ' ' -f 3 | sort -u) | account_lines key-user
+    getent group $(printf '%s\n' "$known" | cut -d ' ' -f 4 | sort -u) | account_lines key-group
 }
+
+account_lines() { sed 's/:.*//' | { grep -xE "$ACCOUNT" || true; } | sed "s/^/$1 /"; }
 
 # A line that somebody has damaged is not ours any more.
 known_keys() {
@@ -499,7 +505,10 @@ os_release() {
             VERSION_ID) version=$value ;;
         esac
     done </etc/os-release
-    case $version in [0-9][0-9].[0-9][0-9]*) version=${version%"${version#?????}"} ;; esac
+    case $version in
+        *[!A-Za-z0-9._-]*) version='' ;; # of no release of NixOS
+        [0-9][0-9].[0-9][0-9]*) version=${version%"${version#?????}"} ;;
+    esac
 }
 
 # The release at first contact: what system.stateVersion stays at, also when the operator's own record is lost.
