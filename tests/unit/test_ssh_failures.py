@@ -7,7 +7,13 @@ import errno
 import asyncssh
 import pytest
 
-from nixops_operator.adapters.ssh.failures import boot_entry_failed, connecting_failed, host_key_mismatch, tool_failed
+from nixops_operator.adapters.ssh.failures import (
+    boot_entry_failed,
+    connecting_failed,
+    copy_failed,
+    host_key_mismatch,
+    tool_failed,
+)
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, OperatorError, Retry
 
@@ -103,3 +109,24 @@ AGENT = f"/var/lib/nixops/agent-{'0' * 64}"
 )
 def test_what_a_tool_says_is_told_without_the_agent_s_own_lines(said: str, message: str) -> None:
     assert tool_failed("192.0.2.10", "claim", said, 2) == message
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("error: writing to file: No space left on device", "the disk of 192.0.2.10 is full"),
+        ("error: opening lock file: Read-only file system", "a file system of 192.0.2.10 is mounted read-only"),
+        (
+            "error: executing SQLite statement 'pragma synchronous = normal': unable to open database file",
+            "no inode is left",
+        ),
+    ],
+)
+def test_a_store_that_takes_nothing_says_what_makes_room(said: str, advice: str) -> None:
+    ended = Retry(Reason.COPY_FAILED, "unexpected end-of-file")
+
+    error = copy_failed("192.0.2.10", ended, said)
+
+    assert error.reason is Reason.COPY_FAILED
+    assert said in error.message
+    assert advice in error.message

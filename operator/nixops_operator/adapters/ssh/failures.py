@@ -19,6 +19,8 @@ _IS_NO_SHELL = re.compile(r"account is (currently )?not available|nologin", re.I
 # strerror(3) of ENOSPC and EROFS, as Nix shows them.
 _DISK_FULL = "No space left on device"
 _READ_ONLY = "Read-only file system"
+# SQLite's SQLITE_CANTOPEN, of the journal that it makes beside Nix' data base.
+_NO_FILE = "unable to open database file"
 
 # How bash and dash say which line of the agent failed.
 _IN_THE_AGENT = re.compile(r"^/var/lib/nixops/\S{1,200}: (?:line )?[0-9]{1,5}: ")
@@ -120,6 +122,11 @@ def _about_its_disk(where: str, words: str) -> str:
         return f"the disk of {where} is full: make room (nix-collect-garbage --delete-older-than 30d), or enlarge it"
     if _READ_ONLY in words:
         return f"a file system of {where} is mounted read-only; look at its kernel's log"
+    if _NO_FILE in words:
+        return (
+            f"nothing can be written in /nix/var/nix/db of {where}: no inode is left (`df -i /nix`; "
+            "nix-collect-garbage --delete-older-than 30d makes room), or it is read-only"
+        )
     return ""
 
 
