@@ -295,6 +295,7 @@ def test_what_was_booted_and_left_again_is_bad_and_not_booted_again():
 
 
 DOWN = Retry(Reason.CONNECT_TIMEOUT, "silent")
+GOING_DOWN = Retry(Reason.PROGRESSING_WITH_RETRY, "facts: systemd does not answer")
 
 
 @pytest.mark.parametrize(
@@ -302,6 +303,8 @@ DOWN = Retry(Reason.CONNECT_TIMEOUT, "silent")
     [
         pytest.param(DOWN, 9, Reason.REBOOTING, id="ten minutes are its own"),
         pytest.param(DOWN, 10, Reason.CONNECT_TIMEOUT, id="then it is silent"),
+        pytest.param(GOING_DOWN, 0, Reason.REBOOTING, id="systemd has gone, and sshd has not"),
+        pytest.param(GOING_DOWN, 10, Reason.PROGRESSING_WITH_RETRY, id="and does not go"),
         pytest.param(Blocked(Reason.HOST_KEY_MISMATCH, "other"), 1, Reason.HOST_KEY_MISMATCH, id="another machine"),
     ],
 )

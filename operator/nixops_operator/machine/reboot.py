@@ -9,6 +9,7 @@ EC2 has), that of silence.py, or a person's.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from nixops_operator.api.machine_spec import RebootPolicy
@@ -20,6 +21,9 @@ from nixops_operator.machine.observed import Observed
 from nixops_operator.planning import SOON, Area, Finding
 from nixops_operator.verdict import Outcome
 
+_SILENCE = (Reason.CONNECT_TIMEOUT, Reason.CONNECTION_REFUSED)
+_GOING_DOWN = (*_SILENCE, Reason.PROGRESSING_WITH_RETRY)
+"""systemd and the agent fail before sshd does."""
 COMES_BACK_WITHIN = timedelta(minutes=10)
 """From the call to restart to sshd: shutting down may take the 90 s that systemd gives each unit."""
 
@@ -90,7 +94,7 @@ def staged(desired: Desired, facts: HostFacts, where: str | None) -> list[Findin
 
 def coming_back(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
     """It does not answer because it was told to restart a moment ago."""
-    away = _away_for(desired, observed, now)
+    away = _away_for(desired, observed, now, _GOING_DOWN)
     if away is None or away >= COMES_BACK_WITHIN:
         return None
     message = f"waiting for {observed.host.address} to come back from its restart"
@@ -101,18 +105,17 @@ def did_not_come_back(desired: Desired, observed: Observed, now: datetime) -> Fi
     """A person has to look, where another restart is not allowed or not due: a kernel that hangs resets nothing by
     itself. Whenever it answers again, it goes on from there."""
     error = observed.host.error
-    if error is None or _away_for(desired, observed, now) is None:
+    if error is None or _away_for(desired, observed, now, _SILENCE) is None:
         return None
     return Finding(Outcome.STALLED, error.reason, _lost(desired, observed.host.address), ConditionType.REACHABLE)
 
 
-def _away_for(desired: Desired, observed: Observed, now: datetime) -> timedelta | None:
-    """Since it was told to restart; None if it was not, or answers."""
+def _away_for(desired: Desired, observed: Observed, now: datetime, reasons: Collection[Reason]) -> timedelta | None:
+    """Since it was told to restart; None if it was not, or if it is for none of these that it cannot be looked at."""
     intent, error = desired.activation, observed.host.error
     if error is None or intent is None or not intent.restarts or intent.result is not None:
         return None
-    is_silent = error.reason in (Reason.CONNECT_TIMEOUT, Reason.CONNECTION_REFUSED)
-    return now - intent.started_at if is_silent else None
+    return now - intent.started_at if error.reason in reasons else None
 
 
 def _lost(desired: Desired, where: str | None) -> str:
