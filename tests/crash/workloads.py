@@ -15,7 +15,7 @@ from typing import Any
 from crash.bench import SHORT_LAG, Crash, Cut, Lags, Operator, Worlds
 from fakes.effects import Effects
 from fakes.host import Switch
-from nixops_operator.facts.cloud import InstanceState
+from nixops_operator.facts.cloud import InstanceState, Volume, VolumeSettings
 from nixops_operator.facts.kube import Key, Kind
 from unit.fake_time import run
 
@@ -143,10 +143,13 @@ def _disk(name: str, device: str, **more: Any) -> dict[str, Any]:
 
 
 def disks(worlds: Worlds) -> None:
-    """Two volumes more, one of them larger later, and then none, as in the configuration: one stays once it is
-    unmounted, the other is deleted."""
+    """Three volumes more, one of them larger later, and then none, as in the configuration: one stays once it is
+    unmounted, another is deleted, and the one that was there before is as it was."""
     kept, dropped = _disk("kept", "/dev/sdf"), _disk("dropped", "/dev/sdg", deletionPolicy="Delete")
-    _edit_web(worlds, lambda ec2: ec2.update(volumes=[kept, dropped]))
+    settings = VolumeSettings(10, "gp3", 3000, 125, encrypted=False)
+    worlds.cloud.volumes["vol-0"] = Volume("vol-0", "available", "us-west-2a", settings, {"team": "archive"})
+    given = {"name": "given", "device": "/dev/sdh", "volumeId": "vol-0"}
+    _edit_web(worlds, lambda ec2: ec2.update(volumes=[kept, dropped, given]))
 
     def drop(worlds: Worlds) -> None:
         for machine in worlds.hosts.machines.values():
@@ -163,7 +166,7 @@ def disks(worlds: Worlds) -> None:
             machine.mounted.clear()
 
     worlds.at_rest += [
-        lambda worlds: _edit_web(worlds, lambda ec2: ec2.update(volumes=[kept, dropped | {"size": 20}])),
+        lambda worlds: _edit_web(worlds, lambda ec2: ec2.update(volumes=[kept, dropped | {"size": 20}, given])),
         drop,
         unmount,
     ]
