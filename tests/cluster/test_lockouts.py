@@ -8,7 +8,8 @@ the words, alone.
     sshd is killed, with the operator dead                  cluster/test_crashes.py
     sshd is killed, the network is down, without operator   contract/test_host_activation.py
     the switch hangs; exits 1, 2, 3, 4, 11, 100, 255        contract/test_host_activation.py
-    what was booted and is not confirmed                    contract/test_host_modes.py
+    what was booted and is not confirmed, or does not
+      come up                                               contract/test_host_modes.py
     the group closes port 22                                unit/test_plan_groups.py
     the disk is full                                        contract/test_host_copy.py
 """
