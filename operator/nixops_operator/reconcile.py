@@ -51,8 +51,8 @@ takes longer is ended and reported for its object; the others go on."""
 REPORT_LIMIT = timedelta(seconds=10)
 """For saying so."""
 UNTOLD = timedelta(seconds=1)
-"""How long a status may be left to the next pass. One that has done something is followed by another soon, which sees
-what became of it: quick steps, as an evaluation that is known, are not worth a write each."""
+"""How long a status may be left to the next pass. One that has started an evaluation or a build is followed by another
+soon, which sees what became of it: those that are known already are not worth a write each."""
 JOB_PACE = timedelta(milliseconds=50)
 """After the start of a job; its end comes sooner or takes its time."""
 _TROUBLE = (Outcome.STALLED, Outcome.RETRYING, Outcome.UNHEALTHY, Outcome.WEDGED)
@@ -178,7 +178,7 @@ class Reconciler:
             return
         newest, plan, done = await self._apply(key, body, desired, plan, controller)
         controller.settle(desired, observed)
-        if not self._is_left_to_next(key, plan, done):
+        if not self._is_left_to_next(key, newest, plan, done):
             self._untold.pop(key, None)
             if plan.verdict.outcome is not Outcome.LOOKING:
                 # Steps may have written intents; a status worked out from the older object would take them back.
@@ -243,9 +243,12 @@ class Reconciler:
         is_newer = known is not None and resource_version(known) > resource_version(body)
         return known if known is not None and is_newer else body
 
-    def _is_left_to_next(self, key: Key, plan: Plan, done: Sequence[Step]) -> bool:
-        """Whether the status can wait for the pass that follows soon."""
-        if not done or plan.verdict.outcome is Outcome.RETRYING or self._queue.is_closed:
+    def _is_left_to_next(self, key: Key, body: Body, plan: Plan, done: Sequence[Step]) -> bool:
+        """Whether the status can wait for the pass that follows soon. That an edit was seen is told at once, and so is
+        whatever may have changed cloud or machine."""
+        is_told = (body.get("status") or {}).get("observedGeneration") == _generation(body)
+        is_quiet = done and all(isinstance(step, JobStep) and step.is_harmless for step in done)
+        if not is_told or not is_quiet or plan.verdict.outcome is Outcome.RETRYING or self._queue.is_closed:
             return False
         return _loop_time() - self._untold.setdefault(key, _loop_time()) < UNTOLD.total_seconds()
 

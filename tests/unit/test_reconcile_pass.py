@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -59,6 +59,13 @@ class OfField(Step):
 @dataclass(frozen=True)
 class Start(JobStep):
     name: str = "start"
+
+    is_harmless: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class StartOnHost(JobStep):
+    name: str = "start on the host"
 
 
 def plan_of(verdict: Verdict, *steps: Any) -> Plan:
@@ -311,34 +318,74 @@ def test_quick_steps_are_told_of_once_they_are_over():
     """A machine's status was written fifteen times until it was ready: each of its steps was told for a moment."""
 
     async def test(bench: Bench) -> None:
-        following = {"step": plan_of(WORKING, Other()), "other": plan_of(IN_SYNC)}
+        following = {
+            "one": plan_of(WORKING, Start("2", "two")),
+            "two": plan_of(WORKING, Start("3", "three")),
+            "three": plan_of(IN_SYNC),
+        }
 
         def done(step: Any) -> None:
             bench.machine.plan_now = following[step.name]
 
         bench.machine.after_step = done
         for number in range(2):
-            bench.machine.plan_now = plan_of(WORKING, Do())
+            bench.machine.plan_now = plan_of(WORKING, Start("1", "one"))
             bench.apply(target=f"target {number}")
             await asyncio.sleep(100)
-            assert len(bench.kube.effects.of("kube.patch_status")) == 1 + number
+            # That the edit was seen, and how it ended.
+            assert len(bench.kube.effects.of("kube.patch_status")) == 2 * (1 + number)
 
     bench = living(test)
-    assert [name for _, name in bench.machine.taken] == ["step", "other"] * 2
+    assert [name for _, name in bench.machine.taken] == ["one", "two", "three"] * 2
     assert bench.ready() == ("True", "runs")
+
+
+async def drifted(bench: Bench, step: Step) -> None:
+    """At rest before; now there is something to be done."""
+    bench.apply()
+    await asyncio.sleep(10)
+    assert bench.ready() == ("True", "runs")
+    bench.kube.effects.calls.clear()
+    bench.machine.plan_now = plan_of(WORKING, step)
+    bench.queue.add(WEB)
+
+
+def test_that_an_edit_was_seen_is_told_at_once():
+    async def test(bench: Bench) -> None:
+        bench.machine.plan_now = plan_of(WORKING, Start("a job"))
+        bench.machine.after_step = lambda _: None
+        bench.apply()
+        await asyncio.sleep(JOB_PACE.total_seconds() / 2)
+        assert bench.ready() == ("Unknown", "working")
+
+    living(test)
+
+
+@pytest.mark.parametrize("step", [Do(), StartOnHost("a job")], ids=["in the cloud", "on a host"])
+def test_what_may_have_changed_something_is_told_of_at_once(step: Step):
+    async def test(bench: Bench) -> None:
+        def done(_: Any) -> None:
+            bench.machine.plan_now = plan_of(IN_SYNC)
+
+        bench.machine.after_step = done
+        await drifted(bench, step)
+        await asyncio.sleep(1)
+        assert len(bench.kube.effects.of("kube.patch_status")) == 2
+
+    living(test)
 
 
 def test_steps_that_take_their_time_are_told_of_meanwhile():
     async def test(bench: Bench) -> None:
-        numbers = itertools.count()
+        numbers = itertools.count(1)
 
-        def another(_: Any = None) -> None:
-            bench.machine.plan_now = plan_of(WORKING, Do(f"step {next(numbers)}"))
+        def another(_: Any) -> None:
+            number = str(next(numbers))
+            bench.machine.plan_now = plan_of(WORKING, Start(number, number))
 
-        another()
         bench.machine.after_step = another
         bench.machine.step_takes = 0.4
-        bench.apply()
+        await drifted(bench, Start("0", "0"))
         await asyncio.sleep(UNTOLD.total_seconds() + 3 * bench.machine.step_takes)
         assert bench.ready() == ("Unknown", "working")
 
@@ -350,22 +397,22 @@ def test_a_job_that_ends_soon_is_told_of_with_its_end_and_another_before_it():
         def started(_: Any) -> None:
             bench.machine.plan_now = plan_of(WORKING)
 
-        bench.machine.plan_now = plan_of(WORKING, Start("a job"))
         bench.machine.after_step = started
-        bench.apply()
+        await drifted(bench, Start("a job"))
+        before = len(bench.machine.passes)
         await asyncio.sleep(JOB_PACE.total_seconds() / 2)
         assert bench.kube.effects.of("kube.patch_status") == []
         await asyncio.sleep(JOB_PACE.total_seconds())
         assert bench.ready() == ("Unknown", "working")
+        assert len(bench.machine.passes) - before == 2
 
-    assert len(living(test).machine.passes) == 2
+    living(test)
 
 
 def test_an_operator_that_stops_leaves_no_status_to_another_pass():
     async def test(bench: Bench) -> None:
-        bench.machine.plan_now = plan_of(WORKING, Do())
         bench.machine.after_step = lambda _: bench.queue.close()
-        bench.apply()
+        await drifted(bench, Start("a job"))
         await asyncio.sleep(1)
 
     assert living(test).ready() == ("Unknown", "working")
