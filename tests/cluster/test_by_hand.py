@@ -35,7 +35,7 @@ def host(shared_place: Place) -> Place:
     shared_place.secret("tokens", {"token": "hush"})
     for title in (FIRST, SECOND):
         declare(shared_place, title)
-        shared_place.wait_ready(f"nixmachine/{HOST}")
+        shared_place.wait_ready(f"nixmachine/{HOST}", limit=240)
     return shared_place
 
 

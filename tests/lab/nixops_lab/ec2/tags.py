@@ -13,9 +13,10 @@ from nixops_lab.ec2.errors import Ec2Error, invalid, missing
 from nixops_lab.ec2.filters import page, select
 from nixops_lab.ec2.region import Region
 
+# EC2 API Reference, "Tag".
 MAX_TAGS = 50
 MAX_KEY = 127
-MAX_VALUE = 255
+MAX_VALUE = 256
 # Of the instance metadata service: EC2 User Guide, "View tags for your EC2 instances using instance metadata".
 _METADATA_KEY = re.compile(r"[0-9a-zA-Z\-_+=,.@:]{1,255}")
 
