@@ -54,7 +54,8 @@ def used() -> float:
     return cpu(resource.getrusage(resource.RUSAGE_SELF)) + cpu(resource.getrusage(resource.RUSAGE_CHILDREN))
 
 
-def figures(seconds: list[tuple[float, float]], memory: float, trivial: list[float]) -> dict[str, float]:
+def figures(seconds: list[tuple[float, float]], memory: float, trivial: list[tuple[float, float]]) -> dict[str, float]:
+    """Of (CPU, wall) of each run, and of those of `1 + 1`."""
     (first_cpu, first_wall), *others = seconds
     return {
         "s CPU": first_cpu,
@@ -62,7 +63,8 @@ def figures(seconds: list[tuple[float, float]], memory: float, trivial: list[flo
         "s wall": first_wall,
         "s wall, the system known already": statistics.median(each for _, each in others),
         "MB at most, of one process": memory / 1024,
-        "ms wall for 1 + 1": statistics.median(trivial) * 1000,
+        "ms CPU for 1 + 1": statistics.median(each for each, _ in trivial) * 1000,
+        "ms wall for 1 + 1": statistics.median(each for _, each in trivial) * 1000,
     }
 
 
@@ -103,10 +105,10 @@ async def _brought(nix: SandboxedNix, drv_path: str) -> dict[str, float]:
     }
 
 
-async def _trivial(evaluator: Evaluator) -> float:
-    at = time.monotonic()
+async def _trivial(evaluator: Evaluator) -> tuple[float, float]:
+    before, at = used(), time.monotonic()
     await evaluator.value("1 + 1")
-    return time.monotonic() - at
+    return used() - before, time.monotonic() - at
 
 
 def bare(nixpkgs: str, module: Path) -> dict[str, float]:
@@ -117,7 +119,8 @@ def bare(nixpkgs: str, module: Path) -> dict[str, float]:
         runs = [_run(("nix-instantiate", "--expr", text), environment) for _ in range(TIMES)]
         trivial = [_run(("nix-instantiate", "--eval", "--expr", "1 + 1"), environment) for _ in range(TRIVIAL_TIMES)]
     memory = max(usage.ru_maxrss for usage, _ in runs)
-    return figures([(cpu(usage), wall) for usage, wall in runs], memory, [wall for _, wall in trivial])
+    seconds, trivial_seconds = ([(cpu(usage), wall) for usage, wall in each] for each in (runs, trivial))
+    return figures(seconds, memory, trivial_seconds)
 
 
 def _run(argv: tuple[str, ...], environment: Mapping[str, str]) -> tuple[resource.struct_rusage, float]:
