@@ -19,16 +19,16 @@ mount -t overlay overlay -o "lowerdir=$tools,upperdir=$over/upper,workdir=$over/
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mount --rbind /sys "$root/sys"
-mkdir -p "$root/base" "$root/context" "$root/storage" "$root/work"
+mkdir -p "$root/base" "$root/context" "$root/storage" "$root/scratch"
 mount --bind -o ro "$base" "$root/base"
 mount --bind -o ro "$context" "$root/context"
 mount --bind "$storage" "$root/storage"
-mount --bind "$work" "$root/work"
+mount --bind "$work" "$root/scratch"
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 cp /etc/hosts "$root/etc/hosts"
 
 # chroot: the weakest isolation, and the only one that needs nothing of the machine. What runs is Debian's and ours.
-export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=overlay _CONTAINERS_USERNS_CONFIGURED='' TMPDIR=/work/tmp HOME=/root
+export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=overlay _CONTAINERS_USERNS_CONFIGURED='' TMPDIR=/scratch/tmp HOME=/root
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mkdir -p "$work/tmp"
 b() { chroot "$root" buildah --root /storage/root --runroot /storage/run "$@"; }
@@ -44,7 +44,7 @@ if [ "$(cat "$storage/base" 2>/dev/null || true)" != "${base##*/}" ]; then
 fi
 
 volumes=()
-for volume; do volumes+=("--volume=/work/${volume%%:*}:${volume#*:}"); done
+for volume; do volumes+=("--volume=/scratch/${volume%%:*}:${volume#*:}"); done
 # Limits as they are here: buildah would raise them, which takes a capability that root in a container lacks.
 limits=("--ulimit=nofile=$(ulimit -Sn):$(ulimit -Hn)" "--ulimit=nproc=$(ulimit -Su):$(ulimit -Hu)")
 b build --layers --pull=never --network=host "${limits[@]//unlimited/-1}" "${volumes[@]}" \
@@ -62,7 +62,7 @@ if [ -e "$work/want-root" ]; then
 fi
 if [ -e "$work/want-archive" ]; then
   say "its archive"
-  b push --quiet --disable-compression "$name" "oci-archive:/work/image.tar:$name"
+  b push --quiet --disable-compression "$name" "oci-archive:/scratch/image.tar:$name"
 fi
 rm -r "$work/tmp"
 umount --recursive "$over"
