@@ -234,8 +234,8 @@ RESTARTED = on_host(A.SWITCHED, exit_status=0, result="success", boot="boot-0")
 @pytest.mark.parametrize(
     ("last", "says"),
     [
-        pytest.param(ALONE, "twice the operator was not there to confirm", id="nobody there"),
-        pytest.param(ALONE_WITH_UNITS, "twice the operator was not there to confirm", id="nobody there, units failed"),
+        pytest.param(ALONE, "twice nobody confirmed the new system", id="nobody there"),
+        pytest.param(ALONE_WITH_UNITS, "twice nobody confirmed the new system", id="nobody there, units failed"),
         pytest.param(RESTARTED, "twice the machine restarted before", id="restarted"),
     ],
 )

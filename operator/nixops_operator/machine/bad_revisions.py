@@ -37,7 +37,10 @@ _RESULTS = {
 }
 
 _FORGOTTEN = "Forgotten"
-_ALONE = "twice the operator was not there to confirm the new system within activation.confirmTimeout"
+_ALONE = (
+    "twice nobody confirmed the new system within activation.confirmTimeout: the operator did not run then, or heard "
+    "nothing from the machine"
+)
 _RESTARTED = "twice the machine restarted before the new system was confirmed"
 _ASK = "Change the configuration, or ask again with the annotation nixops.dev/reconcile-requested-at"
 
