@@ -137,7 +137,9 @@ def test_without_its_secret_no_system_is_activated_and_what_is_there_stays(host:
     found = host.await_condition(
         "nixmachine", HOST, {"KeysPresent": "False/SecretNotFound", "Stalled": "True/SecretNotFound"}
     )
-    assert condition(found, "Ready")["message"].startswith("key token of Secret tokens, for the key token, does not")
+    assert condition(found, "Ready")["message"].startswith(
+        "Secret tokens, for the key token, has no key token; it has late"
+    )
     eventually(
         lambda: condition(host.get("nixmachine", HOST), "ConfigurationBuilt").get("status") == "True", "it is built"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,15 @@ def apply_and_wait(place: Place, target: Path) -> None:
 
 
 def columns(text: str) -> list[dict[str, str]]:
-    """Rows of `kubectl get` by the head of their columns."""
-    tables = [table.splitlines() for table in text.strip().split("\n\n")]
+    """Rows of `kubectl get` by the head of their columns; some are empty, as PAUSED mostly is."""
     rows: list[dict[str, str]] = []
-    for head, *body in tables:
-        names = head.split()
-        rows += [dict(zip(names, line.split(maxsplit=len(names) - 1), strict=True)) for line in body]
+    for head, *body in (table.splitlines() for table in text.strip().split("\n\n")):
+        begins = [found.start() for found in re.finditer(r"\S+", head)]
+        ends = [*begins[1:], None]
+        rows += [
+            {head[begin:end].strip(): line[begin:end].strip() for begin, end in zip(begins, ends, strict=True)}
+            for line in body
+        ]
     return rows
 
 

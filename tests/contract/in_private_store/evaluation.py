@@ -62,7 +62,10 @@ async def test_a_source_is_asked_about_once(nix: SandboxedNix, nixpkgs: Source, 
     value, said = await process.communicate(expression(wanted, None, {}).encode())
     assert b"-nixos-system-webserver-" in value
     questions = [line for line in said.decode().splitlines() if "SQL<[" in line and nixpkgs.store_path in line]
-    assert 1 <= len(questions) < 10
+    if "(Nix) 2.8." in await store("nix-instantiate", "--version"):
+        assert not said, "it does not tell what it asks"
+    else:
+        assert 1 <= len(questions) < 10
 
 
 def systems_of(derivations: Iterable[str]) -> set[bytes]:

@@ -17,9 +17,10 @@ END_SECONDS = 10.0
 
 
 def hierarchies(mounts: str) -> list[Path]:
-    """Mount points of all cgroup hierarchies in the text of /proc/self/mounts."""
+    """Mount points of all cgroup hierarchies in the text of /proc/self/mounts; those in /sys, for whoever has a root of
+    his own below this one has them once more, and takes them away again."""
     rows = [line.split() for line in mounts.splitlines()]
-    return [Path(row[1]) for row in rows if row[2] in ("cgroup", "cgroup2")]
+    return [Path(row[1]) for row in rows if row[2] in ("cgroup", "cgroup2") and row[1].startswith("/sys/")]
 
 
 def mounted() -> list[Path]:
