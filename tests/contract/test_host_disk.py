@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -32,11 +33,29 @@ def run(*words: str, stdin: str = "") -> str:
     return done.stdout
 
 
-def furnish(root: Path) -> None:
+class Mounts:
+    """A mount namespace of the test's own. A namespace that something else makes meanwhile would keep a copy of a mount
+    in ours, and with it the device busy, long after it has been unmounted here."""
+
+    def __init__(self) -> None:
+        self._holder = subprocess.Popen(("unshare", "--mount", "sh", "-c", "echo; exec cat"), stdin=PIPE, stdout=PIPE)
+        assert self._holder.stdout is not None
+        self._holder.stdout.readline()  # the namespace is there
+        self._namespace = f"/proc/{self._holder.pid}/ns/mnt"
+        self.top = Path(f"/proc/{self._holder.pid}/root")  # its files, as seen from outside and from inside
+
+    def run(self, *words: str, stdin: str = "") -> str:
+        return run("nsenter", f"--mount={self._namespace}", *words, stdin=stdin)
+
+    def close(self) -> None:
+        self._holder.communicate()
+
+
+def furnish(root: Path, mounts: Mounts) -> None:
     """With all that the agent needs."""
     for shared in SHARED:
         (root / shared[1:]).mkdir()
-        run("mount", "--rbind", "--make-rslave", shared, str(root / shared[1:]))
+        mounts.run("mount", "--rbind", "--make-rslave", shared, str(root / shared[1:]))
     for link in LINKS:
         (root / link).symlink_to(f"usr/{link}")
     (root / "var/lib/nixops").mkdir(parents=True)
@@ -47,7 +66,9 @@ class Disk:
     """One that can be made larger while it is in use, as EC2's can."""
 
     def __init__(self, folder: Path, file_system: str, *, with_partition: bool) -> None:
-        self.image, self.root = folder / "disk.img", folder / "root"
+        (folder / "root").mkdir()
+        self.mounts = Mounts()
+        self.image, self.root = folder / "disk.img", self.mounts.top / folder.relative_to("/") / "root"
         with self.image.open("wb") as image:
             image.truncate(SMALL)
         if with_partition:
@@ -57,9 +78,8 @@ class Disk:
             run("partx", "--add", self.device)  # not every kernel reads GPT by itself
         self.file_system_device = f"{self.device}p1" if with_partition else self.device
         run(f"mkfs.{file_system}", "-q", self.file_system_device)
-        self.root.mkdir()
-        run("mount", self.file_system_device, str(self.root))
-        furnish(self.root)
+        self.mounts.run("mount", self.file_system_device, str(self.root))
+        furnish(self.root, self.mounts)
         (self.root / "kept").write_text("before")
 
     def enlarge(self) -> None:
@@ -68,10 +88,10 @@ class Disk:
         run("losetup", "--set-capacity", self.device)
 
     def grow_root(self) -> None:
-        run("chroot", str(self.root), "/bin/sh", "/agent", "grow-root")
+        self.mounts.run("chroot", str(self.root), "/bin/sh", "/agent", "grow-root")
 
     def grow_volume(self) -> None:
-        grow_volume(self.device, self.root)
+        grow_volume(self.device, self.root, self.mounts)
 
     @property
     def size(self) -> int:
@@ -81,21 +101,21 @@ class Disk:
         )
 
     def close(self) -> None:
-        run("umount", "--recursive", str(self.root))
+        self.mounts.run("umount", "--recursive", str(self.root))
+        self.mounts.close()
         if self.file_system_device != self.device:
             run("partx", "--delete", self.device)
         run("losetup", "--detach", self.device)
 
 
-def grow_volume(device: str, root: Path) -> str:
+def grow_volume(device: str, root: Path, mounts: Mounts) -> str:
     """Of the machine in `root`, which has that device under the name of a volume; what the agent says."""
     by_id = root / "dev/disk/by-id"
-    with_link = (
-        f"mkdir -p {by_id}; mount -t tmpfs tmpfs {by_id}; "
-        f"ln -s {device} {by_id}/nvme-Amazon_Elastic_Block_Store_vol0123; "
-        f"exec chroot {root} /bin/sh /agent grow-volume"
-    )
-    return run("unshare", "--mount", "sh", "-ec", with_link, stdin=frame("vol-0123", "/dev/sdf").decode())
+    by_id.mkdir(parents=True, exist_ok=True)
+    mounts.run("mount", "-t", "tmpfs", "tmpfs", str(by_id))  # another machine may have volumes, too
+    (by_id / "nvme-Amazon_Elastic_Block_Store_vol0123").symlink_to(device)
+    agent = ("chroot", str(root), "/bin/sh", "/agent", "grow-volume")
+    return mounts.run(*agent, stdin=frame("vol-0123", "/dev/sdf").decode())
 
 
 def _may_resize_ext4() -> bool:
@@ -150,27 +170,29 @@ def test_a_disk_that_has_not_grown_is_left_as_it_is(disk: Disk) -> None:
 
 
 @pytest.fixture
-def unmounted(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def unmounted(tmp_path: Path) -> Iterator[tuple[str, Path, Mounts]]:
     """A device with a file system, and the root of a machine that has it."""
-    image, root = tmp_path / "disk.img", tmp_path / "root"
+    (tmp_path / "root").mkdir()
+    mounts = Mounts()
+    image, root = tmp_path / "disk.img", mounts.top / tmp_path.relative_to("/") / "root"
     with image.open("wb") as content:
         content.truncate(SMALL)
     run("mkfs.ext4", "-q", str(image))
     device = run("losetup", "--find", "--show", str(image)).strip()
-    root.mkdir()
-    run("mount", "-t", "tmpfs", "tmpfs", str(root))
-    furnish(root)
-    yield device, root
-    run("umount", "--recursive", str(root))
+    mounts.run("mount", "-t", "tmpfs", "tmpfs", str(root))
+    furnish(root, mounts)
+    yield device, root, mounts
+    mounts.run("umount", "--recursive", str(root))
+    mounts.close()
     run("losetup", "--detach", device)
 
 
-def test_a_volume_whose_file_system_is_not_mounted_grows_later(unmounted: tuple[str, Path]) -> None:
+def test_a_volume_whose_file_system_is_not_mounted_grows_later(unmounted: tuple[str, Path, Mounts]) -> None:
     assert grow_volume(*unmounted) == "unmounted\n"
 
 
-def test_a_volume_without_a_file_system_needs_nothing(unmounted: tuple[str, Path]) -> None:
-    device, root = unmounted
+def test_a_volume_without_a_file_system_needs_nothing(unmounted: tuple[str, Path, Mounts]) -> None:
+    device, root, mounts = unmounted
     run("wipefs", "--all", "--quiet", device)
 
-    assert grow_volume(device, root) == ""
+    assert grow_volume(device, root, mounts) == ""
