@@ -29,6 +29,11 @@ PAUSED_ANNOTATION = "nixops.dev/paused"
 RECONCILE_ANNOTATION = "nixops.dev/reconcile-requested-at"
 REBOOT_ANNOTATION = "nixops.dev/reboot-requested-at"
 FLUX_RECONCILE_ANNOTATION = "reconcile.fluxcd.io/requestedAt"
+ALLOW_DELETION_ANNOTATION = "nixops.dev/allow-deletion"
+"""Read by the chart's deletion protection, not by the operator."""
+APPLIED_LABELS_ANNOTATION = "nixops.dev/applied-labels"
+"""Of a machine: keys of the labels that its deployment gave it. One that the deployment no longer names is taken off;
+labels of others stay."""
 
 SIGNING_KEY_SECRET = "nixops-signing-key"  # noqa: S105 - a name
 DIGEST_KEY_SECRET = "nixops-digest-key"  # noqa: S105 - a name

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from nixops_operator import logs, names
+from nixops_operator.annotations import unknown_annotations
 from nixops_operator.api.conditions import Condition, Truth, merge_conditions
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.cache import Cache, resource_version
@@ -110,6 +111,7 @@ class Reconciler:
         self._holds: Holds[Key] = Holds()
         self._rests: Rests[Key] = Rests()
         self._passes = 0
+        self._slips: dict[Key, str] = {}  # what was told of annotations that mean nothing
         self._untold: dict[Key, float] = {}  # the loop's time of the first pass whose status was left to the next
         self.running: dict[Key, float] = {}  # key → loop time at which its pass began
 
@@ -163,6 +165,7 @@ class Reconciler:
             self._queue.add_after(key, self._resync_period)
             return
         self._rests.end(key)
+        await self._tell_slips(key, body)
         controller, notes = self._controllers[key.kind], Notes()
         looking = controller.noting(notes) if is_look else controller
         try:
@@ -318,6 +321,15 @@ class Reconciler:
         except OperatorError as error:
             log.warning("%s: the Event %s cannot be posted: %s", event.key, event.reason, error)
 
+    async def _tell_slips(self, key: Key, body: Body) -> None:
+        """An Event, once in this process: nothing is wrong with the object, but somebody waits for what never comes."""
+        message = unknown_annotations(key.kind, body["metadata"].get("annotations") or ())
+        if not message:
+            self._slips.pop(key, None)
+        elif self._slips.get(key) != message:
+            self._slips[key] = message
+            await self._tell(Event(key, body["metadata"]["uid"], "Warning", Reason.UNKNOWN_ANNOTATION, message))
+
     async def _let_go(self, key: Key, body: Body, desired: Any, verdict: Verdict) -> None:
         """`verdict` has a message only if something stays behind; that is told first, since a repeat tells it once."""
         if verdict.message:
@@ -340,6 +352,7 @@ class Reconciler:
     async def _forget(self, key: Key) -> None:
         self._holds.forget(key)
         self._rests.end(key)
+        self._slips.pop(key, None)
         self._untold.pop(key, None)
         self._queue.forget(key)
         await self._controllers[key.kind].forget(key)

@@ -12,11 +12,11 @@ from nixops_operator import names
 from nixops_operator.api.machine_of_deployment import ChildMachine
 from nixops_operator.deployment import plan as deployment_plan
 from nixops_operator.deployment.desired import Desired, Leaving, read_deployment
-from nixops_operator.deployment.machines import APPLIED_LABELS
 from nixops_operator.deployment.observed import Observed, ObservedKey, ObservedMachine, ObservedNetwork
 from nixops_operator.deployment.status import status as status_of
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
 from nixops_operator.facts.cloud import KeyPair, ObservedRule, SecurityGroup
+from nixops_operator.names import APPLIED_LABELS_ANNOTATION
 from nixops_operator.planning import Plan
 from nixops_operator.step import Step
 from unit.builders import ACCOUNT, CLUSTER, DEADLINE, NOON, UID, ready, stamp, told
@@ -161,7 +161,7 @@ def machine(wanted: ChildMachine, truth: str = "True", **changes: Any) -> Observ
         "uid": child_uid(wanted.name),
         "generation": 1,
         "labels": dict(wanted.labels) | changes.pop("labels", {}),
-        "annotations": {APPLIED_LABELS: ",".join(sorted(wanted.labels))} | changes.pop("annotations", {}),
+        "annotations": {APPLIED_LABELS_ANNOTATION: ",".join(sorted(wanted.labels))} | changes.pop("annotations", {}),
     }
     if changes.pop("deleting", False):
         metadata["deletionTimestamp"] = stamp(NOON)

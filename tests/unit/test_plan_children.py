@@ -9,7 +9,6 @@ import pytest
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.deployment.machines import (
-    APPLIED_LABELS,
     CreateMachine,
     PassOn,
     ReplaceMachineSpec,
@@ -17,6 +16,7 @@ from nixops_operator.deployment.machines import (
     label_changes,
 )
 from nixops_operator.deployment.observed import Obstacle
+from nixops_operator.names import APPLIED_LABELS_ANNOTATION
 from nixops_operator.verdict import Outcome
 from unit.builders import condition, ready
 from unit.builders_deployment import (
@@ -90,13 +90,13 @@ def test_what_stands_in_one_machines_way_keeps_no_other_from_being_made():
     ],
 )
 def test_labels_of_a_machine(labels, applied, expected):
-    seen = child(SERVING, labels=labels, annotations={APPLIED_LABELS: applied})
+    seen = child(SERVING, labels=labels, annotations={APPLIED_LABELS_ANNOTATION: applied})
 
     assert label_changes(wanted_child(SERVING), seen) == expected
 
 
 def test_a_label_that_leaves_the_spec_is_a_difference():
-    seen = child(SERVING, labels={"tier": "front"}, annotations={APPLIED_LABELS: "tier"})
+    seen = child(SERVING, labels={"tier": "front"}, annotations={APPLIED_LABELS_ANNOTATION: "tier"})
 
     assert kinds(plan(SERVING, sees(SERVING, network=network(), children=(seen,))).steps) == ["ReplaceMachineSpec"]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import pytest
@@ -162,8 +163,9 @@ class Bench:
         else:
             self.intake.saw(key_of(body).kind, body)
 
-    def apply(self, **spec: Any) -> None:
-        self.kube.apply({"kind": "NixMachine", "metadata": {"namespace": "default", "name": "web"}, "spec": spec})
+    def apply(self, *, annotations: Mapping[str, str] = MappingProxyType({}), **spec: Any) -> None:
+        metadata = {"namespace": "default", "name": "web", "annotations": dict(annotations)}
+        self.kube.apply({"kind": "NixMachine", "metadata": metadata, "spec": spec})
 
     def writes(self) -> list[str]:
         return [call.effect for call in self.kube.effects.calls if call.effect.startswith("kube.")]
@@ -533,6 +535,17 @@ def test_an_unusable_spec_is_told_and_mended_by_an_edit():
         await asyncio.sleep(1)
 
     assert living(test).ready() == ("True", "runs")
+
+
+def test_an_annotation_that_means_nothing_is_told_once_until_it_changes():
+    async def test(bench: Bench) -> None:
+        for key in ("nixops.dev/pause", "nixops.dev/pause", "nixops.dev/paused", "nixops.dev/pause"):
+            bench.apply(annotations={key: "true"})
+            await asyncio.sleep(1)
+
+    told = [posted for posted in living(test).kube.events if posted.event.reason == Reason.UNKNOWN_ANNOTATION]
+    text = "the annotation nixops.dev/pause means nothing on a NixMachine; did you mean nixops.dev/paused?"
+    assert [(posted.event.type, posted.event.message, posted.count) for posted in told] == [("Warning", text, 2)]
 
 
 def test_that_an_object_is_paused_is_told_beside_a_spec_that_is_unusable():

@@ -50,6 +50,7 @@ class Reason(StrEnum):
 
     # The spec, or what it names.
     INVALID_SPEC = "InvalidSpec"
+    UNKNOWN_ANNOTATION = "UnknownAnnotation"
     SOURCE_NOT_FOUND = "SourceNotFound"
     SOURCE_FORBIDDEN = "SourceForbidden"
     NIXPKGS_CHANGED = "NixpkgsChanged"

@@ -29,11 +29,6 @@ from nixops_operator.step import Identity, Step
 from nixops_operator.verdict import Outcome
 from nixops_operator.world import World
 
-APPLIED_LABELS = "nixops.dev/applied-labels"
-"""Annotation of a machine: keys of the labels that its deployment gave it. One that the deployment no longer names is
-taken off; labels of others stay."""
-
-
 # --- steps --------------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +165,7 @@ def _applied(labels: Mapping[str, str]) -> str:
 
 def label_changes(child: ChildMachine, seen: ObservedMachine) -> dict[str, str | None]:
     """Label → what it is to be, None for one that is to go; empty when there is nothing to do."""
-    before = seen.annotations.get(APPLIED_LABELS, "").split(",")
+    before = seen.annotations.get(names.APPLIED_LABELS_ANNOTATION, "").split(",")
     gone = {key: None for key in before if key in seen.labels and key not in child.labels}
     return {**gone, **{key: value for key, value in child.labels.items() if seen.labels.get(key) != value}}
 
@@ -181,7 +176,7 @@ def is_as_written(desired: Desired, child: ChildMachine, seen: ObservedMachine) 
 
 
 def _is_written(desired: Desired, child: ChildMachine, seen: ObservedMachine) -> bool:
-    is_noted = seen.annotations.get(APPLIED_LABELS) == _applied(child.labels)
+    is_noted = seen.annotations.get(names.APPLIED_LABELS_ANNOTATION) == _applied(child.labels)
     return is_as_written(desired, child, seen) and is_noted and not label_changes(child, seen)
 
 
@@ -334,7 +329,7 @@ async def create(step: CreateMachine, desired: Desired, world: World) -> None:
         "name": step.child.name,
         "namespace": desired.key.namespace,
         "labels": dict(step.child.labels),
-        "annotations": {APPLIED_LABELS: _applied(step.child.labels)},
+        "annotations": {names.APPLIED_LABELS_ANNOTATION: _applied(step.child.labels)},
         "ownerReferences": [
             {
                 "apiVersion": API_VERSION,
@@ -360,7 +355,7 @@ async def create(step: CreateMachine, desired: Desired, world: World) -> None:
 
 
 async def replace_spec(step: ReplaceMachineSpec, desired: Desired, world: World) -> None:
-    noted = {APPLIED_LABELS: _applied(step.child.labels)}
+    noted = {names.APPLIED_LABELS_ANNOTATION: _applied(step.child.labels)}
     spec = _wanted_spec(desired, step.child)
     await _change(
         step.key, step.uid, world, lambda known: (spec, label_changes(step.child, ObservedMachine(known)), noted)
