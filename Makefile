@@ -11,6 +11,8 @@ POD ?=
 PLAN ?=
 # More arguments for pytest, as in `make test ARGS="-k deletion"`.
 ARGS ?=
+# Not empty: the tests marked `long` as well.
+LONG ?=
 # The number of a benchmark.
 B ?=
 # Most levels wait for real parts more than they compute. A file's tests stay together: they share what they started.
@@ -32,8 +34,9 @@ demo: ## the example's whole life on real parts; as root. KEEP=1 leaves it runni
 	@PYTHONPATH=tests/lab exec $(PYTHON) -m nixops_lab.demo --dir=$(DEMO_DIR) $(if $(KEEP),--keep) $(if $(POD),--pod)
 
 .PHONY: test
-test: lab-parts lint ## everything: lint, and the tests of all levels; as root
-	@exec $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --ignore=$(GITOPS) $(ARGS) $(LEVELS)
+test: lab-parts lint ## before a push: lint, and the tests of all levels but the long ones, twenty minutes; LONG=1 runs those, too; as root
+	@exec $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --ignore=$(GITOPS) \
+	  $(if $(LONG),,-m 'not long') $(ARGS) $(LEVELS)
 
 .PHONY: gitops
 gitops: lab-parts ## examples/gitops under Flux, Argo CD and Helm, fifteen minutes; compiles them the first time, in as many

@@ -50,6 +50,33 @@ def test_what_people_expect_is_there(name: str) -> None:
     assert (ROOT / name).stat().st_size > 0
 
 
+def test_ci_leaves_no_test_out() -> None:
+    """`make test` does, for people who wait for it."""
+    (command,) = re.findall(r"^exec (make test.*)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+
+    def recipe(*argv: str) -> str:
+        return subprocess.run([*argv, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "not long" in recipe("make", "test")
+    assert "not long" not in recipe(*command.split())
+
+
+def test_what_takes_long_names_a_quicker_test_that_covers_the_ordinary_way() -> None:
+    texts = {path: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    marks = [
+        (path.name, mark)
+        for path, text in texts.items()
+        for mark in re.findall(r"\bmark\.long\b(.*)", text, re.MULTILINE)
+    ]
+
+    assert len(marks) > 1
+    assert [
+        f"{name}: {mark}"
+        for name, mark in marks
+        if not (named := re.match(r'\(instead="([^"]+)"\)', mark)) or ROOT / "tests" / named[1] not in texts
+    ] == []
+
+
 def test_decision_records_are_numbered_without_gaps() -> None:
     numbers = sorted(int(path.name[:4]) for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 

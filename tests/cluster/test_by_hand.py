@@ -14,6 +14,8 @@ from cluster import specs
 from cluster.place import GIVEN_HOST, Place, condition
 from cluster.polling import eventually
 
+pytestmark = pytest.mark.long(instead="cluster/test_healing.py")
+
 HOST = "host"
 KEY = "/var/lib/site/token"
 FIRST, SECOND = "The first page", "The second page"

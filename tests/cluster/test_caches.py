@@ -18,6 +18,8 @@ from cluster.place import Place, condition, is_ready, standing
 from cluster.polling import eventually
 from nixops_lab.testing import Lab
 
+pytestmark = pytest.mark.long(instead="cluster/test_build_on_target.py")
+
 RELEASES = {"Target": "bookworm", "Operator": "trixie"}
 """Where it is built → the Debian of the machine that it is for."""
 OF_A_HOME_LINE = {"latency_seconds": 0.05, "bytes_per_second": 20_000_000}

@@ -19,6 +19,8 @@ from cluster.place import GIVEN_HOST, Place, condition, standing
 from cluster.polling import eventually
 from nixops_lab.testing import Lab
 
+pytestmark = pytest.mark.long(instead="contract/test_nix_of_the_image.py")
+
 MIB = 1024**2
 BALLAST = 100 * MIB
 ROOM = 250 * MIB

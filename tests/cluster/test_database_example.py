@@ -19,6 +19,8 @@ from cluster.polling import eventually
 from nixops_lab.machines.wires import CLIENT_ADDRESS
 from nixops_lab.paths import CHECKOUT
 
+pytestmark = pytest.mark.long(instead="cluster/test_model_examples.py")
+
 DEPLOYMENT, MACHINE = "shop", "shop-database"
 KEY = "/run/keys/shop-password"
 AS_LOGGED_IN = "/run/postgresql/password"

@@ -14,6 +14,8 @@ from cluster import specs
 from cluster.place import Place, condition
 from cluster.polling import LIMIT, eventually
 
+pytestmark = pytest.mark.long(instead="cluster/test_attributes.py")
+
 DEPLOYMENT, MACHINE = "site", "site-web"
 OF_MACHINE = "/spec/machines/0"
 EC2 = f"{OF_MACHINE}/target/ec2"

@@ -16,6 +16,8 @@ from cluster.place import Place, condition
 from nixops_lab import image
 from nixops_lab.testing import Lab
 
+pytestmark = pytest.mark.long(instead="contract/test_host_nix_versions.py")
+
 RELEASES = {"bookworm": "2.8.", "trixie": "2.26.", "forky": "2.34."}
 """Debian release → how the version of its Nix begins."""
 

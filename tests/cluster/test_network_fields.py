@@ -14,6 +14,8 @@ from cluster import specs
 from cluster.place import Place
 from cluster.polling import eventually
 
+pytestmark = pytest.mark.long(instead="cluster/test_healing.py")
+
 DEPLOYMENT = "network"
 GROUPS = "/spec/securityGroups"
 ANYWHERE, INSIDE = "0.0.0.0/0", "10.0.0.0/8"

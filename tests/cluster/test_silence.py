@@ -13,6 +13,8 @@ from cluster import specs
 from cluster.place import Place, operator_writes
 from cluster.polling import eventually
 
+pytestmark = pytest.mark.long(instead="crash/test_hot_loops.py")
+
 REST_SECONDS = 90  # the longest period of its own looks is 60
 START_SECONDS = 20  # reading everything anew after a start takes half of that
 PERIOD_SECONDS = 5

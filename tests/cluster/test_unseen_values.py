@@ -14,6 +14,8 @@ from cluster import specs
 from cluster.place import Place, condition
 from cluster.polling import eventually
 
+pytestmark = pytest.mark.long(instead="cluster/test_bad_input.py")
+
 EC2 = "spec.target.ec2"
 NOWHERE = "sg-0123456789abcdef0"
 OWN_KEY = {"privateKeySecretRef": {"name": "own"}}

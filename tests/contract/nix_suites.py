@@ -31,6 +31,11 @@ Outcomes = Mapping[str, list[str]]
 """Behaviour → what went wrong in each of its cases ('' for nothing)."""
 
 
+def without(suites: Sequence[str]) -> tuple[str, ...]:
+    """All the others."""
+    return tuple(suite for suite in ALL if suite not in suites)
+
+
 def behaviours(suites: Sequence[str] = ALL) -> list[str]:
     """`<suite>::<test>` of these suites, read and not imported: importing them needs nothing of their world, but
     running does."""

@@ -20,7 +20,7 @@ from nixops_operator.adapters.ssh.agent import frame, load_agent
 from nixops_operator.adapters.ssh.facts import parse_facts
 from nixops_operator.facts.host import ActivationRequest, ActivationState, HostFacts
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long(instead="contract/test_host_activation.py")]
 
 CUT_HERE = """
 cut_here() {

@@ -18,7 +18,10 @@ PACKAGES = ("bubblewrap", "ca-certificates", "mount", "nix-bin", "procps", "pyth
 SUITES = ("builds", "evaluation", "facts", "trust")
 """Where its words and ways differ from those of the versions before and after it, on which everything is tried."""
 
-pytestmark = pytest.mark.skipif(nix_suites.missing() is not None, reason=str(nix_suites.missing()))
+pytestmark = [
+    pytest.mark.long(instead="contract/test_nix_of_the_image.py"),
+    pytest.mark.skipif(nix_suites.missing() is not None, reason=str(nix_suites.missing())),
+]
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,20 @@ from nixops_lab import image
 
 pytestmark = pytest.mark.skipif(nix_suites.missing() is not None, reason=str(nix_suites.missing()))
 
-
-SUITES = {"Landlock": nix_suites.ALL, "Namespaces": nix_suites.OF_THE_BOX}
-"""Box → what is tried in it: everything in the one that pods have by default."""
+LONG = pytest.mark.long(instead="contract/test_nix_in_a_private_store.py")
+RUNS = (("Landlock", nix_suites.ALL, ()), ("Namespaces", nix_suites.OF_THE_BOX, LONG))
+"""In which box, what is tried: everything in the one that pods have by default."""
 
 
 @pytest.mark.timeout(900)  # the image may have to be built first
 @pytest.mark.parametrize(
-    ("box", "behaviour"),
-    [(box, behaviour) for box, suites in SUITES.items() for behaviour in nix_suites.behaviours(suites)],
+    ("box", "suites", "behaviour"),
+    [
+        pytest.param(box, suites, behaviour, id=f"{box}-{behaviour}", marks=marks)
+        for box, suites, marks in RUNS
+        for behaviour in nix_suites.behaviours(suites)
+    ],
 )
-def test_behaviour(box: str, behaviour: str) -> None:
+def test_behaviour(box: str, suites: tuple[str, ...], behaviour: str) -> None:
     root = image.build_root()
-    nix_suites.judge(nix_suites.outcomes(nix_suites.THE_POD_S_USER, box, root, SUITES[box]), behaviour)
+    nix_suites.judge(nix_suites.outcomes(nix_suites.THE_POD_S_USER, box, root, suites), behaviour)

@@ -146,6 +146,7 @@ def test_the_example_outlives_its_operators_pod_and_node(tmp_path: Path, place: 
     told("deleted, nothing is left")
 
 
+@pytest.mark.long(instead="cluster/pod/test_pod.py")
 def test_a_pod_lost_at_each_step_of_the_life_makes_nothing_twice(place: Place, told: Tell) -> None:
     place.aws_secret()
     place.apply(specs.on_ec2(specs.page("Made once", SLOW_SWITCH)))
