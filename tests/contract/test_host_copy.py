@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from contract.host_benches import MachineBench, on_machine, reached
+from nixops_lab.machines import full_store
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
 from nixops_operator.ports.host import Host
@@ -134,9 +135,45 @@ async def test_why_a_daemon_died_is_told(machine: MachineBench, host: Host) -> N
     assert caught.value.reason is Reason.COPY_FAILED
     assert caught.value.message.startswith(
         "unexpected end-of-file; the Nix daemon of 192.0.2.10 says: "
-        "error: creating /nix/var/nix/db: No space left on device; the disk of 192.0.2.10 is full: make room"
+        "error: creating /nix/var/nix/db: No space left on device; the disk of 192.0.2.10 is full ("
     )
     await machine.run("umount", program)
+
+
+@pytest.mark.parametrize(
+    ("filled", "told"),
+    [
+        pytest.param(full_store.NO_BYTE, "the disk of 192.0.2.10 is full (0 MiB free in /nix/store)", id="no byte"),
+        pytest.param(full_store.FEW_BYTES, "the disk of 192.0.2.10 is full (0 MiB free in /nix/store)", id="few bytes"),
+        pytest.param(
+            full_store.NO_INODE, "no inode is left for it in /nix/store of 192.0.2.10 (0 are free)", id="no inode"
+        ),
+        pytest.param(full_store.FEW_INODES, "no inode is left for it in /nix/store of 192.0.2.10 (", id="few inodes"),
+    ],
+)
+async def test_what_is_used_up_is_told_and_a_copy_goes_on_when_there_is_room(
+    machine: MachineBench, host: Host, filled: str, told: str
+) -> None:
+    """Whatever Nix' words for it: of bytes and of inodes they are the same, or SQLite's for a broken disk."""
+    good = machine.store_path("good")
+    await machine.run("sh", "-c", filled)
+
+    async def copy() -> None:
+        async with host.nix_daemon(machine.systems.public_key) as socket:
+            argv = machine.systems.copy_argv(good, socket)
+            process = await asyncio.create_subprocess_exec(*argv, stderr=asyncio.subprocess.PIPE)
+            _, said = await process.communicate()
+            raise Retry(Reason.COPY_FAILED, said.decode().strip().rpartition("\n")[2])
+
+    with pytest.raises(Retry) as caught:
+        await copy()
+    assert told in caught.value.message
+    assert not await host.root_next(good)
+
+    await machine.run("sh", "-c", full_store.ROOM)
+    status, said = await machine.copy(host, good)
+    assert status == 0, said
+    assert await host.root_next(good)
 
 
 async def daemons(machine: MachineBench) -> int:

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from nixops_operator.adapters.ssh.facts import (
     MalformedAnswer,
+    StoreRoom,
     for_people,
     last_useful_line,
     parse_build_look,
     parse_build_state,
     parse_facts,
+    parse_store_room,
     parse_yes_or_no,
 )
 from nixops_operator.facts.host import (
@@ -314,3 +316,13 @@ def test_how_a_build_begins(text: str, state: BuildState | None) -> None:
     assert parse_build_state(text) is state
     with pytest.raises(MalformedAnswer):
         parse_build_state(text.strip())
+
+
+def test_the_room_in_a_store() -> None:
+    assert parse_store_room("4096 1000 300 64000 17\n") == StoreRoom(4_096_000, 1_228_800, 64_000, 17)
+
+
+@pytest.mark.parametrize("text", ["", "4096 1000 300 64000\n", "4096 1000 300 64000 -1\n", "4096 1000 300 64000 17"])
+def test_a_room_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(MalformedAnswer):
+        parse_store_room(text)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import asyncssh
 import pytest
 
+from nixops_operator.adapters.ssh.facts import StoreRoom
 from nixops_operator.adapters.ssh.failures import (
     boot_entry_failed,
     connecting_failed,
@@ -125,8 +127,63 @@ def test_what_a_tool_says_is_told_without_the_agent_s_own_lines(said: str, messa
 def test_a_store_that_takes_nothing_says_what_makes_room(said: str, advice: str) -> None:
     ended = Retry(Reason.COPY_FAILED, "unexpected end-of-file")
 
-    error = copy_failed("192.0.2.10", ended, said)
+    error = copy_failed("192.0.2.10", ended, said, None)
 
     assert error.reason is Reason.COPY_FAILED
     assert said in error.message
     assert advice in error.message
+
+
+MIB = 1 << 20
+ROOMY = StoreRoom(100 << 30, 40 << 30, 6_000_000, 3_000_000)
+NO_SPACE = "error: writing to file: No space left on device"
+OF_SQLITE = "error: executing SQLite statement 'pragma synchronous = normal': disk I/O error (in '/nix/var/nix/db')"
+
+
+@pytest.mark.parametrize(
+    ("said", "room", "advice"),
+    [
+        pytest.param(
+            NO_SPACE,
+            replace(ROOMY, free=300 * MIB),
+            "the disk of 192.0.2.10 is full (300 MiB free in /nix/store): make room (nix-collect-garbage "
+            "--delete-older-than 30d), or enlarge it",
+            id="more was to come than had room",
+        ),
+        pytest.param(
+            NO_SPACE,
+            replace(ROOMY, free_inodes=20),
+            "no inode is left for it in /nix/store of 192.0.2.10 (20 are free): make room (nix-collect-garbage "
+            "--delete-older-than 30d), or give it a file system with more",
+            id="the same words, of inodes",
+        ),
+        pytest.param(
+            NO_SPACE,
+            replace(ROOMY, free=300 * MIB, inodes=0, free_inodes=0),
+            "is full (300 MiB free",
+            id="a file system that makes inodes as it needs them, btrfs",
+        ),
+        pytest.param(OF_SQLITE, replace(ROOMY, free=0), "is full (0 MiB free", id="SQLite, of a full disk"),
+        pytest.param("", replace(ROOMY, free=0), "is full (0 MiB free", id="a daemon that died without a word"),
+        pytest.param(
+            "unable to open database file", replace(ROOMY, free_inodes=0), "(0 are free)", id="SQLite, without inodes"
+        ),
+        pytest.param(
+            "database or disk is full", replace(ROOMY, free=90 * MIB), "is full (90 MiB", id="its other words"
+        ),
+        pytest.param(
+            "unable to open database file", ROOMY, "or it is read-only", id="there is room, and nothing can be written"
+        ),
+    ],
+)
+def test_what_of_the_store_is_used_up_is_told(said: str, room: StoreRoom, advice: str) -> None:
+    error = copy_failed("192.0.2.10", Retry(Reason.COPY_FAILED, "unexpected end-of-file"), said, room)
+
+    assert advice in error.message
+
+
+def test_a_disk_with_room_is_not_blamed() -> None:
+    ended = Retry(Reason.COPY_FAILED, "unexpected end-of-file")
+
+    assert copy_failed("192.0.2.10", ended, "", ROOMY) is ended
+    assert "enlarge" not in copy_failed("192.0.2.10", ended, OF_SQLITE, ROOMY).message

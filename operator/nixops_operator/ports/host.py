@@ -76,8 +76,8 @@ class Host(Protocol):
 
         The daemon trusts `trusted_public_key` (`<name>:<base64>`) besides the host's own keys, and checks signatures.
         What goes through it is the effect. Repeating: safe, a path is registered when it is complete. A Retry that
-        leaves the context comes out with the daemon's last words added: of a daemon that dies, its client sees nothing
-        but the end of the stream.
+        leaves the context comes out with the daemon's last words added, and what of /nix/store is used up: of a daemon
+        that dies, its client sees nothing but the end of the stream.
         """
 
     @effect("host.own")

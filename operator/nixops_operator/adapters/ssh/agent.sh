@@ -24,6 +24,8 @@
 #   grow-root                the partition and the file system of / become as large as their disk
 #   grow-volume              <- as disk-users; partitions and file systems of the volume do, those of them that are
 #                            mounted; `unmounted` for each other one
+#   store-room               block size, blocks, free blocks, inodes and free inodes of the file system of /nix/store; a
+#                            file system that makes inodes as it needs them has none and 0
 #   root-next                <- toplevel; `yes` if its closure is valid and now rooted, else `no`
 #   dry-activate             <- toplevel; the exit status of its dry run, a newline, its output
 #   claim ID                 <- toplevel, previous, timeout and confirm timeout in seconds, mode (switch, test, boot,
@@ -456,6 +458,8 @@ known_keys() {
 boot_parameters() { cat "$1/kernel-params" 2>/dev/null || true; }
 
 free_bytes() { stat -f -c '%a %S' /nix/store | (read -r blocks size && echo $((blocks * size))); }
+
+store_room() { stat -f -c '%S %b %a %c %d' /nix/store; }
 
 # The derivation whose build runs; nothing if none does.
 built_now() {
@@ -1654,6 +1658,7 @@ case $command in
     disk-users) disk_users ;;
     grow-root) grow_root ;;
     grow-volume) grow_volume ;;
+    store-room) store_room ;;
     root-next) root_next ;;
     dry-activate) dry_activate ;;
     claim) claim ;;

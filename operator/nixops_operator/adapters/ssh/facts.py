@@ -99,6 +99,8 @@ _LAST_LINE = "end"  # without it the answer was cut
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\u00a0-\U0010ffff]")
 
+_STORE_ROOM = re.compile(r"(\d{1,10}) (\d{1,20}) (\d{1,20}) (\d{1,20}) (\d{1,20})\n")
+
 
 class MalformedAnswer(ValueError):
     """The host's answer is not of the agent's form; the text says which line, never its contents."""
@@ -137,6 +139,25 @@ def parse_facts(text: str) -> HostFacts:
         generations=_generations(lines.repeated[_GENERATION]),
         restart_for=tuple(value["restart-for"].split()),
     )
+
+
+@dataclass(frozen=True)
+class StoreRoom:
+    """Of the file system of a host's /nix/store. `inodes` 0: it has as many as are needed."""
+
+    size: int  # bytes
+    free: int  # bytes
+    inodes: int
+    free_inodes: int
+
+
+def parse_store_room(text: str) -> StoreRoom:
+    """The answer to `store-room`. Raises MalformedAnswer."""
+    found = _STORE_ROOM.fullmatch(text)
+    if found is None:
+        raise MalformedAnswer("not an answer to `store-room`")
+    block, blocks, free, inodes, free_inodes = map(int, found.groups())
+    return StoreRoom(block * blocks, block * free, inodes, free_inodes)
 
 
 def parse_build_look(text: str) -> BuildLook | None:

@@ -7,7 +7,7 @@ import re
 
 import asyncssh
 
-from nixops_operator.adapters.ssh.facts import first_useful_line, last_useful_line
+from nixops_operator.adapters.ssh.facts import StoreRoom, first_useful_line, last_useful_line
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, OperatorError, Retry
 
@@ -21,6 +21,14 @@ _DISK_FULL = "No space left on device"
 _READ_ONLY = "Read-only file system"
 # SQLite's SQLITE_CANTOPEN, of the journal that it makes beside Nix' data base.
 _NO_FILE = "unable to open database file"
+# Its SQLITE_FULL.
+_DATABASE_FULL = "database or disk is full"
+
+# What is free where next to nothing can be written any more, whatever was said of it: of a journal that cannot be made
+# larger SQLite says "disk I/O error", as of a disk that is broken.
+_NOTHING_FREE = 1 << 20  # bytes
+_NO_INODE_FREE = 16
+_COLLECT = "nix-collect-garbage --delete-older-than 30d"
 
 # How bash and dash say which line of the agent failed.
 _IN_THE_AGENT = re.compile(r"^/var/lib/nixops/\S{1,200}: (?:line )?[0-9]{1,5}: ")
@@ -119,20 +127,37 @@ def tool_failed(where: str, doing: str, said: str, exit_status: int) -> str:
 def _about_its_disk(where: str, words: str) -> str:
     """What to do where a file system is why it failed; else empty."""
     if _DISK_FULL in words:
-        return f"the disk of {where} is full: make room (nix-collect-garbage --delete-older-than 30d), or enlarge it"
+        return f"the disk of {where} is full: make room ({_COLLECT}), or enlarge it"
     if _READ_ONLY in words:
         return f"a file system of {where} is mounted read-only; look at its kernel's log"
     if _NO_FILE in words:
         return (
-            f"nothing can be written in /nix/var/nix/db of {where}: no inode is left (`df -i /nix`; "
-            "nix-collect-garbage --delete-older-than 30d makes room), or it is read-only"
+            f"nothing can be written in /nix/var/nix/db of {where}: no inode is left (`df -i /nix`; {_COLLECT} makes "
+            "room), or it is read-only"
         )
     return ""
 
 
-def copy_failed(where: str, error: Retry, said: str) -> Retry:
+def _about_its_store(where: str, words: str, room: StoreRoom) -> str:
+    """What is used up in its /nix/store; empty if nothing is. ENOSPC is both said of bytes and of inodes."""
+    has_inodes = room.inodes > 0
+    is_used_up = room.free < _NOTHING_FREE or (has_inodes and room.free_inodes < _NO_INODE_FREE)
+    if not is_used_up and _DISK_FULL not in words and _DATABASE_FULL not in words:
+        return ""
+    if has_inodes and room.free_inodes * room.size < room.free * room.inodes:  # a smaller part of them is free
+        return (
+            f"no inode is left for it in /nix/store of {where} ({room.free_inodes} are free): make room ({_COLLECT}), "
+            "or give it a file system with more"
+        )
+    free = f"{room.free // (1 << 20)} MiB free in /nix/store"
+    return f"the disk of {where} is full ({free}): make room ({_COLLECT}), or enlarge it"
+
+
+def copy_failed(where: str, error: Retry, said: str, room: StoreRoom | None) -> Retry:
     """`error` is what `nix copy` saw of it: of a daemon that could not even start, only the end of the stream. `said`
-    is what the daemon wrote to stderr at last; empty if nothing."""
-    advice = _about_its_disk(where, f"{error.message} {said}")
+    is what the daemon wrote to stderr at last; empty if nothing. `room`: None where it could not be asked for."""
+    words = f"{error.message} {said}"
+    advice = _about_its_store(where, words, room) if room is not None else ""
+    advice = advice or _about_its_disk(where, words)
     parts = [error.message, f"the Nix daemon of {where} says: {said}" if said else "", advice]
     return Retry(error.reason, "; ".join(filter(None, parts)), error.after) if said or advice else error

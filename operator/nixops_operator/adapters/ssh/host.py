@@ -16,6 +16,7 @@ from nixops_operator.adapters.ssh.agent import NOISE_BYTES, NOT_ROOT, Agent, Cal
 from nixops_operator.adapters.ssh.daemon_socket import DaemonWords, daemon_socket
 from nixops_operator.adapters.ssh.facts import (
     MalformedAnswer,
+    StoreRoom,
     first_useful_line,
     for_people,
     last_useful_line,
@@ -25,6 +26,7 @@ from nixops_operator.adapters.ssh.facts import (
     parse_facts,
     parse_host_key,
     parse_probe,
+    parse_store_room,
     parse_yes_or_no,
 )
 from nixops_operator.adapters.ssh.failures import boot_entry_failed, copy_failed, no_shell, not_root, tool_failed
@@ -52,10 +54,11 @@ USERS_SHOWN = 200  # characters of what uses a disk
 COMMIT_SECONDS = 300  # building a boot menu on a slow disk takes minutes
 DRY_SECONDS = 120
 ROOT_SECONDS = 120  # Nix waits for its own garbage collector
+ROOM_SECONDS = 10  # a failure is told without it, too
 KEYS_SECONDS = 120  # the largest of them, over 1 Mbit/s
 
 _REASONS = {
-    **dict.fromkeys(("facts", "log", "own", "disown", "probe"), Reason.PROGRESSING_WITH_RETRY),
+    **dict.fromkeys(("facts", "log", "own", "disown", "probe", "store-room"), Reason.PROGRESSING_WITH_RETRY),
     **dict.fromkeys(("stage-host-key", "install-host-key"), Reason.PROGRESSING_WITH_RETRY),
     **dict.fromkeys(("build", "build-look", "build-stop"), Reason.BUILDING),
     **dict.fromkeys(("commit", "adopt", "restart", "remove-generations"), Reason.BOOT_ENTRY_FAILED),
@@ -141,7 +144,14 @@ class AsyncsshHost:
             ) as path:
                 yield path
         except Retry as error:
-            raise copy_failed(self._where, error, said.last_line) from error
+            raise copy_failed(self._where, error, said.last_line, await self._store_room()) from error
+
+    async def _store_room(self) -> StoreRoom | None:
+        """None where the host does not say it."""
+        try:
+            return parse_store_room((await self._look("store-room", limit=ROOM_SECONDS)).stdout)
+        except (OperatorError, MalformedAnswer):
+            return None
 
     async def own(self, owner: HostOwner, instead_of: HostOwner | None = None) -> bool:
         """See `ports.host.Host`."""
