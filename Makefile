@@ -20,8 +20,9 @@ WORKERS ?= 3
 # A level of its own: what it compiles and waits for would make `make test` a third longer.
 GITOPS := tests/cluster/gitops
 # Each row is one level, see tests/.
-QUICK := tests/test_repository.py tests/unit $(wildcard tests/crash)
-# The longest first, or the last ones run alone; the quick ones are in `make check`.
+QUICK := $(wildcard tests/crash) tests/unit tests/test_repository.py
+# The longest first and unit tests, which are many and short, last, or one worker ends alone; the quick ones are in
+# `make check`.
 LEVELS := $(wildcard tests/cluster tests/contract tests/component tests/lab/tests) $(QUICK)
 
 .PHONY: help
@@ -46,7 +47,7 @@ gitops: lab-parts ## examples/gitops under Flux, Argo CD and Helm, fifteen minut
 
 .PHONY: check
 check: lint ## what is quick: lint, and the tests that need neither root nor the lab
-	@exec $(PYTHON) -m pytest --numprocesses=2 --dist=worksteal $(ARGS) $(QUICK)
+	@exec $(PYTHON) -m pytest --numprocesses=2 --dist=worksteal -m 'not long' $(ARGS) $(QUICK)
 
 .PHONY: crash
 crash: .venv ## the whole crash matrix, two hours; PLAN=create+delete@ec2.run_instances.1/before~4-8 runs one, with its trace; LOG=<file> goes on where another run ended

@@ -249,7 +249,15 @@ ROWS = (
 )
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.field)
+OF_THE_QUICK = {"tags", "securityGroups", "credits"}
+"""A field that every sweep shows, one that names what has an id in EC2, and one that no sweep shows."""
+LONG = pytest.mark.long(instead="cluster/test_attributes.py")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=row.field, marks=() if row.field in OF_THE_QUICK else LONG) for row in ROWS],
+)
 def test_an_attribute_follows_the_spec_on_the_running_instance(
     site: Place, row: Row, capsys: pytest.CaptureFixture[str]
 ) -> None:

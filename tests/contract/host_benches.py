@@ -398,6 +398,7 @@ async def on_machine(
             await host.close()
             yield bench
     finally:
+        await machines.destroy(NAME)  # at once: nobody looks at how it goes off
         await machines.stop()
         network.delete(namespace)
         await asyncio.to_thread(shutil.rmtree, folder)

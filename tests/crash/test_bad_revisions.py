@@ -81,7 +81,12 @@ def check_fails(worlds: Worlds) -> None:
 
 BAD_REVISIONS = [
     pytest.param(switch_fails, "ActivationFailed", id="its switch fails"),
-    pytest.param(check_fails, "HealthCheckFailed", id="its health check fails"),
+    pytest.param(
+        check_fails,
+        "HealthCheckFailed",
+        id="its health check fails",
+        marks=pytest.mark.long(instead="crash/test_bad_revisions.py"),
+    ),
 ]
 
 
