@@ -393,14 +393,15 @@ def _ready(body: Body) -> bool:
 
 class Operator:
     """One life of the core. `trace` lists its effects in order. `interrupt` is called before each of them, with its
-    name and number: what a user does at that very moment. `tells`: every effect is printed. `workers`: passes at once.
+    name and number: what a user does at that very moment; it may return where the life ends. `tells`: every effect is
+    printed. `workers`: passes at once.
     """
 
     tells = False
     workers = 4
 
     def __init__(
-        self, worlds: Worlds, cut: Cut | None = None, interrupt: Callable[[str, int], object] | None = None
+        self, worlds: Worlds, cut: Cut | None = None, interrupt: Callable[[str, int], Cut | None] | None = None
     ) -> None:
         self.worlds = worlds
         self.cut = cut
@@ -415,19 +416,19 @@ class Operator:
         if self.is_dead:
             raise Crash
         self.trace.append(effect)
+        number = self.trace.count(effect)
         if self.tells:
-            print(f"{asyncio.get_running_loop().time():8.1f}  {effect} {self.trace.count(effect)}")
+            print(f"{asyncio.get_running_loop().time():8.1f}  {effect} {number}")
         if self.interrupt is not None:
-            self.interrupt(effect, self.trace.count(effect))
+            self.cut = self.interrupt(effect, number) or self.cut
         if not effect.startswith("nix.") and effect not in ("host.connect", "kube.post_event"):
             self.acted_at = asyncio.get_running_loop().time()
-        cut = self.cut
-        is_here = cut is not None and effect == cut.effect and self.trace.count(effect) == cut.number
-        if is_here and cut is not None and cut.how == "before":
+        how = self.cut.how if self.cut is not None and (self.cut.effect, self.cut.number) == (effect, number) else None
+        if how == "before":
             self._die()
         yield
-        if is_here and cut is not None:
-            if cut.how == "reply lost":
+        if how is not None:
+            if how == "reply lost":
                 raise OutcomeUnknown(Reason.PROGRESSING_WITH_RETRY, f"{effect}: the reply was lost")
             self._die()
 

@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from crash.bench import HOWS, OURS, Worlds
-from crash.workloads import DEPLOYMENT, SHOP, WORKLOADS, create, other_hardware, reference
+from crash.workloads import DEPLOYMENT, SHOP, WORKLOADS, Reference, create, other_hardware, reference
 from fakes.kube import Propagation
 from nixops_operator import names
 from nixops_operator.facts.cloud import Address, Instance, InstanceState, KeyPair, SecurityGroup, Volume
@@ -23,15 +23,20 @@ WEB = Key(Kind.MACHINE, OURS, "shop-web")
 OTHER_SUBNET = "subnet-00000000000000003"
 
 
+def _created() -> Reference:
+    return reference("create")
+
+
 @dataclass(frozen=True)
 class Change:
     """`do` may return what `judge` has to know of the moment. `hows`: None is without a death. `within`: the workloads
-    in the middle of which it is done."""
+    in the middle of which it is done. `wanted`: the life that `judge` compares with, if it does."""
 
     do: Callable[[Worlds], object]
     judge: Callable[[Worlds, Any], None]
     hows: tuple[str | None, ...] = (None, *HOWS)
     within: tuple[str, ...] = ("create",)
+    wanted: Callable[[], Reference] = _created
 
 
 # --- deletion -----------------------------------------------------------------------------------------------------
@@ -68,7 +73,7 @@ def _delete_and_apply(worlds: Worlds) -> None:
 
 
 def _a_second_life(worlds: Worlds, _: object) -> None:
-    _as_in("create", worlds)
+    _as_in(_created(), worlds)
     uids = {_uid(worlds), *(body["metadata"]["uid"] for body in worlds.bodies(Kind.MACHINE))}
     assert {thing.tags[names.UID_TAG] for thing in _ours(worlds)} <= uids
     owners = {secret.owner.uid for (space, _), secret in worlds.kube.secrets.items() if secret.owner and space == OURS}
@@ -221,17 +226,18 @@ def _module(spec: dict[str, Any]) -> None:
     spec["machines"][1]["configuration"]["modules"] = [{"inline": "{ services.nginx.enable = true; }"}]
 
 
-def _as_edited(edit: Callable[[dict[str, Any]], object]) -> Callable[[Worlds, object], None]:
-    """As if it had been declared so from the beginning."""
+def _edited(edit: Callable[[dict[str, Any]], object]) -> Change:
+    """It ends as if it had been declared so from the beginning."""
+    wanted = partial(_declared, edit)
+    return Change(partial(_edit, change=edit), lambda worlds, _: _as_in(wanted(), worlds), wanted=wanted)
 
-    def judge(worlds: Worlds, _: object) -> None:
-        body = copy.deepcopy(DEPLOYMENT)
-        edit(body["spec"])
-        name = f"create with {edit.__name__}"
-        with mock.patch.dict(WORKLOADS, {name: partial(_create, body)}):
-            _as_in(name, worlds)
 
-    return judge
+def _declared(edit: Callable[[dict[str, Any]], object]) -> Reference:
+    body = copy.deepcopy(DEPLOYMENT)
+    edit(body["spec"])
+    name = f"create with {edit.__name__}"
+    with mock.patch.dict(WORKLOADS, {name: partial(_create, body)}):
+        return reference(name)
 
 
 def _create(body: dict[str, Any], worlds: Worlds) -> None:
@@ -246,7 +252,7 @@ def _suspend(worlds: Worlds) -> None:
 
 def _resumed(worlds: Worlds, _: object) -> None:
     """A host that nobody confirmed meanwhile has gone back, and is brought there again."""
-    _as_in("create", worlds)
+    _as_in(_created(), worlds)
 
 
 def _is_off(worlds: Worlds, _: object) -> None:
@@ -257,9 +263,9 @@ def _is_off(worlds: Worlds, _: object) -> None:
     assert [one.state for one in worlds.cloud.live(web["metadata"]["uid"])] == [InstanceState.STOPPED]
 
 
-def _as_in(workload: str, worlds: Worlds) -> None:
-    """What stands is what the workload gives; how it came there may differ."""
-    end, wanted = worlds.end_state(), reference(workload).end
+def _as_in(life: Reference, worlds: Worlds) -> None:
+    """What stands is what that life gives; how it came there may differ."""
+    end, wanted = worlds.end_state(), life.end
     assert worlds.is_ready(), worlds.standing()
     for part in ("objects", "groups", "key pairs"):
         assert _standing(end[part]) == _standing(wanted[part]), f"{end[part]} instead of {wanted[part]}"
@@ -318,22 +324,22 @@ CHANGES: dict[str, Change] = {
     "type": Change(
         partial(_edit, change=_type), partial(_new_or_refused, differs=lambda one: one.instance_type != "t3.medium")
     ),
-    "resize": Change(partial(_edit, change=_resize), _as_edited(_resize)),
+    "resize": _edited(_resize),
     "take_back": Change(partial(_edit, change=_as_before), _one_or_the_other, within=("substitute",)),
     "undo": Change(
         _undo,
         _as_before_it,
         within=("reconfigure", "declare", "settle", "disks", "resize", "crowd", "rotate", "reboot"),
     ),
-    "hardware": Change(partial(_edit, change=_hardware), _as_edited(_hardware)),
-    "address": Change(partial(_edit, change=_address), _as_edited(_address)),
+    "hardware": _edited(_hardware),
+    "address": _edited(_address),
     "power": Change(partial(_edit, change=_power), _is_off),
     "subnet": Change(
         partial(_edit, change=_subnet), partial(_new_or_refused, differs=lambda one: one.subnet_id != OTHER_SUBNET)
     ),
-    "description": Change(partial(_edit, change=_description), _as_edited(_description)),
-    "key": Change(partial(_edit, change=_key), _as_edited(_key)),
-    "module": Change(partial(_edit, change=_module), _as_edited(_module)),
+    "description": _edited(_description),
+    "key": _edited(_key),
+    "module": _edited(_module),
     "suspend": Change(_suspend, _resumed),
 }
 """By the word that names it in a plan."""

@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 
 from crash.bench import HOWS, LAGS, LONGEST_LAG, SHORT_LAG, Cut, Lags, Worlds
 from crash.changes import CHANGES
-from crash.workloads import WORKLOADS, play, play_interrupted, reference
-from unit.fake_time import HotLoopError
+from crash.workloads import WORKLOADS, Reference, play_interrupted, reference
 
 TOLD = frozenset(
     {"kube.post_event", "kube.patch_status", "host.connect", "nix.add_source", "nix.evaluate", "nix.build"}
@@ -45,25 +44,40 @@ class Plan:
         how = f"/{self.how.replace(' ', '-')}" if self.how else ""
         return f"{self.workload}{what}{how}~{self.lags}"
 
+    def wanted(self) -> Reference:
+        """The life whose end this plan's is compared with."""
+        return CHANGES[self.change].wanted() if self.change is not None else reference(self.workload)
+
     def run(self) -> None:
         """Raises AssertionError, or HotLoopError, where something is broken, or ends otherwise than it should."""
-        cut = Cut(self.effect, self.number, self.how) if self.how else None
-        if self.change is None:
-            assert cut is not None
-            worlds, was_met = play(self.workload, cut, self.lags)
-            assert was_met, "the cut was not met"
-            end, wanted = worlds.end_state(), reference(self.workload).end
-            assert end == wanted, _difference(end, wanted)
+        course = Course(self)
+        course.judge(play_interrupted(self.workload, course.interrupt, self.lags))
+
+
+class Course:
+    """A plan on its way."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._met: list[object] = []  # once its place is reached, what the judgement has to know of that moment
+
+    def interrupt(self, worlds: Worlds, effect: str, number: int) -> Cut | None:
+        """See bench.Operator."""
+        plan = self.plan
+        if (effect, number) != (plan.effect, plan.number):
+            return None
+        self._met.append(CHANGES[plan.change].do(worlds) if plan.change is not None else None)
+        return Cut(effect, number, plan.how) if plan.how is not None else None
+
+    def judge(self, worlds: Worlds) -> None:
+        """At its end. Raises AssertionError."""
+        plan = self.plan
+        assert self._met, "the place was not met"
+        if plan.change is not None:
+            CHANGES[plan.change].judge(worlds, self._met[0])
             return
-        change, met = CHANGES[self.change], []
-
-        def interrupt(worlds: Worlds, effect: str, number: int) -> None:
-            if (effect, number) == (self.effect, self.number):
-                met.append(change.do(worlds))
-
-        worlds = play_interrupted(self.workload, cut, interrupt, self.lags)
-        assert met, "the place was not met"
-        change.judge(worlds, met[0])
+        end, wanted = worlds.end_state(), plan.wanted().end
+        assert end == wanted, _difference(end, wanted)
 
 
 _WRITTEN = re.compile(
@@ -82,20 +96,6 @@ def read(text: str) -> Plan:
         raise ValueError(f"{text}: a process dies {', '.join(one.replace(' ', '-') for one in HOWS)}")
     lags = Lags(int(found["ids"]), int(found["tags"]))
     return Plan(found["workload"], found["effect"], int(found["number"]), how, found["change"], lags)
-
-
-def failure_of(plan: Plan) -> str | None:
-    """Why that plan fails, if it does."""
-    try:
-        plan.run()
-    except (AssertionError, HotLoopError) as error:
-        return f"{plan}\n    {error!r}"
-    return None
-
-
-def failures(plans: Iterable[Plan]) -> list[str]:
-    """The same of many."""
-    return [failure for plan in plans if (failure := failure_of(plan)) is not None]
 
 
 # --- the matrix ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from crash.bench import HOWS
-from crash.plans import chosen, cuts, failures
+from crash.forks import failures
+from crash.plans import chosen, cuts
 from crash.workloads import WORKLOADS
 from nixops_operator.effects import effects_of
 from nixops_operator.ports.cloud import Cloud, Clouds

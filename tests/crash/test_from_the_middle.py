@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from crash.changes import CHANGES
-from crash.plans import chosen, failures, interruptions, read
+from crash.forks import failures
+from crash.plans import chosen, interruptions, read
 
 COUNT = 1
 """Plans of each change and way to die, the same ones in every run; the whole matrix is `make crash`."""

@@ -47,6 +47,6 @@ def test_it_is_replaced_whenever_the_machines_restart():
                     machine.reboot()
 
         try:
-            _is_replaced(play_interrupted("create", None, restart, SHORT_LAG))
+            _is_replaced(play_interrupted("create", restart, SHORT_LAG))
         except AssertionError as error:
             raise AssertionError(f"machines restart before {place}: {error}") from error

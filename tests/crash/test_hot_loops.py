@@ -20,6 +20,6 @@ def test_a_look_that_is_waited_for_does_not_end_the_backoff():
         if (effect, times) == ("kube.write_intent", 24):
             CHANGES["description"].do(worlds)
 
-    play_interrupted("create", None, interrupt, MINUTE_LAG)
+    play_interrupted("create", interrupt, MINUTE_LAG)
     calls = {effect: times for effect, times in met.items() if effect.startswith("ec2.") and times > MOST}
     assert calls == {}

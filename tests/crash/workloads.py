@@ -21,6 +21,9 @@ from unit.fake_time import run
 
 SHOP = Key(Kind.DEPLOYMENT, "default", "shop")
 
+Interrupt = Callable[[Worlds, str, int], Cut | None]
+"""Called before each effect of the first life, with its name and number, see bench.Operator."""
+
 
 def _port(number: int) -> dict[str, Any]:
     return {"fromPort": number, "toPort": number, "cidrs": ["0.0.0.0/0"]}
@@ -318,11 +321,9 @@ def play(workload: str, cut: Cut, lags: Lags = SHORT_LAG) -> tuple[Worlds, bool]
     return worlds, operator.trace.count(cut.effect) >= cut.number
 
 
-def play_interrupted(
-    workload: str, cut: Cut | None, interrupt: Callable[[Worlds, str, int], object], lags: Lags
-) -> Worlds:
-    """The same; the user comes in between, before any effect."""
-    return _play(workload, cut, lags=lags, interrupt=interrupt)[0]
+def play_interrupted(workload: str, interrupt: Interrupt, lags: Lags) -> Worlds:
+    """The same; the user comes in between, before any effect, and says where the process dies, if it does."""
+    return _play(workload, None, lags=lags, interrupt=interrupt)[0]
 
 
 def play_collected(workload: str) -> tuple[Worlds, tuple[str, ...]]:
@@ -341,7 +342,7 @@ def _play(
     cut: Cut | None,
     *,
     lags: Lags = SHORT_LAG,
-    interrupt: Callable[[Worlds, str, int], object] | None = None,
+    interrupt: Interrupt | None = None,
     script: Callable[[Worlds], Coroutine[Any, Any, None]] | None = None,
     collects: bool = False,
 ) -> tuple[Worlds, Operator, float]:

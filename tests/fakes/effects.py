@@ -62,23 +62,21 @@ def effect(name: str) -> Callable[[F], F]:
     """Marks a port method of a fake, which has its Effects as `self.effects`."""
 
     def mark(method: F) -> F:
-        signature = inspect.signature(method)
+        names = tuple(inspect.signature(method).parameters)[1:]
 
         def arguments_of(*args: Any, **kwargs: Any) -> dict[str, Any]:
-            arguments = dict(signature.bind(*args, **kwargs).arguments)
-            del arguments["self"]
-            return arguments
+            return dict(zip(names, args, strict=False)) | kwargs
 
         @functools.wraps(method)
         async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            await self.effects.begin(name, arguments_of(self, *args, **kwargs))
+            await self.effects.begin(name, arguments_of(*args, **kwargs))
             result = await method(self, *args, **kwargs)
             self.effects.end(name)
             return result
 
         @functools.wraps(method)
         async def parts(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            await self.effects.begin(name, arguments_of(self, *args, **kwargs))
+            await self.effects.begin(name, arguments_of(*args, **kwargs))
             async for part in method(self, *args, **kwargs):  # type: ignore[attr-defined]
                 yield part
             self.effects.end(name)
