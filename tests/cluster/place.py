@@ -16,7 +16,6 @@ from cluster.polling import LIMIT, eventually
 from nixops_lab.testing import Lab
 
 KINDS = "nixdeployments.nixops.dev,nixmachines.nixops.dev"
-PLURALS = {"nixdeployment": "nixdeployments", "nixmachine": "nixmachines"}
 GIVEN_HOST = "given-host"
 OPERATOR = "system:serviceaccount:nixops-system:nixops-operator"
 GONE = {"shutting-down", "terminated"}
@@ -63,14 +62,10 @@ class Place:
 
     def get(self, kind: str, name: str) -> Thing:
         """Fails the test if there is none."""
-        found = self.find(kind, name)
-        assert found is not None, f"no {kind} {name}"
-        return found
+        return dict(json.loads(self.kubectl("get", kind, name, "--output=json")))
 
     def find(self, kind: str, name: str) -> Thing | None:
-        """None if there is none. Ours are asked for often, and so not by kubectl."""
-        if kind in PLURALS:
-            return self.lab.read(f"/apis/nixops.dev/v1alpha1/namespaces/{self.namespace}/{PLURALS[kind]}/{name}")
+        """None if there is none."""
         text = self.kubectl("get", kind, name, "--output=json", "--ignore-not-found")
         return dict(json.loads(text)) if text else None
 

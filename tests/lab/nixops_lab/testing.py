@@ -19,7 +19,6 @@ from typing import Any, Self
 
 from nixops_lab import environment, identities, inside, lifecycle, operator_pod, operator_process
 from nixops_lab.control import Control
-from nixops_lab.control_plane import Reader
 from nixops_lab.paths import SOURCES, LabPaths
 from nixops_lab.report import LabError
 
@@ -113,7 +112,6 @@ class Lab:
         self.paths = paths
         self.state = lifecycle.running(paths)
         self.env = environment.variables(paths, self.state, identities.load(paths))
-        self.read = Reader(paths.kubeconfig).get
         self.control = Control(self.env["LAB_CONTROL_URL"])
         self.operator = OperatorControl(paths)
         self._ec2_log, self._audit_log = Lines(paths.ec2_log), Lines(paths.audit_log)

@@ -133,14 +133,6 @@ def test_a_person_comes_inside_as_tests_do(lab: Lab) -> None:
         lab.machine_exec("nobody", ["true"])
 
 
-def test_objects_are_read_as_kubectl_reads_them(lab: Lab) -> None:
-    by_kubectl = json.loads(lab.kubectl("get", "namespace", "default", "--output=json").stdout)
-    assert lab.read("/api/v1/namespaces/default") == by_kubectl
-    assert lab.read("/api/v1/namespaces/nobodys") is None
-    with pytest.raises(LabError, match="405"):
-        lab.read("/api/v1/namespaces/default/finalize")
-
-
 def test_a_given_host_without_power_is_switched_on_again_with_its_disk(lab: Lab) -> None:
     lab.machine_exec("given-host", ["touch", "/root/kept"])
     lab.control.cut_power("given-host")
