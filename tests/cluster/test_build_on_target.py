@@ -67,7 +67,8 @@ def test_the_operator_dies_and_nothing_is_fetched_twice(place: Place, cache: Any
     told = eventually(lambda: PROGRESS.search(built().get("message", "")), "the build tells how far it is")
     place.lab.operator.kill()
     print(told[0])
-    assert int(told["done"]) < int(told["total"]) == PACKAGES
+    # What it has just fetched counts in Nix for a moment both as done and as still expected.
+    assert int(told["done"]) < int(told["total"]) in (PACKAGES, PACKAGES + 1)
     assert float(told["here"]) < float(told["all"])
     begun, fetched = builds(place, host), len(archives(cache))
     assert 0 < fetched < PACKAGES
