@@ -67,6 +67,12 @@ class Bench(Protocol):
     async def let_dead_man_wake(self, activation_id: str, timer: str = "deadman") -> None:
         """As if the time of the timer that was armed before the activation were over. `timer`: or of `confirm`."""
 
+    async def delay_way_back(self) -> None:
+        """What returns to another system waits from now on."""
+
+    async def end_delay(self) -> None:
+        """It waits no longer."""
+
     async def stop_sshd(self) -> None:
         """By hand."""
 
@@ -201,6 +207,12 @@ class MemoryBench:
         assert deadman_at is not None
         self.machine.advance(deadman_at - self.machine.now)
 
+    async def delay_way_back(self) -> None:
+        self.machine.rollback_seconds = 60.0
+
+    async def end_delay(self) -> None:
+        self.machine.advance(self.machine.rollback_seconds)
+
     async def stop_sshd(self) -> None:
         self.machine.is_sshd_running = False
 
@@ -305,6 +317,17 @@ class MachineBench:
         unit = f"nixops-{timer}-{activation_id}"
         assert (await self.run("systemctl", "is-active", f"{unit}.timer")).strip() == "active"
         await self.run("systemctl", "start", "--no-block", f"{unit}.service")
+
+    async def delay_way_back(self) -> None:
+        """switch-to-configuration is refused, and tried again, while somebody else has its lock."""
+        held = "/run/nixos/switch-to-configuration.lock"
+        await self.run("mkdir", "-p", "/run/nixos")
+        await self.run("systemd-run", "--unit=lock-holder", "flock", held, "sleep", "infinity")
+        while (await self.run("sh", "-c", f"flock --nonblock {held} true && echo free || echo held")) != "held\n":
+            await self.pause()
+
+    async def end_delay(self) -> None:
+        await self.run("systemctl", "stop", "lock-holder.service")
 
     async def stop_sshd(self) -> None:
         await self.run("systemctl", "stop", "sshd.service")

@@ -9,14 +9,14 @@ from datetime import timedelta
 
 import pytest
 
-from contract.host_benches import BENCHES, LIMIT, Bench, is_in_memory, reached, request, seen
+from contract.host_benches import BENCHES, LIMIT, Bench, is_in_memory, on_machine, reached, request, seen
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
 from nixops_operator.facts.host import ActivationFacts, ActivationRequest, ActivationState, HostFacts, Mode
 from nixops_operator.ports.host import Host
 
 SWITCHED, CONFIRMED, COMMITTED = ActivationState.SWITCHED, ActivationState.CONFIRMED, ActivationState.COMMITTED
-REBOOTING = ActivationState.REBOOTING
+REBOOTING, ROLLING_BACK = ActivationState.REBOOTING, ActivationState.ROLLING_BACK
 ROLLED_BACK, FAILED = ActivationState.ROLLED_BACK, ActivationState.FAILED
 
 
@@ -254,6 +254,64 @@ async def test_a_kernel_that_does_not_come_up_is_left_by_the_reset(bench: Bench,
     assert await systems(bench, again) == (bench.base,) * 3
     assert not (await again.facts()).boot_entry_unsure
     await again.close()
+
+
+async def test_nobody_cuts_the_way_back_from_a_restart(bench: Bench, host: Host) -> None:
+    facts = await host.facts()
+    asked = request(await bench.deliver(host, "panics"), facts, mode=Mode.RESTART)
+    assert await host.claim(asked)
+    with suppress(Retry):
+        await host.restart(asked.id)
+    facts = await restarted(bench, facts.boot_id)
+
+    again = await reached(bench)
+    await bench.delay_way_back()
+    await again.rollback(asked.id)
+    assert activation_of(await again.facts()).state is ROLLING_BACK
+    assert not await again.claim(request(asked.toplevel, facts))
+    await bench.end_delay()
+    facts = await seen(bench, ROLLED_BACK)
+    assert await again.claim(request(asked.toplevel, facts))
+    await again.close()
+
+
+@pytest.mark.lab
+async def test_a_machine_whose_boot_loader_refuses_the_way_back_boots_what_it_boots_by_itself() -> None:
+    """A guard that cannot take the boot entry back has to return all the same, and says nothing that is not so."""
+    async with on_machine() as machine:
+        asked = await restart(machine, await reached(machine), "guarded")
+        again = await reached(machine)
+        await armed(again, machine)
+        before = (await again.facts()).boot_id
+        await machine.delay_way_back()
+        await machine.let_dead_man_wake(asked.id, "confirm")
+        assert (await restarted(machine, before)).current_system == machine.base
+
+        late = await reached(machine)
+        await late.rollback(asked.id)
+        facts = await seen(machine, ROLLED_BACK)
+        assert not facts.boot_entry_unsure
+        assert await systems(machine, late) == (machine.base,) * 3
+        await late.close()
+
+
+@pytest.mark.lab
+async def test_what_is_being_left_by_a_boot_is_never_called_left() -> None:
+    """An operator that takes it for over would make what still runs the boot entry, and the machine boot it again."""
+    async with on_machine() as machine:
+        asked = await restart(machine, await reached(machine), "guarded")
+        again = await reached(machine)
+        lingering = ["--unit=lingers", "-p", "KillSignal=SIGCONT", "-p", "TimeoutStopSec=3", "sleep", "infinity"]
+        await machine.run("systemd-run", *lingering)
+        await again.rollback(asked.id)
+        states = set()
+        with suppress(Retry):
+            while True:
+                facts = await again.facts()
+                if facts.current_system == asked.toplevel:
+                    states.add(activation_of(facts).state)
+        assert states == {ROLLING_BACK}
+        assert (await seen(machine, ROLLED_BACK)).current_system == machine.base
 
 
 async def test_a_machine_that_is_reset_before_the_confirmation_is_committed_boots_its_previous_system(

@@ -197,7 +197,7 @@ class FakeMachine:
         self.built: list[str] = []  # .drvs whose builds were begun
         self.can_roll_back = True
         self.kernels: dict[str, str] = {}  # toplevel → its kernel, if it is another than the others'
-        self.rollback_seconds = 0.0
+        self.rollback_seconds = 1.0
         self.owner: HostOwner | None = None
         self.accounts = {"root"}  # users and groups alike
         self.files: dict[str, File] = {}  # path → file; of those that matter to keys
@@ -671,7 +671,8 @@ class FakeMachine:
             self.reboot()
 
     def _is_free(self, activation: Activation) -> bool:
-        if activation.state in UNDER_WAY and activation.boot_id != self.boot_id:
+        is_way_back = activation.request.mode is Mode.RESTART and activation.state is ActivationState.ROLLING_BACK
+        if activation.state in UNDER_WAY and activation.boot_id != self.boot_id and not is_way_back:
             activation.state = ActivationState.ROLLED_BACK
         return activation.state not in (*UNDER_WAY, ActivationState.REBOOTING)
 

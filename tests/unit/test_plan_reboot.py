@@ -236,6 +236,10 @@ def rebooting(boot: str = "boot-0", **more: Any) -> Any:
     return on_host(A.REBOOTING, attempt=2, mode=Mode.RESTART, boot=boot, **more)
 
 
+def returning(**more: Any) -> Any:
+    return on_host(A.ROLLING_BACK, attempt=2, mode=Mode.RESTART, boot="boot-0", **more)
+
+
 @pytest.mark.parametrize(
     ("found", "step"),
     [
@@ -259,10 +263,31 @@ def rebooting(boot: str = "boot-0", **more: Any) -> Any:
             steps.Commit(f"host:{UID}:{ID}:commit", ID),
             id="confirmed: made the boot entry",
         ),
+        pytest.param(
+            host(OLD, NEW, OLD, activation=returning()),
+            steps.RollBack(f"host:{UID}:{ID}:rollback", ID),
+            id="on its way back, and cut there: goes on",
+        ),
     ],
 )
 def test_a_restart_is_followed_to_its_end(found, step):
     assert planned(host_machine(BEGUN, **WHEN_NEEDED), seen(host=found)).steps == (step,)
+
+
+@pytest.mark.parametrize("system", [pytest.param(OLD, id="it did not come up"), pytest.param(NEW, id="it is left")])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_while_a_machine_returns_from_a_restart_nothing_is_begun_and_nothing_is_said_against_its_system(
+    system, repeated
+):
+    """It was restarted for the kernel of what ran already: to bring that again would restart it again and again."""
+    begun = SERVED | activation(attempt=2)
+    begun["activation"] |= {"restarts": True, "repeated": repeated}
+    found = host(system, OLD, system, activation=returning(unit=True))
+
+    plan = planned(host_machine(begun, **WHEN_NEEDED), seen(host=found))
+
+    assert plan.steps == ()
+    assert (plan.verdict.outcome, plan.verdict.reason) == (Outcome.WORKING, Reason.ROLLING_BACK)
 
 
 def test_what_was_confirmed_and_then_left_by_another_reset_is_not_made_the_boot_entry():

@@ -54,7 +54,7 @@ UNCONFIRMED = (
     ActivationState.SWITCHED,
     ActivationState.ROLLING_BACK,
 )
-"""Nobody has said yet that the machine stays on its new system; a restart ends these."""
+"""Nobody has said yet that the machine stays on its new system; a boot ends these, but the way back of a restart."""
 
 
 class Mode(StrEnum):
@@ -85,6 +85,12 @@ class ActivationFacts:
     needs_restart: bool = False  # FAILED: a running system cannot switch to this one
     is_held: bool = False  # it was reached again after the switch, and waits for its health
     failed_before: tuple[str, ...] = ()  # units that were failed when the host was claimed; sorted
+
+    def was_cut_by_boot(self, boot_id: str) -> bool:
+        """Whether the boot that is now has ended it before anybody confirmed it. The way back of a restart leads
+        through boots, and goes on."""
+        is_way_back = self.mode is Mode.RESTART and self.state is ActivationState.ROLLING_BACK
+        return self.state in UNCONFIRMED and self.boot_id != boot_id and not is_way_back
 
 
 @dataclass(frozen=True)

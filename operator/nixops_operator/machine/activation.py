@@ -89,17 +89,11 @@ def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | 
 def under_way(facts: HostFacts) -> ActivationFacts | None:
     """The activation that has not ended, of whatever system."""
     running = facts.activation
-    if running is None or running.state in _ENDED:
+    if running is None or running.state in _ENDED or running.was_cut_by_boot(facts.boot_id):
         return None
-    is_over = running.boot_id != facts.boot_id and not _outlives_boot(running, facts)
-    return None if is_over else running
-
-
-def _outlives_boot(running: ActivationFacts, facts: HostFacts) -> bool:
-    """Whether the restart of the machine is a part of it."""
-    if running.state is ActivationState.CONFIRMED:
-        return running.mode is Mode.RESTART and running.toplevel == facts.current_system
-    return running.state is ActivationState.REBOOTING
+    if running.state is ActivationState.CONFIRMED and running.boot_id != facts.boot_id:
+        return running if running.mode is Mode.RESTART and running.toplevel == facts.current_system else None
+    return running
 
 
 def drift_of(desired: Desired, facts: HostFacts, toplevel: str) -> tuple[Reason, str] | None:

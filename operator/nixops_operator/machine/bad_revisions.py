@@ -14,7 +14,7 @@ from nixops_operator.api.machine_spec import ActivationMode
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import MOST_FAILED_REVISIONS, ActivationStatus, FailedRevisionStatus
 from nixops_operator.errors import OperatorError
-from nixops_operator.facts.host import UNCONFIRMED, ActivationFacts, ActivationState, HostFacts, Mode
+from nixops_operator.facts.host import ActivationFacts, ActivationState, HostFacts, Mode
 from nixops_operator.host_policy import SSH_PORT
 from nixops_operator.jobs import Failed, Running
 from nixops_operator.machine import steps
@@ -257,4 +257,4 @@ def _was_cut_by_restart(desired: Desired, facts: HostFacts) -> bool:
         return facts.current_system != intent.toplevel
     if last is None or intent is None or last.id != intent.id:
         return False
-    return last.state in UNCONFIRMED and last.boot_id != facts.boot_id
+    return last.was_cut_by_boot(facts.boot_id)

@@ -59,6 +59,7 @@
 #   <id>/agent, path, request     this script, the PATH and the request as of the claim: the host needs nothing else
 #   <id>/state.<state>            an empty file. rename(2) changes the state, so one of two racing parties loses
 #   <id>/failed-before            the units that were failed at the claim, one a line
+#   <id>/left-in                  the boot that is left by another one, to return from a restart
 #   <id>/held                     exists once it was reached again after the switch, and waits for its health
 #   <id>/result, log, commit.log
 #   active -> <id>                the claim. It goes when the state is committed, rolledback or failed
@@ -566,6 +567,9 @@ activation_facts() {
         fi
         [ "$before" != "$(state)" ] || break
     done
+    if [ "$before" = rolledback ] && is_going_down; then
+        before=rollingback
+    fi
     service_result='' exit_status=''
     if [ -f "$dir/result" ]; then
         read -r service_result exit_status <"$dir/result" || true
@@ -1010,7 +1014,8 @@ is_free() {
         now=$(state)
         case $now in
             prepared | switching | switched | rollingback)
-                [ "$boot" != "$(boot_id)" ] && move "$now" rolledback
+                # The way back of a restart leads through boots: its unit may run now, or has to be started again.
+                [ "$now:$mode" != rollingback:restart ] && [ "$boot" != "$(boot_id)" ] && move "$now" rolledback
                 ;;
             confirmed) ! is_active "nixops-commit-$id.service" ;;
             rebooting) false ;;
@@ -1207,6 +1212,7 @@ rollback() {
     load_request
     load_path
     return_from prepared switching switched confirmed rebooting
+    ! is_going_down || systemctl --no-block reboot
 }
 
 # From one of these states to the rollback's unit, or, where it must not return, to the end; nothing from others. The states are in the order in which an
@@ -1408,23 +1414,30 @@ return_to_previous() {
         leave
     fi
     tidy
+    ! is_going_down || systemctl --no-block reboot
 }
+
+# What runs till then is no system to be kept.
+is_going_down() { [ "$(cat "$dir/left-in" 2>/dev/null || true)" = "$(boot_id)" ]; }
 
 leave() {
     systemctl stop "nixops-activate-$id.service" 2>/dev/null || true
-    returned=yes
+    returned=yes is_left=no boots_previous=no
     if [ "$mode" = restart ]; then
+        [ "$(system_behind /run/current-system)" = "$previous" ] || is_left=yes
+        boots_previous=$(yes_if is_chosen_once)
         restart_back || returned=no
     else
         [ -e "$dir/untouched" ] || switch_back || returned=no
     fi
     open_sshd
-    [ "$returned" = yes ] || fail 1 "could not return to $previous"
-    move rollingback rolledback
-    if [ "$mode" = restart ] && [ "$(system_behind /run/current-system)" != "$previous" ]; then
-        tidy
-        systemctl --no-block reboot
+    if [ "$returned" = no ]; then
+        # By itself GRUB boots the previous system: the rest can be done from there.
+        [ "$is_left:$boots_previous" != yes:yes ] || systemctl --no-block reboot
+        fail 1 "could not return to $previous"
     fi
+    [ "$is_left" = no ] || boot_id >"$dir/left-in"
+    move rollingback rolledback
 }
 
 # NIXOS_NO_CHECK: a check that refuses the way back would lock everybody out. Where the previous system never switched
@@ -1491,15 +1504,16 @@ install_activated() {
 }
 
 mark_unsure() {
-    : >"$UNSURE"
+    : >"$UNSURE" || return
     sync "$UNSURE" "$HOME_DIR"
 }
 
+# Where its exit is looked at, `set -e` does not count.
 install_system() {
-    mark_unsure
-    forget_choice
-    nix-env -p "$PROFILE" --set "$toplevel"
-    "$toplevel/bin/switch-to-configuration" boot
+    mark_unsure || return
+    forget_choice || return
+    nix-env -p "$PROFILE" --set "$toplevel" || return
+    "$toplevel/bin/switch-to-configuration" boot || return
     rm -f "$UNSURE"
 }
 

@@ -274,6 +274,8 @@ class Machine:
 
     async def _wait_for_init(self, process: asyncio.subprocess.Process) -> None:
         while self.leader is None:
+            if process.returncode == REBOOT_ASKED:
+                return  # it was up, and has panicked, between two looks
             if process.returncode is not None:
                 raise MachineError(f"systemd-nspawn ended with {process.returncode}")
             await asyncio.sleep(0.02)
