@@ -17,8 +17,9 @@ LONG ?=
 B ?=
 # Most levels wait for real parts more than they compute. A file's tests stay together: they share what they started.
 WORKERS ?= 3
-# A level of its own: what it compiles and waits for would make `make test` a third longer.
+# Levels of their own: what they compile and wait for would make `make test` much longer.
 GITOPS := tests/cluster/gitops
+LOCKOUTS := tests/cluster/lockouts
 # Each row is one level, see tests/.
 QUICK := $(wildcard tests/crash) tests/unit tests/test_repository.py
 # The longest first and unit tests, which are many and short, last, or one worker ends alone; the quick ones are in
@@ -36,7 +37,7 @@ demo: ## the example's whole life on real parts; as root. KEEP=1 leaves it runni
 
 .PHONY: test
 test: lab-parts lint ## before a push: lint, and the tests of all levels but the long ones, twenty minutes; LONG=1 runs those, too; as root
-	@exec $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --ignore=$(GITOPS) \
+	@exec $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --ignore=$(GITOPS) --ignore=$(LOCKOUTS) \
 	  $(if $(LONG),,-m 'not long') $(ARGS) $(LEVELS)
 
 .PHONY: gitops
@@ -44,6 +45,10 @@ gitops: lab-parts ## examples/gitops under Flux, Argo CD and Helm, fifteen minut
 	@tests/lab/gitops/build.sh >/dev/null
 	@tests/lab/gitops/argocd/build.sh >/dev/null
 	@exec $(PYTHON) -m pytest $(ARGS) --durations=0 --durations-min=1 $(GITOPS)
+
+.PHONY: lockouts
+lockouts: lab-parts ## every way to lock everybody out of a machine, on 25 machines side by side, operator alive and dead; as root
+	@exec $(PYTHON) -m pytest $(ARGS) $(LOCKOUTS)
 
 .PHONY: check
 check: lint ## what is quick: lint, and the tests that need neither root nor the lab
