@@ -107,10 +107,12 @@ class _Life:
         return True
 
     def _leave(self, said: str) -> NoReturn:
-        """Whatever is to be done at the end of a process, the first one does."""
-        with os.fdopen(self._told_to, "w") as told:
-            told.write(said)
-        os._exit(0 if said else 1)
+        """Whatever is to be done at the end of a process, the first one does; and if that is gone, nobody."""
+        try:
+            with os.fdopen(self._told_to, "w") as told:
+                told.write(said)
+        finally:
+            os._exit(0 if said else 1)
 
     def _listen(self) -> None:
         """Until a copy has ended."""
