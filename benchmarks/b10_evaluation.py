@@ -62,7 +62,9 @@ def _in_the_image(place: Path, tree: Path) -> str:
     for folder in (work, store, aside):
         folder.mkdir()
         os.chown(folder, THE_POD_S_USER, THE_POD_S_USER)
-    argv = nix_namespace.command_in_root(
+    # A pod sees its own processes alone; the box looks at them all.
+    argv = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
+    argv += nix_namespace.command_in_root(
         image.build_root(),
         [sys.executable, "-m", "benchmarks.evaluations", str(tree), str(MODULE)],
         store=store,

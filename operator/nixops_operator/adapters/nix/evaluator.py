@@ -283,8 +283,8 @@ async def _whole(output: asyncio.StreamReader, known: set[str], take: _Take[_T])
 
 
 def _judge(exported: ExportedPath, known: Set[str], is_sound: bool) -> None:
-    """Raises NotAnExportError for a path that does not
-    follow from its content or refers to what is not `known`; Blocked for a derivation that must not be built.
+    """Raises NotAnExportError for a path that does not follow from its content or refers to what is not `known`;
+    Blocked for a derivation that must not be built.
 
     `is_sound`: this path was judged before. As its content follows from it, only what is known may have changed.
     """
