@@ -47,7 +47,7 @@ gitops: lab-parts ## examples/gitops under Flux, Argo CD and Helm, fifteen minut
 	@exec $(PYTHON) -m pytest $(ARGS) --durations=0 --durations-min=1 $(GITOPS)
 
 .PHONY: lockouts
-lockouts: lab-parts ## every way to lock everybody out of a machine, on 25 machines side by side, operator alive and dead; as root
+lockouts: lab-parts ## every way to lock everybody out of a machine, on 24 machines side by side, operator alive and dead; as root
 	@exec $(PYTHON) -m pytest $(ARGS) $(LOCKOUTS)
 
 .PHONY: check
