@@ -32,9 +32,11 @@ class Machine:
         self._earlier = ""
         self._panics_before = 0
         self._init_before: int | None = None
+        self._generation_before = 0
 
     def begin(self) -> None:
         self._earlier, self._panics_before, self._init_before = self._newest(), self._panics(), self._init()
+        self._generation_before = self.thing["metadata"]["generation"]
 
     @property
     def instance(self) -> str:
@@ -107,7 +109,9 @@ class Machine:
 
     @property
     def ready(self) -> tuple[str, str, str]:
-        return ready_of(self.thing)
+        """As `ready_of`, of a spec that is new."""
+        is_new = self.thing["metadata"]["generation"] > self._generation_before
+        return ready_of(self.thing) if is_new else ("", "", "")
 
     @property
     def desired(self) -> str:
