@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +19,7 @@ from nixops_operator.adapters.aws.cloud import Boto3Cloud
 from nixops_operator.adapters.aws.clouds import IDLE_LIFE
 from nixops_operator.api.reasons import Reason
 from nixops_operator.ec2.credentials import AwsIdentity
-from nixops_operator.errors import Blocked, OutcomeUnknown, Retry, TurnKept
+from nixops_operator.errors import Blocked, OutcomeUnknown, Retry
 from nixops_operator.facts.cloud import LaunchRequest
 from nixops_operator.names import CLUSTER_TAG, UID_TAG
 
@@ -193,20 +191,3 @@ async def test_an_identity_that_nobody_uses_is_forgotten(layer: RunningLayer, mo
         # Whoever still holds it can go on.
         assert await unused.sweep_instances("cluster") == {}
         clouds.close()
-
-
-async def test_ec2_s_own_limits_are_never_met(layer: RunningLayer, cloud: Boto3Cloud) -> None:
-    """As published: five launches at once, then two a second."""
-    layer.turn(**{"buckets.factor": 1})
-    wanted = await request(cloud)
-
-    async def launched(token: str) -> str:
-        while True:
-            try:
-                return await cloud.run_instances(wanted, token)
-            except TurnKept as kept:
-                await asyncio.sleep((kept.after or timedelta()).total_seconds())
-
-    assert len(set(await asyncio.gather(*(launched(f"n1-{number}") for number in range(10))))) == 10
-    results = [entry["result"] for entry in layer.log() if entry["operation"] == "RunInstances"]
-    assert results == ["ok"] * 10

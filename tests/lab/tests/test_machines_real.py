@@ -304,6 +304,7 @@ class TestVolumes:
         assert not await lab.machines.detach_disk(NAME, VOLUME)
         await lab.machines.stop(NAME)
         await lab.machines.start(NAME)
+        await lab.until_login(lab.spec())
         assert await lab.output(NAME, "sh", "-ec", f"mount {BY_ID} /mnt; cat /mnt/note; umount /mnt") == "mine"
         assert await lab.machines.detach_disk(NAME, VOLUME)
         await lab.output(NAME, "sh", "-ec", f"test ! -e {BY_ID}; test ! -e /dev/sdf; test ! -e /dev/nvme1n1")

@@ -40,15 +40,16 @@ class Limit:
 
 
 # Published for the default account: RunInstances and StartInstances 5 and 2 a second, Terminate 100 and 5, tags 100
-# and 10, rules 50 and 5, other changes 50 and 5, looks by filter or page 100 and 20. What is left is for others; of
-# launches and starts, which are scarce, just enough that calls which arrive closer together than they left are taken;
-# of changes, of which a new machine with an address takes two, a tenth.
-LAUNCHES, STARTS = Limit(4, 1.95), Limit(4, 1.95)
+# and 10, rules and new key pairs 50 and 5, other changes 50 and 5, looks by filter or page 100 and 20, others 50 and
+# 10. What is left is for others; of launches and starts, which are scarce, just enough that calls which arrive up to
+# half a second closer together than they left are taken: that is one token, whatever the rate. Of changes, of which a
+# new machine with an address takes two, a tenth.
+LAUNCHES, STARTS = Limit(4, 2), Limit(4, 2)
 ENDS = Limit(20, 5)
 TAGS = Limit(20, 5)
 RULES = Limit(10, 2)
 CHANGES = Limit(40, 4.5)
-LOOKS = Limit(50, 10)
+LOOKS = Limit(45, 10)
 _OF_OPERATION = {
     "RunInstances": ("launches", LAUNCHES),
     "StartInstances": ("starts", STARTS),
@@ -59,6 +60,7 @@ _OF_OPERATION = {
     "AuthorizeSecurityGroupEgress": ("rules", RULES),
     "RevokeSecurityGroupIngress": ("rules", RULES),
     "RevokeSecurityGroupEgress": ("rules", RULES),
+    "CreateKeyPair": ("rules", RULES),
 }
 
 
