@@ -19,6 +19,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from cluster.lockouts import test_table
 from nixops_operator.adapters.kube.api import KubernetesApi
 from nixops_operator.adapters.kube.lease import Lease
 from nixops_operator.api.machine_of_deployment import machines_of
@@ -79,6 +80,28 @@ def test_what_takes_long_names_a_quicker_test_that_covers_the_ordinary_way() -> 
         f"{name}: {mark}"
         for name, mark in marks
         if not (named := re.match(r'\(instead="([^"]+)"\)', mark)) or ROOT / "tests" / named[1] not in texts
+    ] == []
+
+
+def test_every_way_to_be_locked_out_has_its_row_of_tests_and_its_line_on_the_page() -> None:
+    page = (ROOT / "docs/how-to/activation.md").read_text()
+    section = page.partition("## What could lock you out")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if re.match(r"\| (?!The new system|In EC2)[a-z]", line)]
+    shown = {row.line for row in test_table.ALL.values()}
+
+    assert [line for line in lines if not any(line.startswith(f"| {row}") for row in shown)] == []
+    assert [row for row in shown if not any(line.startswith(f"| {row}") for line in lines)] == []
+    line_of = {row: next(line for line in lines if line.startswith(f"| {row}")) for row in shown}
+    assert [
+        name
+        for name, row in test_table.ALL.items()
+        if row.reason != Reason.SUCCEEDED and f"`{row.reason}`" not in line_of[row.line]
+    ] == []
+    assert [
+        words
+        for line in lines
+        for words in re.findall(r"\"(?:… )?(.*?)(?: …)?\"", line)
+        if not any(row.says and row.says in words for row in test_table.ALL.values() if line_of[row.line] == line)
     ] == []
 
 
