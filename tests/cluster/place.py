@@ -16,6 +16,7 @@ from cluster.polling import LIMIT, eventually
 from nixops_lab.testing import Lab
 
 KINDS = "nixdeployments.nixops.dev,nixmachines.nixops.dev"
+PLURALS = {"nixdeployment": "nixdeployments", "nixmachine": "nixmachines"}
 GIVEN_HOST = "given-host"
 OPERATOR = "system:serviceaccount:nixops-system:nixops-operator"
 GONE = {"shutting-down", "terminated"}
@@ -62,12 +63,27 @@ class Place:
 
     def get(self, kind: str, name: str) -> Thing:
         """Fails the test if there is none."""
-        return dict(json.loads(self.kubectl("get", kind, name, "--output=json")))
+        found = self.find(kind, name)
+        assert found is not None, f"no {kind} {name}"
+        return found
 
     def find(self, kind: str, name: str) -> Thing | None:
-        """None if there is none."""
+        """None if there is none. Ours are asked for often, and so not by kubectl."""
+        if kind in PLURALS:
+            return self.lab.read(f"/apis/nixops.dev/v1alpha1/namespaces/{self.namespace}/{PLURALS[kind]}/{name}")
         text = self.kubectl("get", kind, name, "--output=json", "--ignore-not-found")
         return dict(json.loads(text)) if text else None
+
+    def _is_declared(self, kind: str, name: str) -> bool:
+        """Whether the object has what its deployment was given last: until the operator has seen an edit there, a
+        machine is as before, and current in its own eyes."""
+        owners = ((self.find(kind, name) or {}).get("metadata") or {}).get("ownerReferences") or []
+        found = [self.find("nixdeployment", owner["name"]) for owner in owners if owner["kind"] == "NixDeployment"]
+        return all(
+            condition(owner, "Ready").get("observedGeneration") == owner["metadata"]["generation"]
+            for owner in found
+            if owner is not None
+        )
 
     def objects(self) -> list[Thing]:
         return list(json.loads(self.kubectl("get", KINDS, "--output=json"))["items"])
@@ -89,6 +105,9 @@ class Place:
 
     def wait_ready(self, *names: str, limit: int = int(LIMIT)) -> None:
         """As a person waits: `kubectl wait`. Fails the test with the objects' conditions."""
+        for name in names:
+            kind, _, of = name.partition("/")
+            eventually(lambda kind=kind, of=of: self._is_declared(kind, of), f"{name} is as declared", limit)  # type: ignore[misc]
         done = self.lab.kubectl(
             f"--namespace={self.namespace}",
             "wait",
@@ -103,7 +122,7 @@ class Place:
         """Until each condition of `wanted` (type → "status/reason") stands for the newest generation; the object."""
 
         def look() -> Thing | None:
-            thing = self.find(kind, name)
+            thing = self.find(kind, name) if self._is_declared(kind, name) else None
             if thing is None:
                 return None
             found = {each: condition(thing, each) for each in wanted}

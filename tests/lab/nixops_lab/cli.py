@@ -5,9 +5,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import yaml
 
@@ -17,8 +17,8 @@ from nixops_lab import (
     environment,
     gitops,
     identities,
+    inside,
     lifecycle,
-    network,
     operator_pod,
     operator_process,
     prerequisites,
@@ -27,8 +27,7 @@ from nixops_lab import (
 from nixops_lab import image as images
 from nixops_lab.binary_cache import contents
 from nixops_lab.binary_cache.server import URL as CACHE_URL
-from nixops_lab.control import Control, find_machine
-from nixops_lab.control_plane import kubectl
+from nixops_lab.control import Control
 from nixops_lab.machines import root_filesystem
 from nixops_lab.paths import LabPaths
 from nixops_lab.report import LabError, say
@@ -164,10 +163,7 @@ def run(paths: LabPaths, given: argparse.Namespace) -> None:
     """Becomes the command: its exit status, signals and terminal are the caller's."""
     if not given.command:
         raise LabError("nothing to run: write `lab run -- COMMAND`")
-    variables = environment.inside(paths, _variables(paths))
-    # nsenter itself is looked up here, the command after it with the lab's PATH.
-    argv = [*network.entering(paths.namespace), *given.command]
-    _become(argv, variables)
+    _become(inside.of_network(paths, _variables(paths), given.command))
 
 
 def image(paths: LabPaths, given: argparse.Namespace) -> None:
@@ -219,11 +215,11 @@ def operator_kill(paths: LabPaths, given: argparse.Namespace) -> None:
 
 def operator_log(paths: LabPaths, given: argparse.Namespace) -> None:
     if operator_process.last_launch(paths).is_pod:
-        _become(operator_pod.log_command(paths, follow=given.follow), os.environ)
+        _become(inside.Command(operator_pod.log_command(paths, follow=given.follow), dict(os.environ)))
     if not (paths.operator / "log").exists():
         raise LabError("the operator has not been started in this lab")
     follow = ["--follow=name"] if given.follow else []
-    _become(["tail", "--lines=+1", *follow, str(paths.operator / "log")], os.environ)
+    _become(inside.Command(["tail", "--lines=+1", *follow, str(paths.operator / "log")], dict(os.environ)))
 
 
 def machine_list(paths: LabPaths, given: argparse.Namespace) -> None:
@@ -236,22 +232,24 @@ def machine_list(paths: LabPaths, given: argparse.Namespace) -> None:
 def machine_exec(paths: LabPaths, given: argparse.Namespace) -> None:
     if not given.command:
         raise LabError("nothing to run: write `lab machine exec NAME -- COMMAND`")
-    _enter_machine(paths, given.name, given.command)
+    _become(inside.of_machine(paths, _control(paths), given.name, given.command))
 
 
 def machine_console(paths: LabPaths, given: argparse.Namespace) -> None:
-    _enter_machine(paths, given.name, ["/bin/bash", "--login"])
+    _become(inside.of_machine(paths, _control(paths), given.name, ["/bin/bash", "--login"]))
 
 
 def machine_kill(paths: LabPaths, given: argparse.Namespace) -> None:
-    machine = _machine(paths, given.name)
-    _control(paths).cut_power(machine["name"])
+    control = _control(paths)
+    machine = inside.machine(paths, control, given.name)
+    control.cut_power(machine["name"])
     say(f"{machine['name']} is off")
 
 
 def machine_start(paths: LabPaths, given: argparse.Namespace) -> None:
-    machine = _machine(paths, given.name)
-    _control(paths).switch_on(machine["name"])
+    control = _control(paths)
+    machine = inside.machine(paths, control, given.name)
+    control.switch_on(machine["name"])
     say(f"{machine['name']} is on")
 
 
@@ -343,30 +341,9 @@ def _values(file: str | None) -> dict[str, object]:
     return dict(yaml.safe_load(Path(file).read_text()) or {}) if file else {}
 
 
-def _machine(paths: LabPaths, name: str) -> dict[str, Any]:
-    machines = _control(paths).machines()
-    known = any(machine["name"] == name for machine in machines)
-    # The API is asked only for a name that is none of a machine's.
-    listed = "" if known else kubectl(paths, ["get", "nixmachines.nixops.dev", "--all-namespaces", "--output=json"])
-    return dict(find_machine(name, machines, json.loads(listed)["items"] if listed else []))
-
-
-def _enter_machine(paths: LabPaths, name: str, command: Sequence[str]) -> None:
-    """Becomes `command` in all namespaces of the machine's init."""
-    machine = _machine(paths, name)
-    if machine["leader"] is None:
-        raise LabError(f"{machine['name']} is off")
-    clean = {
-        "PATH": "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": "/root",
-    }
-    terminal = {name: os.environ[name] for name in ("TERM",) if name in os.environ}
-    _become(["nsenter", f"--target={machine['leader']}", "--all", "--", *command], {**clean, **terminal})
-
-
-def _become(argv: Sequence[str], variables: Mapping[str, str]) -> NoReturn:
-    """The program takes this process over. It is looked up on the PATH of `variables`."""
-    os.execvpe(argv[0], list(argv), variables)  # noqa: S606 - a list, no shell
+def _become(command: inside.Command) -> NoReturn:
+    """The program takes this process over."""
+    os.execvpe(command.argv[0], command.argv, command.variables)  # noqa: S606 - a list, no shell
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,7 +13,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import yaml
 from cryptography import x509
@@ -352,6 +354,37 @@ def tail(log: Path, lines: int = 15) -> str:
         return "\n".join("    " + line for line in log.read_text(errors="replace").splitlines()[-lines:])
     except FileNotFoundError:
         return "    (no log)"
+
+
+class Reader:
+    """Reads objects as the lab's administrator, through the forwarder. A call costs a twentieth of kubectl's CPU, which
+    counts for whoever asks again and again."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        found = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = found["clusters"][0]["cluster"], found["users"][0]["user"]
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        trust = urllib.request.HTTPSHandler(context=ssl.create_default_context(cadata=authority))
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), trust)
+        self._server, self._token = cluster["server"], user["token"]
+
+    def get(self, path: str) -> dict[str, Any] | None:
+        """What is at `/api…`, without `managedFields`, as kubectl prints it; None if there is none. Raises LabError
+        where the server answers otherwise, or not."""
+        request = urllib.request.Request(  # noqa: S310 - always https on loopback
+            self._server + path, headers={"Authorization": f"Bearer {self._token}"}
+        )
+        try:
+            with self._opener.open(request, timeout=60) as answer:
+                found = dict(json.load(answer))
+        except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.NOT_FOUND:
+                return None
+            raise LabError(f"GET {path}: {error.code} {error.read().decode(errors='replace')}") from None
+        except OSError as error:
+            raise LabError(f"GET {path}: {error}") from error
+        found["metadata"].pop("managedFields", None)
+        return found
 
 
 def kubectl(paths: LabPaths, arguments: Sequence[str], stdin: str = "") -> str:

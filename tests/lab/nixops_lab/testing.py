@@ -17,9 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nixops_lab import environment, identities, lifecycle, operator_pod, operator_process
+from nixops_lab import environment, identities, inside, lifecycle, operator_pod, operator_process
 from nixops_lab.control import Control
+from nixops_lab.control_plane import Reader
 from nixops_lab.paths import SOURCES, LabPaths
+from nixops_lab.report import LabError
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -83,6 +85,26 @@ class OperatorControl:
         return log.read_text() if log.exists() else ""
 
 
+class Lines:
+    """A file that grows by lines of JSON. Each is read once: over a session the logs of a lab become long, and tests
+    ask for them again and again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._entries: list[dict[str, Any]] = []
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Of all whole lines, for reading only; empty before there is a file."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                *lines, _ = file.read().split(b"\n")
+            self._entries += map(json.loads, lines)
+            self._offset += sum(len(line) + 1 for line in lines)
+        return list(self._entries)
+
+
 class Lab:
     """A running lab. As a context it is taken down at the end."""
 
@@ -91,8 +113,10 @@ class Lab:
         self.paths = paths
         self.state = lifecycle.running(paths)
         self.env = environment.variables(paths, self.state, identities.load(paths))
+        self.read = Reader(paths.kubeconfig).get
         self.control = Control(self.env["LAB_CONTROL_URL"])
         self.operator = OperatorControl(paths)
+        self._ec2_log, self._audit_log = Lines(paths.ec2_log), Lines(paths.audit_log)
 
     @classmethod
     def up(cls, folder: Path | None = None, seed: int = 0, *, with_node: bool = False) -> Self:
@@ -117,8 +141,8 @@ class Lab:
         return _lab(self.paths, *words)
 
     def run(self, command: Sequence[str], stdin: str = "", check: bool = True) -> Completed:
-        """Inside the lab's network, with its environment."""
-        return _lab(self.paths, "run", "--", *command, stdin=stdin, check=check)
+        """Inside the lab's network, with its environment: `lab run`, without a process of `lab`."""
+        return _inside(inside.of_network(self.paths, self.env, command), stdin, check)
 
     def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> Completed:
         """As the cluster's administrator, from outside."""
@@ -126,18 +150,23 @@ class Lab:
         return _finish([str(self.paths.programs / "kubectl"), *arguments], variables, stdin, check)
 
     def machine_exec(self, name: str, command: Sequence[str], stdin: str = "", check: bool = True) -> Completed:
-        """In a machine as root, not through SSH. `name`: instance id, NixMachine or given-host."""
-        return _lab(self.paths, "machine", "exec", name, "--", *command, stdin=stdin, check=check)
+        """In a machine as root, not through SSH: `lab machine exec`, without a process of `lab`. `name`: instance id,
+        NixMachine or given-host."""
+        try:
+            entering = inside.of_machine(self.paths, self.control, name, command)
+        except LabError as error:
+            if check:
+                raise CommandFailedError(f"{shlex.join(command)} in {name}: {error}") from error
+            return Completed(list(command), 1, "", f"{error}\n")
+        return _inside(entering, stdin, check)
 
     def ec2_log(self) -> list[dict[str, Any]]:
         """The call log, the oldest first."""
-        if not self.paths.ec2_log.exists():
-            return []
-        return [json.loads(line) for line in self.paths.ec2_log.read_text().splitlines()]
+        return self._ec2_log.entries()
 
     def audit_log(self) -> list[dict[str, Any]]:
         """audit.k8s.io/v1 events, the oldest first."""
-        return [json.loads(line) for line in self.paths.audit_log.read_text().splitlines()]
+        return self._audit_log.entries()
 
     def fill_cache(self) -> None:
         """The binary cache gets its packages; until then it has none."""
@@ -159,6 +188,10 @@ class Lab:
 def _lab(paths: LabPaths, *words: str, stdin: str = "", check: bool = True) -> Completed:
     head, tail = (words[: words.index("--")], words[words.index("--") :]) if "--" in words else (words, ())
     return _finish([str(SOURCES / "lab"), *head, f"--dir={paths.folder}", *tail], os.environ, stdin, check)
+
+
+def _inside(command: inside.Command, stdin: str, check: bool) -> Completed:
+    return _finish(command.argv, command.variables, stdin, check)
 
 
 def _finish(argv: Sequence[str], variables: Mapping[str, str], stdin: str, check: bool) -> Completed:

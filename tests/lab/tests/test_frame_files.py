@@ -23,6 +23,7 @@ from nixops_lab import (
 from nixops_lab.paths import LabPaths
 from nixops_lab.processes import Recorded
 from nixops_lab.report import LabError
+from nixops_lab.testing import Lines
 from nixops_operator.settings import load as load_settings
 
 PORTS = {"api": 1001, "ec2": 1002, "control": 1003, "operator": 1004}
@@ -52,6 +53,19 @@ class TestNames:
         (tmp_path / "real").mkdir()
         (tmp_path / "link").symlink_to("real")
         assert LabPaths.of(tmp_path / "link") == LabPaths.of(tmp_path / "real")
+
+
+class TestLines:
+    def test_a_log_is_read_on_where_it_ended_and_by_whole_lines(self, tmp_path: Path) -> None:
+        path = tmp_path / "log"
+        lines = Lines(path)
+        assert lines.entries() == []
+        path.write_text('{"n": 1}\n{"n": ')
+        before = lines.entries()
+        with path.open("a") as file:
+            file.write('"ü"}\n{"n": 3}\n')
+        assert lines.entries() == lines.entries() == [{"n": 1}, {"n": "ü"}, {"n": 3}]
+        assert before == [{"n": 1}]
 
 
 class TestState:

@@ -117,6 +117,30 @@ def test_a_command_inside_keeps_its_exit_status(lab: Lab) -> None:
     assert lab.machine_exec("given-host", ["sh", "-c", "exit 4"], check=False).returncode == 4
 
 
+def test_a_person_comes_inside_as_tests_do(lab: Lab) -> None:
+    show = ["sh", "-c", "hostname; readlink /proc/self/ns/net; echo $PATH $KUBECONFIG; exec cat"]
+    machine = ["machine", "exec", "given-host", "--"]
+    assert lab.command("run", "--", *show).stdout == lab.run(show).stdout
+    assert lab.command(*machine, *show).stdout == lab.machine_exec("given-host", show).stdout
+    assert lab.run(["cat"], "told\n").stdout == lab.machine_exec("given-host", ["cat"], "told\n").stdout == "told\n"
+    with pytest.raises(CommandFailedError, match="ended with 3"):
+        lab.command("run", "--", "sh", "-c", "exit 3")
+    with pytest.raises(CommandFailedError, match="ended with 4"):
+        lab.command(*machine, "sh", "-c", "exit 4")
+    with pytest.raises(CommandFailedError, match="no machine nobody; there are: given-host"):
+        lab.command("machine", "exec", "nobody", "--", "true")
+    with pytest.raises(CommandFailedError, match="no machine nobody; there are: given-host"):
+        lab.machine_exec("nobody", ["true"])
+
+
+def test_objects_are_read_as_kubectl_reads_them(lab: Lab) -> None:
+    by_kubectl = json.loads(lab.kubectl("get", "namespace", "default", "--output=json").stdout)
+    assert lab.read("/api/v1/namespaces/default") == by_kubectl
+    assert lab.read("/api/v1/namespaces/nobodys") is None
+    with pytest.raises(LabError, match="405"):
+        lab.read("/api/v1/namespaces/default/finalize")
+
+
 def test_a_given_host_without_power_is_switched_on_again_with_its_disk(lab: Lab) -> None:
     lab.machine_exec("given-host", ["touch", "/root/kept"])
     lab.control.cut_power("given-host")
