@@ -1215,8 +1215,8 @@ rollback() {
     ! is_going_down || systemctl --no-block reboot
 }
 
-# From one of these states to the rollback's unit, or, where it must not return, to the end; nothing from others. The states are in the order in which an
-# activation goes through them: one that moves on meanwhile is met further along.
+# From one of these states to the rollback's unit, or, where it must not return, to the end; nothing from others. The
+# states are in the order in which an activation goes through them: one that moves on meanwhile is met further along.
 return_from() {
     if [ "$returns" = no ]; then
         for from in "$@"; do
