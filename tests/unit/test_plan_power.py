@@ -229,6 +229,41 @@ def test_what_ec2_refused_is_told_and_not_tried_again_by_itself():
     assert asked.steps == (steps.RecordStop(recorded()),)
 
 
+def test_of_two_values_one_is_refused_after_the_other_was_set_and_both_are_told_and_not_tried_again():
+    """Or the instance would be stopped for what remains, put back, and stopped for both again, for ever."""
+    declared = TO_LARGE.but(placementGroup="nera")
+    stopped = instance(state=STOPPED)
+    both = planned(ec2_machine(RUNS, **ALLOWED), seen(cloud(stopped, declared=declared))).steps[0]
+    assert isinstance(both, steps.RecordStop)
+
+    refused = both.stop.model_copy(update={"refused": "nera is unknown", "reason": "InvalidSpec"})
+    half_done = instance(state=STOPPED, instance_type=LARGE)
+    back = planned(ec2_machine(RUNS | {"stop": written(refused)}, **ALLOWED), seen(cloud(half_done, declared=declared)))
+    told = planned(
+        ec2_machine(RUNS | {"stop": written(refused)}, **ALLOWED), seen(cloud(instance(), declared=declared))
+    )
+
+    assert back.steps == (
+        steps.SetAttribute("i-1", "instanceType", SMALL),
+        steps.SetAttribute("i-1", "placementGroup", ""),
+        steps.StartInstance("i-1"),
+    )
+    assert (told.verdict.outcome, told.verdict.reason) == (Outcome.STALLED, Reason.INVALID_SPEC)
+    assert not [step for step in told.steps if isinstance(step, steps.RecordStop | steps.StopInstance)]
+
+
+def test_a_value_that_was_put_back_while_the_instance_was_stopped_is_none_that_it_was_stopped_for():
+    """What EC2 refuses then is told of the rest alone, as a running instance shows it."""
+    status = RUNS | stop(starts=1)
+    half_done = instance(state=STOPPED, instance_type=LARGE)
+    declared = DECLARED.but(placementGroup="nera")
+
+    found = planned(ec2_machine(status, **ALLOWED), seen(cloud(half_done, declared=declared)))
+
+    assert isinstance(found.steps[0], steps.RecordStop)
+    assert found.steps[0].stop.wanted == '{"placementGroup": "nera"}'
+
+
 def test_a_stop_of_an_earlier_instance_says_nothing():
     status = RUNS | launch(2, instance="i-2") | stop(refused="no room")
     observed = seen(cloud(instance("i-2"), declared=TO_LARGE), host())

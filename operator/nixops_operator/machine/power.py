@@ -195,13 +195,13 @@ def _to_be_started(desired: Desired, instance: Instance, now: datetime) -> Findi
 def _to_be_started_changed(desired: Desired, instance: Instance, changes: tuple[Difference, ...]) -> Finding:
     """Set what differs, then start it; or, where EC2 has refused that, give it back what it had."""
     stop = desired.stop
-    if stop is not None and stop.refused and (not changes or stop.wanted == _wanted(changes)):
+    wanted = _wanted_since(stop, changes)
+    if stop is not None and stop.refused and (not changes or stop.wanted == wanted):
         back = tuple(steps.SetAttribute(instance.id, one.field, json.loads(one.value)) for one in stop.former)
         message = f"{_fields(stop)} as declared was refused: {stop.refused}; starting {instance.id} as it was"
         return replace(_finding(Reason.STOPPED, message), steps=(*back, steps.StartInstance(instance.id)))
     # Of what is changed already the record alone knows how it was.
     former = {one.field: one for one in (*map(_former, changes), *(stop.former if stop is not None else ()))}
-    wanted = _wanted(changes) if changes or stop is None else stop.wanted
     is_same = stop is not None and stop.wanted == wanted
     starts = 1 + (stop.starts if stop is not None and is_same else 0)
     recorded = StopStatus(
@@ -229,6 +229,18 @@ def _former(change: Difference) -> FormerStatus:
 
 def _wanted(changes: tuple[Difference, ...]) -> str:
     return json.dumps({one.field: one.wanted for one in changes}, sort_keys=True)
+
+
+def _wanted_since(stop: StopStatus | None, changes: tuple[Difference, ...]) -> str:
+    """What the stop is for, as it looked before the first of it was carried out. What remains to be set is less than
+    that, and would never again be found to be what EC2 has refused: the instance would be stopped for it for ever."""
+    if stop is None or not changes:
+        return _wanted(changes) if stop is None else stop.wanted
+    left, recorded = {one.field: one.wanted for one in changes}, json.loads(stop.wanted)
+    done = {one.field: recorded[one.field] for one in stop.former if one.field in recorded}
+    before = {one.field: json.loads(one.value) for one in stop.former}
+    wanted = {field: value for field, value in (done | left).items() if field not in before or before[field] != value}
+    return json.dumps(wanted, sort_keys=True)
 
 
 def _fields(stop: StopStatus) -> str:
