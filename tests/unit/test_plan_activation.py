@@ -10,7 +10,7 @@ import pytest
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import RevertsStatus
 from nixops_operator.errors import Blocked, Retry
-from nixops_operator.facts.host import ActivationRequest, ActivationState
+from nixops_operator.facts.host import ActivationRequest, ActivationState, Mode
 from nixops_operator.jobs import Failed, Running
 from nixops_operator.machine import steps
 from nixops_operator.verdict import Outcome
@@ -340,3 +340,70 @@ def test_a_profile_that_refuses_to_follow_leaves_the_machine_serving():
         jobs = {**COPIED, job: Failed(error)}
         found = planned(host_machine(activation() | ran() | ready()), seen(host=host(NEW, OLD), jobs=jobs))
         assert (found.verdict.outcome, found.verdict.reason) == (outcome, error.reason)
+
+
+NO_ROOM = Retry(Reason.BOOT_ENTRY_FAILED, "no space in /boot")
+
+
+@pytest.mark.parametrize("job", [Failed(NO_ROOM), Failed(NO_ROOM, is_due=True), Running(last_error=NO_ROOM)])
+def test_a_confirmed_system_that_the_boot_loader_refuses_gives_way_to_the_declared_one(job):
+    older = activation_id(OLD, 1)
+    jobs = {**COPIED, f"host:{UID}:{older}:commit": job}
+    look = host(OLD, OLD, activation=on_host(A.CONFIRMED, OLD), boot_entry_unsure=True)
+
+    found = planned(host_machine(activation(OLD)), seen(host=look, jobs=jobs))
+
+    assert found.steps == (steps.RecordActivation(request(2), BOOT),)
+
+
+def test_a_commit_that_was_cut_gives_way_to_nothing():
+    older = activation_id(OLD, 1)
+    jobs = {**COPIED, f"host:{UID}:{older}:commit": Failed(Retry(Reason.CONNECT_TIMEOUT, "cut"), is_due=True)}
+
+    found = planned(
+        host_machine(activation(OLD)), seen(host=host(OLD, activation=on_host(A.CONFIRMED, OLD)), jobs=jobs)
+    )
+
+    assert found.steps == (steps.Commit(f"host:{UID}:{older}:commit", older),)
+
+
+@pytest.mark.parametrize("jobs", [{}, {EVALUATE: Failed(Blocked(Reason.EVALUATION_FAILED, "syntax error"))}])
+def test_a_confirmed_system_that_the_boot_loader_refuses_is_tried_again(jobs):
+    """Also while nobody knows what is declared now."""
+    commit = f"host:{UID}:{ID}:commit"
+    look = host(NEW, NEW, activation=on_host(A.CONFIRMED), boot_entry_unsure=True)
+
+    waits = planned(host_machine(activation()), seen(host=look, jobs={**COPIED, **jobs, commit: Failed(NO_ROOM)}))
+    again = planned(
+        host_machine(activation()), seen(host=look, jobs={**COPIED, **jobs, commit: Failed(NO_ROOM, is_due=True)})
+    )
+
+    assert (waits.steps, again.steps) == ((), (steps.Commit(commit, ID),))
+    assert waits.worst(ConditionType.CONFIGURATION_ACTIVE).reason is Reason.BOOT_ENTRY_FAILED
+
+
+@pytest.mark.parametrize("mode", [Mode.BOOT, Mode.RESTART])
+def test_a_system_to_be_booted_that_the_boot_loader_refuses_is_called_off_for_another(mode):
+    older = activation_id(OLD, 1)
+    look = host(BY_HAND, BY_HAND, activation=on_host(A.PREPARED, OLD, mode=mode, previous=BY_HAND))
+    spec = {"activation": {"mode": "Boot"}}
+
+    def steps_with(job: Failed) -> tuple[object, ...]:
+        jobs = {**COPIED, f"host:{UID}:{older}:activate": job}
+        return planned(host_machine(activation(OLD), **spec), seen(host=look, jobs=jobs)).steps
+
+    assert steps_with(Failed(NO_ROOM)) == (steps.RollBack(f"host:{UID}:{older}:rollback", older),)
+    assert [type(one) for one in steps_with(Failed(Retry(Reason.CONNECT_TIMEOUT, "cut"), is_due=True))] == [
+        steps.Activate
+    ]
+
+
+@pytest.mark.parametrize("state", [A.ROLLED_BACK, A.FAILED])
+def test_what_was_called_off_before_its_boot_says_nothing_about_the_system(state):
+    look = host(OLD, OLD, activation=on_host(state, mode=Mode.BOOT))
+
+    found = planned(host_machine(activation(), activation={"mode": "Boot"}), seen(host=look))
+
+    (step,) = found.steps
+    assert isinstance(step, steps.RecordActivation)
+    assert step.request.attempt == 2

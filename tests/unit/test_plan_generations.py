@@ -12,7 +12,7 @@ from nixops_operator.errors import Retry
 from nixops_operator.facts.host import Generation
 from nixops_operator.jobs import Failed, Running
 from nixops_operator.machine.generations import RemoveGenerations
-from unit.builders import COPIED, OLD, UID, activation, host, host_machine, planned, ran, ready, seen, trio_of
+from unit.builders import COPIED, NEW, OLD, UID, activation, host, host_machine, planned, ran, ready, seen, trio_of
 
 TWELVE = tuple(Generation(number, is_used=number in (3, 12)) for number in range(1, 13))
 
@@ -65,3 +65,17 @@ def test_what_runs_is_not_asked_for_twice_and_what_failed_is_told():
 
 def test_a_machine_that_has_no_more_than_that_is_ready_as_ever():
     assert trio_of(*machine(TWELVE[2:]))["UpToDate"] == "True/Succeeded"
+
+
+def test_they_go_where_the_boot_loader_refuses_the_declared_system_and_nothing_else_writes_the_menu_meanwhile():
+    adopt, going = f"host:{UID}:adopt:{NEW}", job_names.generations(UID, "1-2")
+    no_room = Retry(Reason.BOOT_ENTRY_FAILED, "no space")
+
+    def steps_with(**jobs: Any) -> list[str]:
+        found = planned(*machine(host={"boot_entry_unsure": True}, jobs=jobs))
+        return [type(step).__name__ for step in found.steps]
+
+    assert steps_with(**{adopt: Failed(no_room)}) == ["RemoveGenerations"]
+    assert steps_with(**{adopt: Failed(no_room, is_due=True)}) == ["Adopt"]
+    assert steps_with(**{adopt: Running(last_error=no_room)}) == []
+    assert steps_with(**{adopt: Failed(no_room, is_due=True), going: Running()}) == []

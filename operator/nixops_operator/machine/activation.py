@@ -56,7 +56,46 @@ def followed(desired: Desired, observed: Observed, now: datetime) -> Finding | N
     evaluated and built: nobody else confirms it, and unconfirmed the machine goes back."""
     facts = observed.host.facts
     running = under_way(facts) if facts is not None else None
-    return _go_on(desired, observed, facts, running) if facts is not None and running is not None else None
+    if facts is None or running is None or refused_boot_entry(desired, observed) is not None:
+        return None
+    return _go_on(desired, observed, facts, running)
+
+
+def boot_entry_again(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+    """A system that was confirmed, and that profile or boot loader refuse: tried again, and no reason to leave anything
+    else undone. Another one that is declared by now takes its place: this one may never be accepted."""
+    facts, toplevel = observed.host.facts, observed.toplevel
+    running = under_way(facts) if facts is not None else None
+    if facts is None or running is None or refused_boot_entry(desired, observed) is None:
+        return None
+    if toplevel not in (None, running.toplevel):
+        return None
+    return _alone(desired, observed, _go_on(desired, observed, facts, running))
+
+
+def refused_boot_entry(desired: Desired, observed: Observed) -> Failed | Running | None:
+    """The job that was to make what runs, and was confirmed, the boot entry, if profile or boot loader refused that
+    when it was tried last."""
+    facts, toplevel = observed.host.facts, observed.toplevel
+    running = under_way(facts) if facts is not None else None
+    if running is None:
+        return _refused(observed, job_names.adopt(desired.host_id, toplevel)) if toplevel is not None else None
+    is_confirmed = running.state is ActivationState.CONFIRMED
+    return _refused(observed, _job(desired, running.id, "commit")) if is_confirmed else None
+
+
+def _refused(observed: Observed, job: str) -> Failed | Running | None:
+    match observed.jobs.get(job):
+        case (Failed(error) | Running(last_error=OperatorError() as error)) as state:
+            return state if error.reason is Reason.BOOT_ENTRY_FAILED else None
+    return None
+
+
+def _alone(desired: Desired, observed: Observed, found: Finding) -> Finding:
+    """Without its steps while old generations go: two would write the boot menu at once."""
+    of_generations = job_names.generations(desired.host_id, "")
+    is_busy = any(name.startswith(of_generations) and isinstance(job, Running) for name, job in observed.jobs.items())
+    return replace(found, steps=()) if is_busy else found
 
 
 def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | Sequence[Finding] | None:
@@ -64,6 +103,8 @@ def next_move(desired: Desired, observed: Observed, now: datetime) -> Finding | 
     facts, toplevel = observed.host.facts, observed.toplevel
     if facts is None or toplevel is None:
         return None  # the checks before have said why
+    if (running := under_way(facts)) is not None and running.toplevel == toplevel:
+        return None  # `boot_entry_again` has said it
     if facts.current_system == toplevel and not facts.lists_left and not bad_revisions.is_half_done(facts):
         kept = _keep(desired, observed, facts, toplevel)
         is_due = kept is None and reboot.is_due(desired, facts, toplevel)
@@ -151,6 +192,9 @@ def _go_on(desired: Desired, observed: Observed, facts: HostFacts, running: Acti
     """An activation is under way, whoever started it: follow it to its end."""
     where, name = observed.host.address, running.id
     match running.state:
+        case ActivationState.PREPARED if _is_to_be_called_off(desired, observed, running):
+            working = _working(Reason.ACTIVATING, f"another system is declared for {where} by now", FOLLOW_EVERY)
+            return _on_host(observed, steps.RollBack(_job(desired, name, "rollback"), name), working)
         case ActivationState.PREPARED:
             rules = desired.spec.activation
             request = ActivationRequest(
@@ -195,6 +239,15 @@ def _go_on(desired: Desired, observed: Observed, facts: HostFacts, running: Acti
             raise AssertionError("an activation that has ended is not followed")
 
 
+def _is_to_be_called_off(desired: Desired, observed: Observed, running: ActivationFacts) -> bool:
+    """Whether a system that is only to be booted, and that the boot loader refuses, is not wanted any more."""
+    job = _job(desired, running.id, "activate")
+    if running.mode not in (Mode.BOOT, Mode.RESTART) or _refused(observed, job) is None:
+        return False
+    is_other_mode = running.mode is Mode.BOOT and desired.spec.activation.mode is not ActivationMode.BOOT
+    return is_other_mode or observed.toplevel not in (None, running.toplevel)
+
+
 def _until_healthy(desired: Desired, observed: Observed, running: ActivationFacts) -> Finding | None:
     where, name = observed.host.address, running.id
     budget = health.budget(health.checks_of(desired.spec.health_checks))
@@ -231,7 +284,8 @@ def _keep(desired: Desired, observed: Observed, facts: HostFacts, toplevel: str)
         differs=Area.HOST if has_run_before(desired, toplevel) else None,
         is_drift=True,
     )
-    return _job_move(observed, steps.Adopt(job_names.adopt(desired.host_id, toplevel), toplevel), found)
+    move = _job_move(observed, steps.Adopt(job_names.adopt(desired.host_id, toplevel), toplevel), found)
+    return _alone(desired, observed, move) if move is not None else None
 
 
 def _lock_held(desired: Desired, observed: Observed, facts: HostFacts, now: datetime) -> Finding | None:

@@ -36,6 +36,7 @@ _RESULTS = {
     ActivationState.FAILED: "Failed",
 }
 
+_CALLED_OFF = (ActivationState.ROLLED_BACK, ActivationState.FAILED)
 _FORGOTTEN = "Forgotten"
 _ALONE = (
     "twice nobody confirmed the new system within activation.confirmTimeout: the operator did not run then, or heard "
@@ -192,7 +193,9 @@ def _failure(desired: Desired, observed: Observed, facts: HostFacts) -> FailedRe
         known_before = next((one for one in desired.failed_revisions if one.toplevel == last.toplevel), None)
         if known_before is not None and known_before.reason == Reason.HEALTH_CHECK_FAILED:
             return known_before
-    if _was_cut_by_restart(desired, facts):
+    if _was_called_off(last, facts):
+        message = None
+    elif _was_cut_by_restart(desired, facts):
         message = _RESTARTED if intent.repeated else None
     elif _went_back_alone(desired, observed, facts):
         message = _ALONE if intent.repeated else None
@@ -238,6 +241,12 @@ def _why(desired: Desired) -> str:
     given = desired.spec.target.host
     port = given.port if given is not None else SSH_PORT
     return f": {why}. It has to let {desired.spec.ssh.user} in on port {port}"
+
+
+def _was_called_off(last: ActivationFacts, facts: HostFacts) -> bool:
+    """Whether it was only to be booted, and ended before the machine was restarted for it."""
+    is_for_boot = last.mode in (Mode.BOOT, Mode.RESTART)
+    return is_for_boot and last.boot_id == facts.boot_id and last.state in _CALLED_OFF
 
 
 def _went_back_alone(desired: Desired, observed: Observed, facts: HostFacts) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from nixops_operator import job_names
 from nixops_operator.api.reasons import ConditionType
 from nixops_operator.jobs import Failed
+from nixops_operator.machine import activation
 from nixops_operator.planning import Area, Finding
 from nixops_operator.step import Identity, JobStep
 from nixops_operator.verdict import Outcome
@@ -42,9 +43,13 @@ def surplus(facts: HostFacts, keep: int) -> tuple[int, ...]:
 
 
 def kept(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
-    """No more than are to be kept, once the declared system runs and is what the machine boots."""
+    """No more than are to be kept, once the declared system runs and is what the machine boots, or was refused as that:
+    their boot entries may be what leaves no room for its own."""
     facts, toplevel = observed.host.facts, observed.toplevel
-    if facts is None or toplevel is None or facts.boot_entry_unsure:
+    if facts is None or toplevel is None:
+        return None
+    refused = activation.refused_boot_entry(desired, observed)
+    if facts.boot_entry_unsure and not (isinstance(refused, Failed) and not refused.is_due):
         return None
     if not facts.current_system == facts.profile_system == toplevel:
         return None

@@ -160,6 +160,7 @@ CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
     Repair(build_on_target.nothing_else_built),
     Repair(_keys_of_the_new_boot),
     Gate(activation.followed),
+    Repair(activation.boot_entry_again),
     Repair(keys.kept),
     Repair(system.source_gone),
     Gate(system.resolved),
