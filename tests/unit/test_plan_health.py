@@ -211,6 +211,28 @@ def test_without_checks_nothing_is_said_of_health():
     assert told(fields)["Ready"] == "True/Succeeded"
 
 
+FAILING = on_host(A.COMMITTED, exit_status=4, result="exit-code", failed_before=("old.service",))
+
+
+@pytest.mark.parametrize(
+    ("found", "named"),
+    [
+        pytest.param(host(activation=FAILING, failed_units=(UNIT, "old.service")), UNIT, id="one failed"),
+        pytest.param(host(activation=FAILING, failed_units=("old.service",)), "", id="it is well again"),
+        pytest.param(host(activation=FAILING, failed_units=(UNIT,), boot_id="later"), "", id="in a later boot"),
+        pytest.param(serving(failed_units=(UNIT,)), "", id="it failed after the activation"),
+    ],
+)
+def test_without_checks_a_ready_machine_names_the_units_that_its_activation_left_failed(found, named):
+    conditions = status_of(host_machine(SERVED), seen(host=found))["conditions"]
+    messages = {one["type"]: one["message"] for one in conditions}
+
+    for told_by in (ConditionType.READY, ConditionType.CONFIGURATION_ACTIVE):
+        assert (f"units failed when it was activated: {UNIT}." in messages[told_by]) is bool(named)
+        assert "old.service" not in messages[told_by]
+    assert told(status_of(host_machine(SERVED), seen(host=found)))["Ready"] == "True/Succeeded"
+
+
 @pytest.mark.parametrize(
     ("state", "about"),
     [(A.SWITCHING, False), (A.ROLLING_BACK, False), (A.PREPARED, False), (A.SWITCHED, True), (A.COMMITTED, True)],

@@ -153,6 +153,23 @@ def trouble(observed: Observed, facts: HostFacts) -> list[Trouble]:
     return found
 
 
+def note(desired: Desired, observed: Observed) -> str:
+    """What nothing is done about where no health checks are declared: that units failed while the system that runs was
+    activated. Empty if none did, or if they are well by now."""
+    facts = observed.host.facts
+    last = facts.activation if facts is not None else None
+    if facts is None or last is None or desired.spec.health_checks:
+        return ""
+    is_of_it = last.boot_id == facts.boot_id and last.toplevel == facts.current_system == observed.toplevel
+    units = newly_failed(facts)
+    if not is_of_it or last.exit_status != bad_revisions.UNITS_FAILED_EXIT or not units:
+        return ""
+    return (
+        f"units failed when it was activated: {listed(units)}. See `systemctl status` there; with healthChecks the "
+        "machine would have returned to its previous system"
+    )
+
+
 def newly_failed(facts: HostFacts) -> tuple[str, ...]:
     """Units that were not failed already before the last activation."""
     before = facts.activation.failed_before if facts.activation is not None else ()

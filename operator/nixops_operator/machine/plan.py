@@ -121,7 +121,8 @@ def _keys_of_the_new_boot(desired: Desired, observed: Observed, now: datetime) -
 
 def _summary(desired: Desired, observed: Observed, now: datetime) -> Finding:
     """What is said when nothing else is."""
-    return Finding(Outcome.IN_SYNC, Reason.SUCCEEDED, "the declared system runs")
+    message = "; ".join(filter(None, ("the declared system runs", health.note(desired, observed))))
+    return Finding(Outcome.IN_SYNC, Reason.SUCCEEDED, message)
 
 
 CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (

@@ -194,7 +194,7 @@ def _built(desired: Desired, observed: Observed, plan: Plan) -> Condition:
 def _active(desired: Desired, observed: Observed, plan: Plan) -> Condition:
     kind = ConditionType.CONFIGURATION_ACTIVE
     if _serves(observed):
-        return _is(kind, desired)
+        return _is(kind, desired, message=health.note(desired, observed))
     facts, found = observed.host.facts, plan.worst(kind)
     if found is not None and found.reason in (Reason.ACTIVATION_FAILED, Reason.HEALTH_CHECK_FAILED):
         last = facts.activation if facts is not None else None

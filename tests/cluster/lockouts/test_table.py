@@ -121,7 +121,13 @@ ROWS = {
     "exit 2": Row("has it end with 2", "test.stc.failSnippet = true;", says="ended with exit code 2"),
     "exit 3": Row("has it end with 2", "test.stc.exit = 3;", says="exit code 3"),
     "exit 1": Row("has it end with 1 ", "test.stc.exit = 1;", says="nothing was changed"),
-    "exit 4": Row("has it end with 4", "test.stc.failUnit = true;", "Succeeded", runs_new=True),
+    "exit 4": Row(
+        "has it end with 4",
+        "test.stc.failUnit = true;",
+        "Succeeded",
+        says="units failed when it was activated",
+        runs_new=True,
+    ),
     "exit 4 and checks": Row(
         "has it end with 4",
         "test.stc.failUnit = true;",
