@@ -407,3 +407,24 @@ def test_what_was_called_off_before_its_boot_says_nothing_about_the_system(state
     (step,) = found.steps
     assert isinstance(step, steps.RecordActivation)
     assert step.request.attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("returns", "step"),
+    [
+        pytest.param(False, "RollBack", id="it must not return by itself: this one is ended"),
+        pytest.param(True, "Confirm", id="it returns by itself"),
+    ],
+)
+def test_a_machine_that_new_connections_do_not_reach_is_mended_over_the_one_that_is_held(returns, step):
+    older = activation_id(OLD, 1)
+    look = host(OLD, BY_HAND, activation=on_host(A.SWITCHED, OLD, exit_status=0, previous=BY_HAND, returns=returns))
+    unreached = Failed(Blocked(Reason.AUTHENTICATION_FAILED, "refused the client key"), is_due=True)
+    jobs = {f"host:{UID}:{older}:confirm": unreached}
+    desired = host_machine(activation(OLD), activation={"rollback": "Never"})
+
+    mended = planned(desired, seen(host=look, jobs={**COPIED, **jobs}))
+    unknown = planned(desired, seen(host=look, jobs=jobs))
+
+    assert [type(one).__name__ for one in mended.steps] == [step]
+    assert [type(one).__name__ for one in unknown.steps if isinstance(one, steps.JobStep)] == ["Evaluate", "Confirm"]

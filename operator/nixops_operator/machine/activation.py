@@ -216,6 +216,9 @@ def _go_on(desired: Desired, observed: Observed, facts: HostFacts, running: Acti
         case ActivationState.REBOOTING if facts.current_system != running.toplevel:
             working = _working(Reason.ROLLING_BACK, f"{where} did not boot the new system", FOLLOW_EVERY)
             return _on_host(observed, steps.RollBack(_job(desired, name, "rollback"), name), working)
+        case ActivationState.SWITCHED if _is_given_up(desired, observed, running):
+            working = _working(Reason.ACTIVATING, f"another system is declared for {where} by now", FOLLOW_EVERY)
+            return _on_host(observed, steps.RollBack(_job(desired, name, "rollback"), name), working)
         case ActivationState.SWITCHED | ActivationState.REBOOTING:
             if (found := _until_healthy(desired, observed, running)) is not None:
                 return found
@@ -246,6 +249,16 @@ def _is_to_be_called_off(desired: Desired, observed: Observed, running: Activati
         return False
     is_other_mode = running.mode is Mode.BOOT and desired.spec.activation.mode is not ActivationMode.BOOT
     return is_other_mode or observed.toplevel not in (None, running.toplevel)
+
+
+def _is_given_up(desired: Desired, observed: Observed, running: ActivationFacts) -> bool:
+    """Whether a machine that must not return by itself runs what keeps new connections out, and is to run something
+    else by now: over the connection that is held it can still be mended. Told to return, it ends the activation."""
+    is_other = observed.toplevel not in (None, running.toplevel)
+    match observed.jobs.get(_job(desired, running.id, "confirm")):
+        case Failed() | Running(last_error=OperatorError()):
+            return is_other and not running.returns
+    return False
 
 
 def _until_healthy(desired: Desired, observed: Observed, running: ActivationFacts) -> Finding | None:
