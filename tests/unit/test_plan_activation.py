@@ -218,8 +218,10 @@ def test_somebody_elses_switch_is_waited_for():
     soon = planned(host_machine(activation()), met, NOON + timedelta(seconds=14))
     later = planned(host_machine(activation()), met, NOON + timedelta(seconds=15))
 
+    by_a_clock_that_was_set_back = planned(host_machine(activation()), met, NOON - timedelta(days=1))
+
     assert (soon.verdict.outcome, soon.steps) == (Outcome.RETRYING, ())
-    assert later.steps == (steps.RecordActivation(request(2), BOOT),)
+    assert later.steps == by_a_clock_that_was_set_back.steps == (steps.RecordActivation(request(2), BOOT),)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +263,7 @@ def reverted(count: int, minutes: float) -> dict[str, Any]:
         pytest.param({}, (1, 0), id="the first one"),
         pytest.param(reverted(2, 59), (3, 59), id="within the hour: counted on"),
         pytest.param(reverted(3, 60), (1, 0), id="an hour ago: begun anew"),
+        pytest.param(reverted(3, -60 * 24 * 365), (1, 0), id="by a clock that was a year ahead: begun anew"),
     ],
 )
 def test_how_often_a_system_is_put_back_is_counted(status, counted):
