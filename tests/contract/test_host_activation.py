@@ -513,3 +513,31 @@ async def test_an_old_nix_is_told_the_operators_key_beside_its_own() -> None:
         call = ["env", "NIX_REMOTE=daemon", "sh", "/run/old/agent", "daemon"]
         said = await machine.run(*call, stdin=frame("ours-1:CCCC"))
         assert said == "unset --stdio --option trusted-public-keys cache.example-1:AAAA other-1:BBBB ours-1:CCCC\n"
+
+
+@pytest.mark.lab
+async def test_a_machine_whose_records_somebody_has_damaged_is_told_of_and_activated() -> None:
+    """What is unreadable is not there: a look that failed for it would fail for ever."""
+    async with on_machine() as machine:
+        host = await reached(machine)
+        home = "/var/lib/nixops"
+        await host.facts()
+        await machine.run("sh", "-c", f"echo 'NixOS 25.11' >{home}/machine")
+        for damage in (
+            ": >$1/request",
+            "sed -i 's,^toplevel .*,toplevel /etc,' $1/request",
+            "rm $1/state.*",
+            "mv $1/state.* $1/state.nonsense",
+            f"rm -r $1; mkdir -p {home}/activation/abcdefgh-x; ln -sfn abcdefgh-x {home}/activation/active",
+        ):
+            asked = request(await machine.deliver(host, "good"), await host.facts())
+            assert await host.claim(asked), damage
+            await machine.run("sh", "-c", damage, "sh", f"{home}/activation/{asked.id}")
+            facts = await host.facts()
+            assert (facts.current_system, facts.activation, facts.state_version) == (machine.base, None, None), damage
+
+        asked = request(asked.toplevel, facts)
+        assert await host.claim(asked)
+        await host.activate(asked)
+        assert (await seen(machine, SWITCHED)).current_system == asked.toplevel
+        await host.close()

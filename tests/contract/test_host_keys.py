@@ -161,6 +161,15 @@ async def test_nothing_is_put_where_everybody_can_read_it(bench: Bench, host: Ho
 # --- on a real machine alone ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("path", [f"/run/{'n' * 250}", f"/run/{'f' * 247}/k"], ids=["of a file", "of a folder"])
+async def test_a_name_is_as_long_as_a_field_and_a_file_system_let_it_be(bench: Bench, host: Host, path: str) -> None:
+    for content in (b"one", b"another"):
+        await host.deliver_keys([machine_key(path, content)], [])
+        assert delivered(await host.facts(), path).file == lies(content)
+    await host.deliver_keys([], [path])
+    assert (await host.facts()).keys == ()
+
+
 @pytest.fixture
 async def machine() -> AsyncIterator[MachineBench]:
     async with on_machine() as bench:

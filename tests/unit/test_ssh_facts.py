@@ -160,6 +160,17 @@ def test_keys_and_what_lies_in_their_places() -> None:
     assert "c" * 64 not in repr(token)
 
 
+@pytest.mark.parametrize(("length", "is_read"), [(211, True), (212, False)])
+def test_a_system_is_called_as_long_as_nix_lets_it_be(length: int, is_read: bool) -> None:
+    longest = "/nix/store/v1z67m3mh5pwhdq0sp9gflybmpnka11q-" + "n" * length
+    answer = FRESH.replace(f"current-system {OLD}", f"current-system {longest}")
+    if is_read:
+        assert parse_facts(answer).current_system == longest
+    else:
+        with pytest.raises(MalformedAnswer, match="current-system"):
+            parse_facts(answer)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -266,6 +266,18 @@ point() {
     mv -T "$1.new.$$" "$1"
 }
 
+# Whether activation $1 can be told of. What somebody has damaged is none: it would keep everybody from the machine.
+is_whole() (
+    check_id "$1"
+    load_request
+    check_store_path "$toplevel"
+    check_store_path "$previous"
+    case $(state) in
+        prepared | switching | switched | confirmed | committed | rebooting | rollingback | rolledback | failed) ;;
+        *) exit 1 ;;
+    esac
+) 2>/dev/null
+
 # What an ended activation no longer needs: also what a killed step has left.
 tidy() {
     case $(state) in
@@ -312,10 +324,8 @@ facts() {
     highest=$(activation_ids | tail -n 1)
     printf 'highest-attempt %s\n' "${highest##*-}"
     shown=$(active_id)
-    if [ -z "$shown" ] || [ ! -f "$ACTIVATIONS/$shown/request" ]; then
-        shown=$highest
-    fi
-    if [ -n "$shown" ] && [ -f "$ACTIVATIONS/$shown/request" ]; then
+    is_whole "$shown" || shown=$highest
+    if is_whole "$shown"; then
         check_id "$shown"
         activation_facts
     fi
@@ -336,7 +346,7 @@ facts() {
     printf 'is-nixos %s\n' "$(yes_if is_nixos)"
     printf 'version-id %s\n' "$version"
     record_state_version
-    printf 'state-version %s\n' "$(cat "$HOME_DIR/machine" 2>/dev/null || true)"
+    printf 'state-version %s\n' "$(grep -xE '[0-9]{2}[.][0-9]{2}' "$HOME_DIR/machine" 2>/dev/null | head -n 1)"
     printf 'owner %s\n' "$(owner)"
     printf 'building %s\n' "$(built_now)"
     printf 'restart-for %s\n' "$(restart_for)"
@@ -544,6 +554,7 @@ owner() {
 # Ids of all activation directories, by attempt.
 activation_ids() {
     for each in "$ACTIVATIONS"/????????-*; do
+        case ${each##*/????????-} in '' | *[!0-9]* | ??????????*) continue ;; esac
         if [ -d "$each" ]; then
             printf '%s\n' "${each##*/}"
         fi
@@ -720,8 +731,12 @@ deliver_keys() {
     rm -rf "$work"
 }
 
-# Where a file waits for its rename.
-new_of() { printf '%s/.%s.nixops-new' "${1%/*}" "${1##*/}"; }
+# Where a file or folder waits for its rename. A name may have 255 bytes (NAME_MAX, limits.h).
+new_of() {
+    name=${1##*/}
+    [ "${#name}" -le 240 ] || name=$(printf '%s' "$name" | sha256sum | cut -c 1-64)
+    printf '%s/.%s.nixops-new' "${1%/*}" "$name"
+}
 
 # $1 put or drop: what was asked for with that word.
 asked() { sed -n "s/^$1 //p" "$work/asked" >"$work/$1"; }
@@ -781,11 +796,12 @@ receive_keys() {
 # As NixOS makes /run/keys: those who are to read keys are in the group `keys`.
 make_folder() {
     [ ! -d "$1/" ] || return 0
+    new=$(new_of "$1")
     (umask 022; mkdir -p "${1%/*}/")
-    rm -rf "$1.nixops-new"
-    mkdir -m 750 "$1.nixops-new"
-    chgrp keys "$1.nixops-new" 2>/dev/null || true
-    mv -T "$1.nixops-new" "$1"
+    rm -rf "$new"
+    mkdir -m 750 "$new"
+    chgrp keys "$new" 2>/dev/null || true
+    mv -T "$new" "$1"
 }
 
 # Whether units may have read another content than the one of $path that is about to take its place. Of a file that is
@@ -1007,7 +1023,7 @@ claimed() {
 # Whether the claim of $1 has ended; what a reboot ended is recorded as such. A confirmed activation may be superseded:
 # its commit may be what never works.
 is_free() {
-    [ -n "$1" ] && [ -f "$ACTIVATIONS/$1/request" ] || return 0
+    is_whole "$1" || return 0
     (
         check_id "$1"
         load_request

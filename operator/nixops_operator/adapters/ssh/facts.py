@@ -24,7 +24,7 @@ from nixops_operator.facts.host import (
     Mode,
 )
 
-_STORE_PATH = r"/nix/store/[0-9a-z]{32}-[A-Za-z0-9+._?=-]{1,200}"
+_STORE_PATH = r"/nix/store/[0-9a-z]{32}-[A-Za-z0-9+._?=-]{1,211}"  # Nix, src/libstore/path.hh: MaxPathLen
 _BOOT_ID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _NUMBER = r"[0-9]{1,18}"
 _YES_OR_NO = r"yes|no"
