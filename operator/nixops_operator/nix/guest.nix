@@ -6,6 +6,7 @@
 # tree has, never from its number: between releases, and in forks, the number says nothing.
 request:
 {
+  config,
   lib,
   options,
   pkgs,
@@ -94,6 +95,12 @@ in
           done </var/lib/nixops/keys
         fi
       '';
+    };
+
+    # Of 23.11. With false and enableNg, which later releases have removed, 24.05 and 24.11 take the other program.
+    assertions = lib.optional (options ? system.switch.enable) {
+      assertion = config.system.switch.enable || (builtins.tryEval (config.system.switch.enableNg or false)).value;
+      message = "system.switch.enable is false: nothing could make a machine run this system, or leave it again. Remove it, or the profile that says so (profiles/image-based-appliance.nix)";
     };
 
     # Weaker than a plain definition (100), stronger than a default (1000): NixOps' own priority for it.

@@ -118,6 +118,16 @@ async def test_every_machine_gets_the_guest_module(nix: SandboxedNix, nixpkgs: S
     assert "nixops-1:abc=" in words[3:]
 
 
+async def test_a_system_that_nothing_could_switch_to_is_refused(nix: SandboxedNix, nixpkgs: Source) -> None:
+    ng = "{ lib, ... }: { options.system.switch.enableNg = lib.mkOption { type = lib.types.bool; %s }; }"
+    gone = ng % 'apply = _: throw "it has been removed"; default = false;'
+    for others in ((), (ng % "default = false;",), (gone,)):
+        with pytest.raises(Blocked, match=r"^Failed assertions: system\.switch\.enable is false: nothing could make"):
+            await nix.evaluate(request(nixpkgs, "{ system.switch.enable = false; }", *others))
+    await nix.evaluate(request(nixpkgs, "{ system.switch.enable = false; }", ng % "default = true;"))
+    await nix.evaluate(request(nixpkgs, "{ }", gone))
+
+
 async def test_options_of_nixops_are_let_be_and_warned_of_once(nix: SandboxedNix, nixpkgs: Source) -> None:
     module = '{ deployment.targetHost = "192.0.2.1"; deployment.ec2.region = "eu-west-1"; }'
     evaluation = await nix.evaluate(request(nixpkgs, module))

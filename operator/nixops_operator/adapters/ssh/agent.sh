@@ -983,7 +983,8 @@ claim() {
     take; returns=$argument
     case $returns in yes | no) ;; *) fail 64 "neither yes nor no" ;; esac
     for system in "$toplevel" "$previous"; do
-        [ -x "$system/bin/switch-to-configuration" ] || fail 20 "$system has no bin/switch-to-configuration"
+        [ -x "$system/bin/switch-to-configuration" ] ||
+            fail 20 "$system has no bin/switch-to-configuration: it is not there, or was built with system.switch.enable = false, and nothing can make a machine run it, or go back to it"
     done
     mkdir -p -m 700 "$ACTIVATIONS"
     exec 9>"$ACTIVATIONS/lock"
