@@ -16,6 +16,10 @@ VISIBLE_AFTER = timedelta(minutes=5)
 NOTED = timedelta(minutes=1)
 """An intent notes the last call at most this much late: a repeat within a minute is not written down anew."""
 
+LOOK_AGAIN = timedelta(seconds=10)
+"""When somebody who waits for such a proof looks again. What is shown after all wakes them sooner, so that a pass in
+between finds nothing new; and questions that nobody reads for some of their periods rest."""
+
 SPAN = timedelta(seconds=60)
 """For how long complete looks must have missed it: a single empty answer may be a faulty one."""
 

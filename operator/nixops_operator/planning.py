@@ -222,6 +222,8 @@ def found_error(error: OperatorError, condition: ConditionType | None = None) ->
 
 def after_failure(finding: Finding, error: OperatorError) -> Finding:
     """The finding once a step of it failed, or is still held for having failed."""
+    if isinstance(error, Blocked):
+        finding = replace(finding, look_again=None)  # there was to be looked for what the step does
     if finding.outcome is Outcome.DELETING:
         outcome = Outcome.WEDGED if isinstance(error, Blocked) else Outcome.DELETING
         return replace(finding, outcome=outcome, reason=error.reason, message=error.message)

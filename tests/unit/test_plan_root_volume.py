@@ -86,7 +86,7 @@ def test_report_leaves_what_was_changed_by_hand_and_tells_it():
 @pytest.mark.parametrize(
     ("state", "pause"),
     [
-        pytest.param("modifying", timedelta(seconds=2), id="modifying: a matter of seconds"),
+        pytest.param("modifying", timedelta(seconds=10), id="modifying: a matter of minutes, whose end wakes it"),
         pytest.param("optimizing", timedelta(minutes=1), id="optimizing: a matter of hours"),
     ],
 )

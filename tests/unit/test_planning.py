@@ -204,6 +204,15 @@ def test_a_failed_step_tells_on_its_own_finding(before, error, outcome, message)
     assert (after.outcome, after.message, after.condition) == (outcome, message, ConditionType.UP_TO_DATE)
 
 
+@pytest.mark.parametrize("before", [O.WORKING, O.REPAIRING, O.DELETING])
+def test_what_a_refused_step_would_have_done_is_not_looked_for(before):
+    """A refused volume made passes every two seconds until a person came."""
+    soon = finding(before, look_again=timedelta(seconds=2))
+
+    assert after_failure(soon, Blocked(Reason.ACCESS_DENIED, "no")).look_again is None
+    assert after_failure(soon, Retry(Reason.THROTTLED, "slow")).look_again == timedelta(seconds=2)
+
+
 def test_all_differences_are_listed_sorted_and_bounded():
     assert listed(["b", "a", "b"]) == "a; b"
     assert listed(str(number) for number in range(10, 22)).endswith("17; and 4 more")

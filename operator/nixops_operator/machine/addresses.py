@@ -318,7 +318,8 @@ _AWAITED = (
 
 def _awaited() -> Finding:
     kind = ConditionType.UP_TO_DATE
-    return Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, _AWAITED, kind, look_again=SOON, differs=Area.CLOUD)
+    pause = absence.LOOK_AGAIN
+    return Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, _AWAITED, kind, look_again=pause, differs=Area.CLOUD)
 
 
 def _repairing(message: str, *found: Step) -> Finding:
@@ -327,7 +328,8 @@ def _repairing(message: str, *found: Step) -> Finding:
 
 
 def _refused(reason: Reason, message: str) -> Finding:
-    return Finding(Outcome.STALLED, reason, message, ConditionType.UP_TO_DATE, look_again=SOON, differs=Area.CLOUD)
+    # It stands until a person does something about it, which each resync sees.
+    return Finding(Outcome.STALLED, reason, message, ConditionType.UP_TO_DATE, differs=Area.CLOUD)
 
 
 # --- on the way out -----------------------------------------------------------------------------------------------
@@ -345,7 +347,7 @@ def way_out(leaving: Leaving, cloud: ObservedCloud) -> Sequence[Finding]:
     if found or record is None or record.given:
         return found
     if seen.recorded is None:
-        return () if _is_absent(record, seen) else (_deleting(_AWAITED),)
+        return () if _is_absent(record, seen) else (replace(_deleting(_AWAITED), look_again=absence.LOOK_AGAIN),)
     is_untagged = not names.is_retained(seen.recorded.tags) and not seen.recorded.tags.get(names.UID_TAG)
     return (_wedged(_untagged(seen.recorded, leaving)),) if is_untagged else ()
 
@@ -360,7 +362,7 @@ def _going(address: Address, cloud: ObservedCloud) -> Finding:
 
 
 def _wedged(message: str) -> Finding:
-    return Finding(Outcome.WEDGED, Reason.ADOPTION_CONFLICT, message, look_again=SOON)
+    return Finding(Outcome.WEDGED, Reason.ADOPTION_CONFLICT, message)
 
 
 def _deleting(message: str, *found: Step) -> Finding:

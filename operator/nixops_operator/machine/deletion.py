@@ -6,6 +6,7 @@ The finalizer goes when nothing of ours is left, or what is left was let go as `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from nixops_operator import absence, account, job_names, names, retain
@@ -76,7 +77,8 @@ def _answered(leaving: Leaving, cloud: ObservedCloud) -> Sequence[Finding]:
     """Nothing that lives is shown. What that proves of the last launch depends on what was asked of EC2, and when."""
     launch = leaving.launch
     if not cloud.is_other_gone and cloud.other is None:
-        return (_deleting("waiting for EC2 to show the instance that was launched beside this machine's other one"),)
+        text = "waiting for EC2 to show the instance that was launched beside this machine's other one"
+        return (replace(_deleting(text), look_again=absence.LOOK_AGAIN),)
     if launch is None or launch.refused_generation is not None:
         return ()
     if any(one.client_token == launch.token or one.id == launch.instance_id for one in cloud.instances):
@@ -86,7 +88,7 @@ def _answered(leaving: Leaving, cloud: ObservedCloud) -> Sequence[Finding]:
     if absence.is_gone(launch.last_call, cloud.looked_at, cloud.missing_for):
         return ()
     text = "a launch was sent and EC2 shows no instance yet; waiting up to 6 min for one to show, so that none is left"
-    return (_deleting(text),)
+    return (replace(_deleting(text), look_again=absence.LOOK_AGAIN),)
 
 
 def _untagged(leaving: Leaving, instance: Instance) -> Sequence[Finding]:

@@ -47,7 +47,8 @@ def missing(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding | 
     if instance is None:
         if absence.is_gone(desired.launch.last_call, cloud.looked_at, cloud.missing_for):
             return _lost(desired, cloud, now, f"{recorded} is gone: EC2 does not show it any more", "it is gone")
-        return _finding(Outcome.WORKING, Reason.PENDING, f"EC2 does not show {recorded}; looking again")
+        found = _finding(Outcome.WORKING, Reason.PENDING, f"EC2 does not show {recorded}; looking again")
+        return replace(found, look_again=absence.LOOK_AGAIN)
     if instance.state is InstanceState.SHUTTING_DOWN:
         return _finding(Outcome.WORKING, Reason.SHUTTING_DOWN, f"{instance.id} is shutting down")
     if instance.state is not InstanceState.TERMINATED:

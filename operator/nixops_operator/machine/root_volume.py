@@ -23,7 +23,7 @@ from nixops_operator.api.status import RootVolumeStatus
 from nixops_operator.facts.cloud import VOLUME_CHANGING, Volume, VolumeSettings
 from nixops_operator.jobs import Done, Failed
 from nixops_operator.machine import steps
-from nixops_operator.planning import SOON, Area, Finding, after_failure, found_error
+from nixops_operator.planning import Area, Finding, after_failure, found_error
 from nixops_operator.step import Step
 from nixops_operator.verdict import Outcome
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from nixops_operator.machine.desired import Desired
     from nixops_operator.machine.observed import Observed, ObservedCloud
 
+BEGIN_PAUSE = timedelta(seconds=10)
+"""While EC2 begins with a change, and shows the old size still: for seconds, or minutes. Each step of it wakes the
+machine; a pass in between finds nothing new."""
 CHANGE_PAUSE = timedelta(minutes=1)
 """When a change that waits for an earlier one is looked at again: EC2 optimises a volume for minutes to a day."""
 _KIND = ConditionType.UP_TO_DATE
@@ -119,7 +122,7 @@ def differences(wanted: VolumeSettings, volume: Volume, what: str, change: str, 
     differing = Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, f"{what} not as declared", _KIND, differs=Area.CLOUD)
     if change in VOLUME_CHANGING:
         why = "EC2 is at work on its last change, and takes the next one when that is complete"
-        pause = SOON if change == VOLUME_CHANGING[0] else CHANGE_PAUSE
+        pause = BEGIN_PAUSE if change == VOLUME_CHANGING[0] else CHANGE_PAUSE
         return (*found, replace(differing, message=f"{differing.message}; {why}", look_again=pause))
     return (*found, replace(differing, steps=(steps.ModifyVolume(volume.id, changes, entry),)))
 
