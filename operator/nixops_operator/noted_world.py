@@ -46,7 +46,7 @@ def noted(world: World, notes: Notes) -> World:
         wake=world.wake,
         kube=part(world.kube),
         clouds=part(world.clouds),
-        answered_launches=part(world.answered_launches),
+        answered_tokens=part(world.answered_tokens),
         nix=part(world.nix, OF_NIX),
         cache=part(world.cache, OF_CACHE),
         reads=part(world.reads, OF_READS),

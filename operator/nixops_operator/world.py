@@ -64,7 +64,7 @@ class World:
     now: Callable[[], datetime]
     digest_key: bytes = field(repr=False)
     """What digests of secrets are keyed with; it is the operator's alone, and lasts (machine/keys.py)."""
-    answered_launches: set[str] = field(default_factory=set)
+    answered_tokens: set[str] = field(default_factory=set)
     """Client tokens all of whose calls were made by this process and answered: what EC2 said of them is all there is.
     Other tokens may have been sent by a process that died before it heard the answer."""
     replacements: asyncio.Lock = field(default_factory=asyncio.Lock)

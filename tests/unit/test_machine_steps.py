@@ -10,6 +10,7 @@ import pytest
 
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
+from nixops_operator.api.status import VolumeStatus
 from nixops_operator.errors import Blocked, Conflict, OperatorError, OutcomeUnknown
 from nixops_operator.facts.cloud import InstanceAttribute, InstanceState, LaunchRequest
 from nixops_operator.machine import steps
@@ -216,7 +217,7 @@ def test_a_refusal_to_a_process_that_did_not_make_the_first_call_only_raises_a_d
     async def test() -> None:
         bench = Bench()
         await launching(bench)
-        bench.world.answered_launches.clear()  # another process, which does not know what the first one heard
+        bench.world.answered_tokens.clear()  # another process, which does not know what the first one heard
         await ask(bench, DENIED)
         assert told(bench) == (False, True)
 
@@ -289,5 +290,68 @@ def test_a_pin_whose_launch_is_gone_is_restored_from_the_status(is_told: bool):
         else:
             with pytest.raises(Blocked, match="its launch Secret is gone"):
                 await bench.take(pin)
+
+    living(test())
+
+
+# --- what makes a volume ------------------------------------------------------------------------------------------
+
+CREATE = "ec2.create_volume"
+ASKED = VolumeStatus(
+    name="data", zone="us-west-2a", settings='{"size_gib": 10, "type": "gp3"}', deletion_policy="Retain"
+)
+
+
+async def asking_for_volume(bench: Bench) -> None:
+    """A machine whose volume is written down, as the first one of its entry."""
+    bench.machine()
+    await bench.instance()
+    await bench.seen()
+    await bench.take(steps.RecordVolume(ASKED))
+
+
+async def ask_for_volume(bench: Bench, error: OperatorError) -> None:
+    bench.ec2.effects.next_error[CREATE] = error
+    (record,) = bench.read().volumes
+    with pytest.raises(OperatorError):
+        await bench.take(steps.CreateVolume(record))
+
+
+def may_exist(bench: Bench) -> bool:
+    """Whether the status says that a call may have made it."""
+    (record,) = bench.read().volumes
+    return record.called_at is not None
+
+
+def test_a_refused_volume_is_none_that_may_exist_if_every_call_was_answered():
+    async def test() -> None:
+        bench = Bench()
+        await asking_for_volume(bench)
+        assert may_exist(bench)
+        await ask_for_volume(bench, DENIED)
+        assert not may_exist(bench)
+        (record,) = bench.read().volumes
+        await bench.take(steps.RecordVolume(record))
+        await ask_for_volume(bench, DENIED)
+        assert not may_exist(bench)
+
+    living(test())
+
+
+@pytest.mark.parametrize("is_another_process", [True, False])
+def test_a_refused_volume_may_exist_where_an_earlier_call_was_not_answered(*, is_another_process: bool):
+    async def test() -> None:
+        bench = Bench()
+        await asking_for_volume(bench)
+        if is_another_process:
+            bench.world.answered_tokens.clear()
+        else:
+            await ask_for_volume(bench, UNKNOWN)
+        await ask_for_volume(bench, DENIED)
+        assert may_exist(bench)
+        (record,) = bench.read().volumes
+        await bench.take(steps.RecordVolume(record))  # noted anew a minute later
+        await ask_for_volume(bench, DENIED)
+        assert may_exist(bench)
 
     living(test())

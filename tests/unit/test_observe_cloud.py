@@ -14,7 +14,7 @@ from fakes.kube import CLUSTER_ID
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
-from nixops_operator.facts.cloud import InstanceAttribute, KeyPair, SecurityGroup
+from nixops_operator.facts.cloud import InstanceAttribute, KeyPair, SecurityGroup, Volume, VolumeSettings
 from nixops_operator.machine import steps
 from nixops_operator.machine.attributes import differences
 from nixops_operator.machine.observed import ObservedCloud
@@ -35,6 +35,7 @@ def ec2(**fields: Any) -> dict[str, Any]:
     return {"ec2": {"instanceType": "t3.small", **fields}}
 
 
+SUBNETS = [f"subnet-0000000000000000{number}" for number in (1, 2, 3)]
 OWN_KEY = {"privateKeySecretRef": {"name": "client"}}
 KEY_OF_ENTRY = {"privateKeySecretRef": {"name": names.key_pair_secret(SHOP.name, "main")}}
 REPLACED = Retry(Reason.KEY_PAIR_NOT_READY, "key pair main is being replaced")
@@ -375,3 +376,34 @@ def test_a_right_that_is_missing_for_it_is_told_and_hides_nothing_else():
         assert found.declared["instanceType"] == "t3.small"
 
     run(test())
+
+
+@pytest.mark.parametrize(
+    ("place", "zone", "says"),
+    [
+        pytest.param({"subnetIds": SUBNETS}, "us-west-2b", None, id="several: the one beside its volume"),
+        pytest.param(
+            {"subnetIds": SUBNETS}, "us-west-2d", "subnetIds: vol-1 (volume data) is in us-west-2d", id="none"
+        ),
+        pytest.param(
+            {"subnetId": SUBNETS[0]}, "us-west-2b", "subnetId: vol-1 (volume data) is in us-west-2b", id="one"
+        ),
+        pytest.param({}, "us-west-2b", "subnetId: vol-1 (volume data) is in us-west-2b", id="the default subnet"),
+        pytest.param({}, "us-west-2a", None, id="the default subnet, and the volume is there"),
+    ],
+)
+def test_an_instance_is_launched_beside_the_volumes_that_it_is_to_have(
+    place: dict[str, Any], zone: str, says: str | None
+):
+    async def test() -> ObservedCloud:
+        bench = Bench()
+        settings = VolumeSettings(10, "gp3", 3000, 125, encrypted=False)
+        bench.ec2.volumes["vol-1"] = Volume("vol-1", "available", zone, settings, {})
+        bench.machine(target=ec2(**place, volumes=[{"name": "data", "device": "/dev/sdf", "volumeId": "vol-1"}]))
+        return await bench.seen()
+
+    found = seen(test())
+    if says is None:
+        assert (found.declared_error, found.declared["subnetId"]) == (None, SUBNETS["abc".index(zone[-1])])
+    else:
+        assert says in str(found.declared_error)

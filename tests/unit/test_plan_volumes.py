@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nixops_operator import job_names, names
+from nixops_operator.absence import LOOK_AGAIN
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Retry
 from nixops_operator.facts.cloud import InstanceState, Volume, VolumeSettings
@@ -129,6 +130,19 @@ def test_a_lost_volume_is_told_and_none_is_made_in_its_place():
     assert (plan.steps, plan.verdict.outcome, plan.verdict.reason) == ((), Outcome.STALLED, Reason.NOT_FOUND)
 
 
+def test_what_ec2_does_not_show_is_not_looked_for_at_full_speed():
+    plan = plan_of(machine(ENTRY, records=(record(),)))
+
+    assert (plan.verdict.outcome, plan.verdict.look_again) == (Outcome.WORKING, LOOK_AGAIN)
+
+
+def test_once_ec2_has_refused_all_calls_other_values_are_asked_for_at_once():
+    (step,) = plan_of(machine(ENTRY | {"size": 20}, records=(record(volumeId=None, calledAt=None),))).steps
+
+    assert isinstance(step, steps.RecordVolume)
+    assert step.volume.attempt == 2
+
+
 def test_a_recorded_volume_without_our_tags_is_left_alone():
     plan = plan_of(machine(ENTRY, records=(record(),)), volumes_of_others=frozenset({"vol-1"}))
 
@@ -141,7 +155,7 @@ def test_a_recorded_volume_without_our_tags_is_left_alone():
         pytest.param(FREE, [steps.AttachVolume("vol-1", "i-1", "/dev/sdf", "data")], id="free: attached"),
         pytest.param(THERE, [], id="there"),
         pytest.param(replace(THERE, attachment="attaching"), [], id="on its way"),
-        pytest.param(replace(THERE, instance_id="i-0"), [], id="still at the instance before: waited for"),
+        pytest.param(replace(THERE, instance_id="i-9"), [], id="at somebody's instance: left there"),
         pytest.param(replace(FREE, state="creating"), [], id="being made"),
         pytest.param(replace(FREE, zone="us-west-2b"), [], id="in another zone: never"),
         pytest.param(replace(THERE, device="/dev/sdg"), [], id="at another device: left there"),
@@ -149,6 +163,60 @@ def test_a_recorded_volume_without_our_tags_is_left_alone():
 )
 def test_it_is_attached_where_it_can_be(volume, expected):
     assert list(plan_of(machine(ENTRY, records=(record(),)), volume).steps) == expected
+
+
+def test_one_that_is_still_at_the_instance_before_is_waited_for():
+    before = instance("i-0", state=InstanceState.SHUTTING_DOWN)
+    shown = cloud(instance(), before, volumes=(replace(THERE, instance_id="i-0"),), volumes_looked_at=NOON)
+    plan = planned(machine(ENTRY, records=(record(),)), seen(shown, host(), jobs=COPIED))
+
+    assert (plan.steps, plan.verdict.outcome) == ((), Outcome.WORKING)
+
+
+def test_one_that_somebody_has_attached_elsewhere_is_told_with_where_and_what_to_do():
+    """It was waited for, every two seconds, for ever."""
+    plan = plan_of(machine(ENTRY, records=(record(),)), replace(THERE, instance_id="i-9"))
+
+    assert (plan.verdict.outcome, plan.verdict.reason) == (Outcome.STALLED, Reason.ADOPTION_CONFLICT)
+    assert "is attached to i-9, which is not this machine's" in plan.verdict.message
+    assert "detach it there" in plan.verdict.message
+    assert plan.verdict.look_again is None
+
+
+def test_one_at_another_device_is_told_with_a_way_on_that_costs_no_data():
+    """Off the spec and on again it would be deleted, or be another, empty one."""
+    message = plan_of(machine(ENTRY, records=(record(),)), replace(THERE, device="/dev/sdg")).verdict.message
+
+    assert "detach it from i-1 to have it attached as declared" in message
+    assert "off the spec" not in message
+
+
+FRESH = {"name": "fresh", "device": "/dev/sdf", "size": 10}
+NEXT = replace(FREE, id="vol-2", tags=TAGS | {names.ENTRY_TAG: "fresh"})
+
+
+def test_a_renamed_entry_waits_for_the_device_that_the_former_one_has():
+    plan = plan_of(machine(FRESH, records=(record(), record(name="fresh", volumeId="vol-2"))), THERE, NEXT)
+
+    assert kinds(plan) == ["DetachVolume"]
+    assert "is attached as /dev/sdf when vol-1, which was volume data, is detached" in plan.verdict.message
+
+
+def test_a_system_does_not_wait_for_a_volume_that_waits_for_the_system():
+    desired = machine(FRESH, records=(record(), record(name="fresh", volumeId="vol-2")))
+    copied = {job_names.copy("i-1", NEW): Done(None)}
+
+    assert kinds(plan_of(desired, THERE, NEXT, jobs=copied, on=host(OLD, OLD))) == ["RecordActivation"]
+
+
+def test_two_entries_that_change_places_are_told():
+    entries = (ENTRY, {"name": "fresh", "device": "/dev/sdg", "size": 10})
+    at_the_others = replace(THERE, device="/dev/sdg")
+    known = (record(), record(name="fresh", volumeId="vol-2"))
+    plan = plan_of(machine(*entries, records=known), at_the_others, NEXT)
+
+    assert (plan.steps, plan.verdict.outcome) == ((), Outcome.STALLED)
+    assert any("which is that of vol-1, volume data; name another device" in one.message for one in plan.findings)
 
 
 def test_a_volume_of_another_zone_is_told():
@@ -163,7 +231,7 @@ def test_a_volume_of_another_zone_is_told():
     [
         pytest.param(THERE, True, id="attached"),
         pytest.param(replace(THERE, attachment="attaching"), False, id="attaching"),
-        pytest.param(replace(THERE, instance_id="i-0"), False, id="attached to another"),
+        pytest.param(replace(THERE, instance_id="i-9"), False, id="attached to another"),
     ],
 )
 def test_no_system_is_activated_before_its_volumes_are_there(volume, is_activated):
@@ -296,11 +364,26 @@ def test_that_a_volume_is_given_is_written_before_it_is_attached():
     [
         pytest.param(NOBODYS, [steps.AttachVolume("vol-1", "i-1", "/dev/sdf", "data")], id="free: attached"),
         pytest.param(NOBODYS_THERE, [], id="there: neither tagged nor grown"),
-        pytest.param(replace(NOBODYS_THERE, instance_id="i-9"), [], id="attached to somebody else's: waited for"),
+        pytest.param(replace(NOBODYS_THERE, instance_id="i-9"), [], id="attached to somebody else's: left there"),
     ],
 )
 def test_a_given_volume_is_attached_and_nothing_else_is_done_to_it(volume, expected):
     assert list(plan_of_given(machine(GIVEN, records=(ON_RECORD,)), volume).steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("missing_for", "outcome"),
+    [
+        pytest.param(None, Outcome.WORKING, id="not looked at yet"),
+        pytest.param(timedelta(seconds=59), Outcome.WORKING, id="one look may be wrong"),
+        pytest.param(timedelta(seconds=60), Outcome.STALLED, id="nobody makes it but who named it"),
+    ],
+)
+def test_a_given_volume_that_is_not_there_is_soon_told(missing_for, outcome):
+    plan = plan_of(machine(GIVEN, records=(ON_RECORD,)), volumes_missing_for={"data": missing_for})
+
+    assert (plan.steps, plan.verdict.outcome) == ((), outcome)
+    assert outcome is not Outcome.STALLED or plan.verdict.reason is Reason.NOT_FOUND
 
 
 def test_another_machines_volume_is_not_attached():
@@ -388,6 +471,19 @@ def test_once_it_is_free_its_policy_counts(policy, expected):
     assert list(plan_of(machine(records=(record(deletionPolicy=policy),)), FREE).steps) == expected
 
 
+ELSEWHERE = replace(THERE, instance_id="i-9")
+
+
+def test_one_that_somebody_has_attached_elsewhere_is_let_go_of_or_told():
+    """That it is attached was said of a machine that was Ready, and nothing ever became of it."""
+    kept = plan_of(machine(records=(record(),)), ELSEWHERE)
+    told = plan_of(machine(records=(record(deletionPolicy="Delete"),)), ELSEWHERE)
+
+    assert list(kept.steps) == [steps.RetainVolume("vol-1"), steps.ForgetVolume("data")]
+    assert (told.steps, told.verdict.outcome, told.verdict.look_again) == ((), Outcome.STALLED, None)
+    assert f"detach it there to have it deleted, or tag it {names.RETAINED_TAG}=true" in told.verdict.message
+
+
 # The machine goes.
 
 
@@ -425,6 +521,14 @@ def test_a_volume_that_is_still_attached_is_waited_for():
     plan = way_out(leaving(record(deletionPolicy="Delete")), replace(THERE, attachment="detaching"))
 
     assert (plan.steps, plan.verdict.outcome) == ((), Outcome.DELETING)
+
+
+def test_a_volume_that_somebody_has_attached_elsewhere_holds_the_machine_with_what_to_do():
+    plan = way_out(leaving(record(deletionPolicy="Delete")), ELSEWHERE)
+
+    assert (plan.steps, plan.verdict.outcome, plan.verdict.look_again) == ((), Outcome.WEDGED, None)
+    assert "is attached to i-9" in plan.verdict.message
+    assert kinds(way_out(leaving(record()), ELSEWHERE)) == ["RetainVolume", "ForgetVolume"]
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def test_free_space_that_goes_up_and_down_disturbs_no_rest(tmp_path: Path):
     "ask",
     [
         pytest.param(lambda world: world.now() is not None, id="what time it is"),
-        pytest.param(lambda world: "a token" in world.answered_launches, id="what EC2 has answered"),
+        pytest.param(lambda world: "a token" in world.answered_tokens, id="what EC2 has answered"),
         pytest.param(lambda world: world.clouds.view is not None, id="EC2"),
     ],
 )
@@ -326,7 +326,7 @@ def test_whoever_asks_what_cannot_be_asked_again_is_answered_and_has_no_rest(
     async def test() -> bool:
         place, notes = Place(tmp_path), Notes()
         async with place.running() as world:
-            world.answered_launches.add("a token")
+            world.answered_tokens.add("a token")
             assert ask(noted(world, notes)) is ask(world) is True
         return notes.has_all
 

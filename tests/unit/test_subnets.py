@@ -11,9 +11,17 @@ import pytest
 from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import FullSubnetStatus
 from nixops_operator.errors import InvalidSpec, Retry
-from nixops_operator.facts.cloud import InstanceState, SecurityGroup, Subnet
+from nixops_operator.facts.cloud import InstanceState, SecurityGroup, Subnet, Volume, VolumeSettings
 from nixops_operator.machine import steps
-from nixops_operator.machine.subnets import NO_ROOM_AT_LAUNCH, agree, choose, in_one_vpc, noted, others_with_room
+from nixops_operator.machine.subnets import (
+    NO_ROOM_AT_LAUNCH,
+    agree,
+    beside,
+    choose,
+    in_one_vpc,
+    noted,
+    others_with_room,
+)
 from unit.builders import NOON, instance
 from unit.fake_time import run
 from unit.machine_bench import SUBNET, Bench
@@ -53,6 +61,28 @@ def test_an_instance_that_died_of_missing_room_marks_its_subnet():
 
     assert choose(ALL, "t3.small", (), (dead,), NOON) == B
     assert choose(ALL, "t3.small", (), (dead,), NOON + LONG_AGO) == A
+
+
+VOLUME = Volume("vol-1", "available", B.zone, VolumeSettings(10, "gp3", 3000, 125, encrypted=False), {})
+
+
+def test_a_machine_stays_where_its_volumes_are():
+    assert beside(ALL, {"data": VOLUME}, "spec.target.ec2.subnetIds") == [B]
+    assert beside(ALL, {}, "spec.target.ec2.subnetIds") == list(ALL)
+
+
+@pytest.mark.parametrize(
+    "volumes",
+    [
+        pytest.param({"data": replace(VOLUME, zone="us-west-2d")}, id="none is there"),
+        pytest.param({"data": VOLUME, "logs": replace(VOLUME, id="vol-2", zone=A.zone)}, id="in two zones"),
+    ],
+)
+def test_where_no_subnet_is_beside_its_volumes_nothing_is_launched(volumes):
+    with pytest.raises(
+        InvalidSpec, match=r"subnetIds: vol-1 \(volume data\) is in us-west-2.*name a subnet of that zone"
+    ):
+        beside(ALL, volumes, "spec.target.ec2.subnetIds")
 
 
 def test_a_note_forgets_what_has_left_the_spec():
@@ -177,7 +207,7 @@ def test_a_refusal_after_an_unknown_outcome_is_not_followed_by_another_attempt()
         await bench.seen()
         seen = await bench.seen()
         await bench.take(steps.RecordLaunch(1, bench.ec2.account, seen.declared))
-        bench.world.answered_launches.clear()  # as after a restart
+        bench.world.answered_tokens.clear()  # as after a restart
         bench.ec2.zones_without_capacity.add("us-west-2a")
         launch = bench.read().launch
         assert launch is not None

@@ -75,7 +75,8 @@ def unanswered(desired: Desired, cloud: ObservedCloud, now: datetime) -> Finding
         "EC2 refused the launch after a call whose answer was lost; waiting up to 6 min until it would show what that "
         "one made, so that no second instance is started"
     )
-    return Finding(Outcome.WORKING, Reason.LAUNCH_PENDING, text, ConditionType.INFRASTRUCTURE_READY, look_again=SOON)
+    kind = ConditionType.INFRASTRUCTURE_READY
+    return Finding(Outcome.WORKING, Reason.LAUNCH_PENDING, text, kind, look_again=absence.LOOK_AGAIN)
 
 
 def _call(launch: LaunchStatus, now: datetime) -> tuple[steps.RecordCall, ...]:
@@ -199,7 +200,7 @@ async def record_launch(step: steps.RecordLaunch, desired: Desired, body: Body, 
     if step.restarts is not None:
         fields["restarts"] = written(RestartsStatus(count=step.restarts, last_at=now, generation=desired.generation))
     body = await world.kube.write_intent(body, fields)
-    world.answered_launches.add(token)
+    world.answered_tokens.add(token)
     await _drop_older_secrets(desired, attempt, world)
     return body
 
@@ -237,7 +238,7 @@ async def record_call(step: steps.RecordCall, desired: Desired, body: Body, worl
     """Note when the attempt is asked for. One whose calls were all refused starts over: nothing of it is unknown."""
     launch = desired.launch
     if launch is not None and launch.refused_generation is not None:
-        world.answered_launches.add(launch.token)
+        world.answered_tokens.add(launch.token)
     fields = {"attempt": step.attempt, "calledAt": _stamp(world.now()), **_UNREFUSED}
     return await world.kube.write_intent(body, {"launch": fields})
 
@@ -249,8 +250,8 @@ async def launch(intent: LaunchStatus, desired: Desired, body: Body, view: Cloud
     if _sha256(text) != intent.parameters_hash:
         await _refused(intent, desired, body, world)
         raise Retry(Reason.LAUNCH_PENDING, "the frozen launch request is lost; the next launch is another attempt")
-    is_answered = intent.token in world.answered_launches
-    world.answered_launches.discard(intent.token)  # until the answer is there, also if this pass is cancelled
+    is_answered = intent.token in world.answered_tokens
+    world.answered_tokens.discard(intent.token)  # until the answer is there, also if this pass is cancelled
     try:
         instance_id = await view.cloud.run_instances(request_of(text), intent.token)
     except OutcomeUnknown:
@@ -262,7 +263,7 @@ async def launch(intent: LaunchStatus, desired: Desired, body: Body, view: Cloud
         return await close_launch(desired, body, world)
     except OperatorError as error:
         if is_answered and error.is_refusal:
-            world.answered_launches.add(intent.token)
+            world.answered_tokens.add(intent.token)
         if error.is_refusal and error.reason is not Reason.THROTTLED:
             refused = await _refused(intent, desired, body, world, error)
             if error.reason is Reason.INSUFFICIENT_CAPACITY or isinstance(error, NotOffered):
@@ -284,7 +285,7 @@ deployment puts back what was deleted by hand. The next attempt asks with what e
 async def _refused(
     intent: LaunchStatus, desired: Desired, body: Body, world: World, error: OperatorError | None = None
 ) -> Body:
-    if intent.token in world.answered_launches:
+    if intent.token in world.answered_tokens:
         return await close_launch(desired, body, world, error)
     return await _doubted(desired, body, world)
 
@@ -303,14 +304,19 @@ async def _elsewhere(
     ec2 = desired.spec.target.ec2
     if ec2 is None or not ec2.subnet_ids or desired.is_replacing:
         raise error  # another instance beside one that lives is launched in its subnet
+    is_bound = any(one.volume_id or desired.volume(one.name) is not None for one in ec2.volumes)
     now, refused_in = world.now(), view.subnet(request.subnet_id)
     if refused_in is None:
         raise error
     full = subnets.noted(desired.full_subnets, refused_in, request.instance_type, now, ec2.subnet_ids)
     fields: dict[str, object] = {"fullSubnets": [written(one) for one in full]}
     body = await written_answers.write(lambda _: fields, desired, body, world)
-    if subnets.others_with_room(ec2.subnet_ids, request.subnet_id, request.instance_type, full, now):
+    possible = [one for one in ec2.subnet_ids if not is_bound or _zone(one, view) == refused_in.zone]
+    if subnets.others_with_room(possible, request.subnet_id, request.instance_type, full, now):
         return body
+    if is_bound:
+        message = f"{error.message} Its data volumes keep the machine in {refused_in.zone}"
+        raise Retry(Reason.INSUFFICIENT_CAPACITY, message, _after(error)) from error
     if len(set(ec2.subnet_ids)) == 1:
         raise error
     zones = ", ".join(sorted({one.zone for one in full}))
@@ -319,6 +325,11 @@ async def _elsewhere(
 
 
 FIELD_OF_SUBNETS = "spec.target.ec2.subnetIds"
+
+
+def _zone(subnet_id: str, view: CloudView) -> str | None:
+    subnet = view.subnet(subnet_id)
+    return subnet.zone if subnet is not None else None
 
 
 def _after(error: OperatorError) -> timedelta | None:

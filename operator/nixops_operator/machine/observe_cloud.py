@@ -147,7 +147,7 @@ def _addresses(desired: Desired, ec2: Ec2Target, view: CloudView, world: World) 
 def _is_open(machine: Desired | Leaving, launch: LaunchStatus, shown: Iterable[Instance], world: World) -> bool:
     """Whether EC2 has to be asked what came of the launch. One that waits for its turn, and of which every call was
     answered, has made nothing; fifty of them would be asked for again and again."""
-    is_waiting = isinstance(machine, Desired) and launch.token in world.answered_launches
+    is_waiting = isinstance(machine, Desired) and launch.token in world.answered_tokens
     return not is_waiting and not _has_token(shown, launch.token)
 
 
@@ -314,6 +314,7 @@ async def _of_next(
     seen: ObservedCloud, desired: Desired, ec2: Ec2Target, view: CloudView, snapshot: CloudSnapshot, world: World
 ) -> ObservedCloud:
     """All that a launch needs, resolved to ids; it is frozen with the attempt."""
+    seen = _with_volumes(seen, desired, view, world)
     try:
         architecture = view.architecture(ec2.instance_type)
         _judge_system(desired, ec2, architecture)
@@ -526,12 +527,35 @@ def _other_key_pair(desired: Desired, name: str, view: CloudView, world: World) 
 
 
 def _subnet(seen: ObservedCloud, desired: Desired, ec2: Ec2Target, view: CloudView, world: World) -> Subnet:
+    volumes_there = _volumes_there(seen, desired, ec2, view)
     if ec2.subnet_ids:
         candidates = subnets.in_one_vpc([_known_subnet("subnetIds", one, desired, view) for one in ec2.subnet_ids])
+        candidates = subnets.beside(candidates, volumes_there, "spec.target.ec2.subnetIds")
         return subnets.choose(candidates, ec2.instance_type, desired.full_subnets, seen.instances, world.now())
     if ec2.subnet_id is None:
-        return view.default_subnet()
-    return _known_subnet("subnetId", ec2.subnet_id, desired, view)
+        subnet = view.default_subnet()
+    else:
+        subnet = _known_subnet("subnetId", ec2.subnet_id, desired, view)
+    return subnets.beside([subnet], volumes_there, "spec.target.ec2.subnetId")[0]
+
+
+def _volumes_there(seen: ObservedCloud, desired: Desired, ec2: Ec2Target, view: CloudView) -> Mapping[str, Volume]:
+    """The data volumes of the spec that exist, by entry. Raises what kept them from being looked at."""
+    if seen.volumes_error is not None:
+        raise seen.volumes_error
+    found: dict[str, Volume] = {}
+    for entry in ec2.volumes:
+        record = desired.volume(entry.name)
+        if entry.volume_id is not None:
+            known = view.volume(entry.volume_id)
+            found |= {entry.name: known} if known is not None and known.is_there else {}
+        elif record is not None and record.volume_id is not None:
+            known = seen.volume(record.volume_id)
+            found |= {entry.name: known} if known is not None else {}
+        else:
+            made = next(iter(seen.volumes_of(entry.name)), None)
+            found |= {entry.name: made} if made is not None else {}
+    return found
 
 
 def _known_subnet(field: str, subnet_id: str, desired: Desired, view: CloudView) -> Subnet:

@@ -5,7 +5,8 @@ refusal.
                               ▲                                                       │
                               └── three minutes later, or when all have no room ◄─────┘
 
-A zone in which EC2 does not offer the type has no room in this sense: the others are tried before it.
+A zone in which EC2 does not offer the type has no room in this sense: the others are tried before it. A machine that
+has data volumes stays in their zone, with room or without.
 
 A token counts in the zone that it was first used in, so that another subnet is another attempt, allowed only after EC2
 has refused the one before (launch.py). Sources: EC2 Developer Guide, "Ensuring idempotency in Amazon EC2 API requests";
@@ -14,12 +15,12 @@ EC2 API Reference, "Error codes for the Amazon EC2 API".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from nixops_operator.api.status import FullSubnetStatus
 from nixops_operator.errors import InvalidSpec
-from nixops_operator.facts.cloud import Instance, SecurityGroup, Subnet
+from nixops_operator.facts.cloud import Instance, SecurityGroup, Subnet, Volume
 
 FULL_FOR = timedelta(minutes=3)
 """Capacity comes back within minutes; so long, other subnets have the better chance. Assumed."""
@@ -69,6 +70,25 @@ def in_one_vpc(found: Sequence[Subnet]) -> Sequence[Subnet]:
     if len(vpcs) > 1:
         raise InvalidSpec(_FIELD, f"these are subnets of {', '.join(vpcs)}; name those of one VPC")
     return found
+
+
+def beside(candidates: Sequence[Subnet], volumes: Mapping[str, Volume], field: str) -> Sequence[Subnet]:
+    """Those in the zone of the volumes that the machine is to have; `volumes`: entry → volume, as far as they exist. In
+    another zone EC2 attaches none of them, and what is in them would be lost to the machine (EBS User Guide, "Attach an
+    Amazon EBS volume to an Amazon EC2 instance").
+
+    Raises InvalidSpec where there is none.
+    """
+    fitting = [one for one in candidates if all(one.zone == volume.zone for volume in volumes.values())]
+    if fitting or not volumes:
+        return fitting or candidates
+    where = ", ".join(f"{volume.id} (volume {entry}) is in {volume.zone}" for entry, volume in sorted(volumes.items()))
+    named = ", ".join(f"{one.id} in {one.zone}" for one in candidates)
+    message = (
+        f"{where}, and cannot be attached to an instance of {named}: name a subnet of that zone, or rename the entry "
+        "to get a new, empty volume"
+    )
+    raise InvalidSpec(field, message)
 
 
 def agree(subnet: Subnet, groups: Iterable[SecurityGroup]) -> None:

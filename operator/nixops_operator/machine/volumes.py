@@ -32,7 +32,7 @@ from nixops_operator.api.machine_spec import DataVolume, DeletionPolicy
 from nixops_operator.api.parse import deletion_view
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import VolumeStatus, written
-from nixops_operator.errors import Conflict, Retry
+from nixops_operator.errors import Conflict, OperatorError, Retry
 from nixops_operator.facts.cloud import Volume, VolumeSettings
 from nixops_operator.facts.kube import Body
 from nixops_operator.jobs import Failed
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from nixops_operator.informers.cloud import CloudView
 
 _KIND = ConditionType.INFRASTRUCTURE_READY
+_NEW_ONE = "rename the entry to get a new, empty one"
 
 
 def is_looked_at(desired: Desired | Leaving) -> bool:
@@ -79,10 +80,22 @@ def ready_for_activation(desired: Desired, observed: Observed, now: datetime) ->
         return None
     if not system.is_on_machine(desired, observed):
         return None
-    missing = [entry.name for entry in _entries(desired) if not _is_attached(entry, desired, cloud)]
+    missing = [
+        entry.name
+        for entry in _entries(desired)
+        if not _is_attached(entry, desired, cloud) and not _follows_another(entry, desired, cloud)
+    ]
     if not missing:
         return None
     return _working(f"the system is activated when volumes are attached: {', '.join(missing)}")
+
+
+def _follows_another(entry: DataVolume, desired: Desired, cloud: ObservedCloud) -> bool:
+    """Whether a volume that has left the spec is where this one is to be. That goes only when the system without it
+    runs, so that the system cannot wait for this one."""
+    taken = _on_device(entry, desired.instance_id or "", cloud)
+    declared = {one.name for one in _entries(desired)}
+    return taken is not None and any(one.volume_id == taken.id and one.name not in declared for one in desired.volumes)
 
 
 def grown(desired: Desired, observed: Observed, now: datetime) -> Sequence[Finding]:
@@ -152,7 +165,7 @@ def _entry(entry: DataVolume, desired: Desired, cloud: ObservedCloud, now: datet
         return (_not_ours(record),)
     volume = cloud.volume(record.volume_id)
     if volume is None:
-        return (_missing(record, cloud),)
+        return (_missing(record, desired, cloud),)
     noted = _noted(entry, record)
     note = [] if noted == record else [Finding(Outcome.IN_SYNC, steps=(steps.RecordVolume(noted),))]
     placed = _placed(entry, volume, desired, cloud)
@@ -189,7 +202,7 @@ def _given(
         return (Finding(Outcome.STALLED, Reason.ADOPTION_CONFLICT, message, _KIND),)
     volume = cloud.volume(volume_id)
     if volume is None:
-        return (_missing(record, cloud),)
+        return (_missing(record, desired, cloud),)
     if (whose := cloud.volumes_taken.get(volume_id)) and volume.instance_id != desired.instance_id:
         message = f"{volume_id}, which is to be volume {entry.name}, is that of {whose}; name another one, or none"
         return (Finding(Outcome.STALLED, Reason.ADOPTION_CONFLICT, message, _KIND),)
@@ -230,7 +243,7 @@ def _created(
         f"volume {entry.name} was asked for with other values a moment ago; waiting up to 6 min until EC2 would show "
         "what that has made, so that no second one is made"
     )
-    return _working(message)
+    return _patient(_working(message))
 
 
 def _intent(entry: DataVolume, desired: Desired, cloud: ObservedCloud, attempt: int) -> VolumeStatus:
@@ -261,14 +274,19 @@ def _not_ours(record: VolumeStatus) -> Finding:
     return Finding(Outcome.STALLED, Reason.ADOPTION_CONFLICT, message, _KIND)
 
 
-def _missing(record: VolumeStatus, cloud: ObservedCloud) -> Finding:
-    if record.called_at is not None and absence.is_gone(
-        record.called_at, cloud.volumes_looked_at, cloud.volumes_missing_for.get(record.name)
-    ):
-        way_on = "name another one, or none" if record.is_given else "rename the entry to get a new, empty one"
-        message = f"{record.volume_id}, which is volume {record.name}, is gone, and what was in it; {way_on}"
+def _missing(record: VolumeStatus, desired: Desired, cloud: ObservedCloud) -> Finding:
+    missing_for = cloud.volumes_missing_for.get(record.name)
+    if record.is_given and missing_for is not None and missing_for >= absence.SPAN:
+        # Whoever names one has made it before: there is no call of ours that it could come of.
+        message = (
+            f"EC2 shows no {record.volume_id}, which is to be volume {record.name}, in {desired.spec.aws.region}; name "
+            "another one, or none"
+        )
         return Finding(Outcome.STALLED, Reason.NOT_FOUND, message, _KIND)
-    return _working(f"EC2 does not show {record.volume_id}; looking again")
+    if record.called_at is not None and absence.is_gone(record.called_at, cloud.volumes_looked_at, missing_for):
+        message = f"{record.volume_id}, which is volume {record.name}, is gone, and what was in it; {_NEW_ONE}"
+        return Finding(Outcome.STALLED, Reason.NOT_FOUND, message, _KIND)
+    return _patient(_working(f"EC2 does not show {record.volume_id}; looking again"))
 
 
 def _placed(entry: DataVolume, volume: Volume, desired: Desired, cloud: ObservedCloud) -> Sequence[Finding]:
@@ -283,6 +301,8 @@ def _placed(entry: DataVolume, volume: Volume, desired: Desired, cloud: Observed
             "new, empty volume"
         )
         return (Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, _KIND),)
+    if volume.state == "available" and (taken := _on_device(entry, instance.id, cloud)) is not None:
+        return (_working(f"volume {entry.name} ({volume.id}) {_waits_for(taken, entry, desired)}"),)
     if volume.state == "available":
         step = steps.AttachVolume(volume.id, instance.id, entry.device, entry.name)
         message = f"attaching {volume.id} to {instance.id} as {entry.device}"
@@ -292,11 +312,44 @@ def _placed(entry: DataVolume, volume: Volume, desired: Desired, cloud: Observed
             return ()
         message = (
             f"{volume.id}, which is volume {entry.name}, is attached as {volume.device}, the spec says {entry.device}: "
-            "put the old value back, or take the entry off the spec and on again"
+            f"put the old value back; or unmount it, and detach it from {instance.id} to have it attached as declared"
         )
         return (Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, ConditionType.UP_TO_DATE),)
+    if _is_elsewhere(volume, desired, cloud):
+        way_on = "detach it there, or " + ("name another one" if entry.volume_id is not None else _NEW_ONE)
+        message = f"volume {entry.name} ({volume.id}) {_taken_by(volume)}: {way_on}"
+        return (Finding(Outcome.STALLED, Reason.ADOPTION_CONFLICT, message, _KIND, differs=Area.CLOUD),)
     where = f"{volume.attachment or 'still attached'} to {volume.instance_id}" if volume.instance_id else volume.state
     return (_working(f"volume {entry.name} ({volume.id}) is {where}"),)
+
+
+def _on_device(entry: DataVolume, instance_id: str, cloud: ObservedCloud) -> Volume | None:
+    """The machine's volume that has the device of the entry now."""
+    where = (instance_id, entry.device)
+    ours = (*cloud.volumes, *cloud.given_volumes)
+    return next((one for one in ours if (one.instance_id, one.device) == where), None)
+
+
+def _waits_for(taken: Volume, entry: DataVolume, desired: Desired) -> str:
+    record = next((one for one in desired.volumes if one.volume_id == taken.id), None)
+    name = f"volume {record.name}" if record is not None else "another volume of this machine"
+    if record is None or record.name in {one.name for one in _entries(desired)}:
+        return f"is to be attached as {entry.device}, which is that of {taken.id}, {name}; name another device"
+    return (
+        f"is attached as {entry.device} when {taken.id}, which was {name}, is detached: when the system of the spec "
+        "runs and nothing uses it"
+    )
+
+
+def _is_elsewhere(volume: Volume, machine: Desired | Leaving, cloud: ObservedCloud) -> bool:
+    """Attached to an instance that is none of this machine's: somebody has done that by hand."""
+    other = machine.replacement.other if machine.replacement is not None else None
+    own = {machine.instance_id, other.instance_id if other is not None else None, *(one.id for one in cloud.instances)}
+    return bool(volume.instance_id) and volume.instance_id not in own
+
+
+def _taken_by(volume: Volume) -> str:
+    return f"is attached to {volume.instance_id}, which is not this machine's; it is left there"
 
 
 def _changed(entry: DataVolume, volume: Volume, desired: Desired, cloud: ObservedCloud) -> Sequence[Finding]:
@@ -337,10 +390,20 @@ def _released(record: VolumeStatus, desired: Desired, observed: Observed, cloud:
                 return replace(found, steps=(step,)) if is_due else found
             case _:
                 return detaching
-    is_elsewhere = volume.instance_id and volume.instance_id != desired.instance_id
-    if volume.state != "available" and not (record.is_given and is_elsewhere):
+    is_elsewhere = _is_elsewhere(volume, desired, cloud)
+    if is_elsewhere and not record.is_given and record.deletion_policy == DeletionPolicy.DELETE.value:
+        message = _not_deleted(record, volume)
+        return Finding(Outcome.STALLED, Reason.ADOPTION_CONFLICT, message, ConditionType.UP_TO_DATE)
+    if volume.state != "available" and not is_elsewhere:
         return _repairing(f"{volume.id}, which was volume {record.name}, is {volume.attachment or volume.state}")
     return _repairing(f"letting go of {volume.id}, which was volume {record.name}", *_let_go(record, volume))
+
+
+def _not_deleted(record: VolumeStatus, volume: Volume) -> str:
+    return (
+        f"{volume.id}, which was volume {record.name} and is to be deleted, {_taken_by(volume)}: detach it there to "
+        f"have it deleted, or tag it {names.RETAINED_TAG}=true to have it left to them"
+    )
 
 
 def _let_go(record: VolumeStatus, volume: Volume, *, retains: bool = False) -> tuple[Step, ...]:
@@ -366,7 +429,7 @@ def _forgotten_if_gone(record: VolumeStatus, cloud: ObservedCloud) -> Finding:
     if record.called_at is None or absence.is_gone(record.called_at, looked_at, missing_for):
         return Finding(Outcome.IN_SYNC, steps=(steps.ForgetVolume(record.name),))
     what = record.volume_id or f"volume {record.name}"
-    return _repairing(f"EC2 does not show {what}; waiting up to 6 min for it, so that nothing is left")
+    return _patient(_repairing(f"EC2 does not show {what}; waiting up to 6 min for it, so that nothing is left"))
 
 
 def way_out(leaving: Leaving, cloud: ObservedCloud) -> Sequence[Finding]:
@@ -380,8 +443,11 @@ def _deleted(record: VolumeStatus, leaving: Leaving, cloud: ObservedCloud) -> Fi
     volume = _shown(record, cloud)
     if volume is None:
         found = _forgotten_if_gone(record, cloud)
-        return _deleting(found.message or f"volume {record.name} is gone", *found.steps)
+        going = _deleting(found.message or f"volume {record.name} is gone", *found.steps)
+        return going if found.steps else _patient(going)
     stays = leaving.retains or record.deletion_policy != DeletionPolicy.DELETE.value
+    if not stays and not record.is_given and _is_elsewhere(volume, leaving, cloud):
+        return Finding(Outcome.WEDGED, Reason.ADOPTION_CONFLICT, _not_deleted(record, volume))
     if not stays and volume.state != "available":
         return _deleting(f"{volume.id} is {volume.attachment or volume.state}")
     word = "letting go of" if stays else "deleting"
@@ -395,6 +461,11 @@ def _working(message: str, *found: Step) -> Finding:
 def _repairing(message: str, *found: Step) -> Finding:
     kind = ConditionType.UP_TO_DATE
     return Finding(Outcome.REPAIRING, Reason.INSTANCE_DRIFT, message, kind, found, look_again=SOON)
+
+
+def _patient(finding: Finding) -> Finding:
+    """For what EC2 does not show."""
+    return replace(finding, look_again=absence.LOOK_AGAIN)
 
 
 def _deleting(message: str, *found: Step) -> Finding:
@@ -428,12 +499,10 @@ async def _record(step: steps.RecordVolume, desired: Desired | Leaving, body: Bo
     """Write down what is about to be asked for, or what was found."""
     volume = step.volume
     if volume.volume_id is None:
-        volume = volume.model_copy(
-            update={
-                "called_at": world.now(),
-                "token": volume.token or names.volume_token(world.cluster_id, desired.uid, volume.name, volume.attempt),
-            }
-        )
+        token = volume.token or names.volume_token(world.cluster_id, desired.uid, volume.name, volume.attempt)
+        if volume.called_at is None:
+            world.answered_tokens.add(token)  # nothing was asked for by it that is not answered
+        volume = volume.model_copy(update={"called_at": world.now(), "token": token})
     elif volume.called_at is None:
         volume = volume.model_copy(update={"called_at": world.now()})
     return await _write(volume.name, volume, desired, body, world)
@@ -457,9 +526,18 @@ async def _create(
     """Ask EC2 for it, and write down its id."""
     volume = step.volume
     tags = names.entry_tags(world.cluster_id, desired.key.namespace, desired.key.name, desired.uid, volume.name)
-    settings = _settings_in(volume)
+    settings, token = _settings_in(volume), volume.token or ""
+    is_answered = token in world.answered_tokens
+    world.answered_tokens.discard(token)  # until the answer is there, also if this pass is cancelled
     try:
-        volume_id = await view.cloud.create_volume(volume.zone, settings, tags, volume.token or "")
+        volume_id = await view.cloud.create_volume(volume.zone, settings, tags, token)
+    except OperatorError as error:
+        if is_answered and error.is_refusal:
+            world.answered_tokens.add(token)
+            if error.reason is not Reason.THROTTLED:
+                # All calls were answered, and none has made anything: an edit need not wait for what it may have made.
+                await _write(volume.name, volume.model_copy(update={"called_at": None}), desired, body, world)
+        raise
     finally:
         view.note_write(desired.uid, f"{desired.uid}/{volume.name}")
     # Of a snapshot it has a file system, which may be smaller.
