@@ -1255,6 +1255,14 @@ async def test_the_default_subnet_lies_in_the_lowest_zone(world: World) -> None:
     assert await world.cloud.get_subnet("subnet-0123456789abcdef0") is None
 
 
+async def test_a_placement_group_is_known_by_its_very_name(world: World) -> None:
+    await world.add_placement_group("near")
+
+    assert await world.cloud.find_placement_group("near") == "available"
+    assert await world.cloud.find_placement_group("nea*") is None
+    assert await world.cloud.find_placement_group("nowhere") is None
+
+
 async def test_an_instance_type_has_an_architecture(world: World) -> None:
     assert await world.cloud.architecture("t3.small") == "x86_64"
     assert await world.cloud.architecture("t4g.small") == "arm64"

@@ -64,6 +64,27 @@ def test_of_two_values_that_need_a_stop_one_is_refused_and_costs_one_stop():
     assert (_instance(worlds).instance_type, _instance(worlds).state) == ("t3.small", InstanceState.RUNNING)
 
 
+def test_a_mistyped_placement_group_costs_no_stop_and_is_carried_out_once_it_is_there():
+    async def script(worlds: Worlds) -> None:
+        def edit(machine: dict[str, Any]) -> None:
+            machine["target"]["ec2"] |= {"instanceType": "t3.medium", "placementGroup": "near"}
+            machine["disruption"] = {"stop": "WhenNeeded"}
+
+        _edit(worlds, edit)
+        await _until(lambda: _told(worlds)[1] == "InvalidSpec")
+        await asyncio.sleep(10 * 60)
+        assert "placement group near does not exist" in _told(worlds)[2]
+        assert worlds.cloud.effects.of("ec2.stop_instance") == []
+        worlds.cloud.placement_groups.add("near")
+        async with asyncio.timeout(5 * 60):
+            await _until(worlds.is_ready)
+        assert len(worlds.cloud.effects.of("ec2.stop_instance")) == 1
+
+    instance = _instance(_play(script))
+
+    assert (instance.instance_type, instance.placement_group) == ("t3.medium", "near")
+
+
 # --- volumes ------------------------------------------------------------------------------------------------------
 
 

@@ -368,6 +368,10 @@ class FakeCloud:
     async def get_subnet(self, subnet_id: str) -> Subnet | None:
         return self.subnets.get(subnet_id)
 
+    @effect("find_placement_group")
+    async def find_placement_group(self, name: str) -> str | None:
+        return "available" if name in self.placement_groups else None
+
     @effect("architecture")
     async def architecture(self, instance_type: str) -> str:
         if instance_type not in self.instance_types:

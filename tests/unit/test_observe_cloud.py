@@ -407,3 +407,41 @@ def test_an_instance_is_launched_beside_the_volumes_that_it_is_to_have(
         assert (found.declared_error, found.declared["subnetId"]) == (None, SUBNETS["abc".index(zone[-1])])
     else:
         assert says in str(found.declared_error)
+
+
+@pytest.mark.parametrize(
+    ("groups", "denied", "wanted", "says"),
+    [
+        pytest.param({"near"}, False, ("t3.medium", "near"), None, id="it exists"),
+        pytest.param(set(), False, (None, None), "placement group near does not exist", id="mistyped: nothing is done"),
+        pytest.param(set(), True, ("t3.medium", "near"), None, id="nobody may look: EC2 says it of the stopped one"),
+    ],
+)
+def test_a_placement_group_is_looked_for_before_an_instance_is_stopped_for_it(
+    groups: set[str], denied: bool, wanted: tuple[str | None, str | None], says: str | None
+):
+    async def test() -> ObservedCloud:
+        bench = Bench()
+        bench.ec2.placement_groups |= groups
+        if denied:
+            bench.ec2.deny("find_placement_group")
+        bench.machine(target={"ec2": {"instanceType": "t3.medium", "placementGroup": "near"}})
+        bench.tell(launch(instance=await bench.instance()))
+        return await bench.seen()
+
+    found = seen(test())
+    assert (found.declared["instanceType"], found.declared["placementGroup"]) == wanted
+    assert (found.declared_error is None) is (says is None)
+    assert says is None or says in str(found.declared_error)
+
+
+def test_an_instance_in_its_placement_group_costs_no_look_for_that():
+    async def test() -> int:
+        bench = Bench()
+        bench.ec2.placement_groups.add("near")
+        bench.machine(target=ec2(placementGroup="near"))
+        bench.tell(launch(instance=await bench.instance(placement_group="near")))
+        await bench.seen()
+        return len(bench.ec2.effects.of("find_placement_group"))
+
+    assert run(test()) == 0

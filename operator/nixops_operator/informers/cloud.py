@@ -473,6 +473,11 @@ class CloudView:
         name = ("group", vpc_id, "default")
         return self._fact(name, lambda: cloud.find_security_group_by_name("default", vpc_id))
 
+    def placement_group(self, name: str) -> str | None:
+        """As Cloud.find_placement_group."""
+        cloud = self._informer.cloud
+        return self._fact(("placement group", name), lambda: cloud.find_placement_group(name))
+
     def default_subnet(self) -> Subnet:
         """As Cloud.default_subnet."""
         return self._fact(("default subnet",), self._informer.cloud.default_subnet)

@@ -355,6 +355,7 @@ OF_OTHER_CHECKS = {
 """Fields of Ec2Target that are no attribute of an instance: what an edit means, what a change by hand in EC2, and how
 both are told. power.py, addresses.py and volumes.py have the checks."""
 
+STOPPED_ONLY = tuple(row.field for row in ATTRIBUTES if row.change is Change.STOPPED_ONLY)
 _BY_FIELD = {row.field: row for row in ATTRIBUTES}
 
 

@@ -29,7 +29,7 @@ from nixops_operator.informers.cloud import CloudView
 from nixops_operator.informers.snapshot import CloudSnapshot
 from nixops_operator.machine import addresses, host_keys, replacement, root_volume, subnets, volumes
 from nixops_operator.machine.addresses import ObservedAddresses
-from nixops_operator.machine.attributes import declare, hidden, of_another
+from nixops_operator.machine.attributes import STOPPED_ONLY, declare, hidden, of_another
 from nixops_operator.machine.claims import holder
 from nixops_operator.machine.declared import Declared, Resolved
 from nixops_operator.machine.desired import Desired, Leaving
@@ -205,6 +205,12 @@ def _of_live(
         has_run=desired.system.activated_at is not None,
     )
     declared = declare(ec2, resolved)
+    try:
+        _judge_placement_group(desired, ec2, view, instance)
+    except OperatorError as failure:
+        error = failure
+        # One stop for all that needs one, when that is known to be possible.
+        declared = declared.but(**dict.fromkeys(STOPPED_ONLY))
     seen, error_of_hidden = _with_hidden(seen, instance, declared, desired, view)
     seen = _with_volumes(seen, desired, view, world)
     seen = _with_root_volume(seen, instance, desired, ec2, view)
@@ -347,6 +353,21 @@ def _instance_type_of_live(ec2: Ec2Target, view: CloudView, instance: Instance) 
             )
             raise InvalidSpec("spec.target.ec2.instanceType", message)
     return ec2.instance_type
+
+
+def _judge_placement_group(desired: Desired, ec2: Ec2Target, view: CloudView, instance: Instance) -> None:
+    """Raises InvalidSpec for a group that does not exist: EC2 says so of a stopped instance alone, and each stop is an
+    outage. Whoever may not look for groups learns it then."""
+    name = ec2.placement_group
+    if name is None or name == instance.placement_group:
+        return
+    try:
+        state = view.placement_group(name)
+    except Blocked:
+        return
+    if state is None:
+        message = f"placement group {name} does not exist in {desired.spec.aws.region}; make it, or name another"
+        raise InvalidSpec("spec.target.ec2.placementGroup", message)
 
 
 def _judge_system(desired: Desired, ec2: Ec2Target, architecture: str) -> None:

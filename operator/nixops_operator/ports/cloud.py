@@ -142,6 +142,10 @@ class Cloud(Protocol):
         """That subnet, or None."""
 
     @look
+    async def find_placement_group(self, name: str) -> str | None:
+        """EC2's word for the state of the placement group of that name (`available`), or None: there is none."""
+
+    @look
     async def architecture(self, instance_type: str) -> str:
         """`x86_64` or `arm64`. Raises InvalidSpec(`spec.target.ec2.instanceType`) for a type that EC2 does not know."""
 

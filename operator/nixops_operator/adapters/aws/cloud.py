@@ -204,6 +204,19 @@ class Boto3Cloud:
         subnets = await self._subnets(_filters({"subnet-id": [subnet_id]}))
         return next((subnet for subnet in subnets if subnet.id == subnet_id), None)
 
+    async def find_placement_group(self, name: str) -> str | None:
+        def look() -> str | None:
+            try:
+                found = self._clients.reader().describe_placement_groups(GroupNames=[name])["PlacementGroups"]
+            except ClientError as error:
+                if error_code(error) == "InvalidPlacementGroup.Unknown":
+                    return None
+                raise
+            states = [str(one.get("State", "")) for one in found if one.get("GroupName") == name]
+            return next((state for state in states if state not in ("deleting", "deleted")), None)
+
+        return await self._calls.read("DescribePlacementGroups", look)
+
     async def architecture(self, instance_type: str) -> str:
         filters = _filters({"instance-type": [instance_type]})
         supported = await self._calls.read(
