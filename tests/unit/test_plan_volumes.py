@@ -551,5 +551,16 @@ def test_what_cannot_be_looked_at_holds_the_machine():
     )
 
 
+def test_what_is_beside_an_instance_that_somebody_else_has_made_his_own_goes_all_the_same():
+    """The machine let go of the instance, and with that of its volumes, which nobody would have found again."""
+    anothers = replace(instance(), tags={names.UID_TAG: "another"})
+    desired = leaving(record(deletionPolicy="Delete"))
+    plan = planned(desired, seen(cloud(untagged=anothers, volumes=(FREE,), volumes_looked_at=NOON)))
+    done = planned(leaving(), seen(cloud(untagged=anothers)))
+
+    assert (kinds(plan), plan.verdict.outcome) == (["DeleteVolume", "ForgetVolume"], Outcome.DELETING)
+    assert (done.verdict.outcome, done.verdict.reason) == (Outcome.GONE, Reason.ADOPTION_CONFLICT)
+
+
 def test_without_volumes_the_machine_goes():
     assert way_out(leaving()).verdict.outcome is Outcome.GONE

@@ -35,7 +35,10 @@ def way_out(leaving: Leaving, observed: ObservedLeaving, now: datetime) -> Seque
         return (account.unreachable(leaving, error, told, retains=retains, is_over=is_over),)
     going = _retained(cloud, is_over) if leaving.retains else _terminated(cloud)
     beside = (*addresses.way_out(leaving, cloud), *volumes.way_out(leaving, cloud))
-    return going or _answered(leaving, cloud) or beside or (_GONE,)
+    answered = _answered(leaving, cloud)
+    if any(one.outcome is Outcome.GONE for one in answered):
+        return going or beside or answered  # somebody else has the instance; what is beside it is ours all the same
+    return going or answered or beside or (_GONE,)
 
 
 _GONE = Finding(Outcome.GONE)
