@@ -431,3 +431,15 @@ def test_a_machine_that_new_connections_do_not_reach_is_mended_over_the_one_that
 
     assert [type(one).__name__ for one in mended.steps] == [step]
     assert [type(one).__name__ for one in unknown.steps if isinstance(one, steps.JobStep)] == ["Evaluate", "Confirm"]
+
+
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("mode", [Mode.SWITCH, Mode.TEST, Mode.RESTART])
+def test_a_way_back_that_does_not_end_is_told_with_its_log_and_the_way_around_it(unit, mode):
+    """By itself the machine boots its previous system until another one is confirmed."""
+    look = host(NEW, OLD, activation=on_host(A.ROLLING_BACK, unit=unit, mode=mode))
+
+    message = planned(host_machine(activation()), seen(host=look)).verdict.message
+
+    assert f"/var/lib/nixops/activation/{ID}/log" in message
+    assert ("restart it" in message) is (mode is not Mode.RESTART)

@@ -238,10 +238,10 @@ def _go_on(desired: Desired, observed: Observed, facts: HostFacts, running: Acti
             working = _working(Reason.CONFIRMING, text, FOLLOW_EVERY)
             return _on_host(observed, steps.Commit(_job(desired, name, "commit"), name), working)
         case ActivationState.ROLLING_BACK if running.is_unit_active:
-            return _working(Reason.ROLLING_BACK, f"{where} returns to its previous system", FOLLOW_EVERY)
+            return _working(Reason.ROLLING_BACK, _returning(where, running), FOLLOW_EVERY)
         case ActivationState.SWITCHING | ActivationState.ROLLING_BACK:
             is_cut = running.state is ActivationState.SWITCHING
-            text = _cut(where) if is_cut else f"{where} returns to its previous system"
+            text = _cut(where) if is_cut else _returning(where, running)
             working = _working(Reason.ROLLING_BACK, text, FOLLOW_EVERY)
             return _on_host(observed, steps.RollBack(_job(desired, name, "rollback"), name), working)
         case ActivationState.COMMITTED | ActivationState.ROLLED_BACK | ActivationState.FAILED:
@@ -272,7 +272,7 @@ def _until_healthy(desired: Desired, observed: Observed, running: ActivationFact
     budget = health.budget(health.checks_of(desired.spec.health_checks))
     reaching = _working(Reason.CONFIRMING, f"reaching {where} over a new connection", FOLLOW_EVERY)
     hold = _on_host(observed, steps.Hold(_job(desired, name, "hold"), name, budget), reaching)
-    returning = _working(Reason.ROLLING_BACK, f"{where} returns to its previous system", FOLLOW_EVERY)
+    returning = _working(Reason.ROLLING_BACK, _returning(where, running), FOLLOW_EVERY)
     back = _on_host(observed, steps.RollBack(_job(desired, name, "rollback"), name), returning)
     return health.gate(desired, observed, running, hold, back)
 
@@ -283,6 +283,12 @@ def _job(desired: Desired, activation_id: str, action: str) -> str:
 
 def _on_host(observed: Observed, step: HostStep, working: Finding) -> Finding:
     return _job_move(observed, step, working) or working
+
+
+def _returning(where: str | None, running: ActivationFacts) -> str:
+    """With what to do should that fail again and again: till it is confirmed, no other system is the boot entry."""
+    told = f"{where} returns to its previous system; see /var/lib/nixops/activation/{running.id}/log there"
+    return told if running.mode is Mode.RESTART else f"{told}, and if it does not get there, restart it"
 
 
 def _cut(where: str | None) -> str:
