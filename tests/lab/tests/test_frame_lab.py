@@ -18,6 +18,8 @@ from nixops_lab.testing import CommandFailedError, Lab
 
 pytestmark = pytest.mark.lab
 
+# Of this run alone: programs of other tests sleep, too.
+SLEEP = f"sleep {1_000_000 + os.getpid()}"
 # Says what it may do and where it is, then stays until it is asked to go.
 STAND_IN = """
 import json, os, pathlib, signal, socket, sys
@@ -188,7 +190,7 @@ def test_the_operators_process_can_build_and_use_a_sandbox_and_is_its_service_ac
 
 
 def test_stop_asks_and_kill_takes_everything_at_once(lab: Lab) -> None:
-    command = ["sh", "-c", "sh -c 'setsid sleep 86399' & echo started; trap 'echo asked; exit 0' TERM; wait"]
+    command = ["sh", "-c", f"trap 'echo asked; exit 0' TERM; sh -c 'setsid {SLEEP}' & echo started; wait"]
     lab.operator.start(command=command)
     first_line_of(lab, "started")
     lab.operator.stop()
@@ -236,4 +238,4 @@ def first_line_of(lab: Lab, *words: str) -> str:
 
 def sleepers() -> list[int]:
     found = subprocess.run(["ps", "-e", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in found.splitlines() if line.endswith("sleep 86399")]
+    return [int(line.split()[0]) for line in found.splitlines() if line.endswith(SLEEP)]
