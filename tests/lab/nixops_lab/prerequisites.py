@@ -15,10 +15,12 @@ from nixops_lab.report import LabError, say
 
 # Debian package → what the lab needs it for.
 PACKAGES = {
+    "btrfs-progs": "disks that grow",
     "bubblewrap": "the operator's root file system and its build sandbox",
     "ca-certificates": "package registries",
     "curl": "looking at served pages",
     "etcd-server": "the API server's store",
+    "fdisk": "disks with partitions",
     "iproute2": "network namespaces",
     "jq": "reading logs",
     "linux-libc-dev": "the kernel's numbers of system calls, with which the operator's filter is compared",
@@ -31,6 +33,7 @@ PACKAGES = {
     "socat": "network tests by hand",
     "systemd-container": "systemd-nspawn",
     "util-linux": "nsenter, setpriv, mount",
+    "xfsprogs": "disks that grow",
 }
 GIB = 1024**3
 FIRST_BUILD_BYTES = 8 * GIB  # Go's caches and programs about 5 GiB, root file system 1 GiB, machines and stores 1 GiB
