@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from nixops_operator import job_names
+from nixops_operator import job_names, waits
 from nixops_operator.api.machine_spec import ActivationMode, BuildOn, DriftPolicy, RollbackPolicy
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import RevertsStatus
@@ -157,18 +157,18 @@ def has_run_before(desired: Desired, toplevel: str) -> bool:
 def _conflict(desired: Desired, what: str, now: datetime) -> Finding | None:
     """Somebody else switches the machine again and again: that is a conflict to be told, not a war to be won."""
     reverts = desired.reverts
-    if reverts is None or reverts.count < MOST_REVERTS or not _is_within(REVERTS_WITHIN, reverts.since, now):
+    wait = waits.left(reverts.since, REVERTS_WITHIN, now) if reverts is not None else None
+    if reverts is None or reverts.count < MOST_REVERTS or wait is None:
         return None
     message = (
         f"{what}, as often as it was put back ({MOST_REVERTS} times within an hour); find who switches it (another "
         "NixMachine, a timer, auto-upgrade), or set activation.driftPolicy to Report. It is put back again later"
     )
-    condition, wait = ConditionType.CONFIGURATION_ACTIVE, reverts.since + REVERTS_WITHIN - now
     return Finding(
         Outcome.STALLED,
         Reason.SYSTEM_DRIFT,
         message,
-        condition,
+        ConditionType.CONFIGURATION_ACTIVE,
         look_again=wait,
         differs=Area.HOST,
         is_drift=True,
@@ -176,16 +176,10 @@ def _conflict(desired: Desired, what: str, now: datetime) -> Finding | None:
     )
 
 
-def _is_within(span: timedelta, then: datetime, now: datetime) -> bool:
-    """Whether the two are no further apart than that, on either side: a clock that went wrong for a while must not have
-    us wait until its time comes."""
-    return abs(now - then) < span
-
-
 def _counted(found: Finding, desired: Desired, now: datetime) -> Finding:
     """The intent that puts a system back counts it."""
     reverts = desired.reverts
-    is_new = reverts is None or not _is_within(REVERTS_WITHIN, reverts.since, now)
+    is_new = reverts is None or waits.left(reverts.since, REVERTS_WITHIN, now) is None
     since, count = (now, 1) if reverts is None or is_new else (reverts.since, reverts.count + 1)
     counted = RevertsStatus(count=count, since=since)
     steps_then = tuple(
@@ -318,7 +312,7 @@ def _lock_held(desired: Desired, observed: Observed, facts: HostFacts, now: date
     last, intent = facts.activation, desired.activation
     if last is None or last.state is not ActivationState.FAILED or last.exit_status != LOCK_HELD_EXIT:
         return None
-    if intent is None or intent.id != last.id or not _is_within(LOCK_HELD_WAIT, intent.started_at, now):
+    if intent is None or intent.id != last.id or waits.left(intent.started_at, LOCK_HELD_WAIT, now) is None:
         return None
     message = f"somebody else's switch-to-configuration runs on {observed.host.address}; trying again after it"
     condition = ConditionType.CONFIGURATION_ACTIVE

@@ -20,7 +20,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from nixops_operator import names
+from nixops_operator import names, waits
 from nixops_operator.api.machine_spec import PowerState, StopPolicy
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.api.status import FormerStatus, StopStatus
@@ -143,7 +143,7 @@ def is_activating(desired: Desired, now: datetime) -> bool:
     if last is None or last.result is not None:
         return False
     takes = reboot.COMES_BACK_WITHIN if last.restarts else limits.timeout
-    return now < last.started_at + takes + limits.confirm_timeout + _AFTER_ACTIVATION
+    return waits.left(last.started_at, takes + limits.confirm_timeout + _AFTER_ACTIVATION, now) is not None
 
 
 # --- it is stopped ------------------------------------------------------------------------------------------------

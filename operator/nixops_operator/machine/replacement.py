@@ -19,6 +19,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from nixops_operator import waits
 from nixops_operator.api.machine_spec import Ec2Target, ReplacePolicy
 from nixops_operator.api.parse import parse_machine
 from nixops_operator.api.reasons import ConditionType, Reason
@@ -147,8 +148,7 @@ def _wait(last: ReplacementStatus, changes: tuple[attributes.Difference, ...], n
     """How long the same is not tried again."""
     if not last.refused or last.wanted != _wanted(changes):
         return None
-    left = last.at + TRIED_AGAIN_AFTER - now if last.at is not None else timedelta(0)
-    return left if left > timedelta(0) else None
+    return waits.left(last.at, TRIED_AGAIN_AFTER, now) if last.at is not None else None
 
 
 def _wanted(changes: tuple[attributes.Difference, ...]) -> str:

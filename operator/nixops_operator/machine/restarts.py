@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from nixops_operator import waits
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.cloud import Instance
 from nixops_operator.machine.desired import Desired
@@ -33,15 +34,15 @@ def waiting(desired: Desired, now: datetime, died_of: str) -> Finding | None:
     if restarts is None or times == 0:
         return None
     wait = min(FIRST_WAIT * 2 ** (times - 1), LONGEST_WAIT)
-    due = restarts.last_at + wait
-    if now >= due:
+    left = waits.left(restarts.last_at, wait, now)
+    if left is None:
         return None
     often = "once of late, and was" if times == 1 else f"{times} times of late, and each time it was"
     what = f"started {often} gone again soon: {died_of}"
     if times >= STALLED_AFTER:
         message = f"{what}; still tried every 10 min. Look at the instance's console and its system, or edit the spec"
-        return _finding(Outcome.STALLED, message, due - now)
-    return _finding(Outcome.RETRYING, f"{what}; waiting before the next start", due - now)
+        return _finding(Outcome.STALLED, message, left)
+    return _finding(Outcome.RETRYING, f"{what}; waiting before the next start", left)
 
 
 def _finding(outcome: Outcome, message: str, wait: timedelta) -> Finding:
