@@ -93,13 +93,14 @@ class Machine:
 
     # --- what is done to it -------------------------------------------------------------------------------------------
 
-    def hold(self) -> None:
-        """Whatever `held` stands for waits from now on."""
-        (self._root() / "run/held").touch()
+    def hold(self, what: str) -> None:
+        """The next one waits from now on. `what`: a switch, or a shutdown."""
+        (self._root() / f"run/held-{what}").touch()
 
     def let_go(self) -> None:
         """Also while it shuts down."""
-        (self._root() / "run/held").unlink(missing_ok=True)
+        for what in ("switch", "shutdown"):
+            (self._root() / f"run/held-{what}").unlink(missing_ok=True)
 
     def reset(self) -> None:
         """As somebody does in EC2's console."""
@@ -202,6 +203,7 @@ class Found:
     """By somebody who logs in. Store paths of toplevels, empty where nothing was found."""
 
     running: str = ""
+    booted: str = ""
     profile: str = ""
     boots: str = ""
     is_etc_its_own: bool = False
@@ -215,10 +217,11 @@ class Found:
 
 _QUESTIONS = r"""
 readlink /run/current-system
+readlink /run/booted-system
 readlink -f /nix/var/nix/profiles/system
 cat /boot/nixos-entry
 [ "$(readlink -f /etc/static)" = "$(readlink -f /run/current-system/etc)" ] && echo yes || echo no
-curl --silent --max-time 10 http://localhost/ | sed -n 's:.*<title>\(.*\)</title>.*:\1:p'
+curl --silent --max-time 10 http://localhost/ | sed -n 's:.*<title>\(.*\)</title>.*:\1:p'; echo
 """
 
 
@@ -238,7 +241,7 @@ def log_in(place: Place, machines: Mapping[str, Machine]) -> dict[str, Found]:
 
 
 def _found(lines: list[str]) -> Found:
-    if len(lines) != 5:
+    if len(lines) != 6:
         return Found(title="\n".join(lines))
-    running, profile, boots, is_own, title = lines
-    return Found(running, profile, boots, is_own == "yes", title)
+    running, booted, profile, boots, is_own, title = lines
+    return Found(running, booted, profile, boots, is_own == "yes", title)

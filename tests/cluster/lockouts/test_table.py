@@ -28,15 +28,15 @@ SITE, BY_HAND, SHUT = "site", "by-hand", "shut"
 ALIVE, DEAD = "alive", "dead"
 OLD = "The old page"
 LIMIT = 900.0  # seconds, for one part of the table
-# As long as `Machine.hold` says so, a switch waits in a check of the new system, and a shutdown for a unit of the one
+# As long as `Machine.hold` says so, a switch waits in a check of the new system, or a shutdown for a unit of the one
 # that runs.
 HELD = """
-  system.preSwitchChecks.held = "while [ -e /run/held ]; do : >/run/holding; sleep 0.1; done";
+  system.preSwitchChecks.held = "while [ -e /run/held-switch ]; do : >/run/holding; sleep 0.1; done";
   systemd.services.held = {
     wantedBy = [ "multi-user.target" ];
     serviceConfig = { Type = "oneshot"; RemainAfterExit = true; TimeoutStopSec = "infinity"; };
     script = ":";
-    preStop = "while [ -e /run/held ]; do sleep 0.1; done";
+    preStop = "while [ -e /run/held-shutdown ]; do sleep 0.1; done";
   };
 """
 DISABLED = "services.openssh.enable = lib.mkForce false;"
@@ -71,13 +71,15 @@ def its_minutes_are_over(machine: Machine) -> Story:
 
 @dataclass(frozen=True)
 class Row:
-    """`line`: how the line in the documentation begins. `reason`: of Ready. `says`: in its message."""
+    """`line`: how the line in the documentation begins. `reason`: of Ready. `says`: in its message. `is_switched_to`:
+    before it is booted, so that the machine returns to what was booted before it."""
 
     line: str
     module: str = ""
     reason: str = "ActivationFailed"
     says: str = ""
     runs_new: bool = False
+    is_switched_to: bool = False
     dies: Dies = Dies.SWITCHING
     inhibitor: str = "old"
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -169,6 +171,7 @@ ROWS = {
         "is booted, and does not come up",
         BROKEN_KERNEL + PANICS,
         says=DID_NOT_COME_UP,
+        is_switched_to=True,
         dies=Dies.RESTARTING,
         fields=RESTARTED,
     ),
@@ -218,10 +221,12 @@ ALL: Mapping[str, Row | Ec2Row] = {**ROWS, **EC2_ROWS}
 
 @dataclass
 class End:
-    """Of one row with an operator alive or dead. `alone`: what a login found before there was an operator again.
-    `wanted`: the toplevel that is to run. `ready`: status, reason and message."""
+    """Of one row with an operator alive or dead. `old`: the toplevel to which the machine returns. `alone`: what a
+    login found before there was an operator again. `wanted`: the toplevel that is to run. `ready`: status, reason and
+    message."""
 
     before: Found
+    old: str
     failure: str = ""
     alone: Found | None = None
     after: Found = field(default_factory=Found)
@@ -263,8 +268,8 @@ class Table:
     def without_an_operator(self) -> dict[str, End]:
         """It dies when all of them are at their moment."""
         ends = self._begin()
-        for name in self._rows:
-            self._company.machines[name].hold()
+        for name, row in self._rows.items():
+            self._company.machines[name].hold("shutdown" if row.dies is Dies.RESTARTING else "switch")
         by_themselves = {name for name, row in self._rows.items() if row.dies is Dies.HANGING}
         for names in (self._rows.keys() - by_themselves, by_themselves):  # who hangs has seconds only
             self._declare("A page without an operator", names)
@@ -288,7 +293,9 @@ class Table:
             if name in self._rows and self._rows[name].fills:
                 machine.run("sh", "-c", self._rows[name].fills)
         self._since, self._begun = self._place.mark(), time.monotonic()
-        return {name: End(found) for name, found in log_in(self._place, self._company.machines).items()}
+        found = log_in(self._place, self._company.machines)
+        is_booted = {name for name, row in self._rows.items() if row.is_switched_to}
+        return {name: End(one, one.booted if name in is_booted else one.running) for name, one in found.items()}
 
     def _declare(self, title: str = "", names: Iterable[str] = ()) -> None:
         """The new systems of these rows."""
@@ -338,7 +345,7 @@ class Table:
         if row.dies in (Dies.SWITCHING, Dies.HANGING):
             yield from until(lambda: machine.state in ("rolledback", "failed"))
         if row.dies is Dies.RESTARTING:
-            yield from until(lambda: machine.has_restarted and machine.system == end.before.running)
+            yield from until(lambda: machine.has_restarted and machine.system == end.old)
 
     def _told(self, ends: Mapping[str, End], helped: Mapping[str, Callable[[Machine], Story]]) -> dict[str, Story]:
         machines = {name: self._status_of(name, ends[name], helped.get(name, nobody)) for name in self._rows}
@@ -373,7 +380,7 @@ class Table:
             ends[name].wanted = ends[name].before.running
         for name, row in self._rows.items():
             machine = self._company.machines[name]
-            ends[name].wanted = machine.desired if row.runs_new else ends[name].before.running
+            ends[name].wanted = machine.desired if row.runs_new else ends[name].old
             if row.fills:
                 machine.run("sh", "-c", full_store.ROOM)
         self._play(ends, {name: self._goes_on(name, ends[name]) for name, row in self._rows.items() if row.fills})
@@ -451,13 +458,11 @@ def test_nobody_is_locked_out_where(
         print(f"\n{row}, operator {operator}: {end.seconds:.0f} s; {': '.join(end.ready[1:])}")
 
     assert not end.failure
+    assert end.before.running, end.before
     if isinstance(expected, Row) and operator == "dead":
         assert end.alone is not None
-        assert (end.alone.running, end.alone.boots, end.alone.title) == (
-            end.before.running,
-            end.before.running,
-            end.before.title,
-        )
+        assert (end.alone.running, end.alone.boots) == (end.old, end.old)
+        assert (end.alone.title == end.before.title) is (end.old == end.before.running)
         assert end.alone.is_etc_its_own
         # Of a kernel that did not come up nobody has taken the profile back yet: no boot chooses by it.
         assert end.alone.is_whole or expected.dies is Dies.RESTARTING
