@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
+from itertools import chain, repeat
 from typing import Any
 
 from nixops_operator.facts.kube import Body, Key, Kind, controller_of
@@ -51,7 +52,7 @@ class Cache:
         version = resource_version(body)
         if version <= newest:
             return body
-        self._bodies[key] = _with_shared_texts(body)
+        self._bodies[key] = _with_shared_texts(body, known)
         self._gone.pop(key, None)
         self._newest[key.kind] = max(version, self._newest.get(key.kind, 0))
         self._index(key, known, body)
@@ -123,22 +124,25 @@ class Cache:
             )
 
 
-SHARED_TEXT = 200
-"""Characters up to which a text is worth looking up: reasons, messages, host names; no module."""
-
-
-def _with_shared_texts(part: Any) -> Any:
-    """The same, with equal texts once in memory. Each body comes with field names of its own, and a thousand of them
-    say much the same: it takes half the memory. How deep it goes, the CRDs' schemas bound."""
+def _with_shared_texts(part: Any, known: Any) -> Any:
+    """The same, with equal texts once in memory, and all that has not changed since the `known` one. Each body comes
+    with field names of its own, and a thousand of them say much the same: it takes half the memory. How deep it goes,
+    the CRDs' schemas bound."""
     if isinstance(part, dict):
-        return {_shared(name): _with_shared_texts(value) for name, value in part.items()}
+        if part == known:
+            return known
+        before = known if isinstance(known, dict) else {}
+        return {_shared(name): _with_shared_texts(value, before.get(name)) for name, value in part.items()}
     if isinstance(part, list):
-        return [_with_shared_texts(value) for value in part]
+        if part == known:
+            return known
+        there = known if isinstance(known, list) else []
+        return [_with_shared_texts(value, one) for value, one in zip(part, chain(there, repeat(None)), strict=False)]
     return _shared(part)
 
 
 def _shared(one: Any) -> Any:
-    return sys.intern(one) if type(one) is str and len(one) <= SHARED_TEXT else one
+    return sys.intern(one) if type(one) is str else one
 
 
 def _claimed_owner(body: Body) -> tuple[Key, str] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from nixops_operator.api.reasons import Reason
@@ -32,6 +33,7 @@ class HostPolicy:
     ports: tuple[int, ...] = (SSH_PORT,)
 
 
+@lru_cache(maxsize=4096)  # each pass asks, of the same few addresses
 def judge(address: str, port: int, policy: HostPolicy) -> str | None:
     """Why a given host at `address` (no name) is refused, for people; None if it is not."""
     if port not in policy.ports:

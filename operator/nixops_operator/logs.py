@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 
 from nixops_operator.redaction import without_secrets
 
@@ -26,12 +25,12 @@ def redacted(text: str) -> str:
     return f"{short} … ({rest} more)" if rest > 0 else short
 
 
-_about: ContextVar[Mapping[str, str | int]] = ContextVar("about", default=MappingProxyType({}))
+_about: ContextVar[tuple[object, int] | None] = ContextVar("about", default=None)
 
 
 def speak_of(key: object, pass_id: int) -> None:
     """What all lines of the running task are about from now on, and those of tasks that it starts."""
-    _about.set({"key": redacted(str(key)), "pass_id": pass_id})
+    _about.set((key, pass_id))
 
 
 class _Lines(logging.Formatter):
@@ -39,7 +38,9 @@ class _Lines(logging.Formatter):
     hand, and what never comes from outside is not searched for secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {"event": redacted(record.getMessage()), **_about.get()}
+        line: dict[str, object] = {"event": redacted(record.getMessage())}
+        if (about := _about.get()) is not None:
+            line |= {"key": redacted(str(about[0])), "pass_id": about[1]}
         given = record.__dict__
         for name in _KEPT:
             if name in given:

@@ -158,8 +158,10 @@ class Reconciler:
         if names.FINALIZER not in finalizers:
             if body["metadata"].get("deletionTimestamp"):
                 return  # others' finalizers hold it; ours is off
-            await self._take_up(key, body)
-            return
+            taken_up = await self._taken_up(key, body)
+            if taken_up is None:
+                return
+            body = taken_up
         is_look = not self._queue.was_woken(key)
         if is_look and await self._rests.goes_on(key, body, self._now()):
             self._queue.add_after(key, self._resync_period)
@@ -270,17 +272,17 @@ class Reconciler:
 
     # --- status, Events, finalizer --------------------------------------------------------------------------------
 
-    async def _take_up(self, key: Key, body: Body) -> None:
-        """The finalizer first, before anything is made. A refusal is told: nothing will ever happen otherwise."""
+    async def _taken_up(self, key: Key, body: Body) -> Body | None:
+        """The object with our finalizer, which comes before anything is made. A refusal is told: nothing will ever
+        happen otherwise."""
         try:
-            self._put(key, await self._kube.add_finalizer(body))
+            return self._put(key, await self._kube.add_finalizer(body))
         except Blocked as error:
             message = f"cannot be taken up, its finalizer is refused: {error.message}"
             await self._tell(Event(key, body["metadata"]["uid"], "Warning", error.reason, message))
             await self._write_error(key, body, Blocked(error.reason, message))
             self._queue.add_after(key, self._resync_period)
-            return
-        self._queue.add(key)
+            return None
 
     async def _write_status(self, key: Key, body: Body, fields: Mapping[str, Any], verdict: Verdict) -> None:
         changed = _changed(body, fields)

@@ -28,7 +28,7 @@ from nixops_operator.workqueue import OWNER_PACE, WorkQueue
 
 log = logging.getLogger(__name__)
 
-_RELEVANT = ("uid", "generation", "deletionTimestamp", "finalizers", "labels", "annotations", "ownerReferences")
+_RELEVANT = ("uid", "generation", "deletionTimestamp", "labels", "annotations", "ownerReferences")
 
 
 class NothingRemembered(kopf.DiffBaseStorage):
@@ -116,7 +116,10 @@ class Intake:
 
 
 def _is_relevant(before: Body, after: Body) -> bool:
-    return any(before["metadata"].get(field) != after["metadata"].get(field) for field in _RELEVANT)
+    """Whether a pass is due. Not for a finalizer that was added: ours is by the very pass that goes on."""
+    was, now = before["metadata"], after["metadata"]
+    has_lost = not set(was.get("finalizers") or ()) <= set(now.get("finalizers") or ())
+    return has_lost or any(was.get(field) != now.get(field) for field in _RELEVANT)
 
 
 def _conditions(body: Body) -> list[tuple[Any, ...]]:

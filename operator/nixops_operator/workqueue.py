@@ -19,6 +19,7 @@ import random
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
+from contextvars import copy_context
 from datetime import timedelta
 from typing import Generic, Protocol, TypeVar
 
@@ -121,6 +122,7 @@ class WorkQueue(Generic[K]):
         self._held: Counter[Hashable] = Counter()  # workers, by lane
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._context = copy_context()
         self._paced: dict[K, float] = {}  # the loop's time of the last paced add that counted
         self._failures: dict[K, int] = {}
         self._chance = chance
@@ -169,7 +171,7 @@ class WorkQueue(Generic[K]):
         timer = self._timers.get(key)
         if timer is None or timer.when() > due:
             self._cancel_timer(key)
-            self._timers[key] = asyncio.get_running_loop().call_at(due, self._fire_paced, key)
+            self._timers[key] = self._at(due, self._fire_paced, key)
 
     def add_after(self, key: K, delay: timedelta) -> None:
         """Run the key in about `delay` (± 10 %), unless an earlier run is planned already."""
@@ -181,7 +183,7 @@ class WorkQueue(Generic[K]):
         if timer is not None and timer.when() <= due:
             return
         self._cancel_timer(key)
-        self._timers[key] = asyncio.get_running_loop().call_at(due, self._fire, key)
+        self._timers[key] = self._at(due, self._fire, key)
 
     def backoff(self, key: K, at_least: timedelta | None = None) -> timedelta:
         """Plan the next run of a key that failed: 1 s, 2 s, 4 s … 5 min, ± 20 %; returns the delay.
@@ -288,6 +290,10 @@ class WorkQueue(Generic[K]):
     def _fire_paced(self, key: K) -> None:
         self._paced[key] = asyncio.get_running_loop().time()
         self.add(key)
+
+    def _at(self, due: float, fire: Callable[[K], None], key: K) -> asyncio.TimerHandle:
+        """A timer of no pass: there is one for each key, and each would hold what its pass had put into its context."""
+        return asyncio.get_running_loop().call_at(due, fire, key, context=self._context)
 
     def _cancel_timer(self, key: K) -> None:
         timer = self._timers.pop(key, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -180,7 +179,7 @@ def test_an_address_is_the_machines_that_wrote_it_down_first(namespace, who):
         bench = Bench()
         given = bench.ec2.allocate()
         bench.machine(target={"ec2": {"instanceType": "t3.small", "elasticIp": {"id": given}}})
-        other = replace(OTHER, namespace=namespace)
+        other = OTHER._replace(namespace=namespace)
         metadata = {"namespace": namespace, "name": other.name}
         bench.kube.apply({"kind": "NixMachine", "metadata": metadata, "spec": {}})
 

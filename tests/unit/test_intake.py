@@ -33,22 +33,29 @@ class Listening:
             self.cache.put(key, an_object(key.kind, key.name, key.namespace))
 
     def saw(self, body: Body) -> set[Key]:
+        """The deployments that this wakes."""
+        return self._deployments(self.woken_by(body))
+
+    def woken_by(self, body: Body) -> set[Key]:
         self.intake.saw(Kind.MACHINE, body)
         return self._woken()
 
     def gone(self, body: Body, version: int) -> set[Key]:
         metadata = body["metadata"]
         self.intake.gone(Key(Kind.MACHINE, metadata["namespace"], metadata["name"]), version)
-        return self._woken()
+        return self._deployments(self._woken())
+
+    def _deployments(self, keys: set[Key]) -> set[Key]:
+        return {key for key in keys if key.kind is Kind.DEPLOYMENT}
 
     def _woken(self) -> set[Key]:
-        async def deployments() -> set[Key]:
-            keys = [await self.queue.get() for _ in range(len(self.queue))]
+        async def all_of_them() -> set[Key]:
+            keys = {await self.queue.get() for _ in range(len(self.queue))}
             for key in keys:
                 self.queue.done(key)
-            return {key for key in keys if key.kind is Kind.DEPLOYMENT}
+            return keys
 
-        return asyncio.run(deployments())
+        return asyncio.run(all_of_them())
 
 
 SHOP, SHOP_WEB = deployment("shop"), deployment("shop-web")
@@ -79,3 +86,24 @@ def test_its_later_news_concern_nobody_else() -> None:
     listening.saw(an_object(Kind.MACHINE, "shop-web"))
 
     assert listening.saw(an_object(Kind.MACHINE, "shop-web", version=2)) == set()
+
+
+# What wakes the object itself
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_news"),
+    [
+        pytest.param((), ("nixops.dev/finalizer",), False, id="ours was added: the pass that did it goes on"),
+        pytest.param(("nixops.dev/finalizer",), (), True, id="ours was taken off by hand"),
+        pytest.param(("nixops.dev/finalizer", "theirs"), ("nixops.dev/finalizer",), True, id="another one went"),
+    ],
+)
+def test_a_finalizer_that_goes_is_news_of_its_object(before, after, is_news):
+    listening = Listening()
+    for version, finalizers in enumerate((before, after), 1):
+        seen = an_object(Kind.MACHINE, "web", version=version)
+        seen["metadata"]["finalizers"] = list(finalizers)
+        woken = listening.woken_by(seen)
+
+    assert woken == ({Key(Kind.MACHINE, "default", "web")} if is_news else set())

@@ -311,9 +311,9 @@ class NixDeploymentSpec(SpecModel):
     drift_policy: DriftPolicy = DriftPolicy.ENFORCE
     """What happens when EC2 resources differ from the spec: Enforce puts them back, Report says so; default of all
     machines."""
-    aws: AwsSettings = Field(default_factory=AwsSettings)
+    aws: AwsSettings = Field(default=AwsSettings())
     """Which AWS account and region; default of all machines."""
-    ssh: SshSettings = Field(default_factory=SshSettings)
+    ssh: SshSettings = Field(default=SshSettings())
     """How machines are reached over SSH; default of all machines."""
     key_pairs: Annotated[tuple[KeyPairEntry, ...], Field(max_length=16, json_schema_extra=MERGED_BY_NAME)] = ()
     """EC2 key pairs of this deployment."""

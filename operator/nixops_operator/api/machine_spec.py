@@ -1158,16 +1158,16 @@ class MachineSettings(SpecModel):
     """What happens to the EC2 resources when this object is deleted."""
     drift_policy: DriftPolicy = DriftPolicy.ENFORCE
     """What happens when EC2 resources differ from the spec: Enforce puts them back, Report says so."""
-    ssh: SshSettings = Field(default_factory=SshSettings)
+    ssh: SshSettings = Field(default=SshSettings())
     """How the machine is reached over SSH."""
-    aws: AwsSettings = Field(default_factory=AwsSettings)
+    aws: AwsSettings = Field(default=AwsSettings())
     """Which AWS account and region."""
     keys: Annotated[tuple[MachineKey, ...], Field(max_length=64, json_schema_extra=MERGED_BY_NAME)] = ()
     """Files with secrets, from Secrets of this namespace: kept as they are there, again after each boot, removed when
     they leave this list and the system without them runs."""
-    activation: Activation = Field(default_factory=Activation)
+    activation: Activation = Field(default=Activation())
     """How a built system is made the running one."""
-    disruption: Disruption = Field(default_factory=Disruption)
+    disruption: Disruption = Field(default=Disruption())
     """What the operator may do to a running machine."""
     health_checks: HealthChecks = ()
     """What has to hold on the machine before a new system is confirmed, else it returns to its previous one; and ever

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from nixops_operator.api.group import GROUP
 
@@ -28,8 +28,7 @@ class Kind(StrEnum):
 _OBJECT_KINDS = {kind.object_kind: kind for kind in Kind}
 
 
-@dataclass(frozen=True, order=True)
-class Key:
+class Key(NamedTuple):
     """What the queue knows of an object."""
 
     kind: Kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -149,7 +150,8 @@ async def _modules(desired: Desired, files: Mapping[str, bytes] | None, world: W
                 _text(files[module.path], f"{module.path} ({field})")
             modules.append(Module(module.path, path=module.path))
         elif module.inline is not None:
-            modules.append(Module(field, text=module.inline))
+            # What it is shared with is the object's body, and the machines that declare the same.
+            modules.append(Module(field, text=sys.intern(module.inline)))
         elif (reference := module.config_map_key_ref) is not None:
             found = await world.reads.config_map(desired.key.namespace, reference.name)
             if found is None or reference.key not in found:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
 from nixops_operator.api.status import AddressesStatus, InstanceStatus, read
@@ -40,7 +42,7 @@ def facts_of(desired: Desired, observed: Observed) -> MachineFacts:
     )
 
 
-def _addresses(desired: Desired, observed: Observed) -> dict[str, str]:
+def _addresses(desired: Desired, observed: Observed) -> Mapping[str, str]:
     """Option → JSON, as far as it is known."""
     if desired.spec.target.host is not None:
         return _of_given_host(desired.spec.target.host.address)
@@ -76,7 +78,8 @@ def _elastic(desired: Desired, observed: Observed) -> str | None:
     return own.public_address if own is not None else None
 
 
-def _of_given_host(address: str) -> dict[str, str]:
+@lru_cache(maxsize=4096)  # each pass asks
+def _of_given_host(address: str) -> Mapping[str, str]:
     """Of its addresses the one by which it is declared is known, and nobody can be asked for the other one."""
     found = dict.fromkeys(ADDRESSES, _NOBODY_KNOWS)
     try:
