@@ -339,7 +339,9 @@ async def test_a_restart_is_called_off_before_it_began(bench: Bench, host: Host)
     assert await systems(bench, host) == (bench.base,) * 3
 
 
-async def test_another_kernel_is_told(bench: Bench, host: Host) -> None:
+async def test_another_kernel_is_told_and_whether_the_system_before_has_the_booted_one(
+    bench: Bench, host: Host
+) -> None:
     assert (await host.facts()).restart_for == ()
     other = await bench.deliver(host, "of another kernel")
     if is_in_memory(host):
@@ -347,7 +349,15 @@ async def test_another_kernel_is_told(bench: Bench, host: Host) -> None:
     asked = request(other, await host.facts())
     assert await host.claim(asked)
     await host.activate(asked)
-    assert (await seen(bench, SWITCHED)).restart_for == ("kernel" if is_in_memory(host) else "kernel-params",)
+    facts = await seen(bench, SWITCHED)
+    assert facts.restart_for == ("kernel" if is_in_memory(host) else "kernel-params",)
+    assert activation_of(facts).previous_boots
+    assert await host.confirm(asked.id)
+    await host.commit(asked.id)
+    further = request(await bench.deliver(host, "guarded"), await host.facts())
+    assert await host.claim(further)
+    facts = await host.facts()
+    assert (activation_of(facts).previous, activation_of(facts).previous_boots) == (other, False)
 
 
 async def test_a_system_that_cannot_be_switched_to_says_so(bench: Bench, host: Host) -> None:

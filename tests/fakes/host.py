@@ -216,10 +216,10 @@ class FakeMachine:
     def boot_id(self) -> str:
         return str(UUID(int=self.boots))
 
-    @property
-    def needs_restart(self) -> bool:
-        booted, current = (self.kernels.get(str(one)) for one in (self.booted_system, self.current_system))
-        return booted != current
+    def boots_alike(self, system: str | None) -> bool:
+        """Whether it has the kernel that was booted."""
+        booted, its = (self.kernels.get(str(one)) for one in (self.booted_system, system))
+        return booted == its
 
     @property
     def building(self) -> str | None:
@@ -312,6 +312,7 @@ class FakeMachine:
             needs_restart=activation.state is ActivationState.FAILED and self._needs_restart(activation),
             is_held=activation.is_held,
             failed_before=tuple(sorted(activation.failed_before)),
+            previous_boots=self.boots_alike(activation.request.previous),
         )
 
     def _needs_restart(self, activation: Activation) -> bool:
@@ -758,7 +759,7 @@ class FakeHost:
                 Generation(number, is_used=number in machine.used_generations())
                 for number in sorted(machine.generations)
             ),
-            restart_for=("kernel",) if machine.needs_restart else (),
+            restart_for=() if machine.boots_alike(machine.current_system) else ("kernel",),
         )
 
     async def changes(self) -> AsyncIterator[None]:

@@ -323,6 +323,7 @@ def on_host(
     needs_restart: bool = False,
     held: bool = False,
     failed_before: tuple[str, ...] = (),
+    previous_boots: bool = False,
 ) -> ActivationFacts:
     """An activation directory."""
     return ActivationFacts(
@@ -341,6 +342,7 @@ def on_host(
         needs_restart=needs_restart,
         is_held=held,
         failed_before=failed_before,
+        previous_boots=previous_boots,
     )
 
 

@@ -39,6 +39,7 @@ from unit.builders import (
 )
 
 A = ActivationState
+IMAGE = "/nix/store/" + 32 * "7" + "-nixos-system-image"
 WHEN_NEEDED = {"disruption": {"reboot": "WhenNeeded"}}
 ASKED = {"nixops.dev/reboot-requested-at": "now"}
 SERVED = activation(result="Succeeded") | ran() | ready()
@@ -75,6 +76,26 @@ def test_without_leave_it_is_told_while_the_machine_serves():
             other_kernel(),
             steps.RecordActivation(request(), BOOT),
             id="another kernel; what was booted is the way back",
+        ),
+        pytest.param(
+            host_machine(SERVED, **WHEN_NEEDED),
+            host(NEW, NEW, IMAGE, activation=on_host(A.COMMITTED, previous_boots=True), restart_for=("kernel",)),
+            steps.RecordActivation(request(), BOOT),
+            id="another kernel; what ran before it, with the booted kernel, is the way back",
+        ),
+        pytest.param(
+            host_machine(SERVED, **WHEN_NEEDED),
+            host(NEW, NEW, IMAGE, activation=on_host(A.COMMITTED), restart_for=("kernel",)),
+            steps.RecordActivation(request(previous=IMAGE), BOOT),
+            id="another kernel; what ran before it has another one as well, and nobody knows whether that comes up",
+        ),
+        pytest.param(
+            host_machine(
+                activation(result="Failed") | failed(NEW, reason="RebootRequired", message="has to boot"), **WHEN_NEEDED
+            ),
+            host(OLD, OLD, IMAGE, activation=on_host(A.FAILED, exit_status=100), restart_for=("kernel",)),
+            steps.RecordActivation(request(previous=IMAGE), BOOT),
+            id="nobody knows whether what runs comes up",
         ),
         pytest.param(
             host_machine(SERVED, annotations=ASKED),

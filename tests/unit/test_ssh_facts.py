@@ -67,6 +67,7 @@ activation v1z67m3m-3
 activation-state switched
 activation-toplevel {NEW}
 activation-previous {OLD}
+activation-previous-boots yes
 activation-boot-id {BOOT}
 activation-unit no
 activation-timer yes
@@ -109,6 +110,7 @@ def test_an_activation_that_waits_for_confirmation() -> None:
         state=ActivationState.SWITCHED,
         toplevel=NEW,
         previous=OLD,
+        previous_boots=True,
         boot_id=BOOT,
         is_unit_active=False,
         is_timer_armed=True,

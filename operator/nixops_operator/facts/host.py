@@ -85,6 +85,7 @@ class ActivationFacts:
     needs_restart: bool = False  # FAILED: a running system cannot switch to this one
     is_held: bool = False  # it was reached again after the switch, and waits for its health
     failed_before: tuple[str, ...] = ()  # units that were failed when the host was claimed; sorted
+    previous_boots: bool = False  # it has the kernel, initrd, modules and parameters that were booted last
 
     def was_cut_by_boot(self, boot_id: str) -> bool:
         """Whether the boot that is now has ended it before anybody confirmed it. The way back of a restart leads

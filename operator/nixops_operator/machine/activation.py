@@ -350,10 +350,7 @@ def _next_of_bringing(
         message = f"{where} has no /run/current-system to return to; is NixOS booted there?"
         return Finding(Outcome.STALLED, Reason.ACTIVATION_FAILED, message, ConditionType.CONFIGURATION_ACTIVE)
     is_restart = mode is Mode.RESTART
-    # What runs already is no way back from itself; what was booted has shown that it boots.
-    previous = facts.current_system
-    if is_restart and previous == toplevel and facts.booted_system is not None:
-        previous = facts.booted_system
+    previous = reboot.way_back(facts, facts.current_system, toplevel) if is_restart else facts.current_system
     reason, doing = (Reason.REBOOTING, "restarting") if is_restart else (Reason.ACTIVATING, "activating on")
     intent = desired.activation
     attempt = intent.attempt if intent is not None else 0

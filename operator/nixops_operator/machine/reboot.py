@@ -143,6 +143,20 @@ def awaits_confirmation(facts: HostFacts) -> bool:
     return last.boot_id != facts.boot_id and last.toplevel == facts.current_system
 
 
+def way_back(facts: HostFacts, current: str, toplevel: str) -> str:
+    """The system that is booted if the restart into `toplevel` goes wrong: `current`, which runs, or if that is
+    `toplevel` itself what ran before. Each must have the kernel that was booted, which has shown that it comes up; else
+    it is what was booted."""
+    last, before = facts.activation, None
+    if current != toplevel and not facts.restart_for:
+        return current
+    if last is not None and (last.state, last.toplevel) == (ActivationState.COMMITTED, current) and last.previous_boots:
+        before = last.previous
+    if before is None or before == toplevel:
+        return facts.booted_system or current
+    return before
+
+
 def _was_restarted(desired: Desired, facts: HostFacts, toplevel: str) -> bool:
     """As the machine remembers; where it remembers nothing, as the status does."""
     last, intent = facts.activation, desired.activation

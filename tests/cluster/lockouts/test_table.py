@@ -71,15 +71,13 @@ def its_minutes_are_over(machine: Machine) -> Story:
 
 @dataclass(frozen=True)
 class Row:
-    """`line`: how the line in the documentation begins. `reason`: of Ready. `says`: in its message. `is_switched_to`:
-    before it is booted, so that the machine returns to what was booted before it."""
+    """`line`: how the line in the documentation begins. `reason`: of Ready. `says`: in its message."""
 
     line: str
     module: str = ""
     reason: str = "ActivationFailed"
     says: str = ""
     runs_new: bool = False
-    is_switched_to: bool = False
     dies: Dies = Dies.SWITCHING
     inhibitor: str = "old"
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -171,7 +169,6 @@ ROWS = {
         "is booted, and does not come up",
         BROKEN_KERNEL + PANICS,
         says=DID_NOT_COME_UP,
-        is_switched_to=True,
         dies=Dies.RESTARTING,
         fields=RESTARTED,
     ),
@@ -294,8 +291,7 @@ class Table:
                 machine.run("sh", "-c", self._rows[name].fills)
         self._since, self._begun = self._place.mark(), time.monotonic()
         found = log_in(self._place, self._company.machines)
-        is_booted = {name for name, row in self._rows.items() if row.is_switched_to}
-        return {name: End(one, one.booted if name in is_booted else one.running) for name, one in found.items()}
+        return {name: End(one, one.running) for name, one in found.items()}
 
     def _declare(self, title: str = "", names: Iterable[str] = ()) -> None:
         """The new systems of these rows."""

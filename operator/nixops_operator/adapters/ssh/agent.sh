@@ -349,7 +349,7 @@ facts() {
     printf 'state-version %s\n' "$(grep -xE '[0-9]{2}[.][0-9]{2}' "$HOME_DIR/machine" 2>/dev/null | head -n 1)"
     printf 'owner %s\n' "$(owner)"
     printf 'building %s\n' "$(built_now)"
-    printf 'restart-for %s\n' "$(restart_for)"
+    printf 'restart-for %s\n' "$(restart_for /run/current-system)"
     printf 'machine %s\n' "$(uname -m)"
     printf 'free-bytes %s\n' "$(free_bytes)"
     key_facts
@@ -424,20 +424,23 @@ watch_units() {
         MESSAGE_ID=be02cf6855d2428ba40df7e9d022f03d | while read -r line; do say_changed; done
 }
 
-# What of the running system is not what was booted, and only a restart brings.
+# What of the system $1 is not what was booted, and only a restart brings.
 restart_for() {
-    [ -e /run/booted-system ] && [ -e /run/current-system ] || return 0
+    [ -e /run/booted-system ] && [ -e "$1" ] || return 0
     differing=''
     for part in kernel initrd kernel-modules; do
-        if [ "$(readlink -e "/run/booted-system/$part")" != "$(readlink -e "/run/current-system/$part")" ]; then
+        if [ "$(readlink -e "/run/booted-system/$part")" != "$(readlink -e "$1/$part")" ]; then
             differing="$differing $part"
         fi
     done
-    if [ "$(boot_parameters /run/booted-system)" != "$(boot_parameters /run/current-system)" ]; then
+    if [ "$(boot_parameters /run/booted-system)" != "$(boot_parameters "$1")" ]; then
         differing="$differing kernel-params"
     fi
     printf '%s' "${differing# }"
 }
+
+# Whether the system $1 is there, and brings up what was booted.
+boots_alike() { [ -e /run/booted-system ] && [ -e "$1" ] && [ -z "$(restart_for "$1")" ]; }
 
 # What is remembered of files with secrets, and what lies there now. SHA-256 of a content tells the operator, who has
 # brought it, whether it is still the same; it is written nowhere.
@@ -589,6 +592,7 @@ activation_facts() {
     printf 'activation-state %s\n' "$before"
     printf 'activation-toplevel %s\n' "$toplevel"
     printf 'activation-previous %s\n' "$previous"
+    printf 'activation-previous-boots %s\n' "$(yes_if boots_alike "$previous")"
     printf 'activation-boot-id %s\n' "$boot"
     printf 'activation-unit %s\n' "$unit"
     printf 'activation-timer %s\n' "$timer"
