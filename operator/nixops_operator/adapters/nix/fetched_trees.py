@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from nixops_operator.adapters.nix.disk import Disk, DiskLowError
 from nixops_operator.adapters.nix.private_folder import private_folder
 from nixops_operator.adapters.nix.programs import NixFailedError, output_of, trusted_environment
 from nixops_operator.adapters.nix.store_use import StoreUse
-from nixops_operator.adapters.nix.unpacking import BadArchiveError, TreeLimits, unpack
+from nixops_operator.adapters.nix.unpacking import BadArchiveError, TreeLimits, unpacked
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.nix import Archive, Source
@@ -85,7 +84,7 @@ class FetchedTrees:
         )
         progress("unpacking")
         inside.mkdir()
-        tree = await _unpacked(tarball, inside, self._limits.tree)
+        tree = await unpacked(tarball, inside, self._limits.tree)
         found = sri(bytes.fromhex(await output_of(("nix-hash", "--type", "sha256", str(tree)), self._environment)))
         if found != archive.nar_hash:
             text = f"the tree in {archive.url} has the hash {found}, not {archive.nar_hash}"
@@ -99,18 +98,6 @@ class FetchedTrees:
         if stored != source.store_path:
             raise NixFailedError(f"it is stored as {stored} instead of {source.store_path}")
         return source
-
-
-async def _unpacked(tarball: Path, folder: Path, limits: TreeLimits) -> Path:
-    """As `unpack`. When it is cancelled nothing is written any more: the folder is about to go."""
-    stop = threading.Event()
-    task = asyncio.ensure_future(asyncio.to_thread(unpack, tarball, folder, limits, stop.is_set))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.wait({task})
-        raise
 
 
 class _Told:

@@ -31,7 +31,7 @@ from nixops_operator.adapters.egress.egress import (
 from nixops_operator.adapters.nix.daemon import DaemonError, local_store
 from nixops_operator.adapters.nix.private_folder import private_folder
 from nixops_operator.adapters.nix.programs import NixFailedError, output_of, trusted_environment
-from nixops_operator.adapters.nix.unpacking import BadArchiveError, TreeLimits, unpack
+from nixops_operator.adapters.nix.unpacking import BadArchiveError, TreeLimits, unpacked
 from nixops_operator.api.reasons import Reason
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.nix.binary_cache import (
@@ -415,6 +415,6 @@ async def _tree_in(file: Path, folder: Path) -> Path | None:
     inside = folder / "unpacked"
     inside.mkdir()
     try:
-        return await asyncio.to_thread(unpack, file, inside, TreeLimits())
+        return await unpacked(file, inside, TreeLimits())
     except BadArchiveError:
         return None
