@@ -25,12 +25,18 @@ def test_a_path_of_a_cache() -> None:
     assert (found.url, found.size, found.references) == ("nar/x.nar.xz", 7, {B})
 
 
+def test_an_archive_may_be_named_with_a_query() -> None:
+    """As harmonia does (harmonia-cache/src/narinfo.rs)."""
+    assert nar_info(A, GOOD.replace(".nar.xz", ".nar?hash=abc").encode()).url == "nar/x.nar?hash=abc"
+
+
 @pytest.mark.parametrize(
     "text",
     [
         pytest.param(GOOD.replace(A, C, 1), id="another path"),
         pytest.param(GOOD.replace("nar/x", "../x"), id="out of the cache"),
         pytest.param(GOOD.replace("nar/x", "https://example.org/x"), id="somewhere else"),
+        pytest.param(GOOD.replace("nar/x", "nar/x?a?b"), id="two queries"),
         pytest.param(GOOD.replace("FileSize: 7", "FileSize: -7"), id="no size"),
         pytest.param(GOOD.replace("References: ", "References: ../x "), id="no store path"),
         pytest.param("<html>", id="a page"),

@@ -15,7 +15,8 @@ from nixops_operator.nix.derivations import Derivation
 from nixops_operator.nix.store_paths import STORE, is_store_path
 
 TEXT_LIMIT = 256 * 1024  # bytes of one .narinfo; a path of ten thousand references has more than anybody has seen
-_FILE = re.compile(r"[A-Za-z0-9+._=-]{1,200}(?:/[A-Za-z0-9+._=-]{1,200}){0,3}")
+# With a query, as harmonia names its archives: nar/<hash of the archive>.nar?hash=<that of the path>.
+_FILE = re.compile(r"[A-Za-z0-9+._=-]{1,200}(?:/[A-Za-z0-9+._=-]{1,200}){0,3}(?:\?[A-Za-z0-9+._=&%-]{1,200})?")
 _MIRROR = "mirror://"
 
 

@@ -73,6 +73,13 @@ async def test_what_a_cache_has_is_not_built(scratch: Path, signing_key: str, ni
     assert "test-1:" in signed
 
 
+async def test_archives_may_be_named_with_a_query(scratch: Path, signing_key: str, nixpkgs: Source) -> None:
+    async with bench(scratch, signing_key, nixpkgs) as here:
+        await here.server.turn({"queries": True})
+        assert await here.build("pkgs.prebuilt.cached 70")
+        assert here.archives
+
+
 async def test_what_lies_behind_a_fixed_hash_is_fetched(scratch: Path, signing_key: str, nixpkgs: Source) -> None:
     async with bench(scratch, signing_key, nixpkgs) as here:
         await here.build("pkgs.prebuilt.fromSource 1")
@@ -96,6 +103,7 @@ async def test_a_source_at_a_forbidden_address_is_not_fetched(scratch: Path, sig
         pytest.param(103, {"wrong_signature": True}, "signature", id="a wrong signature"),
         pytest.param(105, {"truncated": True}, "could not be had", id="it breaks off"),
         pytest.param(107, {"refuses": True}, "does not answer", id="nobody listens"),
+        pytest.param(109, {"locked": True}, "does not know the operator.*netrcFile.*401", id="who are you"),
     ],
 )
 async def test_a_cache_that_fails_is_told_and_recovered_from(
@@ -105,7 +113,9 @@ async def test_a_cache_that_fails_is_told_and_recovered_from(
         await here.server.turn(dict(knobs))
         with pytest.raises((Retry, Blocked), match=words):
             await here.build(f"pkgs.prebuilt.cached {number}")
-        await here.server.turn({"missing": "", "wrong_signature": False, "truncated": False, "refuses": False})
+        await here.server.turn(
+            {"missing": "", "wrong_signature": False, "truncated": False, "refuses": False, "locked": False}
+        )
         assert await here.build(f"pkgs.prebuilt.cached {number}")
 
 

@@ -42,7 +42,8 @@ _CONNECT_SECONDS = 15.0
 _RESOLVE_SECONDS = 10.0
 _KEPT_SECONDS = 30.0  # an idle connection
 _CONNECTIONS = 32  # at once; to one host half of them
-_GONE = (401, 403, 404, 410)  # S3 answers 403 for what is not there (nixpkgs' cache did so for years)
+_WHO_ARE_YOU = 401
+_GONE = (403, 404, 410)  # S3 answers 403 for what is not there (nixpkgs' cache did so for years)
 _ONWARD = (301, 302, 303, 307, 308)
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -59,6 +60,10 @@ class Forbidden(EgressError):
 
 class NotThere(EgressError):
     """The server answered, and has it not (or not for us)."""
+
+
+class NotAllowed(NotThere):
+    """It has to be told who asks, and was not told, or something else."""
 
 
 class Unreachable(EgressError):
@@ -213,6 +218,8 @@ class Egress:
                         judge_port(onward, self._policy)
                     place = onward
                     continue
+                if response.status == _WHO_ARE_YOU:
+                    raise NotAllowed(f"{place.host} answers {response.status} {response.reason}")
                 if response.status in _GONE:
                     raise NotThere(f"{place.host} answers {response.status} {response.reason}")
                 if response.status != 200:

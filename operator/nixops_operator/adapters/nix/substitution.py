@@ -25,6 +25,7 @@ from nixops_operator.adapters.egress.egress import (
     Egress,
     EgressError,
     Limits,
+    NotAllowed,
     NotThere,
     Unreachable,
 )
@@ -111,7 +112,7 @@ class _Run:
         self._environment = trusted_environment(parent._scratch)  # noqa: SLF001 - its other half
         self._progress = progress
         self._told_at = 0.0
-        self._silent: dict[str, str] = {}  # cache → why it does not answer
+        self._silent: dict[str, str] = {}  # cache → why it is asked no more: "does …"
         self._without: dict[str, str] = {}  # path → why it could not be had
         self._answers: dict[str, tuple[Substituter, NarInfo] | None] = {}
         self._done = self._bytes = 0
@@ -130,7 +131,7 @@ class _Run:
         return self._complaint()
 
     def _complaint(self) -> str:
-        texts = [f"the cache {url} does not answer ({why})" for url, why in self._silent.items()]
+        texts = [f"the cache {url} {why}" for url, why in self._silent.items()]
         if self._without:
             first = min(self._without)
             texts.append(f"{listed(self._without)} could not be had from a cache ({self._without[first]})")
@@ -225,26 +226,28 @@ class _Run:
         return self._answers[path]
 
     async def _asked(self, path: str) -> tuple[Substituter, NarInfo] | None:
-        digest = path.removeprefix(f"{STORE}/")[:32]
         for substituter in self._parent._substituters:  # noqa: SLF001
             if substituter.url in self._silent:
                 continue
             try:
                 async with self._parent._places:  # noqa: SLF001
                     text = await self._parent._egress.read(  # noqa: SLF001
-                        f"{substituter.url}/{digest}.narinfo",
+                        f"{substituter.url}/{_hash_of(path)}.narinfo",
                         name_of(path),
                         Limits(TEXT_LIMIT, timedelta(seconds=60)),
                         credentials=self._parent._credentials,  # noqa: SLF001
                         is_administrators=True,
                     )
                 return substituter, nar_info(path, text)
+            except NotAllowed as error:
+                # Nix takes this for "not there", too, and builds everything without a word.
+                self._silent[substituter.url] = f"does not know the operator (setting nix.netrcFile): {error}"
             except NotThere:
                 continue
             except BadNarInfoError as error:
                 self._without[path] = f"{substituter.url}: {error}"
             except EgressError as error:
-                self._silent[substituter.url] = str(error)
+                self._silent[substituter.url] = f"does not answer ({error})"
         return None
 
     # --- taking it ---
@@ -287,7 +290,7 @@ class _Run:
         return info.path not in self._without and not any(each in self._without for each in info.references)
 
     async def _fetch_nar(self, substituter: Substituter, info: NarInfo, folder: Path, total: int) -> None:
-        target = folder / "nar" / info.url.rsplit("/", 1)[-1]
+        target = folder / "nar" / _file_of(info)
         try:
             async with self._parent._places:  # noqa: SLF001
                 await self._parent._egress.save(  # noqa: SLF001
@@ -399,9 +402,18 @@ def _begin_cache(folder: Path, batch: Sequence[NarInfo]) -> None:
     (folder / "nar").mkdir()
     (folder / "nix-cache-info").write_text(f"StoreDir: {STORE}\n")
     for info in batch:
-        file = info.url.rsplit("/", 1)[-1].encode()
-        lines = [b"URL: nar/" + file if line.startswith(b"URL: ") else line for line in info.text.splitlines()]
-        (folder / f"{info.path.removeprefix(f'{STORE}/')[:32]}.narinfo").write_bytes(b"\n".join(lines) + b"\n")
+        file = f"URL: nar/{_file_of(info)}".encode()
+        lines = [file if line.startswith(b"URL: ") else line for line in info.text.splitlines()]
+        (folder / f"{_hash_of(info.path)}.narinfo").write_bytes(b"\n".join(lines) + b"\n")
+
+
+def _file_of(info: NarInfo) -> str:
+    """The name of its archive here. Of its own: caches name the archive of two paths with equal content once."""
+    return f"{_hash_of(info.path)}.nar"
+
+
+def _hash_of(path: str) -> str:
+    return path.removeprefix(f"{STORE}/")[:32]
 
 
 async def _executable(file: Path) -> Path:

@@ -34,6 +34,8 @@ class Knobs:
     wrong_signature: bool = False
     truncated: bool = False  # archives end in the middle, and the connection with them
     missing: str = ""
+    queries: bool = False  # archives are named with a query, as harmonia's are, and not found without
+    locked: bool = False  # 401 to whoever asks
 
 
 class CacheServer:
@@ -103,10 +105,10 @@ class CacheServer:
         if path == "onward":
             entry["status"] = 302
             return web.Response(status=302, headers={"Location": request.query["to"]})
-        body = self._body(path)
-        if body is None:
-            entry["status"] = 404
-            return web.Response(status=404)
+        body = self._body(path, request.query_string)
+        if body is None or self.knobs.locked:
+            entry["status"] = 401 if self.knobs.locked else 404
+            return web.Response(status=entry["status"])
         is_cut = self.knobs.truncated and path.startswith(("nar/", "archive/", "source/"))
         response = web.StreamResponse()
         response.content_length = len(body)
@@ -120,10 +122,12 @@ class CacheServer:
             request.transport.abort()
         return response
 
-    def _body(self, path: str) -> bytes | None:
+    def _body(self, path: str, query: str) -> bytes | None:
         if self.knobs.missing and self.knobs.missing in path:
             return None
         place, _, name = path.rpartition("/")
+        if place == "nar" and self.knobs.queries and not query.startswith("hash="):
+            return None
         if place == "source":
             found = _SOURCE.fullmatch(name)
             return f"source {found[1]} of the lab\n".encode() if found else None
@@ -136,6 +140,9 @@ class CacheServer:
             named = re.search(rb"^StorePath: (.*)$", body, re.MULTILINE)
             if self.knobs.missing and named and self.knobs.missing.encode() in named[1]:
                 return None
+            if self.knobs.queries:
+                query = f"?hash={name.removesuffix('.narinfo')}"
+                body = re.sub(rb"^(URL: .*)$", rb"\1" + query.encode(), body, flags=re.MULTILINE)
             if self.knobs.wrong_signature:
                 body = re.sub(rb"^(Sig: [^:]*:).{8}", rb"\1AAAAAAAA", body, flags=re.MULTILINE)
         return body
