@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from nixops_operator.api.field_types import (
     IN_ORDER,
@@ -21,6 +21,22 @@ from nixops_operator.api.field_types import (
     Timestamp,
     Word,
 )
+
+
+def _json(text: str) -> str:
+    json.loads(text)
+    return text
+
+
+def _json_object(text: str) -> str:
+    if not isinstance(json.loads(text), dict):
+        raise ValueError("no JSON object")  # noqa: TRY004 - pydantic takes this one for a refusal
+    return text
+
+
+Json = Annotated[Line, AfterValidator(_json)]
+JsonObject = Annotated[Line, AfterValidator(_json_object)]
+"""What somebody has damaged by hand is unreadable like the rest, see `read`."""
 
 _BY_TYPE: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 
@@ -130,7 +146,7 @@ class FormerStatus(StatusModel):
 
     field: Word
     """Of spec.target.ec2."""
-    value: Line
+    value: Json
     """As JSON."""
 
 
@@ -139,7 +155,7 @@ class StopStatus(StatusModel):
 
     instance_id: Word
     """The instance."""
-    wanted: Line
+    wanted: JsonObject
     """The new values, by field, as JSON."""
     former: Annotated[tuple[FormerStatus, ...], Field(max_length=8, json_schema_extra=IN_ORDER)] = ()
     """What is changed, as it was: the way back."""
@@ -154,7 +170,7 @@ class StopStatus(StatusModel):
 class ReplacementStatus(StatusModel):
     """Another instance in place of one that lives, under way or given up."""
 
-    wanted: Line
+    wanted: JsonObject
     """What only another instance can have, by field, as JSON."""
     attempt: int
     """Number of the highest launch that was recorded for it."""
@@ -191,7 +207,7 @@ class VolumeStatus(StatusModel):
     """ClientToken of the creation."""
     zone: Word = ""
     """Where it is made."""
-    settings: Line = "{}"
+    settings: JsonObject = "{}"
     """What it is made as: JSON."""
     deletion_policy: Word = "Retain"
     """What becomes of it when it leaves the spec, or the machine is deleted."""
@@ -527,7 +543,8 @@ S = TypeVar("S", bound=StatusModel)
 def read(model: type[S], fields: Mapping[str, Any] | None) -> S | None:
     """A part of a status as its model; None if it is absent, or written in a way that this release cannot read.
 
-    The API server holds writers to the schema, so that this only happens after a release that is younger than this one.
+    The API server holds writers to the schema, so that this only happens after a release that is younger than this one,
+    or to JSON in a text that somebody has edited.
     """
     if not fields:
         return None
