@@ -26,9 +26,14 @@ CHART = ROOT / "helm/nixops-operator"
 NAMESPACE = "nixops-system"
 
 
-def template(server: ApiServer, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+def template(
+    server: ApiServer,
+    values: dict[str, Any] | None = None,
+    namespace: str = NAMESPACE,
+    release: str = "nixops-operator",
+) -> list[dict[str, Any]]:
     done = server.run(
-        "helm", "template", "nixops-operator", str(CHART), "--namespace", NAMESPACE, "--values", "-",
+        "helm", "template", release, str(CHART), "--namespace", namespace, "--values", "-",
         stdin=json.dumps(values or {}),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -389,6 +394,40 @@ def test_the_operator_reads_the_settings(
     assert settings.resync_period.total_seconds() == 5
     assert [str(network) for network in settings.hosts.allowed_cidrs] == ["192.0.2.0/24"]
     assert settings.lease.namespace == NAMESPACE
+
+
+@pytest.mark.parametrize("name", ["2024", "on", "0x10"])
+def test_a_name_that_yaml_would_read_as_something_else_stays_a_name(api_server: ApiServer, name: str) -> None:
+    """Of namespaces for instance that are called by a number, or by the beginning of a commit's hash."""
+    values = {
+        "fullnameOverride": name,
+        "nameOverride": name,
+        "priorityClassName": name,
+        "serviceAccount": {"name": name},
+        "store": {"existingClaim": name},
+        "config": {"watch": {"namespaces": [name]}, "lease": {"namespace": name, "name": name}},
+    }
+
+    found = list(_leaves(template(api_server, values, namespace=name, release=name)))
+
+    named = [
+        (path, value) for path, value in found if re.search(r"([nN]ame(space)?|instance|resourceNames\[0\])$", path)
+    ]
+    assert [(path, value) for path, value in named if not isinstance(value, str)] == []
+    assert [value for _, value in named].count(name) > 20
+
+
+def _leaves(of: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Path → value of all that is no list and no mapping."""
+    match of:
+        case dict():
+            for key, value in of.items():
+                yield from _leaves(value, f"{path}.{key}")
+        case list():
+            for place, value in enumerate(of):
+                yield from _leaves(value, f"{path}[{place}]")
+        case _:
+            yield path, of
 
 
 def test_the_same_values_render_the_same(api_server: ApiServer) -> None:

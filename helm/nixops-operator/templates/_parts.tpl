@@ -21,8 +21,8 @@
 {{- end }}
 
 {{- define "nixops-operator.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "nixops-operator.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "nixops-operator.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "nixops-operator.labels" -}}
@@ -56,6 +56,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "nixops-operator.subjects" -}}
 - kind: ServiceAccount
-  name: {{ include "nixops-operator.serviceAccountName" . }}
-  namespace: {{ .Release.Namespace }}
+  name: {{ include "nixops-operator.serviceAccountName" . | quote }}
+  namespace: {{ .Release.Namespace | quote }}
 {{- end }}
