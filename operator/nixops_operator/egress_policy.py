@@ -116,6 +116,13 @@ def parsed(text: str) -> Url:
     return Url(scheme, host, port, target if target.startswith("/") else f"/{target}")
 
 
+def shown(text: str) -> str:
+    """A URL as messages name it, which more people read than its spec or setting: without what its query says, as that
+    may be a token."""
+    place, question, _ = text.partition("?")
+    return f"{place}?…" if question else place
+
+
 def redirected(url: Url, location: str) -> Url:
     """Where an answer sends on to. Raises ForbiddenError as `parsed`, and for one from https to http."""
     if not _PLAIN.fullmatch(location):

@@ -1,6 +1,6 @@
 """The names of jobs: `<kind>:<what it produces>`. Whoever starts a job and whoever looks for it ask here.
 
-fetch:<hash of the tree> <URL>        the same for all who need that tree from there
+fetch:<hash of tree and URL>          the same for all who need that tree from there
 evaluate:<hash of the input>          the same for all who declare the same
 build:<.drv>                          the same for all whose system it is
 copy:<host>:<toplevel>                one system on one machine
@@ -18,6 +18,8 @@ host:<host>:own, host:<host>:disown   writes on a given host whose it is, and ta
 
 from __future__ import annotations
 
+import hashlib
+
 FETCH = "fetch"
 EVALUATE = "evaluate"
 BUILD = "build"
@@ -30,8 +32,8 @@ KINDS = (FETCH, EVALUATE, BUILD, COPY, REALISE, DRY_ACTIVATE, HOST)
 
 
 def fetch(origin: str) -> str:
-    """`origin`: of an archive or a folder."""
-    return f"{FETCH}:{origin}"
+    """`origin`: of an archive or a folder; a URL may hold a token, and names stand in logs."""
+    return f"{FETCH}:{hashlib.sha256(origin.encode()).hexdigest()}"
 
 
 def evaluate(input_hash: str) -> str:

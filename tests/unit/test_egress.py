@@ -18,6 +18,7 @@ from nixops_operator.adapters.egress.egress import (
     REDIRECTS,
     Credential,
     Egress,
+    EgressError,
     Forbidden,
     Limits,
     NotThere,
@@ -177,6 +178,29 @@ async def test_what_is_not_there(status: int) -> None:
     async with serving(absent) as server, egress() as point:
         with pytest.raises(NotThere):
             await point.read(server.url(), "x", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        pytest.param(b"HTTP/1.1 500 \x1b[31mred\r\n", "answers 500 Internal Server Error", id="escapes"),
+        pytest.param(b"HTTP/1.1 404 " + b"x" * 5000 + b"\r\n", "answers 404 Not Found", id="at length"),
+        pytest.param(b"HTTP/1.1 599 y\r\n", "answers 599", id="a number of its own"),
+        pytest.param(b"SSH-2.0-OpenSSH\r\n", "the answer is no HTTP that could be read", id="another protocol"),
+        pytest.param(b"", "the connection was closed without an answer", id="nothing"),
+    ],
+)
+async def test_what_a_server_says_is_told_in_our_words(answer: bytes, words: str) -> None:
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer + b"Content-Length: 0\r\n\r\n" if answer else b"")
+        writer.close()
+
+    server = await asyncio.start_server(say, "127.0.0.1", 0)
+    async with server, egress() as point:
+        with pytest.raises(EgressError) as told:
+            await point.read(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", "x", SMALL)
+    assert str(told.value).removeprefix("127.0.0.1").removeprefix(":").strip() == words
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])

@@ -14,6 +14,7 @@ from nixops_operator.egress_policy import (
     judge_port,
     parsed,
     redirected,
+    shown,
 )
 
 API_SERVER = "198.51.100.7"
@@ -183,6 +184,11 @@ def test_where_an_answer_sends_on_to(location: str, to: str) -> None:
 def test_answers_do_not_send_anywhere(location: str, words: str) -> None:
     with pytest.raises(ForbiddenError, match=words):
         redirected(parsed("https://example.org/"), location)
+
+
+def test_a_message_keeps_to_itself_what_a_query_says() -> None:
+    assert shown("https://example.org/x.tar.gz?private_token=abc?d") == "https://example.org/x.tar.gz?…"
+    assert shown("https://example.org/x.tar.gz") == "https://example.org/x.tar.gz"
 
 
 def test_ports_are_those_of_the_web_until_the_administrator_adds_some() -> None:

@@ -122,10 +122,11 @@ async def test_nixpkgs_by_content(scratch: Path, signing_key: str, tmp_path: Pat
 
 async def test_what_is_not_fetched(scratch: Path, signing_key: str) -> None:
     async with serving(b"<html>", []) as url, fetching(scratch, signing_key) as nix:
-        for place, words in ((url, "no tarball"), (f"{url}x", "404")):
+        for place, words in ((url, "no tarball"), (f"{url}x", "404"), (f"{url}?token=hunter2", r"gz\?…: it is no")):
             with pytest.raises(Blocked, match=words) as refused:
                 await nix.fetch(Archive(place, WRONG), lambda _: None)
             assert refused.value.reason is Reason.SOURCE_NOT_FOUND
+            assert "hunter2" not in str(refused.value)
         with pytest.raises(Retry):
             await nix.fetch(Archive("http://127.0.0.1:1/x", WRONG), lambda _: None)
     asked: list[str] = []

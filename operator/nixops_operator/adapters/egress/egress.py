@@ -16,6 +16,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -218,12 +219,8 @@ class Egress:
                         judge_port(onward, self._policy)
                     place = onward
                     continue
-                if response.status == _WHO_ARE_YOU:
-                    raise NotAllowed(f"{place.host} answers {response.status} {response.reason}")
-                if response.status in _GONE:
-                    raise NotThere(f"{place.host} answers {response.status} {response.reason}")
                 if response.status != 200:
-                    raise Unreachable(f"{place.host} answers {response.status} {response.reason}")
+                    raise _no_body(place.host, response.status)
                 if response.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
                     raise Unreachable(f"{place.host} answers in an encoding that was not asked for")
                 yield response
@@ -301,6 +298,14 @@ async def _system_resolve(host: str, port: int) -> Sequence[str]:
     return tuple(dict.fromkeys(str(each[4][0]) for each in found))
 
 
+def _no_body(host: str, status: int) -> EgressError:
+    """What an answer means that has not what was asked for. What the server itself says beside the number may be
+    anything, and is not told."""
+    phrase = f" {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else ""
+    kind = NotAllowed if status == _WHO_ARE_YOU else NotThere if status in _GONE else Unreachable
+    return kind(f"{host} answers {status}{phrase}")
+
+
 def _refusal_in(error: BaseException) -> ForbiddenError | None:
     """Our own refusal, where the library has wrapped it in its errors."""
     seen: BaseException | None = error
@@ -321,6 +326,10 @@ def _words(error: BaseException) -> str:
             return "TLS failed"
         case aiohttp.ClientPayloadError():
             return "the answer broke off"
+        case aiohttp.ServerDisconnectedError():
+            return "the connection was closed without an answer"
+        case aiohttp.ClientResponseError():
+            return "the answer is no HTTP that could be read"
         case OSError(strerror=str(text)) if text:
             return text
         case _ConnectionFailed():

@@ -24,6 +24,7 @@ from nixops_operator.adapters.nix.programs import NixFailedError, output_of, tru
 from nixops_operator.adapters.nix.store_use import StoreUse
 from nixops_operator.adapters.nix.unpacking import BadArchiveError, TreeLimits, unpacked
 from nixops_operator.api.reasons import Reason
+from nixops_operator.egress_policy import shown
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.facts.nix import Archive, Source
 from nixops_operator.nix.store_paths import SOURCE_NAME, digest_of, sri, tree_path_of
@@ -65,11 +66,11 @@ class FetchedTrees:
         except EgressError as error:
             raise _as_ours(archive, error) from error
         except BadArchiveError as error:
-            raise Blocked(Reason.SOURCE_NOT_FOUND, f"{archive.url}: {error}") from error
+            raise Blocked(Reason.SOURCE_NOT_FOUND, f"{shown(archive.url)}: {error}") from error
         except DiskLowError as error:
             raise Retry(Reason.FETCHING, str(error)) from error
         except (DaemonError, NixFailedError, OSError) as error:
-            text = f"the operator's store did not take {archive.url}: {error}"
+            text = f"the operator's store did not take {shown(archive.url)}: {error}"
             raise Retry(Reason.FETCHING, self._disk.explained(text) or text) from error
 
     async def _fetched(self, archive: Archive, source: Source, folder: Path, progress: Callable[[str], None]) -> Source:
@@ -87,7 +88,7 @@ class FetchedTrees:
         tree = await unpacked(tarball, inside, self._limits.tree)
         found = sri(bytes.fromhex(await output_of(("nix-hash", "--type", "sha256", str(tree)), self._environment)))
         if found != archive.nar_hash:
-            text = f"the tree in {archive.url} has the hash {found}, not {archive.nar_hash}"
+            text = f"the tree in {shown(archive.url)} has the hash {found}, not {archive.nar_hash}"
             raise Blocked(Reason.SOURCE_NOT_FOUND, f"{text}; if it is the one that is meant, write that one")
         progress("storing")
         # Under this name it is stored; and of its folder's contents nothing else counts.
@@ -116,10 +117,11 @@ class _Told:
 
 
 def _as_ours(archive: Archive, error: EgressError) -> Blocked | Retry:
+    url = shown(archive.url)
     match error:
         case Forbidden():
-            return Blocked(Reason.SOURCE_FORBIDDEN, f"{archive.url} is not fetched: {error}")
+            return Blocked(Reason.SOURCE_FORBIDDEN, f"{url} is not fetched: {error}")
         case NotThere() | TooLarge():
-            return Blocked(Reason.SOURCE_NOT_FOUND, f"{archive.url} was not fetched: {error}")
+            return Blocked(Reason.SOURCE_NOT_FOUND, f"{url} was not fetched: {error}")
         case _:
-            return Retry(Reason.FETCHING, f"{archive.url} was not fetched: {error}")
+            return Retry(Reason.FETCHING, f"{url} was not fetched: {error}")

@@ -34,6 +34,7 @@ from nixops_operator.adapters.nix.private_folder import private_folder
 from nixops_operator.adapters.nix.programs import NixFailedError, output_of, trusted_environment
 from nixops_operator.adapters.nix.unpacking import BadArchiveError, TreeLimits, unpacked
 from nixops_operator.api.reasons import Reason
+from nixops_operator.egress_policy import shown
 from nixops_operator.errors import Blocked, Retry
 from nixops_operator.nix.binary_cache import (
     TEXT_LIMIT,
@@ -343,10 +344,10 @@ class _Run:
                     await self._parent._egress.save(url, name, limits, file)  # noqa: SLF001
                     if await self._store_fixed(file, output, folder):
                         return
-                whys.append(f"{url} has another hash, or is processed after it was fetched")
+                whys.append(f"{shown(url)} has another hash, or is processed after it was fetched")
             except EgressError as error:
                 is_for_now |= isinstance(error, Unreachable)
-                whys.append(f"{url}: {error}")
+                whys.append(f"{shown(url)}: {error}")
         text = f"{name} could not be fetched: {'; '.join(whys)[:250]}"
         if is_for_now:
             raise Retry(Reason.BUILDING, text)
