@@ -15,6 +15,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from nixops_operator import composition, logs, settings
 from nixops_operator.adapters.kube.connection import Connection
@@ -29,6 +30,9 @@ from nixops_operator.settings import Settings
 
 log = logging.getLogger("nixops_operator")
 
+THREADS = 64
+"""For what would block the event loop. Python's default, six on two processors, is as many as sources that are unpacked
+at once, for a minute each; all else would wait for those: disk limits of evaluations, answers of the API server."""
 GARBAGE_AT = 10_000
 """Containers made and not freed since the last search for cycles; Python's default of 700 comes with every few objects
 of ours. A search of so few takes about a millisecond."""
@@ -54,6 +58,7 @@ def main() -> None:
 async def run(chosen: Settings, layers: Sequence[Layer] = ()) -> None:
     """The operator's whole life. Always ends by raising Ended. `layers` go inside the fence and the audit."""
     _collect_less_garbage()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="work"))
     stop = asyncio.Event()
     take_signals(stop)
     async with contextlib.AsyncExitStack() as stack:

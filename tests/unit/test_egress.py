@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from ipaddress import ip_network
@@ -168,6 +171,28 @@ async def test_a_password_goes_to_its_host_alone_and_never_in_the_clear() -> Non
         await point.read(server.url(), "x", SMALL, credentials=credentials)
     assert "Authorization" not in server.requests[0].headers
     assert "hunter2" not in repr(credentials)
+
+
+async def test_a_name_server_that_hangs_takes_nobody_else_s_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = threading.Semaphore(0)
+    hanging = threading.Event()
+
+    def getaddrinfo(*_args: object, **_named: object) -> list[object]:
+        asked.release()
+        hanging.wait()
+        raise OSError
+
+    with ThreadPoolExecutor(1) as everybodys, contextlib.ExitStack() as at_the_end:
+        asyncio.get_running_loop().set_default_executor(everybodys)
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        at_the_end.callback(hanging.set)
+        point = Egress(HERE)
+        hung = [asyncio.ensure_future(point.read(f"http://{n}.example.org/", "x", SMALL)) for n in range(20)]
+        for _ in hung:
+            await asyncio.to_thread(asked.acquire)
+        hanging.set()
+        assert all(isinstance(end, Unreachable) for end in await asyncio.gather(*hung, return_exceptions=True))
+        await point.close()
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
@@ -41,6 +43,10 @@ REDIRECTS = 10
 _CHUNK = 256 * 1024  # bytes
 _CONNECT_SECONDS = 15.0
 _RESOLVE_SECONDS = 10.0
+_RESOLVER_THREADS = 128
+"""Own ones, and as many as may hang at once: a tenant may name hosts whose name servers are silent. The system's
+resolver asks such ones for minutes (resolv.conf(5): every server twice, 5 s each, for every entry of `search`), while
+what waits for it goes on to the next name after _RESOLVE_SECONDS. Nobody else's threads, and nobody else's names."""
 _KEPT_SECONDS = 30.0  # an idle connection
 _CONNECTIONS = 32  # at once; to one host half of them
 _WHO_ARE_YOU = 401
@@ -104,14 +110,21 @@ class Egress:
     def __init__(self, policy: EgressPolicy, resolve: Resolve | None = None) -> None:
         """`resolve`: the system's resolver if not given."""
         self._policy = policy
-        self._resolver = _Resolver(policy, resolve or _system_resolve)
+        self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolve")
+        self._resolver = _Resolver(policy, resolve or self._system_resolve)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
-        """Ends all connections."""
+        """Ends all connections. It is not used afterwards."""
         if self._session is not None:
             await self._session.close()
             self._session = None
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _system_resolve(self, host: str, port: int) -> Sequence[str]:
+        ask = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        return tuple(dict.fromkeys(str(each[4][0]) for each in found))
 
     async def read(
         self,
@@ -291,11 +304,6 @@ async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         raise
     except OSError as error:
         raise _ConnectionFailed(str(error)) from error
-
-
-async def _system_resolve(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return tuple(dict.fromkeys(str(each[4][0]) for each in found))
 
 
 def _no_body(host: str, status: int) -> EgressError:
