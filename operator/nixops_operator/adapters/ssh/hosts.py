@@ -22,7 +22,10 @@ CONNECT_TIMEOUT = 10  # s, for TCP, and again for the whole handshake
 LOGIN_TIMEOUT = 20  # s
 KEEPALIVE_INTERVAL = 15  # s; three unanswered ones end the connection
 KEEPALIVE_COUNT = 3
-RESOLVER_THREADS = 8  # own ones: a name server that hangs holds up no call of the API server
+RESOLVER_THREADS = 128
+"""Own ones: a name server that hangs holds up no call of the API server. Many: the name server of one tenant's hundred
+machines may be silent, and the system's resolver then holds a thread for each of them, for up to minutes
+(resolv.conf(5): every server twice, 5 s each, for every entry of `search`), at each try."""
 SIMULTANEOUS_HANDSHAKES = 32  # about 2 ms of the loop's CPU each; sshd drops from 10 unauthenticated ones on
 
 # OpenSSH before 6.5 lacks these; every NixOS release since 14.04 has them. Terrapin (CVE-2023-48795) concerns neither
