@@ -9,14 +9,14 @@ import pytest
 from nixops_operator.nix.binary_cache import (
     BadNarInfoError,
     NarInfo,
+    in_turns,
     may_be_substituted,
     nar_info,
-    references_first,
     urls_of,
 )
 from nixops_operator.nix.derivations import Derivation
 
-A, B, C = (f"/nix/store/{letter * 32}-{letter}" for letter in "abc")
+A, B, C, D = (f"/nix/store/{letter * 32}-{letter}" for letter in "abcd")
 GOOD = f"StorePath: {A}\nURL: nar/x.nar.xz\nFileSize: 7\nReferences: {A[11:]} {B[11:]}\nSig: k:x\n"
 
 
@@ -53,10 +53,22 @@ def info(path: str, *references: str) -> NarInfo:
 
 
 def test_references_come_first() -> None:
-    found = {A: info(A, B), B: info(B, C), C: info(C, "/nix/store/elsewhere")}
-    assert [each.path for each in references_first(found)] == [C, B, A]
+    found = {A: ("x", info(A, B)), B: ("x", info(B, C)), C: ("x", info(C, "/nix/store/elsewhere"))}
+    assert turns_of(found) == [("x", [C, B, A])]
     with pytest.raises(BadNarInfoError, match="circle"):
-        references_first({A: info(A, B), B: info(B, A)})
+        in_turns({A: ("x", info(A, B)), B: ("y", info(B, A))})
+
+
+def test_references_come_first_from_whatever_cache() -> None:
+    """A cache of one's own mostly lacks what the NixOS one has; whichever of them is asked first."""
+    own, nixos = "https://own", "https://nixos"
+    assert turns_of({A: (own, info(A, B)), B: (nixos, info(B))}) == [(nixos, [B]), (own, [A])]
+    found = {A: (own, info(A)), B: (nixos, info(B, A)), C: (own, info(C)), D: (own, info(D, B))}
+    assert turns_of(found) == [(own, [A, C]), (nixos, [B]), (own, [D])]
+
+
+def turns_of(found: dict[str, tuple[str, NarInfo]]) -> list[tuple[str, list[str]]]:
+    return [(giver, [each.path for each in given]) for giver, given in in_turns(found)]
 
 
 def derivation(**environment: str) -> Derivation:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from typing import TypeVar
 
 from nixops_operator.nix.derivations import Derivation
 from nixops_operator.nix.store_paths import STORE, is_store_path
@@ -18,6 +19,7 @@ TEXT_LIMIT = 256 * 1024  # bytes of one .narinfo; a path of ten thousand referen
 # With a query, as harmonia names its archives: nar/<hash of the archive>.nar?hash=<that of the path>.
 _FILE = re.compile(r"[A-Za-z0-9+._=-]{1,200}(?:/[A-Za-z0-9+._=-]{1,200}){0,3}(?:\?[A-Za-z0-9+._=&%-]{1,200})?")
 _MIRROR = "mirror://"
+G = TypeVar("G")
 
 
 class BadNarInfoError(ValueError):
@@ -56,13 +58,27 @@ def nar_info(path: str, text: bytes) -> NarInfo:
     return NarInfo(path, url, int(size), references - {path}, text)
 
 
-def references_first(found: Mapping[str, NarInfo]) -> list[NarInfo]:
-    """Each after those of them that it refers to. Raises BadNarInfoError if they refer to each other in a circle."""
-    graph = {path: [each for each in info.references if each in found] for path, info in sorted(found.items())}
+def in_turns(found: Mapping[str, tuple[G, NarInfo]]) -> list[tuple[G, list[NarInfo]]]:
+    """Who gives what, in as few turns as may be: each path after those of them that it refers to, whoever gives these.
+    Raises BadNarInfoError if they refer to each other in a circle."""
+    graph = {path: [each for each in info.references if each in found] for path, (_, info) in sorted(found.items())}
+    sorter = TopologicalSorter(graph)
     try:
-        return [found[path] for path in TopologicalSorter(graph).static_order()]
+        sorter.prepare()
     except CycleError as error:
         raise BadNarInfoError("paths refer to each other in a circle") from error
+    turns: list[tuple[G, list[NarInfo]]] = []
+    ready: dict[G, list[str]] = {}
+    while sorter.is_active():
+        for path in sorter.get_ready():
+            ready.setdefault(found[path][0], []).append(path)
+        giver = turns[-1][0] if turns and turns[-1][0] in ready else next(iter(ready))
+        if not turns or turns[-1][0] != giver:
+            turns.append((giver, []))
+        given = ready.pop(giver)
+        turns[-1][1].extend(found[path][1] for path in given)
+        sorter.done(*given)
+    return turns
 
 
 def may_be_substituted(derivation: Derivation) -> bool:

@@ -44,17 +44,22 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def bench(scratch: Path, signing_key: str, nixpkgs: Source, policy: EgressPolicy = OPEN) -> AsyncIterator[Bench]:
-    server = CacheServer(Path(os.environ["LAB_CACHE_FOLDER"]), scratch)
-    await server.start("127.0.0.1", 0)
+async def bench(
+    scratch: Path, signing_key: str, nixpkgs: Source, policy: EgressPolicy = OPEN, caches: int = 1
+) -> AsyncIterator[Bench]:
+    """Its `server` is the first of so many caches."""
+    servers = [CacheServer(Path(os.environ["LAB_CACHE_FOLDER"]), scratch) for _ in range(caches)]
+    for server in servers:
+        await server.start("127.0.0.1", 0)
     egress = Egress(policy)
-    caches = [Substituter(f"http://127.0.0.1:{server.port}", (PUBLIC_KEY,))]
+    given = [Substituter(f"http://127.0.0.1:{server.port}", (PUBLIC_KEY,)) for server in servers]
     try:
-        nix = SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX, egress=egress, substituters=caches)
-        yield Bench(server, nix, nixpkgs)
+        nix = SandboxedNix(scratch=scratch, signing_key=signing_key, box=BOX, egress=egress, substituters=given)
+        yield Bench(servers[0], nix, nixpkgs)
     finally:
         await egress.close()
-        await server.close()
+        for server in servers:
+            await server.close()
 
 
 async def test_what_a_cache_has_is_not_built(scratch: Path, signing_key: str, nixpkgs: Source) -> None:
@@ -94,6 +99,39 @@ async def test_a_source_at_a_forbidden_address_is_not_fetched(scratch: Path, sig
         with pytest.raises((Blocked, Retry), match="loopback"):
             await here.build("pkgs.prebuilt.fromSource 3")
         assert here.server.log == []
+
+
+async def test_a_cache_that_fails_now_and_then_is_asked_again(scratch: Path, signing_key: str, nixpkgs: Source) -> None:
+    async with bench(scratch, signing_key, nixpkgs) as here:
+        await here.server.turn({"flaky": True})
+        assert await here.build("pkgs.prebuilt.cached 26")
+
+
+async def test_much_is_not_built_where_a_cache_gives_no_archives(
+    scratch: Path, signing_key: str, nixpkgs: Source
+) -> None:
+    async with bench(scratch, signing_key, nixpkgs) as here:
+        await here.server.turn({"archives_fail": True})
+        with pytest.raises(Retry, match=r"does not answer .*503.*waiting for it rather than building \d+ things"):
+            await here.build("toString (map pkgs.prebuilt.cached (builtins.genList (n: 160 + n) 40))")
+
+
+@pytest.mark.parametrize(
+    ("number", "of_the_first"),
+    [
+        pytest.param(122, {"missing": "cached-61-"}, id="it lacks what its own paths need"),
+        pytest.param(124, {"wrong_signature": True}, id="its signatures are wrong"),
+        pytest.param(126, {"truncated": True}, id="its archives break off"),
+        pytest.param(128, {"archives_fail": True}, id="it gives no archives"),
+        pytest.param(130, {"locked": True}, id="it does not know us"),
+    ],
+)
+async def test_what_one_cache_lacks_another_gives(
+    scratch: Path, signing_key: str, nixpkgs: Source, number: int, of_the_first: dict[str, object]
+) -> None:
+    async with bench(scratch, signing_key, nixpkgs, caches=2) as here:
+        await here.server.turn(dict(of_the_first))
+        assert await here.build(f"pkgs.prebuilt.cached {number}")
 
 
 @pytest.mark.parametrize(

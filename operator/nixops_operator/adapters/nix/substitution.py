@@ -13,12 +13,14 @@ archive. What lies behind a fixed hash is fetched the same way, and stored by th
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from nixops_operator.adapters.egress.egress import (
     Credential,
@@ -40,10 +42,10 @@ from nixops_operator.nix.binary_cache import (
     TEXT_LIMIT,
     BadNarInfoError,
     NarInfo,
+    in_turns,
     listed,
     may_be_substituted,
     nar_info,
-    references_first,
     urls_of,
 )
 from nixops_operator.nix.derivations import Derivation, NotADerivationError, Output, derivation_of
@@ -58,7 +60,11 @@ _ROUNDS = 5  # plans, each without the paths that could not be had before
 _FALLBACK = 30
 """Derivations that are built in place of what a cache should have, while one does not answer. Building a compiler
 because of an outage of minutes helps nobody."""
+_PAUSES = (0.5, 2.0)
+"""Seconds before a cache is asked again that has failed. Of thousands of answers that a system takes, one may always be
+lost, and what it was about would be built: a compiler, perhaps."""
 _PROGRESS_SECONDS = 1.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,9 @@ class _Run:
         self._progress = progress
         self._told_at = 0.0
         self._silent: dict[str, str] = {}  # cache → why it is asked no more: "does …"
-        self._without: dict[str, str] = {}  # path → why it could not be had
+        self._failed: dict[str, dict[str, str]] = {}  # path → cache → why it could not be had there
+        self._lost: set[str] = set()  # of this round: paths that did not come, for whatever reason
+        self._taken: set[str] = set()
         self._answers: dict[str, tuple[Substituter, NarInfo] | None] = {}
         self._done = self._bytes = 0
 
@@ -133,9 +141,9 @@ class _Run:
 
     def _complaint(self) -> str:
         texts = [f"the cache {url} {why}" for url, why in self._silent.items()]
-        if self._without:
-            first = min(self._without)
-            texts.append(f"{listed(self._without)} could not be had from a cache ({self._without[first]})")
+        if without := self._failed.keys() - self._taken:
+            why = next(iter(self._failed[min(without)].values()))
+            texts.append(f"{listed(without)} could not be had from a cache ({why})")
         return "; ".join(texts)
 
     # --- what is to be had ---
@@ -220,91 +228,113 @@ class _Run:
         return closure
 
     async def _ask(self, path: str) -> tuple[Substituter, NarInfo] | None:
-        if path in self._without:
-            return None
         if path not in self._answers:
             self._answers[path] = await self._asked(path)
         return self._answers[path]
 
     async def _asked(self, path: str) -> tuple[Substituter, NarInfo] | None:
         for substituter in self._parent._substituters:  # noqa: SLF001
-            if substituter.url in self._silent:
+            if substituter.url in self._silent or substituter.url in self._failed.get(path, {}):
                 continue
+            ask = functools.partial(
+                self._parent._egress.read,  # noqa: SLF001
+                f"{substituter.url}/{_hash_of(path)}.narinfo",
+                name_of(path),
+                Limits(TEXT_LIMIT, timedelta(seconds=60)),
+                credentials=self._parent._credentials,  # noqa: SLF001
+                is_administrators=True,
+            )
             try:
-                async with self._parent._places:  # noqa: SLF001
-                    text = await self._parent._egress.read(  # noqa: SLF001
-                        f"{substituter.url}/{_hash_of(path)}.narinfo",
-                        name_of(path),
-                        Limits(TEXT_LIMIT, timedelta(seconds=60)),
-                        credentials=self._parent._credentials,  # noqa: SLF001
-                        is_administrators=True,
-                    )
-                return substituter, nar_info(path, text)
+                return substituter, nar_info(path, await self._patiently(substituter, ask))
             except NotAllowed as error:
                 # Nix takes this for "not there", too, and builds everything without a word.
                 self._silent[substituter.url] = f"does not know the operator (setting nix.netrcFile): {error}"
             except NotThere:
                 continue
             except BadNarInfoError as error:
-                self._without[path] = f"{substituter.url}: {error}"
+                self._fail(path, substituter, f"{substituter.url}: {error}")
             except EgressError as error:
                 self._silent[substituter.url] = f"does not answer ({error})"
         return None
 
+    async def _patiently(self, substituter: Substituter, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` gives, tried again where the cache has failed, unless it is known to be silent by now."""
+        for pause in _PAUSES:
+            try:
+                async with self._parent._places:  # noqa: SLF001
+                    return await ask()
+            except Unreachable:
+                if substituter.url in self._silent:
+                    raise
+                await asyncio.sleep(pause)
+        async with self._parent._places:  # noqa: SLF001
+            return await ask()
+
+    def _fail(self, path: str, substituter: Substituter, why: str) -> None:
+        """This cache is asked no more about it; another one may be."""
+        self._failed.setdefault(path, {}).setdefault(substituter.url, why)
+        self._answers.pop(path, None)
+        self._lost.add(path)
+
     # --- taking it ---
 
     async def _take(self, found: Mapping[str, tuple[Substituter, NarInfo]]) -> bool:
-        """Whether all of it is in the store now; what is not, is written down in `_without`."""
-        total = len(found)
-        for substituter in self._parent._substituters:  # noqa: SLF001
-            own = {path: info for path, (giver, info) in found.items() if giver == substituter}
-            try:
-                ordered = references_first(own)
-            except BadNarInfoError as error:
-                self._without.update(dict.fromkeys(own, str(error)))
-                continue
+        """Whether all of it is in the store now; what could not be had where, is written down in `_failed`."""
+        self._lost.clear()
+        try:
+            turns = in_turns(found)
+        except BadNarInfoError as error:
+            for path, (substituter, _) in found.items():
+                self._fail(path, substituter, str(error))
+            return False
+        for substituter, ordered in turns:
             for batch in _batches(ordered):
-                await self._take_batch(substituter, batch, total)
-        return not any(path in self._without for path in found)
+                await self._take_batch(substituter, batch, len(found))
+        return not self._lost
 
     async def _take_batch(self, substituter: Substituter, batch: Sequence[NarInfo], total: int) -> None:
         async with private_folder(self._parent._scratch) as folder:  # noqa: SLF001
             await asyncio.to_thread(_begin_cache, folder, batch)
             await asyncio.gather(*(self._fetch_nar(substituter, info, folder, total) for info in batch))
-            paths = [info.path for info in batch if self._is_whole(info)]
-            if not paths:
+            whole = [info for info in batch if self._is_whole(info, substituter)]
+            if not whole:
                 return
             try:
-                await self._import(substituter, folder, paths)
+                await self._import(substituter, folder, [info.path for info in whole])
             except NixFailedError:
                 # Which of them it was, Nix says only of one that is alone.
-                for info in batch:
-                    if not self._is_whole(info):
-                        self._without.setdefault(info.path, "something that it needs could not be had")
+                for info in whole:
+                    if not self._is_whole(info, substituter):
                         continue
                     try:
                         await self._import(substituter, folder, [info.path])
                     except NixFailedError as error:
-                        self._without[info.path] = str(error)
+                        self._fail(info.path, substituter, str(error))
 
-    def _is_whole(self, info: NarInfo) -> bool:
-        return info.path not in self._without and not any(each in self._without for each in info.references)
+    def _is_whole(self, info: NarInfo, substituter: Substituter) -> bool:
+        """Whether it may be taken. Asked of each after those that it refers to: what lacks something is lost, too."""
+        if any(each in self._lost for each in info.references):
+            self._fail(info.path, substituter, "something that it needs could not be had")
+        return info.path not in self._lost
 
     async def _fetch_nar(self, substituter: Substituter, info: NarInfo, folder: Path, total: int) -> None:
-        target = folder / "nar" / _file_of(info)
+        async def fetch() -> None:
+            await self._parent._egress.save(  # noqa: SLF001
+                f"{substituter.url}/{info.url}",
+                name_of(info.path),
+                Limits(_NAR_LIMIT, timedelta(hours=2)),
+                folder / "nar" / _file_of(info),
+                on_bytes=lambda count: self._moved(count, total),
+                credentials=self._parent._credentials,  # noqa: SLF001
+                is_administrators=True,
+            )
+
         try:
-            async with self._parent._places:  # noqa: SLF001
-                await self._parent._egress.save(  # noqa: SLF001
-                    f"{substituter.url}/{info.url}",
-                    name_of(info.path),
-                    Limits(_NAR_LIMIT, timedelta(hours=2)),
-                    target,
-                    on_bytes=lambda count: self._moved(count, total),
-                    credentials=self._parent._credentials,  # noqa: SLF001
-                    is_administrators=True,
-                )
+            await self._patiently(substituter, fetch)
         except EgressError as error:
-            self._without[info.path] = str(error)
+            if isinstance(error, Unreachable):
+                self._silent[substituter.url] = f"does not answer ({error})"
+            self._fail(info.path, substituter, str(error))
             return
         self._done += 1
         self._moved(0, total)
@@ -322,6 +352,7 @@ class _Run:
             f"trusted-public-keys = {' '.join(substituter.public_keys)}\n",
         }
         await output_of(("nix", "copy", "--no-recursive", "--from", f"file://{folder}", *paths), environment)
+        self._taken.update(paths)
 
     # --- files behind fixed hashes ---
 

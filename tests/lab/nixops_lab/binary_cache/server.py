@@ -36,6 +36,8 @@ class Knobs:
     missing: str = ""
     queries: bool = False  # archives are named with a query, as harmonia's are, and not found without
     locked: bool = False  # 401 to whoever asks
+    flaky: bool = False  # 503 to whoever asks about something for the first time
+    archives_fail: bool = False  # 503 in place of each archive
 
 
 class CacheServer:
@@ -106,8 +108,14 @@ class CacheServer:
             entry["status"] = 302
             return web.Response(status=302, headers={"Location": request.query["to"]})
         body = self._body(path, request.query_string)
-        if body is None or self.knobs.locked:
-            entry["status"] = 401 if self.knobs.locked else 404
+        is_first = sum(other["path"] == entry["path"] for other in self.log) == 1
+        if (self.knobs.flaky and is_first) or (self.knobs.archives_fail and path.startswith("nar/")):
+            entry["status"] = 503
+        elif self.knobs.locked:
+            entry["status"] = 401
+        elif body is None:
+            entry["status"] = 404
+        if body is None or entry["status"] != 200:
             return web.Response(status=entry["status"])
         is_cut = self.knobs.truncated and path.startswith(("nar/", "archive/", "source/"))
         response = web.StreamResponse()
