@@ -225,7 +225,7 @@ async def nix_port(core: Core, stack: contextlib.AsyncExitStack) -> Nix:
         scratch=scratch,
         egress=egress,
         substituters=[Substituter(each.url, each.public_keys) for each in chosen.substituters],
-        credentials=_credentials(chosen.netrc_file),
+        credentials=credentials_of(chosen.netrc_file),
         source_limits=SourceLimits(sources.compressed, TreeLimits(sources.files, sources.unpacked)),
         signing_key=await _signing_key(core),
         box=box.kind,
@@ -285,15 +285,31 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _credentials(file: Path | None) -> dict[str, Credential]:
-    """Host → what it is told. An entry `default` is nobody's: any host could be asked for. Raises Ended."""
+def credentials_of(file: Path | None) -> Callable[[], Mapping[str, Credential]]:
+    """Gives host → what it is told, as the file says now: passwords are rotated while the operator runs. What it said
+    last serves where it cannot be read then. Raises Ended if it cannot be read at first."""
     if file is None:
-        return {}
+        return dict
     try:
-        hosts = netrc.netrc(file).hosts
-    except (OSError, netrc.NetrcParseError) as error:
+        known = _credentials(file)
+    except (OSError, UnicodeError, netrc.NetrcParseError) as error:
         # Its text may hold a line of the file.
         raise Ended(Exit.FAILED, f"nix.netrcFile: {file} cannot be read ({type(error).__name__})") from error
+
+    def now() -> Mapping[str, Credential]:
+        nonlocal known
+        try:
+            known = _credentials(file)
+        except (OSError, UnicodeError, netrc.NetrcParseError) as error:
+            log.warning("nix.netrcFile: %s cannot be read (%s); what it said before serves", file, type(error).__name__)
+        return known
+
+    return now
+
+
+def _credentials(file: Path) -> dict[str, Credential]:
+    """Without the entry `default`, which is nobody's: any host could be asked for."""
+    hosts = netrc.netrc(file).hosts
     return {host: Credential(entry[0], entry[2]) for host, entry in hosts.items() if host != "default"}
 
 

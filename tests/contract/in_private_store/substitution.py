@@ -157,6 +157,18 @@ async def test_a_cache_that_fails_is_told_and_recovered_from(
         assert await here.build(f"pkgs.prebuilt.cached {number}")
 
 
+async def test_a_source_that_only_a_cache_has_is_waited_for_with_it(
+    scratch: Path, signing_key: str, nixpkgs: Source
+) -> None:
+    package = 'pkgs.fetchurl { url = "mirror://gnu/x-1.txt"; sha256 = "%s"; }'
+    async with bench(scratch, signing_key, nixpkgs) as here:
+        with pytest.raises(Blocked, match="names no plain URL"):
+            await here.build(package % ("1" * 64))
+        await here.server.turn({"refuses": True})
+        with pytest.raises(Retry, match=r"does not answer .* names no plain URL"):
+            await here.build(package % ("2" * 64))
+
+
 async def test_what_can_be_built_is_built_where_the_cache_fails(
     scratch: Path, signing_key: str, nixpkgs: Source
 ) -> None:

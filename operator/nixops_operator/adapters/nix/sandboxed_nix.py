@@ -118,12 +118,13 @@ class SandboxedNix:
         egress: Egress | None = None,
         source_limits: SourceLimits = SourceLimits(),  # noqa: B008 - frozen
         substituters: Sequence[Substituter] = (),
-        credentials: Mapping[str, Credential] | None = None,
+        credentials: Callable[[], Mapping[str, Credential]] = dict,
         volume_limits: VolumeLimits = VolumeLimits(),
     ) -> None:
         """`scratch`: a private, writable folder with room for builds. `signing_key`: see signing.py; it is secret.
-        `egress`: what is fetched, is fetched through it; without, by the strictest policy. `credentials`: host → what
-        that host is told where a substituter is there. `space` says how large the store is where it has a limit.
+        `egress`: what is fetched, is fetched through it; without, by the strictest policy. `credentials`: gives host →
+        what that host is told where a substituter is there; asked for each build. `space` says how large the store is
+        where it has a limit.
 
         Raises Blocked (`SecretNotFound`) if the signing key is none.
         """
@@ -142,7 +143,7 @@ class SandboxedNix:
         self._builder_trouble: str | None = "builders were not tried yet"
         self._egress = egress or Egress(EgressPolicy())
         self._trees = FetchedTrees(self._egress, scratch, source_limits, self._disk, self._use)
-        self._substitution = Substitution(self._egress, scratch, substituters, credentials or {})
+        self._substitution = Substitution(self._egress, scratch, substituters, credentials)
 
     def __repr__(self) -> str:
         return f"SandboxedNix(scratch={str(self._scratch)!r}, public_key={self._public_key!r})"

@@ -90,7 +90,7 @@ class Substitution:
         egress: Egress,
         scratch: Path,
         substituters: Sequence[Substituter],
-        credentials: Mapping[str, Credential],
+        credentials: Callable[[], Mapping[str, Credential]],
     ) -> None:
         self._egress = egress
         self._scratch = scratch
@@ -117,6 +117,7 @@ class _Run:
     def __init__(self, parent: Substitution, progress: Callable[[str], None]) -> None:
         self._parent = parent
         self._environment = trusted_environment(parent._scratch)  # noqa: SLF001 - its other half
+        self._credentials = parent._credentials()  # noqa: SLF001
         self._progress = progress
         self._told_at = 0.0
         self._silent: dict[str, str] = {}  # cache → why it is asked no more: "does …"
@@ -136,8 +137,15 @@ class _Run:
                 break
             if await self._take(plan.found):
                 break
-        await self._fetch_fixed(plan.fixed)
-        return self._complaint()
+        complaint = self._complaint()
+        try:
+            await self._fetch_fixed(plan.fixed)
+        except Blocked as error:
+            if complaint:
+                # A cache has most sources, too.
+                raise Retry(Reason.BUILDING, f"{complaint}; and without it {error.message}") from error
+            raise
+        return complaint
 
     def _complaint(self) -> str:
         texts = [f"the cache {url} {why}" for url, why in self._silent.items()]
@@ -241,7 +249,7 @@ class _Run:
                 f"{substituter.url}/{_hash_of(path)}.narinfo",
                 name_of(path),
                 Limits(TEXT_LIMIT, timedelta(seconds=60)),
-                credentials=self._parent._credentials,  # noqa: SLF001
+                credentials=self._credentials,
                 is_administrators=True,
             )
             try:
@@ -325,7 +333,7 @@ class _Run:
                 Limits(_NAR_LIMIT, timedelta(hours=2)),
                 folder / "nar" / _file_of(info),
                 on_bytes=lambda count: self._moved(count, total),
-                credentials=self._parent._credentials,  # noqa: SLF001
+                credentials=self._credentials,
                 is_administrators=True,
             )
 
