@@ -1024,6 +1024,21 @@ async def test_a_rule_that_names_what_does_not_exist_keeps_no_other_out(
     assert rules_of(await group(world, group_id)) == {good, to_itself, allow_all_egress()}
 
 
+async def test_as_many_rules_as_there_is_room_for_are_made_in_the_order_given(world: World) -> None:
+    """Amazon VPC User Guide, "Amazon VPC quotas": 60 of one direction."""
+    group_id = await new_group(world)
+    many = [canonical_rule(Direction.INGRESS, "tcp", 80, 80, PeerKind.IPV4, f"10.0.0.{n}/32") for n in range(59)]
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, dict.fromkeys(many, ""))
+    last, first = (canonical_rule(Direction.INGRESS, "tcp", at, at, PeerKind.IPV4, "10.1.0.0/16") for at in (22, 443))
+
+    with pytest.raises(Blocked) as refused:
+        await world.cloud.authorize_rules(group_id, Direction.INGRESS, {first: "", last: ""})
+
+    assert refused.value.reason is Reason.QUOTA_EXCEEDED
+    assert not refused.value.is_refusal
+    assert rules_of(await group(world, group_id)) == {*many, first, allow_all_egress()}
+
+
 async def test_rules_of_a_group_that_does_not_exist_are_no_fault_of_the_rules(world: World) -> None:
     """It may have been made a moment ago."""
     to_another = canonical_rule(Direction.INGRESS, "tcp", 22, 22, PeerKind.GROUP, world.default_group)

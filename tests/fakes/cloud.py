@@ -113,6 +113,7 @@ class FakeCloud:
         self.key_pairs: dict[str, KeyPair] = {}
         self.addresses: dict[str, Address] = {}
         self.most_addresses = 5
+        self.most_rules = 60  # of a group, in one direction
         self.volumes: dict[str, Volume] = {}
         self.volume_tokens: dict[str, tuple[tuple[Any, ...], str]] = {}  # token → what it came with, volume id
         self.snapshots: set[str] = set()
@@ -122,7 +123,7 @@ class FakeCloud:
             for n, zone in enumerate("abc", start=1)
         }
         self.default_subnets = set(self.subnets)
-        self.prefix_lists: set[str] = set()
+        self.prefix_lists: dict[str, int] = {}  # id → its most entries, for each of which a rule counts
         self.placement_groups: set[str] = set()
         self.instance_profiles: set[str] = set()
         self.attributes: dict[str, dict[InstanceAttribute, bool | str]] = {}  # what no sweep shows; by instance
@@ -432,7 +433,7 @@ class FakeCloud:
     async def authorize_rules(self, group_id: str, direction: Direction, rules: Mapping[Rule, str]) -> None:
         present = {one.rule for one in self._group(group_id).rules}
         missing = set()
-        for rule, description in sorted(rules.items()):
+        for rule, description in rules.items():
             if rule.direction is not direction:
                 raise ValueError(f"{rule} is no {direction.value} rule")
             is_group = rule.peer_kind is PeerKind.GROUP and rule.peer != group_id
@@ -441,10 +442,24 @@ class FakeCloud:
             ):
                 missing.add(rule.peer)
             elif rule not in present:
+                self._judge_room(group_id, rule)
                 self.grant(group_id, rule, description)
         if missing:
             listed = ", ".join(sorted(missing))
             raise MissingReference(missing, f"{listed}: named in rules of {group_id}, and unknown to EC2")
+
+    def _judge_room(self, group_id: str, rule: Rule) -> None:
+        """Amazon VPC User Guide, "Amazon VPC quotas": for IPv4 and IPv6 apart; groups and prefix lists count for both,
+        a prefix list as many times as it may have entries."""
+        present = [one.rule for one in self._group(group_id).rules if one.rule.direction is rule.direction]
+        for other in (PeerKind.IPV4, PeerKind.IPV6):
+            counted = [one for one in (*present, rule) if one.peer_kind is not other]
+            if sum(self.prefix_lists.get(one.peer, 1) for one in counted) > self.most_rules:
+                raise Blocked(
+                    Reason.QUOTA_EXCEEDED,
+                    "AuthorizeSecurityGroupIngress: RulesPerSecurityGroupLimitExceeded: The maximum number of rules per"
+                    " security group has been reached.",
+                )
 
     @effect("ec2.revoke_rules")
     async def revoke_rules(self, group_id: str, direction: Direction, rule_ids: Sequence[str]) -> None:

@@ -22,8 +22,9 @@ from nixops_operator.api.reasons import Reason
 from nixops_operator.cache import Cache, resource_version
 from nixops_operator.controllers import DeploymentController
 from nixops_operator.deployment.machines import DeleteMachine
+from nixops_operator.deployment.rules import admits_ssh
 from nixops_operator.deployment.security_groups import DeleteGroup
-from nixops_operator.ec2.rules import allow_all_egress
+from nixops_operator.ec2.rules import Direction, allow_all_egress
 from nixops_operator.errors import Blocked, Conflict, OutcomeUnknown
 from nixops_operator.facts.cloud import SecurityGroup
 from nixops_operator.facts.kube import Body, Key, Kind
@@ -262,6 +263,79 @@ def test_a_missing_reference_is_the_users_business_and_keeps_no_other_rule_away(
         ports = {one.rule.from_port for one in bench.groups["http"].rules if one.rule != allow_all_egress()}
         assert ports == {80}
         assert bench.kube.body(WEB) is not None
+
+    living(test())
+
+
+CLOUDFRONT = "pl-0123456789abcdef0"
+
+
+def tcp(port: int, **peers: Any) -> dict[str, Any]:
+    return {"fromPort": port, "toPort": port, **(peers or {"cidrs": ["10.0.0.0/8"]})}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param([tcp(81), tcp(82), tcp(83)], [tcp(91), tcp(92), tcp(93)], id="beside the list"),
+        pytest.param(
+            [tcp(81), tcp(82), tcp(83), tcp(22)], [tcp(91), tcp(92), tcp(93), tcp(22)], id="SSH beside it stays"
+        ),
+        pytest.param(
+            [tcp(22, cidrs=[f"10.{n}.0.0/16"]) for n in range(5)],
+            [tcp(22, cidrs=[f"11.{n}.0.0/16"]) for n in range(5)],
+            id="SSH beside it moves",
+        ),
+    ],
+)
+def test_rules_beside_a_prefix_list_can_be_replaced(before, after):
+    """A list weighs its most entries, which nobody here knows: 55 of the 60 rules of a group for CloudFront's. The
+    rules to come met the quota, those to go waited for them, and both stood still."""
+    from_list = tcp(443, prefixLists=[CLOUDFRONT])
+
+    async def test() -> None:
+        bench = Bench()
+        bench.ec2.prefix_lists[CLOUDFRONT] = 55
+        http = {**HTTP, "ingress": [from_list, *before]}
+        await made(bench, groups=(http,))
+        assert bench.is_ready, bench.told()
+
+        bench.apply(groups=({**HTTP, "ingress": [from_list, *after]},))
+        for _ in range(120):
+            await bench.passing(seconds=1)
+            ingress = [one.rule for one in bench.groups["http"].rules if one.rule.direction is Direction.INGRESS]
+            assert admits_ssh(ingress) or not any(one["fromPort"] == 22 for one in before)
+        assert bench.is_ready, bench.told()
+        assert len(ingress) == 1 + len(after)
+
+    living(test())
+
+
+def test_a_prefix_list_takes_the_place_of_another():
+    other = "pl-0fedcba9876543210"
+
+    async def test() -> None:
+        bench = Bench()
+        bench.ec2.prefix_lists |= {CLOUDFRONT: 55, other: 55}
+        await made(bench, groups=({**HTTP, "ingress": [tcp(443, prefixLists=[CLOUDFRONT]), tcp(81)]},))
+        assert bench.is_ready, bench.told()
+        await made(bench, groups=({**HTTP, "ingress": [tcp(443, prefixLists=[other]), tcp(82)]},))
+        assert bench.is_ready, bench.told()
+
+    living(test())
+
+
+def test_what_is_over_the_quota_is_told_and_keeps_nothing_else():
+    async def test() -> None:
+        bench = Bench()
+        bench.ec2.prefix_lists[CLOUDFRONT] = 59
+        await made(bench, groups=({**HTTP, "ingress": [tcp(443, prefixLists=[CLOUDFRONT]), tcp(81), tcp(82)]}, SSH))
+        await bench.passing(minutes=20)
+        status, reason, message = bench.told()["Stalled"]
+        assert (status, reason) == ("True", Reason.QUOTA_EXCEEDED)
+        assert "RulesPerSecurityGroupLimitExceeded" in message
+        assert len(bench.groups["http"].rules) >= 2
+        assert len(effects(bench)) < 30
 
     living(test())
 

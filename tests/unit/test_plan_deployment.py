@@ -134,7 +134,7 @@ def retrying(desired):
         pytest.param(
             SERVING,
             sees(SERVING, network=network(groups=(group(HTTP, rule(81)), GROUPS[1]))),
-            (AuthorizeRules("sg-http", Direction.INGRESS, ((rule(80), ""),)),),
+            (AuthorizeRules("sg-http", Direction.INGRESS, ((rule(80), ""),), spare=("sgr-http-1",)),),
             id="missing rules come before surplus ones go",
         ),
         pytest.param(REPORTING, sees(REPORTING, network=network(key_pairs=())), (), id="Report: a key pair stays away"),

@@ -252,7 +252,7 @@ def test_both_directions_are_compared():
     desired = deployment(ready(), groups=(narrow, SSH))
 
     assert taken(desired, sees(desired, network=network())) == (
-        AuthorizeRules("sg-http", Direction.EGRESS, ((out, ""),)),
+        AuthorizeRules("sg-http", Direction.EGRESS, ((out, ""),), spare=("sgr-http-0",)),
     )
 
 

@@ -129,6 +129,9 @@ class Move:
 
     revoked: tuple[str, ...] = ()  # rule ids
     added: tuple[Rule, ...] = ()
+    spare: tuple[str, ...] = ()
+    """Ids of surplus rules that may go before what is added, too, where EC2 finds less room than is counted here: a
+    prefix list weighs its most entries, which are not known, and quotas differ."""
 
 
 def next_move(
@@ -145,26 +148,35 @@ def next_move(
     """
     missing = [rule for rule in change.missing if rule.direction is direction]
     surplus = [one for one in change.surplus if one[1].direction is direction and one[0] not in kept]
-    if not missing:
-        return Move(revoked=tuple(rule_id for rule_id, _ in surplus if rule_id not in late))
     there = {rule for rule in present if rule.direction is direction}
+    free = _free(there, surplus, late)
+    if not missing:
+        gone = tuple(rule_id for rule_id, _ in surplus if rule_id not in late)
+        return Move(revoked=gone, spare=tuple(rule_id for rule_id, _ in free if rule_id not in gone))
     missing.sort(key=lambda rule: not admits_ssh([rule]))
-    revoked = _room_for(missing, there, surplus, late)
+    revoked = _room_for(missing, there, free)
     left = there - {rule for _, rule in revoked}
-    # A set that is over the quota by itself is asked for all the same: the account's quota may be higher.
-    return Move(tuple(rule_id for rule_id, _ in revoked), tuple(_fitting(missing, left) or missing))
+    return Move(
+        tuple(rule_id for rule_id, _ in revoked),
+        # A set that is over the quota by itself is asked for all the same: the account's quota may be higher.
+        tuple(_fitting(missing, left) or missing),
+        tuple(rule_id for rule_id, _ in free[len(revoked) :]),
+    )
 
 
-def _room_for(
-    missing: Sequence[Rule], there: Set[Rule], surplus: Sequence[tuple[str, Rule]], late: Set[str]
-) -> list[tuple[str, Rule]]:
-    """As few surplus rules as make room for all that is missing, those that carry SSH last; of these one stays."""
+def _free(there: Set[Rule], surplus: Sequence[tuple[str, Rule]], late: Set[str]) -> list[tuple[str, Rule]]:
+    """Surplus rules that may make room, those that carry SSH last; of these one stays."""
     others = [one for one in surplus if one[0] not in late and not admits_ssh([one[1]])]
     carrying = [one for one in surplus if one not in others]
     is_carried_on = not late and admits_ssh(there - {rule for _, rule in surplus})
+    return [*others, *(carrying if is_carried_on else carrying[1:])]
+
+
+def _room_for(missing: Sequence[Rule], there: Set[Rule], free: Sequence[tuple[str, Rule]]) -> list[tuple[str, Rule]]:
+    """As few of the first ones of `free` as make room for all that is missing."""
     revoked: list[tuple[str, Rule]] = []
     left = set(there)
-    for one in (*others, *(carrying if is_carried_on else carrying[1:])):
+    for one in free:
         if _fits([*left, *missing]):
             break
         revoked.append(one)

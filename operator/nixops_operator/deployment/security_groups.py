@@ -22,7 +22,7 @@ from nixops_operator.deployment import account, creations, proof, rules
 from nixops_operator.deployment.desired import Desired, Leaving
 from nixops_operator.deployment.observed import GroupUse, Observed, ObservedNetwork
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule
-from nixops_operator.errors import InvalidSpec, MissingReference, NotYet, OperatorError, Retry
+from nixops_operator.errors import Blocked, InvalidSpec, MissingReference, NotYet, OperatorError, Retry
 from nixops_operator.facts.cloud import SecurityGroup
 from nixops_operator.facts.kube import Body
 from nixops_operator.informers.cloud import CloudView
@@ -56,17 +56,20 @@ class CreateGroup(Step):
 @dataclass(frozen=True)
 class AuthorizeRules(Step):
     """Rules of one direction in one call, which EC2 carries out whole or not at all. `reference`: an id that they all
-    name as their peer; one that does not exist keeps no other rule away."""
+    name as their peer; one that does not exist keeps no other rule away. `spare`: ids of rules that go where EC2 has no
+    room for these."""
 
     group_id: str
     direction: Direction
     rules: tuple[tuple[Rule, str], ...]  # rule, description
     reference: str = ""
     place: str = ""  # field of the spec that names the reference; empty: it is a group of this deployment
+    spare: tuple[str, ...] = ()
 
     @property
     def subject(self) -> Identity:
-        return (self.group_id, self.direction.value, self.reference)
+        # When some of them have found room, the others are not held for what all of them met.
+        return (self.group_id, self.direction.value, self.reference, str(len(self.rules)))
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,7 @@ def _changes_of(
         revoke = (RevokeRules(group.id, direction, move.revoked),) if move.revoked else ()
         if move.added:
             added = tuple((rule, change.missing[rule]) for rule in move.added)
-            taken = (*revoke, AuthorizeRules(group.id, direction, added))
+            taken = (*revoke, AuthorizeRules(group.id, direction, added, spare=move.spare))
             yield _differing(desired, f"{direction.value} rules of security group {entry.name} are missing", taken)
         elif revoke:
             message = f"security group {entry.name} has {direction.value} rules that are not declared"
@@ -273,7 +276,7 @@ def _changes_of(
             added = tuple((rule, text) for rule, text in missing.items() if rule.direction is direction)
             if added:
                 place = "" if reference in ours else wanted.places[added[0][0]]
-                step = AuthorizeRules(group.id, direction, added, reference, place)
+                step = AuthorizeRules(group.id, direction, added, reference, place, move.spare)
                 message = f"{direction.value} rules of security group {entry.name} that name {reference} are missing"
                 yield _differing(desired, message, (step,))
     if change.descriptions:
@@ -437,6 +440,13 @@ async def authorize(step: AuthorizeRules, view: CloudView) -> None:
             raise InvalidSpec(step.place, message) from None
         # A group that the deployment itself has just made is shown soon.
         raise Retry(Reason.SECURITY_GROUP_NOT_READY, error.message) from error
+    except Blocked as error:
+        if error.reason is not Reason.QUOTA_EXCEEDED or not step.spare:
+            raise
+        # What goes waits for what comes, and that for room: nobody else ends it.
+        await view.cloud.revoke_rules(step.group_id, step.direction, step.spare)
+        message = f"{error.message} Rules of {step.group_id} that are not declared have made room"
+        raise Retry(Reason.PROGRESSING_WITH_RETRY, message) from error
 
 
 async def revoke(step: RevokeRules, view: CloudView) -> None:

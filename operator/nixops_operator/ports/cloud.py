@@ -183,11 +183,12 @@ class Cloud(Protocol):
     async def authorize_rules(self, group_id: str, direction: Direction, rules: Mapping[Rule, str]) -> None:
         """Add rules (rule → description) of one direction.
 
-        Changes: in one call, all or nothing; where EC2 refuses that for the sake of one rule, each is sent singly: the
-        good ones are made, and the error comes at the end. Repeating: safe, rules that exist are accepted.
+        Changes: in one call, all or nothing; where EC2 refuses that for the sake of one rule, each is sent singly, in
+        the order given: the good ones are made, and the error comes at the end. Where there is no room for all, that
+        ends it. Repeating: safe, rules that exist are accepted.
         Raises: MissingReference - security groups or prefix lists that rules name do not exist, or not yet. Blocked
-        (`InvalidSpec`) - a rule that EC2 does not take. Retry (`NotFound`) - the group itself does not exist, or not
-        yet.
+        (`InvalidSpec`) - a rule that EC2 does not take; (`QuotaExceeded`) - no room for it. Retry (`NotFound`) - the
+        group itself does not exist, or not yet.
         """
 
     @effect("ec2.revoke_rules")

@@ -313,14 +313,16 @@ class Boto3Cloud:
             if not ordered or await self._authorize(group_id, direction, ordered, rules):
                 return
         except Blocked as error:
-            if len(ordered) == 1 or error.reason is not Reason.INVALID_SPEC:
+            if len(ordered) == 1 or error.reason not in (Reason.INVALID_SPEC, Reason.QUOTA_EXCEEDED):
                 raise
-        # One of them exists already, or cannot be made, and EC2 refused all.
+        # One of them exists already, or cannot be made, or there is no room for all of them, and EC2 refused all.
         refusals = []
-        for rule in ordered:
+        for rule in rules:
             try:
                 await self._authorize(group_id, direction, [rule], rules)
             except Blocked as error:
+                if error.reason is Reason.QUOTA_EXCEEDED:
+                    raise Blocked(error.reason, error.message) from error  # no refusal: others may have been made
                 refusals.append(error)
         if refusals:
             raise _refusal(group_id, refusals)
