@@ -28,6 +28,7 @@ from unit import fake_time
 SERVERS = "ms CPU of API server and etcd for it"
 REST = "% of a core at rest per 1,000"
 FIRST_ROUND = "% of a core per 1,000 in the first round of looks"
+AT_REST = "kB RSS an object, two minutes later"
 RESYNC = int(os.environ.get("RESYNC", "60"))
 CALM = 0.02  # of a core: below it for QUIET seconds, a process has done what it had to do
 QUIET = 2.0
@@ -122,10 +123,10 @@ class Life:
     async def at_first(self) -> None:
         """The objects are there, and have never been judged."""
         process = await self._calm_and_started(EMPTY)
-        cpu, empty_memory = process.cpu(), process.memory()
+        cpu, self._empty_memory = process.cpu(), process.memory()
         await asyncio.sleep(IDLE)
         self._idle = (process.cpu() - cpu) / IDLE
-        self.rows["MB RSS without an object"] = empty_memory / 1e6
+        self.rows["MB RSS without an object"] = self._empty_memory / 1e6
         self.rows["% of a core without an object"] = self._idle * 100
         self._stop(process)
         empty_start = statistics.median([await self._start(EMPTY) for _ in range(STARTS)])
@@ -138,7 +139,7 @@ class Life:
         await until_calm(process)
         spent = process.cpu() - empty_start - self._idle * (time.monotonic() - began)
         self.rows["ms CPU an object at first"] = self._each(spent) * 1000
-        self.rows["kB RSS an object"] = self._each(process.memory() - empty_memory) / 1000
+        self.rows["kB RSS an object"] = self._each(process.memory() - self._empty_memory) / 1000
         times = self._cluster.judged_at(self._program.namespace)
         self.rows["judged a second"] = len(self._names) / (max(times) - min(times))
 
@@ -149,6 +150,7 @@ class Life:
             await asyncio.sleep(RESYNC + 1)
             self._rest = (self._process.cpu() - cpu) / (time.monotonic() - began)
             self.rows[row] = self._each(self._rest - self._idle) * 100 * 1000
+        self.rows[AT_REST] = self._each(self._process.memory() - self._empty_memory) / 1000
 
     async def edited(self) -> None:
         """Every object gets another module."""
@@ -185,6 +187,7 @@ GOALS: dict[str, table.Goal | None] = {
     "ms CPU an object at first": table.AtMost(3),
     SERVERS: None,
     "kB RSS an object": table.AtMost(20),
+    AT_REST: table.AtMost(20),
     "MB RSS without an object": None,
     "judged a second": table.AtLeast(500),
     REST: table.AtMost(1),

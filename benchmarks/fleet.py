@@ -30,8 +30,8 @@ from nixops_operator.facts.nix import Folder
 from nixops_operator.informers.cloud import CloudInformers
 from nixops_operator.informers.hosts import HostInformers
 from nixops_operator.jobs import Jobs
-from nixops_operator.lifecycle import keep_for_good
 from nixops_operator.machine.host_keys import public_key_of
+from nixops_operator.memory import keep_for_good
 from nixops_operator.reads import Reads
 from nixops_operator.reconcile import Reconciler
 from nixops_operator.settings import Settings

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any
 
-from nixops_operator import composition, watch
+from nixops_operator import composition, memory, watch
 from nixops_operator.composition import Core, patiently
 from nixops_operator.controllers import controllers
 from nixops_operator.errors import OperatorError
@@ -35,13 +34,6 @@ def take_signals(stop: asyncio.Event) -> None:
     """SIGTERM and SIGINT ask the process to stop."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-
-
-def keep_for_good() -> None:
-    """What is there now, all known objects, is never searched for cycles again, as the modules are not (__main__): with
-    thousands of objects a full search takes tenths of a second, for which all passes stand still."""
-    gc.collect()
-    gc.freeze()
 
 
 class Lifecycle:
@@ -85,7 +77,7 @@ class Lifecycle:
         reconciler = Reconciler(core.kube, core.cache, core.queue, controllers(world), chosen.resync_period)
         self._spawn("watch", self._watch())
         await patiently(lambda: watch.resync(core.kube, core.cache, core.intake))
-        keep_for_good()
+        memory.keep_for_good()
         probes.resynced()
         probes.passes = reconciler.running
         workers = [asyncio.create_task(reconciler.work(), name=f"worker {n}") for n in range(chosen.workers)]
@@ -94,6 +86,8 @@ class Lifecycle:
             "resync",
             watch.resync_for_ever(core.kube, core.cache, core.intake, chosen.resync_period, probes.resynced),
         )
+        self._spawn("memory", memory.give_back_for_ever())
+        stack.push_async_callback(self._cancel, "memory")
         # Now that every object was read: see there.
         self._spawn("store", StoreKeeper(world, composition.store_limits(chosen.nix.store), core.metrics).run())
         stack.push_async_callback(self._cancel, "store")
