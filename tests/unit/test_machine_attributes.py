@@ -269,6 +269,33 @@ def test_a_refused_group_change_keeps_no_configuration_out():
 
 
 @pytest.mark.parametrize(
+    ("named", "now", "then", "outcome"),
+    [
+        pytest.param("sg-2", True, False, Outcome.STALLED, id="the declared one lets nobody in"),
+        pytest.param("sg-2", None, False, Outcome.STALLED, id="and it is not known whether the present one does"),
+        pytest.param("ssh", True, False, Outcome.REPAIRING, id="a deployment's may get its rules in a moment"),
+        pytest.param("sg-2", False, False, None, id="nobody gets in now, either"),
+        pytest.param("sg-2", True, True, None, id="it lets somebody in"),
+        pytest.param("sg-2", True, None, None, id="it is in it, or it is not known"),
+    ],
+)
+def test_a_machine_is_not_moved_to_groups_in_which_nobody_reaches_it(named, now, then, outcome):
+    """Other groups in the spec, none of them with a rule for SSH: the operator locked itself out, and could not have
+    been told by the rules of any group that there is."""
+    declared = DECLARED.but(securityGroups=("sg-2",))
+    world = cloud(instance(), declared=declared, admits_ssh=now, others_admit_ssh=then)
+    target = {"ec2": {"instanceType": "t3.small", "securityGroups": [named]}}
+    found = planned(ec2_machine(RUNNING, target=target), seen(world, host()))
+
+    about = [one for one in found.findings if "security groups" in one.message]
+    if outcome is None:
+        assert [one.steps for one in about] == [(steps.SetAttribute("i-1", "securityGroups", ("sg-2",)),)]
+    else:
+        assert [(one.outcome, one.steps) for one in about] == [(outcome, ())]
+        assert "no rule of the declared ones lets anybody reach it on port 22" in about[0].message
+
+
+@pytest.mark.parametrize(
     ("applied", "on_instance", "expected"),
     [
         pytest.param(["team"], {}, [steps.RecordTagKeys(())], id="gone from EC2 already: only forgotten"),

@@ -13,6 +13,7 @@ from fakes.cloud import DEFAULT_GROUP, DEFAULT_VPC
 from fakes.kube import CLUSTER_ID
 from nixops_operator import names
 from nixops_operator.api.reasons import Reason
+from nixops_operator.ec2.rules import Direction, PeerKind, Rule
 from nixops_operator.errors import Blocked, InvalidSpec, Retry
 from nixops_operator.facts.cloud import InstanceAttribute, KeyPair, SecurityGroup, Volume, VolumeSettings
 from nixops_operator.machine import steps
@@ -172,6 +173,34 @@ def test_groups_of_others_are_judged_before_ec2_is_asked(group: str, says: str |
         assert isinstance(found.declared_error, InvalidSpec)
         assert found.declared_error.field == "spec.target.ec2.securityGroups"
         assert says in found.declared_error.message
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["the deployment's", "others'"])
+@pytest.mark.parametrize(
+    ("port", "is_in_it", "expected"),
+    [
+        pytest.param(22, False, True, id="SSH"),
+        pytest.param(80, False, False, id="no SSH"),
+        pytest.param(80, True, None, id="its own"),
+    ],
+)
+def test_whether_declared_groups_let_anybody_in_is_known_before_a_machine_is_moved(
+    port: int, is_in_it: bool, expected: bool | None, is_ours: bool
+):
+    async def test() -> ObservedCloud:
+        bench = Bench()
+        shop = bench.deployment(aws=AWS, securityGroups=[{"name": "ssh", "description": "SSH"}])
+        group = bench.group(shop["metadata"]["uid"], "ssh")
+        if not is_ours:
+            group = FOREIGN
+            bench.ec2.security_groups[FOREIGN] = SecurityGroup(FOREIGN, "others", "", DEFAULT_VPC, {}, ())
+        bench.ec2.grant(group, Rule(Direction.INGRESS, "tcp", port, port, PeerKind.IPV4, "0.0.0.0/0"))
+        bench.machine(owner=shop, target=ec2(securityGroups=["ssh" if is_ours else group]))
+        bench.tell(launch(instance=await bench.instance(security_group_ids=(group if is_in_it else DEFAULT_GROUP,))))
+        return await bench.seen()
+
+    found = seen(test())
+    assert (found.declared_error, found.others_admit_ssh) == (None, expected)
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,24 @@ MOVED = ({**HTTP, "ingress": []}, SSH)
             Reason.SECURITY_GROUP_DRIFT,
             id="others' groups may admit it",
         ),
+        pytest.param(
+            ONLY_HTTP,
+            (GROUPS[0], group(SSH, rule(22))),
+            {WEB: frozenset({"sg-http", "sg-ssh"})},
+            (),
+            Outcome.STALLED,
+            Reason.CHANGE_FORBIDDEN,
+            id="the group that admits it is not declared any more",
+        ),
+        pytest.param(
+            (HTTP, SSH),
+            (*GROUPS, group({"name": "admin", "description": "Admin"}, rule(22))),
+            {WEB: frozenset({"sg-admin"})},
+            (),
+            Outcome.REPAIRING,
+            Reason.ROLLING_OUT,
+            id="another one admits it",
+        ),
     ],
 )
 def test_ssh_never_closes(groups, seen, attached, revoked, outcome, reason):

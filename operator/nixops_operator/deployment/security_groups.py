@@ -317,9 +317,13 @@ def _held_for_ssh(layout: _Layout, observed: Observed) -> _Held:
         gone = {rule_id for rule_id, _ in surplus}
         left = [seen.rule for group in groups for seen in known[group].rules if seen.id not in gone]
         carrying = {rule_id for rule_id, rule in surplus if rules.admits_ssh([rule])}
-        if not carrying or rules.admits_ssh(left):
-            continue
         is_passing = _admits_when_declared(child, layout)
+        if rules.admits_ssh(left):
+            if not is_passing:  # it is to be in other groups, and stays in these (machine/instance.py)
+                findings.append(_closing(child, is_passing))
+            continue
+        if not carrying:
+            continue
         (late if is_passing else kept).update(carrying)
         findings.append(_closing(child, is_passing))
     return _Held(frozenset(kept), frozenset(late), tuple(findings))
@@ -353,7 +357,7 @@ def _closing(child: ChildMachine, is_passing: bool) -> Finding:
         return Finding(Outcome.REPAIRING, Reason.ROLLING_OUT, message, _INFRASTRUCTURE, look_again=SOON)
     message = (
         f"the declared rules let nobody reach {child.machine} on port {rules.SSH_PORT}, the operator included; "
-        "no rule for SSH is removed: add one to one of its groups"
+        "no rule for SSH is taken from it: add one to one of its groups"
     )
     return Finding(Outcome.STALLED, Reason.CHANGE_FORBIDDEN, message, _INFRASTRUCTURE)
 

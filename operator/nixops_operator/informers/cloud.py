@@ -454,6 +454,11 @@ class CloudView:
         cloud = self._informer.cloud
         return self._moving(("naming", group_id), lambda: cloud.groups_naming(group_id)).answer
 
+    def security_group_now(self, group_id: str) -> SecurityGroup | None:
+        """As Cloud.get_security_group, with the rules that it has now."""
+        cloud = self._informer.cloud
+        return self._moving(("group now", group_id), lambda: cloud.get_security_group(group_id)).answer
+
     # What follows hardly ever changes; what does not exist is asked for again soon.
 
     def subnet(self, subnet_id: str) -> Subnet | None:

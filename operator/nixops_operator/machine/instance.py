@@ -11,6 +11,7 @@ from nixops_operator import absence, names
 from nixops_operator.api.machine_spec import ReplacePolicy
 from nixops_operator.api.reasons import ConditionType, Reason
 from nixops_operator.facts.cloud import Instance, InstanceState
+from nixops_operator.host_policy import SSH_PORT
 from nixops_operator.machine import attributes, launch, restarts, steps, subnets
 from nixops_operator.machine.declared import Resolved
 from nixops_operator.planning import SOON, Area, Finding, found_error
@@ -120,7 +121,8 @@ def as_declared(desired: Desired, cloud: ObservedCloud, now: datetime) -> Sequen
     instance = cloud.instance(desired.instance_id)
     if instance is None:
         return ()
-    found = [_with_keys_noted(one, desired) for one in attributes.differences(cloud.declared, instance)]
+    differing = attributes.differences(cloud.declared, instance)
+    found = [_with_keys_noted(_with_ssh_kept(one, desired, cloud), desired) for one in differing]
     if cloud.declared_error is not None:
         found.append(found_error(cloud.declared_error, ConditionType.UP_TO_DATE))
     return (*_with_fields_noted(found, desired, cloud, instance), *_tags_to_go(desired, cloud, instance))
@@ -157,6 +159,22 @@ def _with_keys_noted(finding: Finding, desired: Desired) -> Finding:
     if wanted <= applied or not is_tagging:
         return finding
     return replace(finding, steps=(steps.RecordTagKeys(tuple(sorted(applied | wanted))), *finding.steps))
+
+
+def _with_ssh_kept(finding: Finding, desired: Desired, cloud: ObservedCloud) -> Finding:
+    """Other groups are taken once they let anybody in; before that nobody would get to the machine any more."""
+    ec2 = desired.spec.target.ec2
+    is_moving = any(isinstance(step, steps.SetAttribute) and step.field == "securityGroups" for step in finding.steps)
+    if not is_moving or ec2 is None or cloud.others_admit_ssh is not False or cloud.admits_ssh is False:
+        return finding
+    message = (
+        f"{desired.instance_id} stays in its security groups: no rule of the declared ones lets anybody reach it on "
+        f"port {SSH_PORT}, the operator included; add one"
+    )
+    # The rules of groups that its deployment has just made come in a moment; what never comes is told there.
+    is_waiting = any(not name.startswith("sg-") for name in ec2.security_groups)
+    outcome, reason = (Outcome.REPAIRING, finding.reason) if is_waiting else (Outcome.STALLED, Reason.CHANGE_FORBIDDEN)
+    return replace(finding, outcome=outcome, reason=reason, message=message, steps=(), look_again=SOON)
 
 
 def _tags_to_go(desired: Desired, cloud: ObservedCloud, instance: Instance) -> Sequence[Finding]:

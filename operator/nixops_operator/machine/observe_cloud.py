@@ -180,8 +180,11 @@ def _of_live(
     """Of a live instance only what can differ is resolved; each thing that cannot be is left out of the comparison."""
     error: OperatorError | None = None
     groups = key_name = instance_type = users_key_pair = None
+    others_admit_ssh: bool | None = None
     try:
-        groups = _security_groups(desired, ec2, instance, view, snapshot, world)
+        others = _security_groups(desired, ec2, instance, view, snapshot, world)
+        others_admit_ssh = _others_admit_ssh(others, instance, snapshot, view)
+        groups = others
     except OperatorError as failure:
         error = failure
     try:
@@ -221,6 +224,7 @@ def _of_live(
         image_name=image.name if image is not None else None,
         users_key_pair=users_key_pair,
         admits_ssh=_admits_ssh(instance, snapshot, view),
+        others_admit_ssh=others_admit_ssh,
     )
 
 
@@ -639,6 +643,19 @@ def _admits_ssh(instance: Instance, snapshot: CloudSnapshot, view: CloudView) ->
         default = view.default_group(subnet.vpc_id) if subnet is not None else None
         known |= {default.id: default} if default is not None else {}
     groups = [known.get(group_id) for group_id in instance.security_group_ids]
+    if any(group is None for group in groups):
+        return None
+    return admits_port((seen.rule for group in groups if group is not None for seen in group.rules), SSH_PORT)
+
+
+def _others_admit_ssh(
+    group_ids: tuple[str, ...] | None, instance: Instance, snapshot: CloudSnapshot, view: CloudView
+) -> bool | None:
+    """Whether a rule of those groups does, where they are others than the instance's; None: they are not, or one of
+    them does not exist. Raises what looking at groups that are not ours raises."""
+    if group_ids is None or set(group_ids) == set(instance.security_group_ids):
+        return None
+    groups = [snapshot.security_groups.get(one) or view.security_group_now(one) for one in group_ids]
     if any(group is None for group in groups):
         return None
     return admits_port((seen.rule for group in groups if group is not None for seen in group.rules), SSH_PORT)

@@ -56,6 +56,7 @@ class ObservedCloud:
     addresses: ObservedAddresses = field(default_factory=ObservedAddresses)
     users_key_pair: KeyPair | None = None  # a key pair that is not ours, if the live instance was launched with one
     admits_ssh: bool | None = None  # whether a rule of its groups admits SSH; None: not all of them are known
+    others_admit_ssh: bool | None = None  # the same of the declared ones; None: it is in these, or they are not known
 
     @property
     def live(self) -> tuple[Instance, ...]:
