@@ -170,7 +170,8 @@ class StoreSpace:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a configuration is, as long as the facts that it read are as it was `told`."""
+    """What a configuration is, as long as the facts that it read are as it was `told`. `warnings`: the first few
+    dozen, each a short line."""
 
     drv_path: str
     toplevel: str

@@ -136,6 +136,16 @@ async def test_options_of_nixops_are_let_be_and_warned_of_once(nix: SandboxedNix
     )
 
 
+async def test_warnings_are_few_and_short_and_hold_no_secret(nix: SandboxedNix, nixpkgs: Source) -> None:
+    key = "-----BEGIN PRIVATE KEY-----\\nAAAA\\n-----END PRIVATE KEY-----"
+    said = f'"{key} \\t ${{builtins.fromJSON "\\"\\\\u001b[31m\\""}}red"'
+    many = "builtins.genList (number: toString number) 1000"
+    text = f"{{ lib, ... }}: {{ warnings = [ {said} (lib.concatStrings ({many})) ] ++ {many}; }}"
+    warnings = (await nix.evaluate(request(nixpkgs, text))).warnings
+    assert warnings[0] == "[redacted] red"
+    assert (len(warnings[1]), len(warnings)) == (400, 32)
+
+
 @pytest.mark.parametrize("option", ["text", "keyFile", "keyCommand"])
 async def test_the_content_of_a_key_is_refused_in_nix(nix: SandboxedNix, nixpkgs: Source, option: str) -> None:
     with pytest.raises(Blocked, match=r"deployment\.keys\.db gives the content of a key in Nix"):

@@ -8,6 +8,7 @@ what came before it), not the name of the result (it is read from its derivation
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import signal
 from collections.abc import Awaitable, Callable, Sequence, Set
@@ -26,7 +27,7 @@ from nixops_operator.facts.nix import Evaluation
 from nixops_operator.nix.derivations import NotADerivationError, derivation_of, objection
 from nixops_operator.nix.evaluation_errors import MESSAGE_LIMIT, Names, evaluation_message, unknown_fact
 from nixops_operator.nix.store_paths import is_store_path, name_of, text_path, tree_path_of
-from nixops_operator.nix.texts import cut
+from nixops_operator.nix.texts import cut, plain
 
 _T = TypeVar("_T")
 _Take = Callable[[asyncio.StreamReader, set[str]], Awaitable[_T]]
@@ -43,6 +44,7 @@ _NEARLY_ALL = 0.8
 _AT_ONCE = 1000  # paths in one command line, which takes some 20,000
 _PATH_LIMIT = 256  # bytes of a store path
 _SOUND_LIMIT = 100_000  # paths that are remembered as judged, some 100 bytes each
+_WARNINGS = 32
 _PATHS_LIMIT = 200_000  # derivations and files of one system: a real one has some thousands
 
 
@@ -351,10 +353,16 @@ def _evaluation(line: str) -> Evaluation:
             case {"drvPath": str(drv), "toplevel": str(toplevel), "warnings": [*warnings]} if (
                 is_store_path(drv) and drv.endswith(".drv") and is_store_path(toplevel)
             ):
-                return Evaluation(drv, toplevel, tuple(str(warning) for warning in warnings))
+                return Evaluation(drv, toplevel, _bounded(warnings))
     except ValueError as error:
         raise NotAnExportError("not JSON") from error
     raise NotAnExportError("not a system")
+
+
+def _bounded(warnings: Sequence[object]) -> tuple[str, ...]:
+    """The first of them, each as a line of a message: a module may warn of anything, thousands of times."""
+    kept = itertools.islice(dict.fromkeys(map(str, warnings)), _WARNINGS)
+    return tuple(cut(" ".join(plain(warning).split()), MESSAGE_LIMIT) for warning in kept)
 
 
 async def _line(output: asyncio.StreamReader, limit: int) -> str:
