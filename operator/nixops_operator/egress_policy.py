@@ -117,10 +117,14 @@ def parsed(text: str) -> Url:
 
 
 def shown(text: str) -> str:
-    """A URL as messages name it, which more people read than its spec or setting: without what its query says, as that
-    may be a token."""
+    """A URL as messages name it, which more people read than its spec or setting: without what may be a password or a
+    token, before the host or in the query."""
     place, question, _ = text.partition("?")
-    return f"{place}?…" if question else place
+    scheme, slashes, rest = place.partition("//")
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
+        authority = f"…@{authority.rpartition('@')[2]}"
+    return f"{scheme}{slashes}{authority}{slash}{path}{'?…' if question else ''}"
 
 
 def redirected(url: Url, location: str) -> Url:

@@ -189,6 +189,8 @@ def test_answers_do_not_send_anywhere(location: str, words: str) -> None:
 def test_a_message_keeps_to_itself_what_a_query_says() -> None:
     assert shown("https://example.org/x.tar.gz?private_token=abc?d") == "https://example.org/x.tar.gz?…"
     assert shown("https://example.org/x.tar.gz") == "https://example.org/x.tar.gz"
+    assert shown("https://me:hunter2@example.org/x?y") == "https://…@example.org/x?…"
+    assert shown("https://example.org/@scope/x") == "https://example.org/@scope/x"
 
 
 def test_ports_are_those_of_the_web_until_the_administrator_adds_some() -> None:
