@@ -49,6 +49,8 @@ def refusal(code: str, status: int = 400, message: str = "what AWS says") -> Cli
         ("Whatever", 429, Retry, Reason.THROTTLED),
         # Capacity is HTTP 500 with EC2: nothing was made, the outcome is known.
         ("InsufficientInstanceCapacity", 500, Retry, Reason.INSUFFICIENT_CAPACITY),
+        ("InsufficientAddressCapacity", 500, Retry, Reason.INSUFFICIENT_CAPACITY),
+        ("InsufficientVolumeCapacity", 500, Retry, Reason.INSUFFICIENT_CAPACITY),
         ("InsufficientFreeAddressesInSubnet", 400, Retry, Reason.INSUFFICIENT_CAPACITY),
         ("InternalError", 500, OutcomeUnknown, Reason.PROGRESSING_WITH_RETRY),
         ("Unavailable", 503, OutcomeUnknown, Reason.PROGRESSING_WITH_RETRY),

@@ -102,6 +102,8 @@ ANSWERS: dict[str, Answer] = {
     "InsufficientHostCapacity": _CAPACITY,
     "InsufficientReservedInstanceCapacity": _CAPACITY,
     "InsufficientFreeAddressesInSubnet": _CAPACITY,
+    "InsufficientAddressCapacity": _CAPACITY,
+    "InsufficientVolumeCapacity": _CAPACITY,
     "UnfulfillableCapacity": _CAPACITY,
     "ReservationCapacityExceeded": _CAPACITY,
     "VcpuLimitExceeded": _QUOTA,
