@@ -239,6 +239,22 @@ def test_what_is_not_ours_to_take_is_told(observed, words):
     assert words in told.message
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(on(OURS), id="associated meanwhile"),
+        pytest.param(replace(OURS, tags={**OURS.tags, "keep": "yes"}), id="tagged meanwhile"),
+        pytest.param(None, id="not shown by the look that asks for its number"),
+    ],
+)
+def test_an_allocated_address_that_is_declared_by_its_number_from_now_on_is_never_released(given):
+    """Two looks showed it, one of them before something else had changed: it was taken for another one."""
+    seen = ObservedAddresses(ours=(OURS,), given=given, recorded=OURS)
+    findings = found({"address": OURS.public_address}, seen, recorded())
+
+    assert not [one for one in steps_of(findings) if isinstance(one, ReleaseAddress | DisassociateAddress)]
+
+
 def test_an_address_of_ours_without_its_tags_is_neither_used_nor_doubled():
     (told,) = found(ALLOCATE, ObservedAddresses(recorded=replace(OURS, tags={})), recorded())
 

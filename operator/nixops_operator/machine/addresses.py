@@ -188,7 +188,7 @@ def _to_go(desired: Desired, cloud: ObservedCloud, wanted: ElasticIp | None) -> 
     """What has left the spec. It goes first: an instance has one address."""
     record, seen = desired.elastic_ip, cloud.addresses
     is_allocated = wanted is not None and wanted.allocate
-    found = [_released(one, cloud) for one in seen.ours if one != seen.given and not is_allocated]
+    found = [_released(one, cloud) for one in seen.ours if not (is_allocated or _is_meant(one, wanted, seen))]
     if record is None or found:
         return found
     is_still_given = seen.given is not None and seen.given.id == record.allocation_id
@@ -200,6 +200,15 @@ def _to_go(desired: Desired, cloud: ObservedCloud, wanted: ElasticIp | None) -> 
         message = f"taking {_named(seen.recorded)}, which is not declared any more, off"
         return (_repairing(message, _off(seen.recorded)),)
     return (_FORGOTTEN,)
+
+
+def _is_meant(address: Address, wanted: ElasticIp | None, seen: ObservedAddresses) -> bool:
+    """Whether the spec names it. By no more than its names: what two looks show of one address may differ, and what is
+    released is lost."""
+    if wanted is None:
+        return False
+    is_given = seen.given is not None and seen.given.id == address.id
+    return is_given or address.id == wanted.id or address.public_address == wanted.address
 
 
 def _released(address: Address, cloud: ObservedCloud) -> Finding:
