@@ -987,6 +987,18 @@ async def test_rules_come_back_in_canonical_form(world: World) -> None:
     assert [one.id for one in seen.rules] == sorted(one.id for one in seen.rules)
 
 
+async def test_blanks_around_the_description_of_a_rule_are_taken_off(world: World) -> None:
+    """terraform-provider-aws issue 2831: one of a blank alone was shown as empty."""
+    group_id = await new_group(world)
+    await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: " ", PING: " for all "})
+
+    shown = {one.rule: one for one in (await group(world, group_id)).rules}
+    assert (shown[HTTP].description, shown[PING].description) == ("", "for all")
+
+    await world.cloud.describe_rules(group_id, {shown[HTTP].id: " of one "})
+    assert {one.rule: one.description for one in (await group(world, group_id)).rules}[HTTP] == "of one"
+
+
 async def test_rules_that_exist_already_do_not_keep_others_out(world: World) -> None:
     group_id = await new_group(world)
     await world.cloud.authorize_rules(group_id, Direction.INGRESS, {HTTP: ""})

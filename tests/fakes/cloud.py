@@ -240,7 +240,7 @@ class FakeCloud:
 
     def grant(self, group_id: str, rule: Rule, description: str = "") -> str:
         """Adds a rule, returns its id."""
-        observed = ObservedRule(self._new_id("sgr"), rule, description)
+        observed = ObservedRule(self._new_id("sgr"), rule, description.strip())
         self._set_rules(group_id, (*self.security_groups[group_id].rules, observed))
         return observed.id
 
@@ -474,7 +474,7 @@ class FakeCloud:
         group = self._group(group_id)
         self._set_rules(
             group_id,
-            tuple(replace(one, description=descriptions.get(one.id, one.description)) for one in group.rules),
+            tuple(replace(one, description=descriptions.get(one.id, one.description).strip()) for one in group.rules),
         )
 
     @effect("ec2.delete_security_group")

@@ -267,6 +267,22 @@ def test_a_missing_reference_is_the_users_business_and_keeps_no_other_rule_away(
     living(test())
 
 
+def test_blanks_around_the_description_of_a_rule_are_no_difference():
+    """EC2 takes them off (terraform-provider-aws issue 2831); each look found another description than the declared
+    one, and it was written for ever."""
+
+    async def test() -> None:
+        bench = Bench()
+        await made(bench, groups=({**HTTP, "ingress": [tcp(80, cidrs=["10.0.0.0/8"]) | {"description": " for all "}]},))
+        assert bench.is_ready, bench.told()
+        assert [one.description for one in bench.groups["http"].rules if one.rule != allow_all_egress()] == ["for all"]
+        before = len(effects(bench))
+        await bench.passing(minutes=10)
+        assert len(effects(bench)) == before
+
+    living(test())
+
+
 CLOUDFRONT = "pl-0123456789abcdef0"
 
 

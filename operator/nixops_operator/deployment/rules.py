@@ -71,9 +71,10 @@ def wanted_rules(entry: SecurityGroupEntry, own_id: str, group_ids: Mapping[str,
             except ValueError as error:
                 refused.append(InvalidSpec(place, str(error)))
                 continue
+            text = given.description.strip()  # as EC2 keeps it (terraform-provider-aws issue 2831)
             for rule in canonical:
                 places.setdefault(rule, place)
-                if found.setdefault(rule, given.description) != given.description:
+                if found.setdefault(rule, text) != text:
                     message = "says the same as another rule with another description; keep one of them"
                     refused.append(InvalidSpec(place, message))
     if entry.egress is None:

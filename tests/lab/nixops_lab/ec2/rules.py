@@ -79,7 +79,7 @@ def cidr(version: int, block: str) -> str:
 
 
 def description(text: str | None) -> str | None:
-    """None for an absent or empty one; at most 255 of the characters that EC2 allows."""
+    """None for an absent or empty one; at most 255 of the characters that EC2 allows, without blanks around them."""
     if not text:
         return None
     if len(text) > MAX_DESCRIPTION or not set(text) <= _DESCRIPTION_CHARACTERS:
@@ -87,7 +87,7 @@ def description(text: str | None) -> str | None:
             "Invalid rule description. Valid descriptions are strings less than 256 characters from the following "
             "set:  a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*"
         )
-    return text
+    return text.strip() or None
 
 
 def canonical(
