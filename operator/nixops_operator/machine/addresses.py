@@ -259,7 +259,10 @@ def _given_associated(desired: Desired, cloud: ObservedCloud, wanted: ElasticIp)
         )
         return (_refused(Reason.ADOPTION_CONFLICT, message),)
     if cloud.addresses.given_to and not _is_held_by_us(address, cloud):
-        message = f"{_named(address)} is that of {cloud.addresses.given_to}; name another, or have one allocated"
+        message = (
+            f"{_named(address)} is that of {cloud.addresses.given_to}, until that machine is deleted or names another; "
+            "name another here, or have one allocated"
+        )
         return (_refused(Reason.ADOPTION_CONFLICT, message),)
     found = _associated(address, desired, cloud, is_ours=False)
     if record is not None and record.given and record.allocation_id == address.id:

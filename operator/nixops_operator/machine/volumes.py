@@ -204,7 +204,10 @@ def _given(
     if volume is None:
         return (_missing(record, desired, cloud),)
     if (whose := cloud.volumes_taken.get(volume_id)) and volume.instance_id != desired.instance_id:
-        message = f"{volume_id}, which is to be volume {entry.name}, is that of {whose}; name another one, or none"
+        message = (
+            f"{volume_id}, which is to be volume {entry.name}, is that of {whose}, until that machine is deleted or "
+            "names another; name another one here, or none"
+        )
         return (Finding(Outcome.STALLED, Reason.ADOPTION_CONFLICT, message, _KIND),)
     return _placed(entry, volume, desired, cloud)
 
