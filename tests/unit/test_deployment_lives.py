@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from fakes.cloud import DEFAULT_GROUP, DEFAULT_VPC, NIXOS_OWNER, FakeClouds
+from fakes.cloud import DEFAULT_GROUP, DEFAULT_VPC, NIXOS_IMAGE, NIXOS_OWNER, FakeClouds
 from fakes.kube import CLUSTER_ID, FakeKube, Secret, key_of
 from nixops_operator import names
 from nixops_operator.api.conditions import merge_conditions
@@ -24,9 +24,9 @@ from nixops_operator.controllers import DeploymentController
 from nixops_operator.deployment.machines import DeleteMachine
 from nixops_operator.deployment.rules import admits_ssh
 from nixops_operator.deployment.security_groups import DeleteGroup
-from nixops_operator.ec2.rules import Direction, allow_all_egress
+from nixops_operator.ec2.rules import Direction, PeerKind, Rule, allow_all_egress
 from nixops_operator.errors import Blocked, Conflict, OutcomeUnknown
-from nixops_operator.facts.cloud import SecurityGroup
+from nixops_operator.facts.cloud import LaunchRequest, SecurityGroup
 from nixops_operator.facts.kube import Body, Key, Kind
 from nixops_operator.host_policy import HostPolicy
 from nixops_operator.informers.cloud import CloudInformers
@@ -279,6 +279,31 @@ def test_blanks_around_the_description_of_a_rule_are_no_difference():
         before = len(effects(bench))
         await bench.passing(minutes=10)
         assert len(effects(bench)) == before
+
+    living(test())
+
+
+def test_ssh_closes_once_a_group_of_others_admits_it():
+    both = {"name": "web", "target": {"ec2": {"instanceType": "t3.small", "keyPair": "main"}}}
+    both["target"]["ec2"]["securityGroups"] = ["http", DEFAULT_GROUP]
+
+    async def test() -> None:
+        bench = Bench()
+        await made(bench, groups=({**HTTP, "ingress": [tcp(80), tcp(22)]},), machines=(both,))
+        tags = names.instance_tags(CLUSTER_ID, "default", "shop-web", bench.kube.body(WEB)["metadata"]["uid"], 1, {})
+        groups = (bench.groups["http"].id, DEFAULT_GROUP)
+        subnet = next(iter(bench.ec2.subnets))
+        await bench.ec2.run_instances(LaunchRequest(NIXOS_IMAGE, "t3.small", subnet, "", None, groups, tags), "token")
+        await bench.passing(minutes=1)
+        bench.apply(groups=({**HTTP, "ingress": [tcp(80)]},), machines=(both,))
+        await bench.passing(minutes=5)
+        assert bench.told()["Stalled"][1] == Reason.CHANGE_FORBIDDEN, bench.told()
+        assert admits_ssh(one.rule for one in bench.groups["http"].rules)
+
+        bench.ec2.grant(DEFAULT_GROUP, Rule(Direction.INGRESS, "tcp", 22, 22, PeerKind.IPV4, "10.0.0.0/8"))
+        await bench.passing(minutes=3)
+        assert bench.is_ready, bench.told()
+        assert not admits_ssh(one.rule for one in bench.groups["http"].rules)
 
     living(test())
 

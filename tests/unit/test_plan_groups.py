@@ -14,6 +14,7 @@ from nixops_operator.deployment.security_groups import (
     DeleteGroup,
     DescribeRules,
     RevokeRules,
+    others_to_ask_about,
 )
 from nixops_operator.ec2.rules import Direction, PeerKind, Rule
 from nixops_operator.errors import NotYet
@@ -223,10 +224,10 @@ MOVED = ({**HTTP, "ingress": []}, SSH)
             MOVED,
             (group(HTTP, rule(22)), group(SSH, rule(22))),
             {WEB: frozenset({"sg-http", "sg-of-somebody"})},
-            ("sgr-http-1",),
+            (),
             Outcome.REPAIRING,
-            Reason.SECURITY_GROUP_DRIFT,
-            id="others' groups may admit it",
+            Reason.ROLLING_OUT,
+            id="beside others' group: not before it is known whether that admits it",
         ),
         pytest.param(
             ONLY_HTTP,
@@ -255,6 +256,41 @@ def test_ssh_never_closes(groups, seen, attached, revoked, outcome, reason):
     gone = tuple(rule_id for step in found.steps if isinstance(step, RevokeRules) for rule_id in step.rule_ids)
     assert gone == revoked
     assert (found.verdict.outcome, found.verdict.reason) == (outcome, reason)
+
+
+SOMEBODY = "sg-0123456789abcdef0"
+IN_BOTH = {"instanceType": "t3.small", "keyPair": "main", "securityGroups": ["http", SOMEBODY]}
+BESIDE = {"name": "web", "target": {"ec2": IN_BOTH}}
+
+
+@pytest.mark.parametrize(
+    ("others", "revoked", "outcome"),
+    [
+        pytest.param({}, (), Outcome.REPAIRING, id="not looked at yet"),
+        pytest.param({SOMEBODY: group(SSH, rule(22))}, ("sgr-http-2",), Outcome.REPAIRING, id="it admits SSH"),
+        pytest.param({SOMEBODY: group(SSH, rule(80))}, (), Outcome.STALLED, id="it does not"),
+        pytest.param({SOMEBODY: None}, (), Outcome.STALLED, id="there is none"),
+    ],
+)
+def test_beside_a_group_of_others_ssh_closes_only_where_that_admits_it(others, revoked, outcome):
+    """It was taken for granted: the operator locked itself out of every machine that is also in the default group."""
+    desired = deployment(ready(), groups=ONLY_HTTP, machines=(BESIDE,))
+    seen = network(groups=(group(HTTP, rule(80), rule(22)),), others=others)
+    attached = {WEB: frozenset({"sg-http", SOMEBODY})}
+    observed = sees(desired, network=replace(seen, attached=attached))
+
+    found = plan(desired, observed)
+    gone = tuple(rule_id for step in found.steps if isinstance(step, RevokeRules) for rule_id in step.rule_ids)
+    assert (gone, found.verdict.outcome) == (revoked, outcome)
+    assert others_to_ask_about(desired, observed) == {SOMEBODY}
+
+
+def test_groups_of_others_are_not_asked_about_while_ours_admit_ssh():
+    desired = deployment(ready(), groups=(HTTP, SSH))
+    attached = {WEB: frozenset({"sg-http", "sg-ssh", SOMEBODY})}
+    seen = network(groups=(GROUPS[0], group(SSH, rule(22), rule(99))), attached=attached)
+
+    assert others_to_ask_about(desired, sees(desired, network=seen)) == frozenset()
 
 
 def test_a_differing_description_is_written():

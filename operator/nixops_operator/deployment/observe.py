@@ -58,7 +58,9 @@ async def _network(given: Desired | Leaving, children: tuple[ObservedMachine, ..
         except OperatorError as error:
             network = replace(network, default_vpc_error=error)
     asked = security_groups.groups_to_ask_about(given, network)
-    return replace(network, uses=security_groups.observe_uses(asked, view))
+    network = replace(network, uses=security_groups.observe_uses(asked, view))
+    others = security_groups.others_to_ask_about(given, Observed(network, children=children))
+    return replace(network, others=security_groups.observe_others(others, view))
 
 
 def _seen(

@@ -45,6 +45,8 @@ class ObservedNetwork:
     groups: tuple[SecurityGroup, ...] = ()  # that carry our cluster and uid; by name
     key_pairs: tuple[KeyPair, ...] = ()
     uses: Mapping[str, GroupUse] = field(default_factory=dict)  # of groups that nothing names: group id → use
+    others: Mapping[str, SecurityGroup | None] = field(default_factory=dict)
+    """Groups of others beside which a machine is about to lose SSH, by id, as far as they are known."""
     attached: Mapping[str, frozenset[str]] = field(default_factory=dict)  # child's uid → groups of its live instance
     looked_at: datetime | None = None  # when the newest complete look at groups and key pairs began
     missing_for: Mapping[str, timedelta | None] = field(default_factory=dict)

@@ -9,6 +9,7 @@ both have the declared rules, so that a rule that is taken away is taken away fo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -118,6 +119,15 @@ def observe_uses(groups: Iterable[SecurityGroup], view: CloudView) -> dict[str, 
     return found
 
 
+def observe_others(group_ids: Iterable[str], view: CloudView) -> dict[str, SecurityGroup | None]:
+    """Groups of others with their rules, as far as they are known; None: there is none of that id."""
+    found = {}
+    for group_id in group_ids:
+        with contextlib.suppress(OperatorError):
+            found[group_id] = view.security_group_now(group_id)
+    return found
+
+
 @dataclass(frozen=True)
 class _Layout:
     """Which group stands for which entry."""
@@ -196,6 +206,14 @@ def groups_to_ask_about(desired: Desired, network: ObservedNetwork) -> tuple[Sec
     """Groups of which it must be known whether a machine still uses them."""
     current = {group.id for group in _Layout(desired, network).current.values()}
     return tuple(group for group in network.groups if group.id not in current)
+
+
+def others_to_ask_about(desired: Desired, observed: Observed) -> frozenset[str]:
+    """Groups of others beside which a machine is about to lose the last rule of ours that carries SSH."""
+    if observed.network is None:
+        return frozenset()
+    ways = _ways(_Layout(desired, observed.network), observed)
+    return frozenset(one for way in ways if way.carrying and not way.stays for one in way.others)
 
 
 def current_groups(desired: Desired, network: ObservedNetwork) -> Mapping[str, SecurityGroup]:
@@ -303,30 +321,53 @@ class _Held:
     findings: tuple[Finding, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How the operator gets to a machine, as far as our groups let it."""
+
+    child: ChildMachine
+    others: frozenset[str]  # groups of others that it is in
+    stays: bool  # rules that carry SSH are among those that stay
+    carrying: frozenset[str]  # ids of surplus rules that carry it
+
+
+def _ways(layout: _Layout, observed: Observed) -> Iterator[_Way]:
+    """Of the machines whose groups are known."""
+    known = {group.id: group for group in layout.network.groups}
+    for child in layout.desired.children:
+        groups = _groups_of(child, layout, observed)
+        if groups is None:
+            continue
+        ours = groups & known.keys()
+        surplus = [one for group in ours if group in layout.changes for one in layout.changes[group][1].surplus]
+        gone = {rule_id for rule_id, _ in surplus}
+        left = [seen.rule for group in ours for seen in known[group].rules if seen.id not in gone]
+        carrying = frozenset(rule_id for rule_id, rule in surplus if rules.admits_ssh([rule]))
+        yield _Way(child, groups - ours, rules.admits_ssh(left), carrying)
+
+
 def _held_for_ssh(layout: _Layout, observed: Observed) -> _Held:
     """At every moment the groups that a machine is in keep a rule for SSH, if they have one."""
-    known = {group.id: group for group in layout.network.groups}
     kept: set[str] = set()
     late: set[str] = set()
     findings: list[Finding] = []
-    for child in layout.desired.children:
-        groups = _groups_of(child, layout, observed)
-        if groups is None or not groups <= known.keys():
-            continue  # others' groups may admit it
-        surplus = [one for group in groups if group in layout.changes for one in layout.changes[group][1].surplus]
-        gone = {rule_id for rule_id, _ in surplus}
-        left = [seen.rule for group in groups for seen in known[group].rules if seen.id not in gone]
-        carrying = {rule_id for rule_id, rule in surplus if rules.admits_ssh([rule])}
-        is_passing = _admits_when_declared(child, layout)
-        if rules.admits_ssh(left):
+    others = layout.network.others
+    for way in _ways(layout, observed):
+        is_passing = _admits_when_declared(way.child, layout)
+        if way.stays:
             if not is_passing:  # it is to be in other groups, and stays in these (machine/instance.py)
-                findings.append(_closing(child, is_passing))
+                findings.append(_closing(way.child, is_passing))
             continue
-        if not carrying:
+        if not way.carrying or any(_group_admits(others.get(group)) for group in way.others):
             continue
-        (late if is_passing else kept).update(carrying)
-        findings.append(_closing(child, is_passing))
+        is_passing = is_passing or not way.others <= others.keys()  # others' groups may admit it
+        (late if is_passing else kept).update(way.carrying)
+        findings.append(_closing(way.child, is_passing))
     return _Held(frozenset(kept), frozenset(late), tuple(findings))
+
+
+def _group_admits(group: SecurityGroup | None) -> bool:
+    return group is not None and rules.admits_ssh(seen.rule for seen in group.rules)
 
 
 def _groups_of(child: ChildMachine, layout: _Layout, observed: Observed) -> frozenset[str] | None:
@@ -343,12 +384,12 @@ def _groups_of(child: ChildMachine, layout: _Layout, observed: Observed) -> froz
 
 def _admits_when_declared(child: ChildMachine, layout: _Layout) -> bool:
     """Whether the machine can be reached once everything is as declared, as far as that is known."""
-    ec2 = child.settings.target.ec2
+    ec2, others = child.settings.target.ec2, layout.network.others
     entries = ec2.security_groups if ec2 is not None else ()
-    if any(not layout.ids.get(name) for name in entries):
-        return True  # others' groups, or one that is to be made
-    wanted = [rule for name in entries for rule in layout.changes[layout.ids[name][0]][0].rules]
-    return rules.admits_ssh(wanted)
+    if any(not layout.ids.get(name) and name not in others for name in entries):
+        return True  # others' groups of which nobody has asked, or one that is to be made
+    wanted = [rule for name in entries if name in layout.ids for rule in layout.changes[layout.ids[name][0]][0].rules]
+    return rules.admits_ssh(wanted) or any(_group_admits(others.get(name)) for name in entries)
 
 
 def _closing(child: ChildMachine, is_passing: bool) -> Finding:
