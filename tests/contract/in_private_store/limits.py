@@ -82,6 +82,29 @@ async def test_its_disk(scratch: Path) -> None:
     assert ended.message.startswith("the evaluation makes more than 256 MiB of files (setting nix.evaluation.disk)")
 
 
+HIDING = """
+import os, time
+os.chdir(os.environ["HOME"])
+{hide}
+time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(BOX is not BoxKind.LANDLOCK, reason="the other box' files lie in memory of bounded size")
+@pytest.mark.parametrize(
+    "hide",
+    [
+        pytest.param("os.mkdir('x', 0)", id="in a folder that cannot be read"),
+        pytest.param("for _ in range(60):\n  os.mkdir('n' * 200); os.chdir('n' * 200)", id="where no path leads"),
+    ],
+)
+async def test_what_hides_its_files_is_ended(scratch: Path, hide: str) -> None:
+    """Else they would not be counted from then on, nor anything beside them."""
+    with pytest.raises(Blocked, match="files that cannot be counted"):
+        await evaluator_in(scratch, GENEROUS).run((PYTHON, "-c", HIDING.format(hide=hide)))
+    assert [path for path in listing(Path("/nix/var/nixops/boxes")) if "home" in path] == []
+
+
 @pytest.mark.parametrize(
     ("number", "message"),
     [

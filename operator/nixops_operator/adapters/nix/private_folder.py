@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+
+from nixops_operator.adapters.nix.boxes.folders import remove_tree
 
 
 @contextlib.asynccontextmanager
@@ -20,13 +19,4 @@ async def private_folder(parent: Path) -> AsyncIterator[Path]:
         yield folder
     finally:
         # Builds leave much behind. A cancelled call may end before the thread; the folder goes all the same.
-        await asyncio.to_thread(shutil.rmtree, folder, onerror=_unlock)
-
-
-def _unlock(function: Callable[[str], Any], path: str, _error: Any) -> None:
-    """A builder may leave folders that their owner cannot empty."""
-    parent = Path(path).parent
-    parent.chmod(0o700)
-    if not Path(path).is_symlink():
-        os.chmod(path, 0o700)  # noqa: PTH101 - beside os.* functions that rmtree hands over
-    function(path)
+        await asyncio.to_thread(remove_tree, folder)

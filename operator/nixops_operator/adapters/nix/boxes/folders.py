@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
+import secrets
 import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+_LONG = 400  # characters of a path: what is deeper is moved up, and no look-up leads through hundreds of folders
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,37 @@ def is_real(path: Path) -> bool:
 
 
 def remove_tree(path: Path) -> None:
-    """A file, or a folder with all that is in it, although folders of a store cannot be written to. Raises OSError.
+    """A file, or a folder with all that is in it, in which nothing runs any more. Raises OSError.
 
-    Modes of files stay as they are: they may have other names.
+    Whatever was made there: folders that may not be written to, as those of a store; folders in folders, deeper than a
+    path may be long and than files may be open (shutil.rmtree keeps one open for each). Modes of files stay as they
+    are: they may have other names.
     """
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISDIR(path.lstat().st_mode):
             path.unlink()
             return
-        for folder, inner, _ in os.walk(path):
-            for name in (".", *inner):
-                at = os.path.join(folder, name)  # noqa: PTH118 - as os.walk gives them
-                if not os.path.islink(at):  # noqa: PTH114
-                    os.chmod(at, 0o700)  # noqa: PTH101
-        shutil.rmtree(path)
+        folders = [str(path)]  # each in one before it
+        while folders:
+            folder, inner = folders[-1], []
+            os.chmod(folder, 0o700)  # noqa: PTH101 - no link
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        inner.append(entry.path)
+                    else:
+                        os.unlink(entry.path)  # noqa: PTH108
+            if inner:
+                folders += (_within_reach(each, path) for each in inner)
+            else:
+                os.rmdir(folders.pop())  # noqa: PTH106
+
+
+def _within_reach(folder: str, top: Path) -> str:
+    """Where this folder is from now on: its path may not be so long that those in it have none."""
+    if len(folder) <= _LONG:
+        return folder
+    os.chmod(folder, 0o700)  # noqa: PTH101 - no link; or it could not be moved
+    at = f"{top}/{secrets.token_hex(16)}"
+    os.rename(folder, at)  # noqa: PTH104
+    return at

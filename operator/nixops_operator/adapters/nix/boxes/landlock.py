@@ -243,7 +243,12 @@ class Landlock(Box):
             return Blocked(Reason.EVALUATION_FAILED, f"the evaluation has more than {limits.processes} processes")
         if lent is None:
             return None
-        written = _size_of(place.folder, lent) + sum(_unlinked(member.pid) for member in members)
+        try:
+            written = _size_of(place.folder, lent) + sum(_unlinked(member.pid) for member in members)
+        except OSError as error:
+            # Nix makes no folder that cannot be read, and none so deep: whoever does so hides what they write.
+            text = f"the evaluation makes files that cannot be counted: {error.strerror}"
+            return Blocked(Reason.EVALUATION_FAILED, text)
         return Blocked(Reason.EVALUATION_FAILED, limits.disk_message) if written > limits.disk else None
 
 
@@ -346,16 +351,18 @@ def _end_session(session: int) -> None:
 
 
 def _size_of(folder: Path | str, ignored: Iterable[str]) -> int:
-    """Bytes on disk of all beneath it, without entries of these names."""
+    """Bytes on disk of all beneath it, without entries of these names. Raises OSError for what cannot be read."""
     size = 0
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name in ignored:
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                size += entry.stat(follow_symlinks=False).st_blocks * 512
-                if entry.is_dir(follow_symlinks=False):
-                    size += _size_of(entry.path, ignored)
+    folders = [str(folder)]
+    while folders:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name in ignored:
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    size += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
     return size
 
 
