@@ -24,7 +24,7 @@ from nixops_operator.adapters.nix.programs import trusted_environment
 from nixops_operator.adapters.nix.sandboxed_nix import SandboxedNix
 from nixops_operator.adapters.nix.signing import generate_signing_key
 
-TIMES = 2  # of each: the first one is of a system that the store does not know
+TIMES = 5  # of each: the first one is of a system that the store does not know, the others of one that it does
 TRIVIAL_TIMES = 15
 A_BUSY_MACHINE_S = timedelta(hours=1)
 

@@ -116,7 +116,8 @@ ROWS = {
         'test.stc.hangAt = "restart";',
         says="did not end within activation.timeout",
         dies=Dies.HANGING,
-        fields={"activation": {"timeout": "20s", "confirmTimeout": "30s"}},
+        # Longer than a look at all machines takes: else it is over before anybody has seen it hang.
+        fields={"activation": {"timeout": "90s", "confirmTimeout": "30s"}},
     ),
     "exit 2": Row("has it end with 2", "test.stc.failSnippet = true;", says="ended with exit code 2"),
     "exit 3": Row("has it end with 2", "test.stc.exit = 3;", says="exit code 3"),
