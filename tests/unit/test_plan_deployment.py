@@ -646,3 +646,18 @@ def test_now_is_not_asked_for_anything_twice():
     observed = sees(SHOP, network=network(groups=()))
 
     assert plan(SHOP, observed) == plan(SHOP, observed, NOON + timedelta(seconds=1))
+
+
+def test_what_waits_for_others_before_it_goes_is_told():
+    """Fewer replicas beside a machine that was broken for good: all stayed and cost, and nothing said why."""
+    before = deployment(ready(), machines=("web", "batch"))
+    seen = sees(SERVING, network=network(), children=(child(SERVING, truth="False"), child(before, "batch")))
+
+    conditions = {one["type"]: one for one in fields_of(SERVING, seen)["conditions"]}
+    assert taken(SERVING, seen) == ()
+    assert conditions["UpToDate"]["status"] == "False"
+    assert "batch is not declared any more, and goes once all machines are ready" in conditions["UpToDate"]["message"]
+    assert "kubectl delete nixmachine shop-batch" in conditions["UpToDate"]["message"]
+
+    seen = sees(REPORTING, network=network(), children=(child(REPORTING, truth="False"), child(before, "batch")))
+    assert not any("Report" in one.message for one in plan(REPORTING, seen).differences)

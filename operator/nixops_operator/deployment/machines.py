@@ -24,7 +24,7 @@ from nixops_operator.deployment.desired import Desired, Leaving
 from nixops_operator.deployment.observed import Observed, ObservedMachine, Obstacle
 from nixops_operator.errors import Conflict, InvalidSpec
 from nixops_operator.facts.kube import Body, Key, Kind, controller_of, is_controlled_by
-from nixops_operator.planning import SOON, Finding, found_error
+from nixops_operator.planning import SOON, Area, Finding, found_error
 from nixops_operator.step import Identity, Step
 from nixops_operator.verdict import Outcome
 from nixops_operator.world import World
@@ -307,6 +307,18 @@ def surplus(desired: Desired, observed: Observed, now: datetime) -> Iterator[Fin
             going = (DeleteMachine(seen.key, seen.uid),) if not seen.is_deleting else ()
             message = f"removing {seen.name}"
             yield Finding(Outcome.REPAIRING, Reason.ROLLING_OUT, message, steps=going, look_again=SOON)
+
+
+def waiting_to_go(desired: Desired, observed: Observed) -> Iterator[Finding]:
+    """The same, while one of those that stay is not ready: nobody can tell whose place it takes."""
+    wanted = {child.name for child in desired.children}
+    for seen in observed.children:
+        if seen.name not in wanted and not seen.is_deleting:
+            message = (
+                f"{seen.machine} is not declared any more, and goes once all machines are ready; or at once by: "
+                f"kubectl delete nixmachine {seen.name}"
+            )
+            yield Finding(Outcome.IN_SYNC, Reason.ROLLING_OUT, message, differs=Area.CLOUD, is_drift=False)
 
 
 def is_to_be_retained(leaving: Leaving, seen: ObservedMachine) -> bool:

@@ -6,6 +6,7 @@ any more. Independent things are findings of their own: what is refused keeps no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from nixops_operator import in_use
@@ -38,9 +39,11 @@ def machines_valid(desired: Desired, observed: Observed, now: datetime) -> Findi
     return found_error(desired.invalid) if desired.invalid is not None else None
 
 
-def successors_serve(desired: Desired, observed: Observed, now: datetime) -> Finding | None:
+def successors_serve(desired: Desired, observed: Observed, now: datetime) -> Sequence[Finding]:
     """Nothing goes before what replaces it is live: below this gate things are removed."""
-    return None if machines.serve(desired, observed) else Finding(Outcome.IN_SYNC)
+    if machines.serve(desired, observed):
+        return ()
+    return (Finding(Outcome.IN_SYNC), *machines.waiting_to_go(desired, observed))
 
 
 CHECKS: tuple[Gate[Desired, Observed] | Repair[Desired, Observed], ...] = (
