@@ -285,6 +285,15 @@ def test_beside_a_group_of_others_ssh_closes_only_where_that_admits_it(others, r
     assert others_to_ask_about(desired, observed) == {SOMEBODY}
 
 
+def test_a_machine_that_is_to_be_in_no_group_of_ours_is_judged_where_it_is_moved():
+    """It goes to the VPC's default group, of which the deployment knows nothing."""
+    bare = {**BESIDE, "target": {"ec2": {**IN_BOTH, "securityGroups": []}}}
+    desired = deployment(ready(), machines=(bare,))
+    seen = network(attached={WEB: frozenset({"sg-http", "sg-ssh"})})
+
+    assert plan(desired, sees(desired, network=seen)).verdict.outcome is Outcome.IN_SYNC
+
+
 def test_groups_of_others_are_not_asked_about_while_ours_admit_ssh():
     desired = deployment(ready(), groups=(HTTP, SSH))
     attached = {WEB: frozenset({"sg-http", "sg-ssh", SOMEBODY})}

@@ -386,8 +386,8 @@ def _admits_when_declared(child: ChildMachine, layout: _Layout) -> bool:
     """Whether the machine can be reached once everything is as declared, as far as that is known."""
     ec2, others = child.settings.target.ec2, layout.network.others
     entries = ec2.security_groups if ec2 is not None else ()
-    if any(not layout.ids.get(name) and name not in others for name in entries):
-        return True  # others' groups of which nobody has asked, or one that is to be made
+    if not entries or any(not layout.ids.get(name) and name not in others for name in entries):
+        return True  # the VPC's default group, others' of which nobody has asked, or one that is to be made
     wanted = [rule for name in entries if name in layout.ids for rule in layout.changes[layout.ids[name][0]][0].rules]
     return rules.admits_ssh(wanted) or any(_group_admits(others.get(name)) for name in entries)
 
