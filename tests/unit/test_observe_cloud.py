@@ -267,6 +267,30 @@ def test_groups_of_a_deployment_in_another_region_are_no_groups_of_ours():
     assert "http is in the deployment's region eu-west-1, this machine is in us-west-2" in error.message
 
 
+@pytest.mark.parametrize("has_rules", [False, True])
+def test_a_machine_moves_to_the_group_of_another_description_once_that_has_rules(*, has_rules: bool):
+    """It moved to the empty group at once, and nobody got to what it serves until the rules were there."""
+    entry = {"name": "http", "description": "New", "ingress": [{"fromPort": 80, "toPort": 80, "cidrs": ["0.0.0.0/0"]}]}
+    http = Rule(Direction.INGRESS, "tcp", 80, 80, PeerKind.IPV4, "0.0.0.0/0")
+
+    async def test() -> tuple[ObservedCloud, str, str]:
+        bench = Bench()
+        uid = (shop := bench.deployment(aws=AWS, securityGroups=[entry]))["metadata"]["uid"]
+        bench.machine(owner=shop, target=ec2(securityGroups=["http"]))
+        before = bench.group(uid, "http")
+        bench.ec2.grant(before, http)
+        name = names.security_group_name(CLUSTER_ID, uid, "http", DEFAULT_VPC, "New")
+        tags = bench.ec2.security_groups[before].tags
+        after = await bench.ec2.create_security_group(name, "New", DEFAULT_VPC, tags)
+        if has_rules:
+            bench.ec2.grant(after, http)
+        bench.tell(launch(instance=await bench.instance(security_group_ids=(before,))))
+        return await bench.seen(), before, after
+
+    found, before, after = run(test())
+    assert (found.declared_error, found.declared["securityGroups"]) == (None, (after if has_rules else before,))
+
+
 def test_a_look_costs_what_its_own_things_cost():
     """Whatever the number of others in the account; counted in lines, not in seconds. Each of a thousand machines
     went through all thousand."""

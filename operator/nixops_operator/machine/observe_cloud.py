@@ -12,7 +12,7 @@ from nixops_operator import absence, names
 from nixops_operator.api.machine_spec import AwsSettings, Ec2Target, System
 from nixops_operator.api.reasons import Reason
 from nixops_operator.api.status import LaunchStatus
-from nixops_operator.ec2.rules import admits_port
+from nixops_operator.ec2.rules import Direction, admits_port
 from nixops_operator.errors import Blocked, InvalidSpec, OperatorError, Retry
 from nixops_operator.facts.cloud import (
     Image,
@@ -442,7 +442,10 @@ def _group_of_deployment(name: str, desired: Desired, snapshot: CloudSnapshot, w
     if len(found) > 1:
         # While a changed description or VPC is being carried out there are two; the exact name says which one counts.
         wanted = _name_of_group(name, desired, world, {group.vpc_id for group in found})
-        found = [group for group in found if group.name in wanted]
+        named = [group for group in found if group.name in wanted]
+        # One that was made just now has no rules yet, and might never get them; meanwhile the earlier one serves.
+        vpcs = {group.vpc_id for group in named if not _has_its_rules(name, group, desired, world)}
+        found = [group for group in found if group not in named and group.vpc_id in vpcs] or named
     if len(found) != 1:
         raise Retry(Reason.SECURITY_GROUP_NOT_READY, f"security group {name} does not exist yet")
     return found[0].id
@@ -450,11 +453,21 @@ def _group_of_deployment(name: str, desired: Desired, snapshot: CloudSnapshot, w
 
 def _name_of_group(name: str, desired: Desired, world: World, vpcs: set[str]) -> set[str]:
     """EC2's names of the entry as the deployment declares it now; of one VPC, or of each that is possible."""
-    entries = _part(_deployment(desired, world), "securityGroups")
-    entry = next((one for one in entries if one.get("name") == name), {})
+    entry = _entry_of_group(name, desired, world)
     possible = {str(entry["vpcId"])} if entry.get("vpcId") else vpcs
     uid, description = str(desired.deployment_uid), str(entry.get("description", ""))
     return {names.security_group_name(world.cluster_id, uid, name, vpc, description) for vpc in possible}
+
+
+def _entry_of_group(name: str, desired: Desired, world: World) -> Mapping[str, object]:
+    entries = _part(_deployment(desired, world), "securityGroups")
+    return next((one for one in entries if one.get("name") == name), {})
+
+
+def _has_its_rules(name: str, group: SecurityGroup, desired: Desired, world: World) -> bool:
+    """Whether any of those that let traffic in, if some are declared: they come in one call."""
+    is_let_in = any(seen.rule.direction is Direction.INGRESS for seen in group.rules)
+    return is_let_in or not _entry_of_group(name, desired, world).get("ingress")
 
 
 def _judge_region(field: str, name: str, desired: Desired, world: World) -> None:
