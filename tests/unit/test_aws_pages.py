@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
 import botocore.session
 import pytest
 from botocore.stub import Stubber
 
-from nixops_operator.adapters.aws.calls import Calls
+from nixops_operator.adapters.aws import cloud
+from nixops_operator.adapters.aws.calls import Calls, page_size
 from nixops_operator.adapters.aws.clients import Clients
-from nixops_operator.adapters.aws.cloud import TYPES_PER_PAGE, Boto3Cloud
+from nixops_operator.adapters.aws.cloud import Boto3Cloud
 from nixops_operator.adapters.aws.quota import Quota
 from nixops_operator.errors import InvalidSpec
 
@@ -38,7 +41,7 @@ def architecture(pages: list[dict[str, Any]]) -> str:
     """What DescribeInstanceTypes with these pages says of t3.small."""
     clients = OneReader()
     stub = Stubber(clients.client)
-    asked = {"Filters": [{"Name": "instance-type", "Values": ["t3.small"]}], "MaxResults": TYPES_PER_PAGE}
+    asked = {"Filters": [{"Name": "instance-type", "Values": ["t3.small"]}], "MaxResults": 100}
     for number, page in enumerate(pages):
         token = {"NextToken": str(number)} if number else {}
         more = {"NextToken": str(number + 1)} if number + 1 < len(pages) else {}
@@ -65,3 +68,17 @@ def test_a_type_is_found_on_any_page(pages: list[dict[str, Any]]) -> None:
 def test_a_type_on_no_page_is_none() -> None:
     with pytest.raises(InvalidSpec):
         architecture([NOTHING, NOTHING])
+
+
+ADAPTER = Path(cloud.__file__)
+_MOST = re.compile(r"up to a limit of (\d+)|between 5 and (\d+)")
+
+
+@pytest.mark.parametrize("method", sorted(set(re.findall(r'"(describe_[a-z_]+)"', ADAPTER.read_text()))))
+def test_no_more_is_asked_for_at_once_than_the_api_reference_allows(method: str) -> None:
+    client = OneReader().client
+    operation = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[method])
+    documented = operation.input_shape.members["MaxResults"]
+    in_words = [int(first or second) for first, second in _MOST.findall(documented.documentation)]
+
+    assert page_size(method) <= min([documented.metadata.get("max", 1000), *in_words])

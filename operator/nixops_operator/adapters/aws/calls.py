@@ -18,8 +18,9 @@ from nixops_operator.errors import OperatorError
 
 T = TypeVar("T")
 
-PAGE_SIZE = 1000
-"""Most that EC2 gives at once."""
+_PAGE_SIZE = 1000
+_PAGE_SIZES = {"describe_instance_types": 100, "describe_volumes_modifications": 500}
+"""Most that EC2 gives at once: EC2 API Reference, `MaxResults` of each action."""
 
 
 class Calls:
@@ -103,10 +104,15 @@ def _translated(operation: str, region: str, call: Callable[[], T], *, is_write:
         raise unusable_reply(text, is_write=is_write) from None
 
 
-def all_pages(client: Any, method: str, part: str, page_size: int | None = None, **parameters: Any) -> Iterator[Any]:
+def page_size(method: str) -> int:
+    """How many items to ask for at once, as the paginated method of a client is named."""
+    return _PAGE_SIZES.get(method, _PAGE_SIZE)
+
+
+def all_pages(client: Any, method: str, part: str, **parameters: Any) -> Iterator[Any]:
     """The items `part` of every page of a describe call. A page without that part raises KeyError: an incomplete
     answer must never look like an empty one."""
-    config = {"PageSize": page_size or PAGE_SIZE}
+    config = {"PageSize": page_size(method)}
     pages = client.get_paginator(method).paginate(PaginationConfig=config, **parameters)
     for page in pages:
         yield from page[part]

@@ -39,8 +39,6 @@ T = TypeVar("T")
 
 FILTER_VALUES = 200
 """Most values that one filter takes: EC2 API Reference, "DescribeInstances"."""
-TYPES_PER_PAGE = 100
-"""Most instance types that EC2 gives at once: EC2 API Reference, "DescribeInstanceTypes"."""
 TAGS_PER_CALL = 1000
 """Most resources that one CreateTags takes: EC2 API Reference, "CreateTags"."""
 
@@ -227,7 +225,6 @@ class Boto3Cloud:
                     self._clients.reader(),
                     "describe_instance_types",
                     "InstanceTypes",
-                    page_size=TYPES_PER_PAGE,
                     Filters=filters,
                 )
                 if answer["InstanceType"] == instance_type

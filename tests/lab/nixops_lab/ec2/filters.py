@@ -85,6 +85,7 @@ def page(
     draw: Callable[[], str],
     params: Mapping[str, Any],
     ids: str,
+    most: int = 1000,
 ) -> tuple[list[Item], str | None]:
     """One page of the items and the token of the next; `ids` names the parameter that forbids paging.
 
@@ -94,8 +95,8 @@ def page(
     size, token = params.get("MaxResults"), params.get("NextToken")
     if params.get(ids) and (size is not None or token is not None):
         raise combination(f"The parameter {ids} cannot be used with the parameter maxResults")
-    if size is not None and not 5 <= size <= 1000:
-        raise invalid(f"Value ( {size} ) for parameter maxResults is invalid. Expecting a value from 5 to 1000.")
+    if size is not None and not 5 <= size <= most:
+        raise invalid(f"Value ( {size} ) for parameter maxResults is invalid. Expecting a value from 5 to {most}.")
     salt, after = (draw(), "") if token is None else _read_token(token)
     placed = {_place(salt, name_of(item)): item for item in items}
     left = [place for place in sorted(placed) if place > after]

@@ -133,10 +133,10 @@ class Region:
         return next((before for ended, before in self._past.get(instance.id, []) if ended > horizon), instance)
 
     def paged(
-        self, records: Iterable[Record], params: Mapping[str, Any], ids_parameter: str
+        self, records: Iterable[Record], params: Mapping[str, Any], ids_parameter: str, most: int = 1000
     ) -> tuple[Sequence[Record], str | None]:
-        """One page of an answer, in an order that says nothing, and the token of the next."""
-        return page(records, lambda record: record.id, self.draw, params, ids_parameter)
+        """One page of an answer, in an order that says nothing, and the token of the next. `most`: of one page."""
+        return page(records, lambda record: record.id, self.draw, params, ids_parameter, most)
 
     def shuffled(self, records: Iterable[Record]) -> Sequence[Record]:
         """An answer without pages, in an order that says nothing."""

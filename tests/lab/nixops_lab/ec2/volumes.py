@@ -294,7 +294,7 @@ async def describe_volumes_modifications(_cloud: Cloud, region: Region, params: 
     if volume_ids := params.get("VolumeIds"):
         chosen = ids.pick(ids.VOLUME, volume_ids, present)
     found = select(chosen, params.get("Filters", []), _MODIFICATION_READERS, lambda _volume: {})
-    shown, token = region.paged(found, params, "VolumeIds")
+    shown, token = region.paged(found, params, "VolumeIds", most=500)
     return {"VolumesModifications": [_modification_entry(region, volume) for volume in shown], "NextToken": token}
 
 
