@@ -203,7 +203,6 @@ class Found:
     """By somebody who logs in. Store paths of toplevels, empty where nothing was found."""
 
     running: str = ""
-    booted: str = ""
     profile: str = ""
     boots: str = ""
     is_etc_its_own: bool = False
@@ -217,7 +216,6 @@ class Found:
 
 _QUESTIONS = r"""
 readlink /run/current-system
-readlink /run/booted-system
 readlink -f /nix/var/nix/profiles/system
 cat /boot/nixos-entry
 [ "$(readlink -f /etc/static)" = "$(readlink -f /run/current-system/etc)" ] && echo yes || echo no
@@ -241,7 +239,7 @@ def log_in(place: Place, machines: Mapping[str, Machine]) -> dict[str, Found]:
 
 
 def _found(lines: list[str]) -> Found:
-    if len(lines) != 6:
+    if len(lines) != 5:
         return Found(title="\n".join(lines))
-    running, booted, profile, boots, is_own, title = lines
-    return Found(running, booted, profile, boots, is_own == "yes", title)
+    running, profile, boots, is_own, title = lines
+    return Found(running, profile, boots, is_own == "yes", title)

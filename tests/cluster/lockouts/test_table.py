@@ -267,7 +267,8 @@ class Table:
         """It dies when all of them are at their moment."""
         ends = self._begin()
         for name, row in self._rows.items():
-            self._company.machines[name].hold("shutdown" if row.dies is Dies.RESTARTING else "switch")
+            if row.dies is not Dies.HANGING:
+                self._company.machines[name].hold("shutdown" if row.dies is Dies.RESTARTING else "switch")
         by_themselves = {name for name, row in self._rows.items() if row.dies is Dies.HANGING}
         for names in (self._rows.keys() - by_themselves, by_themselves):  # who hangs has seconds only
             self._declare("A page without an operator", names)
