@@ -11,8 +11,8 @@ from nixops_operator import names
 from nixops_operator.api.reasons import Reason
 from nixops_operator.deployment.desired import Leaving, parse, read_deployment
 from nixops_operator.deployment.key_pairs import DeleteKeyPair, KeepKey
-from nixops_operator.deployment.machines import DeleteMachine, RetainMachine
-from nixops_operator.deployment.observed import GroupUse, Observed
+from nixops_operator.deployment.machines import DeleteMachine, RetainMachine, is_to_be_retained
+from nixops_operator.deployment.observed import GroupUse, Observed, ObservedMachine
 from nixops_operator.deployment.retained import RetainThing
 from nixops_operator.deployment.security_groups import DeleteGroup, RevokeRules
 from nixops_operator.deployment.status import status
@@ -313,6 +313,21 @@ def test_what_orphans_use_stays():
 
 
 # --- Retain -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "of_web", "is_told"),
+    [("Retain", {"deletionPolicy": "Delete"}, True), ("Delete", {"deletionPolicy": "Retain"}, False)],
+)
+def test_a_machine_named_as_a_replica_of_another_entry_has_its_own_policy(policy, of_web, is_told):
+    entries = ({"name": "web", **of_web}, {"name": "web-1"})
+    labels = {**WEB.body["metadata"]["labels"], names.MACHINE_LABEL: "web-1"}
+    body = {**WEB.body, "metadata": {**WEB.body["metadata"], "name": "shop-web-1", "labels": labels}}
+    seen = ObservedMachine(body)
+
+    told = is_to_be_retained(leaving(ready(), deletionPolicy=policy, machines=entries), seen)
+
+    assert told is is_told
 
 
 @pytest.mark.parametrize(

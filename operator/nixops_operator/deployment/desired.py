@@ -86,6 +86,7 @@ class Leaving(_Remembered, LeavingObject):
 
     kept_machines: frozenset[str]  # names of entries that say Retain for themselves
     ended_machines: frozenset[str]  # names of entries that say Delete for themselves
+    single_machines: frozenset[str]  # names of entries without replicas, which are the names of their machines
     is_orphaning: bool  # the garbage collector is still taking us off our machines (`--cascade=orphan`)
 
     @property
@@ -139,6 +140,7 @@ def _leaving(body: Body) -> Leaving:
         **leaving_head(body, Kind.DEPLOYMENT),
         kept_machines=frozenset(name for name, policy in own.items() if policy == DeletionPolicy.RETAIN),
         ended_machines=frozenset(name for name, policy in own.items() if policy == DeletionPolicy.DELETE),
+        single_machines=_singles(body.get("spec") or {}),
         is_orphaning=ORPHAN_FINALIZER in (body["metadata"].get("finalizers") or ()),
     )
 
@@ -152,9 +154,13 @@ def _own_policies(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Entry of `machines` → the deletionPolicy that it, or `defaults`, says. Whatever else is wrong with the spec."""
     defaults = spec.get("defaults")
     common = defaults.get("deletionPolicy") if isinstance(defaults, Mapping) else None
+    return {str(entry.get("name")): entry.get("deletionPolicy", common) for entry in _entries(spec)}
+
+
+def _singles(spec: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(str(entry.get("name")) for entry in _entries(spec) if entry.get("replicas") is None)
+
+
+def _entries(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     entries = spec.get("machines")
-    return {
-        str(entry.get("name")): entry.get("deletionPolicy", common)
-        for entry in (entries if isinstance(entries, list) else ())
-        if isinstance(entry, Mapping)
-    }
+    return [entry for entry in (entries if isinstance(entries, list) else ()) if isinstance(entry, Mapping)]

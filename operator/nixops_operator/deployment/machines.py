@@ -325,7 +325,9 @@ def is_to_be_retained(leaving: Leaving, seen: ObservedMachine) -> bool:
     """Whether a machine has yet to hear that its instance stays: it reads its own spec when it goes, and Retain that
     came just before the deletion, or after it, counts too. Never the other way: one that was told so stays so."""
     entry, _, number = seen.machine.rpartition("-")
-    entries = {seen.machine, entry} if number.isdigit() else {seen.machine}
+    # `web-1` may be an entry of its own beside `web`, whose policy is not its.
+    is_numbered = number.isdigit() and seen.machine not in leaving.single_machines
+    entries = {seen.machine, entry} if is_numbered else {seen.machine}
     says_delete, says_retain = entries & leaving.ended_machines, entries & leaving.kept_machines
     retains = bool(says_retain) or (leaving.retains and not says_delete)
     return retains and seen.body["spec"].get("deletionPolicy") != DeletionPolicy.RETAIN
