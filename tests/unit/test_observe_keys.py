@@ -92,6 +92,18 @@ def test_two_keys_of_one_path_are_refused_and_named():
     ]
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["the folder first", "the file in it first"])
+def test_a_key_in_the_folder_that_another_one_would_be_is_refused(order):
+    keys = [declared("a"), declared("b", path="/run/keys/a/deeper/b")][::order]
+
+    found = seen({"a": b"", "b": b""}, *keys)
+
+    assert found.wanted == ()
+    ((_, reason, message),) = told(found)
+    assert reason == Reason.INVALID_SPEC
+    assert "/run/keys/a/deeper/b lies in /run/keys/a, which is the path of the key a" in message
+
+
 def test_equal_contents_are_not_known_by_their_digests():
     one, other = seen({"a": b"same", "b": b"same"}, declared("a"), declared("b")).wanted
     assert one.digest != other.digest

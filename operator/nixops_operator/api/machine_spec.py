@@ -963,7 +963,7 @@ class MachineKey(SpecModel):
         json_schema_extra=cel_rules(
             always=(
                 ("!has(self.path) || !has(self.directory)", _ONE_PLACE),
-                ("!has(self.path) || !self.path.startsWith('/nix/')", _READABLE_STORE),
+                ("!has(self.path) || !(self.path + '/').startsWith('/nix/')", _READABLE_STORE),
                 ("!has(self.directory) || !(self.directory + '/').startsWith('/nix/')", _READABLE_STORE),
             )
         )
@@ -1004,7 +1004,7 @@ class MachineKey(SpecModel):
     def _one_place_outside_of_the_store(self) -> Self:
         if self.path is not None and self.directory is not None:
             raise ValueError(_ONE_PLACE)
-        if self.place.startswith("/nix/"):
+        if f"{self.place}/".startswith("/nix/"):
             raise ValueError(_READABLE_STORE)
         return self
 

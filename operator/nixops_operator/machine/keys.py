@@ -19,9 +19,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from nixops_operator import job_names
@@ -97,8 +98,8 @@ async def observe(desired: Desired, world: World) -> ObservedKeys:
     if total > MOST_BYTES:
         message = f"the keys of this machine are larger than {MOST_BYTES >> 20} MiB together; nothing is delivered"
         return ObservedKeys(errors=(("", Blocked(Reason.DELIVERY_FAILED, message)),))
-    if (twice := _one_path_twice(desired.spec.keys)) is not None:
-        return ObservedKeys(errors=(("", twice),))
+    if (in_the_way := _in_each_others_way(desired.spec.keys)) is not None:
+        return ObservedKeys(errors=(("", in_the_way),))
     return ObservedKeys(tuple(wanted), tuple(errors))
 
 
@@ -108,13 +109,20 @@ def _not_there(declared: MachineKey, present: Iterable[str] | None) -> Blocked:
     return Blocked(Reason.SECRET_NOT_FOUND, not_there(what, reference.key, present))
 
 
-def _one_path_twice(declared: Iterable[MachineKey]) -> InvalidSpec | None:
+def _in_each_others_way(declared: Sequence[MachineKey]) -> InvalidSpec | None:
+    """Two files of one path, or one that would be the folder of another."""
     seen: dict[str, str] = {}
     for place, key in enumerate(declared):
         if key.place in seen:
             message = f"{key.place} is the path of the key {seen[key.place]}, too; name another one"
             return InvalidSpec(f"spec.keys[{place}]", message)
         seen[key.place] = key.name
+    for place, key in enumerate(declared):
+        if (
+            folder := next((str(one) for one in PurePosixPath(key.place).parents if str(one) in seen), None)
+        ) is not None:
+            message = f"{key.place} lies in {folder}, which is the path of the key {seen[folder]}; name another one"
+            return InvalidSpec(f"spec.keys[{place}]", message)
     return None
 
 
