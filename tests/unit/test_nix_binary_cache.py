@@ -10,7 +10,6 @@ from nixops_operator.nix.binary_cache import (
     BadNarInfoError,
     NarInfo,
     in_turns,
-    is_behind_url,
     may_be_substituted,
     nar_info,
     urls_of,
@@ -98,9 +97,3 @@ def test_where_a_fixed_output_comes_from() -> None:
     )
     assert urls_of(derivation(__json=json.dumps({"urls": ["https://c/x"]}))) == ("https://c/x",)
     assert urls_of(derivation(urls="mirror://gnu/x")) == ()
-
-
-def test_what_has_a_fixed_output_need_not_be_fetched() -> None:
-    assert is_behind_url(derivation(urls="mirror://gnu/x"))
-    assert is_behind_url(derivation(__json=json.dumps({"url": "https://c/x"})))
-    assert not is_behind_url(derivation(src="/nix/store/x", url=""))

@@ -88,13 +88,6 @@ def may_be_substituted(derivation: Derivation) -> bool:
     return _structured(derivation).get("allowSubstitutes") is not False
 
 
-def is_behind_url(derivation: Derivation) -> bool:
-    """Whether a derivation with a fixed output names a URL of any kind."""
-    given = (derivation.environment.get(b"url"), derivation.environment.get(b"urls"))
-    structured = _structured(derivation)
-    return any(given) or any(structured.get(name) for name in ("url", "urls"))
-
-
 def urls_of(derivation: Derivation) -> tuple[str, ...]:
     """Where a derivation with a fixed output would fetch from, in its order; those of `mirror://` are left out, as they
     stand in a file of nixpkgs and not in the derivation."""

@@ -157,20 +157,6 @@ async def test_a_cache_that_fails_is_told_and_recovered_from(
         assert await here.build(f"pkgs.prebuilt.cached {number}")
 
 
-FIXED = """derivation {
-  name = "fixed"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo %s > $out" ];
-  outputHash = builtins.hashString "sha256" "made of what is here\n"; outputHashAlgo = "sha256";
-  src = pkgs.prebuilt.cached 1;
-}"""
-
-
-async def test_what_has_a_fixed_output_and_no_url_is_built(scratch: Path, signing_key: str, nixpkgs: Source) -> None:
-    async with bench(scratch, signing_key, nixpkgs) as here:
-        with pytest.raises(Blocked, match=r"hash mismatch .*if fixed is to be fetched, it names no URL"):
-            await here.build(FIXED % "something else")
-        assert await here.build(FIXED % "made of what is here")
-
-
 async def test_a_source_that_only_a_cache_has_is_waited_for_with_it(
     scratch: Path, signing_key: str, nixpkgs: Source
 ) -> None:

@@ -313,17 +313,15 @@ class SandboxedNix:
         await asyncio.to_thread(_ROOTS.mkdir, parents=True, exist_ok=True)
         try:
             await self._disk.check()
-            brought = await self._disk.watched(self._substitution.bring(drv_path, progress))
+            complaint = await self._disk.watched(self._substitution.bring(drv_path, progress))
         except (DiskLowError, OSError) as error:
             raise Retry(Reason.BUILDING, str(error)) from error
         try:
             await self._realise(drv_path, root, progress)
         except Blocked as error:
-            if brought.complaint:
+            if complaint:
                 # What a cache would have had may come another time.
-                raise Retry(Reason.BUILDING, f"{brought.complaint}; built instead, and {error.message}") from error
-            if brought.hint:
-                raise Blocked(error.reason, f"{error.message}; {brought.hint}") from error
+                raise Retry(Reason.BUILDING, f"{complaint}; built instead, and {error.message}") from error
             raise
         toplevel = str(await asyncio.to_thread(root.readlink))
         await self._sign(toplevel)

@@ -7,7 +7,7 @@ archive. What lies behind a fixed hash is fetched the same way, and stored by th
     derivations, from the wanted one down ──► has a cache its outputs? ──► their closure, references first
                         │                              │ no
                         │                              ▼
-                        └───────────────────► behind a URL and a hash: fetch;  else: build, and so look at its inputs
+                        └───────────────────► fixed output: fetch;  else: build it, and so look at its inputs
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ from nixops_operator.nix.binary_cache import (
     BadNarInfoError,
     NarInfo,
     in_turns,
-    is_behind_url,
     listed,
     may_be_substituted,
     nar_info,
@@ -81,16 +80,6 @@ class _Plan:
     found: dict[str, tuple[Substituter, NarInfo]] = field(default_factory=dict)  # to be fetched, closures included
     fixed: dict[str, Derivation] = field(default_factory=dict)  # .drv → to be fetched by its hash
     built: list[str] = field(default_factory=list)  # .drv, besides those that no cache is asked for
-    without_url: list[str] = field(default_factory=list)  # .drv with a fixed output, built all the same
-
-
-@dataclass(frozen=True)
-class Brought:
-    """`complaint`: what was wrong with caches and sources; `hint`: what to say of a build that fails. For people; empty
-    if there is nothing to say."""
-
-    complaint: str
-    hint: str
 
 
 class Substitution:
@@ -109,9 +98,9 @@ class Substitution:
         self._credentials = credentials
         self._places = asyncio.Semaphore(_AT_ONCE)
 
-    async def bring(self, drv_path: str, progress: Callable[[str], None]) -> Brought:
+    async def bring(self, drv_path: str, progress: Callable[[str], None]) -> str:
         """Afterwards all is in the store that the build of this derivation needs and does not make itself, as far as
-        caches and sources have it.
+        caches and sources have it. Returns what was wrong with them, for people; empty if nothing was.
 
         Raises Retry (`Building`), Blocked (`BuildFailed`).
         """
@@ -138,7 +127,7 @@ class _Run:
         self._answers: dict[str, tuple[Substituter, NarInfo] | None] = {}
         self._done = self._bytes = 0
 
-    async def bring(self, drv_path: str) -> Brought:
+    async def bring(self, drv_path: str) -> str:
         for _ in range(_ROUNDS):
             plan = await self._planned(drv_path)
             if self._silent and len(plan.built) > _FALLBACK:
@@ -156,7 +145,7 @@ class _Run:
                 # A cache has most sources, too.
                 raise Retry(Reason.BUILDING, f"{complaint}; and without it {error.message}") from error
             raise
-        return Brought(complaint, _hint(plan.without_url))
+        return complaint
 
     def _complaint(self) -> str:
         texts = [f"the cache {url} {why}" for url, why in self._silent.items()]
@@ -192,16 +181,14 @@ class _Run:
                         plan.found.update(had[each])
                     continue
                 drv = level[path]
-                is_fixed = any(each.digest for each in drv.outputs.values())
-                if is_fixed and is_behind_url(drv):
+                if any(each.digest for each in drv.outputs.values()):
                     plan.fixed[path] = drv
-                    continue
-                if is_fixed:
-                    plan.without_url.append(path)
-                if may_be_substituted(drv):
+                elif may_be_substituted(drv):
                     plan.built.append(path)
                 for needed, names in drv.inputs.items():
-                    if not set(names) <= seen.get(needed, set()):
+                    if not set(names) <= seen.get(needed, set()) and not any(
+                        each.digest for each in drv.outputs.values()
+                    ):
                         following.setdefault(needed, set()).update(names)
             wanted = following
         return plan
@@ -428,18 +415,6 @@ class _Run:
             await asyncio.to_thread(what.rename, named)
         path = await output_of(("nix-store", "--add-fixed", *options, algorithm, str(named)), self._environment)
         return path == output.path
-
-
-def _hint(without_url: Sequence[str]) -> str:
-    """Some only work on what they are given, as firmware does; others fetch by themselves, for which builders have no
-    network."""
-    if not without_url:
-        return ""
-    names = listed(path.removesuffix(".drv") for path in without_url)
-    return (
-        f"if {names} is to be fetched, it names no URL: it needs a cache that has it, or with "
-        "configuration.build.on: Target the machine fetches it itself"
-    )
 
 
 def _derivation_at(path: str) -> Derivation:
