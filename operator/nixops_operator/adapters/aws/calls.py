@@ -18,7 +18,7 @@ from nixops_operator.errors import OperatorError
 
 T = TypeVar("T")
 
-_PAGE_SIZE = 1000
+PAGE_SIZE = 1000
 _PAGE_SIZES = {"describe_instance_types": 100, "describe_volumes_modifications": 500}
 """Most that EC2 gives at once: EC2 API Reference, `MaxResults` of each action."""
 
@@ -106,7 +106,7 @@ def _translated(operation: str, region: str, call: Callable[[], T], *, is_write:
 
 def page_size(method: str) -> int:
     """How many items to ask for at once, as the paginated method of a client is named."""
-    return _PAGE_SIZES.get(method, _PAGE_SIZE)
+    return _PAGE_SIZES.get(method, PAGE_SIZE)
 
 
 def all_pages(client: Any, method: str, part: str, **parameters: Any) -> Iterator[Any]:
