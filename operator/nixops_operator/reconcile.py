@@ -315,6 +315,8 @@ class Reconciler:
                 await self._write_error(key, body, error)
         except (OperatorError, TimeoutError) as failure:
             log.warning("%s: this cannot be told either: %s", key, failure)
+        except Exception:  # as in `work`, which this is a part of
+            log.exception("%s: this cannot be told either", key)
 
     async def _tell(self, event: Event) -> None:
         """Events are for people, and best effort: a terminating namespace takes none, and must end all the same."""
@@ -376,6 +378,9 @@ class Reconciler:
             fresh = await self._kube.get(key)
         except OperatorError as error:
             log.warning("%s: cannot be read anew: %s", key, error)
+            return
+        except Exception:  # as in `work`, which this is a part of
+            log.exception("%s: cannot be read anew", key)
             return
         if fresh is not None:
             self._cache.put(key, fresh)

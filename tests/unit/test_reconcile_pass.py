@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -574,6 +574,21 @@ def test_a_conflict_starts_again_from_the_newest_object():
     cached = bench.cache.get(WEB)
     assert cached is not None
     assert cached["metadata"]["labels"] == {"a": "b"}
+
+
+@pytest.mark.parametrize("call", ["kube.patch_status", "get"])
+def test_a_worker_survives_what_cannot_even_be_told(call: str):
+    async def test(bench: Bench) -> None:
+        errors = cast(dict[str, Exception], bench.kube.effects.standing_error)
+        errors["kube.patch_status"] = Conflict("changed meanwhile")
+        errors[call] = ValueError("of a bug")
+        bench.apply()
+        await asyncio.sleep(60)
+        bench.kube.effects.standing_error.clear()
+        await asyncio.sleep(600)
+        assert bench.ready()
+
+    living(test)
 
 
 def test_a_conflict_in_a_step_ends_the_pass():
